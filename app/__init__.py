@@ -1,0 +1,1 @@
+"""A messaging service that a team runs itself: SMS, MMS and email through one API, answers included."""

@@ -1,0 +1,86 @@
+"""The command line: `python -m app serve | worker | migrate`."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+import uvicorn
+from pydantic import ValidationError
+
+from app.config import Settings
+from app.database import create_serving_engine, provided_database
+from app.embedded import EmbeddedPostgresError
+from app.errors import ConfigurationError
+from app.log import configure_logging
+from app.migrate import migrate, prepare
+from app.worker import DeliveryWorker
+
+log = structlog.get_logger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it ended as it should, 2 when the configuration does not allow it."""
+    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serving = commands.add_parser("serve", help="serve HTTP, and deliver in the background")
+    serving.add_argument("--reload", action="store_true", help="start again when the code changes")
+    commands.add_parser("worker", help="only deliver; run as many as you like")
+    commands.add_parser("migrate", help="bring the database to this version's schema")
+    chosen = parser.parse_args(arguments)
+    try:
+        settings = Settings()
+        configure_logging(settings)
+        if chosen.command == "serve":
+            return serve(settings, reload=chosen.reload)
+        if chosen.command == "worker":
+            return asyncio.run(work(settings))
+        with provided_database(settings) as url:
+            migrate(url)
+        return 0
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{name}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - there is no log yet
+    except (ConfigurationError, EmbeddedPostgresError) as error:
+        log.error("cannot_start", reason=str(error))
+    return 2
+
+
+def serve(settings: Settings, *, reload: bool) -> int:
+    """Serve until a signal ends it. The application starts and stops everything else it needs."""
+    uvicorn.run(
+        "app.main:app",
+        host=settings.host,
+        port=settings.port,
+        workers=None if reload else settings.web_concurrency,
+        reload=reload,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+    )
+    return 0
+
+
+async def work(settings: Settings) -> int:
+    """Deliver until a signal ends it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+    with provided_database(settings) as url:
+        await asyncio.to_thread(prepare, url, production=settings.is_production)
+        engine = create_serving_engine(url, settings)
+        async with DeliveryWorker(engine, settings):
+            log.info("worker_started")
+            await stop.wait()
+            log.info("worker_stopping")
+        await engine.dispose()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

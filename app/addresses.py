@@ -1,0 +1,89 @@
+"""Addresses as they are compared: phone numbers in E.164, email addresses as a mail system would compare them."""
+
+import re
+from functools import lru_cache
+
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+from phonenumbers import NumberParseException, PhoneNumberFormat, ValidationResult
+
+from app.domain import Address, AddressType
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]")
+_ALPHANUMERIC_SENDER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}")
+_SHORT_CODE = re.compile(r"[0-9]{3,6}")
+_LONG_SHORT_CODE = re.compile(r"[0-9]{7,8}")
+_LONGEST_PHONE = 64
+_LONGEST_EMAIL = 320
+_REMEMBERED = 16_384
+
+
+class InvalidAddress(ValueError):
+    """The text says what to write instead; it never repeats what was written."""
+
+
+def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Address:
+    """The address behind a phone number, a short code or, where it is legal, an alphanumeric sender.
+
+    Numbers are checked for a *possible* length, not against the numbering plan: fictional ones are legal.
+    A number without a country code is read as one of `region` (ISO 3166, two letters).
+    """
+    value, is_alphanumeric = _phone_value(written, region)
+    if is_alphanumeric and not may_be_alphanumeric:
+        raise InvalidAddress("an alphanumeric sender can't receive messages; write a phone number")
+    return Address(AddressType.PHONE, value, written.strip())
+
+
+def email_address(written: str, *, may_have_display_name: bool = False) -> Address:
+    """The address with its domain in lower case and Unicode; the part before the @ is left as it is.
+
+    No DNS look-up is made. `may_have_display_name` accepts `Jane <jane@example.com>`.
+    """
+    return Address(AddressType.EMAIL, _email_value(written, may_have_display_name), written.strip())
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _phone_value(written: str, region: str) -> tuple[str, bool]:
+    text = _plain(written, _LONGEST_PHONE)
+    if _ALPHANUMERIC_SENDER.fullmatch(text):
+        return text, True
+    if _SHORT_CODE.fullmatch(text):
+        return text, False
+    try:
+        number = phonenumbers.parse(text, region)
+    except NumberParseException:
+        number = None
+    if number is not None and number.extension:
+        raise InvalidAddress("an extension can't receive messages; leave it out")
+    if number is None or phonenumbers.is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
+        if _LONG_SHORT_CODE.fullmatch(text):
+            return text, False
+        raise InvalidAddress("not a phone number; write it with + and country code, such as +12016661234")
+    return phonenumbers.format_number(number, PhoneNumberFormat.E164), False
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _email_value(written: str, may_have_display_name: bool) -> str:
+    text = _plain(written, _LONGEST_EMAIL)
+    try:
+        # `test_environment` only admits the reserved domain .test, which reaches nobody.
+        return validate_email(
+            text,
+            check_deliverability=False,
+            allow_display_name=may_have_display_name,
+            test_environment=True,
+            strict=True,
+        ).normalized
+    except EmailNotValidError:
+        raise InvalidAddress("not an email address; write it like name@example.com") from None
+
+
+def _plain(written: str, longest: int) -> str:
+    if _CONTROL.search(written):
+        raise InvalidAddress("an address can't hold line breaks or control characters")
+    text = written.strip()
+    if not text:
+        raise InvalidAddress("an address can't be empty")
+    if len(text) > longest:
+        raise InvalidAddress(f"an address has at most {longest} characters")
+    return text

@@ -1,0 +1,91 @@
+"""PostgreSQL: engines, and what its errors mean. Given by DATABASE_URL, or started by ourselves (`embedded`).
+
+One URL, in the form that libpq reads, serves both drivers: asyncpg for serving, psycopg2 for migrations, the
+command line and test fixtures.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+import psycopg2
+from sqlalchemy import Engine, create_engine
+from sqlalchemy import exc as sqlalchemy_exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.config import Settings
+from app.embedded import EmbeddedPostgres
+
+_APPLICATION_NAME = "messaging-service"
+
+#: Classes and codes of SQLSTATE that say "not now": connection, resources, operator intervention.
+_AWAY = ("08", "53", "57P", "58", "25006", "55P03", "57014")
+
+
+def libpq_url(url: str) -> str:
+    """The URL without SQLAlchemy's driver name and with the long scheme, as libpq and asyncpg read it."""
+    parsed = make_url(url).set(drivername="postgresql")
+    return parsed.render_as_string(hide_password=False)
+
+
+@contextmanager
+def provided_database(settings: Settings) -> Iterator[str]:
+    """The URL of the database to use; an embedded server is started for it, and stopped after, if none is set."""
+    if settings.database_url is not None:
+        yield libpq_url(settings.database_url.get_secret_value())
+    else:
+        with EmbeddedPostgres(settings.data_dir / "postgres", bindir=settings.pg_bindir) as url:
+            yield url
+
+
+def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
+    """The pool that requests and the worker share. A connection is checked before use and renewed in time."""
+    cache = 100 if settings.database_prepared_statements else 0
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=functools.partial(
+            asyncpg.connect,
+            libpq_url(url),
+            timeout=settings.database_pool_timeout_seconds,
+            command_timeout=settings.database_statement_timeout_seconds,
+            statement_cache_size=cache,
+            server_settings={"application_name": _APPLICATION_NAME, "timezone": "UTC", "jit": "off"},
+        ),
+        connect_args={"prepared_statement_cache_size": cache},
+        pool_pre_ping=True,
+        pool_recycle=settings.database_pool_recycle_seconds,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_pool_overflow,
+        pool_timeout=settings.database_pool_timeout_seconds,
+        hide_parameters=True,
+    )
+
+
+def create_command_engine(url: str) -> Engine:
+    """For migrations, the command line and fixtures: one connection at a time, through psycopg2."""
+    return create_engine(
+        "postgresql+psycopg2://",
+        creator=functools.partial(
+            psycopg2.connect, libpq_url(url), connect_timeout=10, application_name=_APPLICATION_NAME
+        ),
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether an error means that PostgreSQL is away or busy, so that the same work can succeed later."""
+    if isinstance(error, sqlalchemy_exc.TimeoutError | ConnectionError | OSError | TimeoutError):
+        return True  # the pool is exhausted, or the server can't be reached
+    if isinstance(error, sqlalchemy_exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        sqlstate: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        if sqlstate is None:
+            return isinstance(error, sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError)
+        return sqlstate.startswith(_AWAY)
+    if isinstance(error, asyncpg.PostgresError):
+        return bool(error.sqlstate and error.sqlstate.startswith(_AWAY))
+    return isinstance(error, asyncpg.InterfaceError)

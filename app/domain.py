@@ -1,0 +1,102 @@
+"""The words of the service: every other file speaks this language, and this one imports nothing of ours."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+#: Where everything lives until an installation has tenants of its own.
+DEFAULT_TENANT_ID = 1
+
+
+class Direction(StrEnum):
+    INBOUND = "inbound"  #: from a contact to a customer, handed over by a provider
+    OUTBOUND = "outbound"  #: from a customer to a contact, handed to a provider
+
+
+class ParticipantRole(StrEnum):
+    CUSTOMER = "customer"  #: the address that belongs to whoever uses this service
+    CONTACT = "contact"  #: the person at the other end
+
+
+class Channel(StrEnum):
+    """How a message travels. The database takes any name, so that a provider can bring a channel of its own."""
+
+    SMS = "sms"  #: texts, with or without media
+    EMAIL = "email"
+
+
+class MessageType(StrEnum):
+    SMS = "sms"
+    MMS = "mms"
+    EMAIL = "email"
+
+
+class AddressType(StrEnum):
+    """What kind of address a contact has. As with channels, the database takes any name."""
+
+    PHONE = "phone"  #: E.164, a short code, or an alphanumeric sender
+    EMAIL = "email"
+
+
+class MessageStatus(StrEnum):
+    """Where a message is on its way, in the order in which it gets there; the last two are ends."""
+
+    QUEUED = "queued"  #: stored; no provider has seen it, or one asked to try again later
+    SENDING = "sending"  #: claimed by a worker, outcome not yet known
+    UNKNOWN = "unknown"  #: the request left and no answer came: it may or may not have gone out
+    SENT = "sent"  #: accepted by the provider
+    FAILED = "failed"  #: refused for good, or every attempt is used up
+    RECEIVED = "received"  #: inbound: it came in, and that is its end
+
+
+class AttemptOutcome(StrEnum):
+    """What one hand-over to a provider came to. An attempt without an outcome is still under way, or in doubt."""
+
+    ACCEPTED = "accepted"  #: the provider took the message
+    TEMPORARY = "temporary"  #: not now; trying again can help
+    PERMANENT = "permanent"  #: not ever; trying again can't help
+    UNKNOWN = "unknown"  #: the request left, and whether it arrived can't be told
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One end of a message: `value` is what is compared and sent to, `written` is what the caller wrote."""
+
+    type: AddressType
+    value: str
+    written: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message that is about to be stored; `sent_at` is aware UTC, and None means the moment it is stored."""
+
+    direction: Direction
+    channel: str
+    type: str
+    sender: Address
+    recipient: Address
+    body: str
+    subject: str | None = None
+    attachments: list[str] = field(default_factory=list)
+    sent_at: datetime | None = None
+    provider_type: str | None = None
+    provider_message_id: str | None = None
+    tenant_id: int = DEFAULT_TENANT_ID
+
+    @property
+    def customer(self) -> Address:
+        return self.sender if self.direction is Direction.OUTBOUND else self.recipient
+
+    @property
+    def contact(self) -> Address:
+        return self.recipient if self.direction is Direction.OUTBOUND else self.sender
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """Where a message ended up, told after the commit; `duplicate` when its provider id was stored before."""
+
+    id: int
+    conversation_id: int
+    duplicate: bool = False

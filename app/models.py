@@ -1,0 +1,213 @@
+"""The tables. Every key starts with `tenant_id`, so a row can't refer to another tenant's.
+
+Status and role are text with a CHECK; the names of channels, types and providers are only checked in form, so
+that a provider can bring its own. Constraint names come from the convention below, and migrations spell them out.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from app.domain import AttemptOutcome, Direction, MessageStatus, ParticipantRole
+
+_OLDEST, _NEWEST = "1970-01-01 00:00:00+00", "2101-01-01 00:00:00+00"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(referred_table_name)s_%(column_1_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it off the class
+        datetime: DateTime(timezone=True),
+        int: BigInteger,
+        str: Text,
+        list[str]: JSONB,
+    }
+
+
+def _one_of(
+    column: str, words: type[Direction | MessageStatus | ParticipantRole | AttemptOutcome]
+) -> CheckConstraint:
+    allowed = ", ".join(f"'{word.value}'" for word in words)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+def _is_name(column: str) -> CheckConstraint:
+    return CheckConstraint(f"{column} ~ '^[a-z][a-z0-9_-]{{0,62}}$'", name=column)
+
+
+class Tenant(Base):
+    """A customer of this installation. Without tenants everything lives in tenant 1."""
+
+    __tablename__ = "tenants"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Contact(Base):
+    """An address that takes part in conversations, on either side. `address` is normalised, `written` is not."""
+
+    __tablename__ = "contacts"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    address: Mapped[str]
+    address_type: Mapped[str]
+    written: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "address", "address_type"),
+        _is_name("address_type"),
+    )
+
+
+class Conversation(Base):
+    """Everything said between one customer address and one contact address, whatever the channel.
+
+    `last_activity_at` and `message_count` are kept by the writer, so that no page has to count.
+    """
+
+    __tablename__ = "conversations"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    customer_address: Mapped[str]
+    contact_address: Mapped[str]
+    message_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    last_activity_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    participants: Mapped[list["ConversationParticipant"]] = relationship(
+        lazy="raise", viewonly=True, order_by="ConversationParticipant.role.desc()"
+    )
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "customer_address", "contact_address"),
+    )
+
+
+Index(
+    "ix_conversations_recent",
+    Conversation.tenant_id,
+    Conversation.last_activity_at.desc(),
+    Conversation.id.desc(),
+)
+
+
+class ConversationParticipant(Base):
+    """Who plays which role in a conversation: exactly one customer and one contact."""
+
+    __tablename__ = "conversation_participants"
+    tenant_id: Mapped[int]
+    conversation_id: Mapped[int]
+    role: Mapped[str]
+    contact_id: Mapped[int]
+    contact: Mapped[Contact] = relationship(lazy="raise", viewonly=True)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "conversation_id", "role"),
+        ForeignKeyConstraint(["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"]),
+        ForeignKeyConstraint(["tenant_id", "contact_id"], ["contacts.tenant_id", "contacts.id"]),
+        _one_of("role", ParticipantRole),
+        Index("ix_conversation_participants_contact", "tenant_id", "contact_id"),
+    )
+
+
+class Message(Base):
+    """One message, in or out; an outbound one is its own place in the delivery queue.
+
+    `sent_at` is the caller's time, `created_at` ours. `due_at` is when a worker has to look at it next: the next
+    try of a queued message, the end of the lease of one being sent, null for what is finished. `attempt_count`
+    fences: an outcome only counts for the attempt that is the latest. `provider_type` is whom an inbound message
+    came from, or who took an outbound one.
+    """
+
+    __tablename__ = "messages"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    conversation_id: Mapped[int]
+    direction: Mapped[str]
+    channel: Mapped[str]
+    type: Mapped[str]
+    from_address: Mapped[str]
+    to_address: Mapped[str]
+    subject: Mapped[str | None]
+    body: Mapped[str]
+    attachments: Mapped[list[str]]
+    status: Mapped[str]
+    status_reason: Mapped[str | None]
+    provider_type: Mapped[str | None]
+    provider_message_id: Mapped[str | None]
+    attempt_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    due_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[list["DeliveryAttempt"]] = relationship(
+        lazy="raise", viewonly=True, order_by="DeliveryAttempt.number"
+    )
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        ForeignKeyConstraint(["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"]),
+        _one_of("direction", Direction),
+        _one_of("status", MessageStatus),
+        _is_name("channel"),
+        _is_name("type"),
+        _is_name("provider_type"),
+        CheckConstraint(f"sent_at >= '{_OLDEST}' AND sent_at < '{_NEWEST}'", name="sent_at"),
+        CheckConstraint("length(provider_message_id) <= 512", name="provider_message_id"),
+        Index(
+            "uq_messages_provider_message_id",
+            "tenant_id",
+            "provider_type",
+            "provider_message_id",
+            unique=True,
+            postgresql_where=text("provider_message_id IS NOT NULL"),
+        ),
+        Index("ix_messages_conversation", "tenant_id", "conversation_id", "sent_at", "id"),
+        Index("ix_messages_due", "tenant_id", "due_at", "id", postgresql_where=text("due_at IS NOT NULL")),
+    )
+
+
+class DeliveryAttempt(Base):
+    """One hand-over of a message to a provider; stored before the call, closed after it.
+
+    An attempt that has no `outcome` after its lease is in doubt: the worker died between the two.
+    """
+
+    __tablename__ = "delivery_attempts"
+    tenant_id: Mapped[int]
+    message_id: Mapped[int]
+    number: Mapped[int] = mapped_column(Integer)
+    provider_type: Mapped[str]
+    outcome: Mapped[str | None]
+    detail: Mapped[str | None]
+    provider_message_id: Mapped[str | None]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "message_id", "number"),
+        ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
+        _one_of("outcome", AttemptOutcome),
+        _is_name("provider_type"),
+    )

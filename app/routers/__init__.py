@@ -1,0 +1,1 @@
+"""The HTTP surface: each endpoint is its parameters, its answer and one call."""

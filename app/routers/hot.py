@@ -1,0 +1,69 @@
+"""Endpoints for the routes that carry the load.
+
+FastAPI's request machinery costs more than storing a message does. A `HotRoute` keeps its documentation and goes
+from body bytes through pydantic to the endpoint, and on to answer bytes, by itself. The endpoint takes the validated
+body and the request, in that order, and returns a model, or a whole response.
+"""
+
+import inspect
+from typing import Any
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import BodyTooLarge, UnsupportedMediaType
+from app.routers.problems import invalid_request
+
+
+class HotRoute(APIRoute):
+    """A POST endpoint at the ASGI level. Errors are raised to the application's handlers, like any others."""
+
+    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        body, _ = inspect.signature(endpoint, eval_str=True).parameters.values()
+        assert issubclass(body.annotation, BaseModel)
+        self._validator = body.annotation.__pydantic_validator__
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await super().handle(scope, receive, send)  # answers 405
+            return
+        request = Request(scope, receive, send)
+        settings = request.app.state.settings
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json" and not content_type.endswith("+json"):
+            raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
+        content = await _read(request, receive, settings.max_body_bytes)
+        try:
+            body = self._validator.validate_json(content, context={"default_region": settings.default_region})
+        except ValidationError as error:
+            raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
+        answer = await self.endpoint(body, request)
+        if isinstance(answer, Response):
+            await answer(scope, receive, send)
+            return
+        content = answer.__pydantic_serializer__.to_json(answer)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+async def _read(request: Request, receive: Receive, limit: int) -> bytes:
+    """The whole body, given up as soon as it is over the limit, whatever its length was said to be."""
+    too_large = BodyTooLarge(f"The body is larger than {limit} bytes.")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise too_large
+    content = b""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += bytes(event.get("body", b""))
+        if len(content) > limit:
+            raise too_large
+        if not event.get("more_body", False):
+            return content

@@ -1,0 +1,119 @@
+"""Every error as problem+json (RFC 9457), rendered in one place."""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from app.database import is_unavailable
+from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
+from app.schemas import Problem
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+#: Said in our words where pydantic's are not meant for a person at the other end of an API.
+_SENTENCES = {
+    "missing": "this field is required",
+    "json_invalid": "this is not JSON",
+    "string_type": "this is a string",
+    "model_attributes_type": "this is a JSON object",
+    "model_type": "this is a JSON object",
+    "string_unicode": "this text is not valid Unicode",
+}
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    errors: Iterable[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer for an error. `type` is a name that stays the same while wording changes."""
+    content: dict[str, Any] = {
+        "type": "urn:problem-type:messaging:" + title.lower().replace(" ", "-"),
+        "title": title,
+        "status": status,
+        "detail": detail,
+    }
+    if listed := [{"location": error.location, "message": error.message} for error in errors]:
+        content["errors"] = listed
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None = None) -> InvalidRequest:
+    """Pydantic's errors as ours, one a field, in words for a person and without the input."""
+    fields: dict[str, FieldError] = {}
+    for error in errors:
+        location = ".".join(str(part) for part in ([within] if within else []) + list(error["loc"]))
+        message = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+        if error["type"] == "json_invalid":
+            location = "body"
+            message = f"{message}: {error.get('ctx', {}).get('error', '')}".rstrip(": ")
+        fields.setdefault(location, FieldError(location[:200], message))
+    count = "One field is" if len(fields) == 1 else f"{len(fields)} fields are"
+    return InvalidRequest(f"{count} not as they should be.", errors=list(fields.values()))
+
+
+def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about errors of a route."""
+    schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status.value: {"model": Problem, "description": status.phrase, "content": schema} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Render all errors of an application as problems: ours, the framework's, and those of the database."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_listens)
+    for kind in (SQLAlchemyError, OSError, TimeoutError):
+        app.add_exception_handler(kind, _dependency_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    return problem(error.status, error.title, error.detail, errors=error.errors, headers=headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return await _service_error(request, invalid_request(error.errors()))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method; see the Allow header.",
+    }.get(status, error.detail)
+    return problem(status, status.phrase.capitalize(), detail, headers=error.headers)
+
+
+async def _dependency_error(request: Request, error: Exception) -> Response:
+    if not is_unavailable(error):
+        return await _bug(request, error)
+    log.warning("database_unavailable", path=request.url.path, error=type(error).__name__)
+    return await _service_error(request, DatabaseUnavailable("The database can't be reached. Try again shortly."))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem(500, "Internal server error", "Something went wrong on our side. It has been logged.")
+
+
+async def _nobody_listens(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)

@@ -1,0 +1,29 @@
+"""Parameters as rows, for statements that work on a whole batch."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, TableValuedAlias, bindparam, column, func
+from sqlalchemy.types import TypeEngine
+
+
+def rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
+    """One array parameter for each column, filled by `given`, as a table with a `position` from 1.
+
+    The statement's text is the same for any number of rows, so it is compiled, and planned, only once.
+    """
+    arrays = [bindparam(f"given_{name}", type_=ARRAY(type_)) for name, type_ in columns.items()]
+    named = [column(name, type_) for name, type_ in columns.items()]
+    return func.unnest(*arrays).table_valued(*named, with_ordinality="position", name="given").render_derived()
+
+
+def given(tenant_id: int, names: Sequence[str], values: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """The parameters for a statement over `rows(names...)`: one sequence of values for each row."""
+    columns = list(zip(*values, strict=True)) or [()] * len(names)
+    return {"tenant": tenant_id} | {
+        f"given_{name}": list(column) for name, column in zip(names, columns, strict=True)
+    }
+
+
+#: Whose rows a statement is about.
+TENANT = bindparam("tenant", type_=BigInteger())

@@ -1,0 +1,153 @@
+"""One PostgreSQL for the whole run, one database for each test process, emptied after each test that used it.
+
+With DATABASE_URL that server is used, without it an embedded one in a temporary directory. Either way the tests work
+in databases of their own making, and never in the one that DATABASE_URL names.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import psycopg2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.engine import make_url
+
+from app.config import Settings
+from app.database import libpq_url
+from app.embedded import EmbeddedPostgres
+from app.main import create_app
+from app.migrate import migrate
+from app.models import Base
+
+_SERVER = "MESSAGING_TEST_SERVER"
+_TEMPLATE = "MESSAGING_TEST_TEMPLATE"
+_running: list[Callable[[], object]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return  # xdist's processes inherit what the controller has set up
+    given = os.environ.pop("DATABASE_URL", None)
+    if given:
+        server = libpq_url(given)
+    else:
+        directory = tempfile.TemporaryDirectory(prefix="messaging-test-", ignore_cleanup_errors=True)
+        # Nothing here has to outlive a power cut.
+        postgres = EmbeddedPostgres(
+            Path(directory.name) / "postgres", options={"fsync": "off", "max_connections": "200"}
+        )
+        server = postgres.start()
+        _running.extend([postgres.stop, directory.cleanup])
+    template = f"messaging_test_{secrets.token_hex(4)}"
+    execute(server, f"CREATE DATABASE {template}")
+    _running.insert(0, lambda: drop_databases(server, template))
+    migrate(database_named(server, template))
+    os.environ[_SERVER], os.environ[_TEMPLATE] = server, template
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    while _running:
+        _running.pop(0)()
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements that can't stand in a transaction."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    connection.close()
+
+
+def database_named(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def drop_databases(server: str, prefix: str) -> None:
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,))
+        for (name,) in cursor.fetchall():
+            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def new_database() -> Callable[..., str]:
+    """Makes databases, each gone after the run: as the migrations leave one, or with `empty=True` without a table."""
+    server, template = os.environ[_SERVER], os.environ[_TEMPLATE]
+
+    def make(*, empty: bool = False) -> str:
+        name = f"{template}_{secrets.token_hex(4)}"
+        execute(server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else template}")
+        return database_named(server, name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def _process_database(new_database: Callable[..., str]) -> str:
+    return new_database()
+
+
+@pytest.fixture
+def database_url(_process_database: str) -> Iterator[str]:
+    """A migrated database without a row but the default tenant's; ids start at 1."""
+    yield _process_database
+    names = ", ".join(table.name for table in Base.metadata.sorted_tables if table.name != "tenants")
+    execute(
+        _process_database,
+        f"TRUNCATE {names} RESTART IDENTITY CASCADE",
+        "DELETE FROM tenants WHERE id > 1",
+    )
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Settings that read nothing of the environment; a test changes what it is about with `model_copy`."""
+    return make_settings(database_url=database_url)
+
+
+def make_settings(**values: object) -> Settings:
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[[Settings], Awaitable[httpx.AsyncClient]]]:
+    """Opens applications in this process and gives a client for each."""
+    async with AsyncExitStack() as stack:
+
+        async def open_client(settings: Settings) -> httpx.AsyncClient:
+            return await stack.enter_async_context(client_of(await started(stack, settings)))
+
+        yield open_client
+
+
+async def started(stack: AsyncExitStack, settings: Settings) -> FastAPI:
+    app = create_app(settings)
+    await stack.enter_async_context(app.router.lifespan_context(app))
+    return app
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://messaging.test")
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application on the test's database, delivering in the background."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(client_of(await started(stack, settings)))

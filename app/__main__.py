@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(settings: Settings, *, reload: bool) -> int:
     """Serve until a signal ends it. The application starts and stops everything else it needs."""
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has shut down in order
     uvicorn.run(
         "app.main:app",
         host=settings.host,
@@ -63,6 +64,10 @@ def serve(settings: Settings, *, reload: bool) -> int:
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
     return 0
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
 
 
 async def work(settings: Settings) -> int:

@@ -67,7 +67,8 @@ def _exclusively(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
+    """Where alembic finds the revisions, wherever the service is started from."""
     config = Config()
     # The option is interpolated, so a percent sign in the path has to be doubled.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -85,14 +86,16 @@ def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, comp
 
 def _revisions(connection: Connection) -> tuple[str | None, str | None]:
     """The revision the database is at, and the newest that this version knows."""
-    return _context(connection).get_current_revision(), ScriptDirectory.from_config(_config()).get_current_head()
+    return _context(connection).get_current_revision(), ScriptDirectory.from_config(
+        alembic_config()
+    ).get_current_head()
 
 
 def _upgrade(connection: Connection) -> None:
     current, newest = _revisions(connection)
     if current == newest:
         return
-    config = _config()
+    config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     log.info("database_migrated", from_revision=current, to_revision=newest)

@@ -1,0 +1,237 @@
+"""Makes `.venv`, keeps it current, and runs the service or its tests in it.
+
+It stands apart because it runs before anything is installed, and perhaps with a Python that is too old: it
+needs the standard library only, and every Python since 3.6 can read it and say what is missing.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 11)
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME = ROOT / "requirements.txt"
+DEVELOPMENT = ROOT / "requirements-dev.txt"
+ENDED_BY_CTRL_C = 130
+USAGE = "usage: launch.py start [serve arguments] | setup [--dev] | test [e2e] [pytest arguments]"
+
+
+def main(arguments: "list[str]") -> int:
+    complaint = complaint_about(sys.version_info[:2])
+    if complaint:
+        sys.exit(complaint)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command == "start":
+        return start(rest)
+    if command == "setup" and rest in ([], ["--dev"]):
+        Venv(ROOT / ".venv").get_ready(DEVELOPMENT if rest else RUNTIME)
+        return 0
+    if command == "test":
+        return test(rest)
+    sys.exit(USAGE)
+
+
+def start(arguments: "list[str]") -> int:
+    python = Venv(ROOT / ".venv").get_ready(RUNTIME)
+    command = [str(python), "-m", "app", "serve", *arguments]
+    if os.name != "nt":  # there it would give the prompt back while the service still runs
+        os.chdir(ROOT)
+        os.execv(command[0], command)  # noqa: S606 - signals then reach the service itself, not a parent
+    return run(command)
+
+
+def test(arguments: "list[str]") -> int:
+    """Both halves run even when the first one fails, so that one run tells everything."""
+    python = str(Venv(ROOT / ".venv").get_ready(DEVELOPMENT))
+    outcomes = {"end-to-end": run([python, "bin/e2e.py"])}
+    if arguments[:1] != ["e2e"] and outcomes["end-to-end"] != ENDED_BY_CTRL_C:
+        print(flush=True)
+        outcomes["pytest"] = run([python, "-m", "pytest", "-q", *workers(), *arguments])
+    print()
+    for name, code in outcomes.items():
+        print(f"{name:<11} {'passed' if code == 0 else f'FAILED (exit code {code})'}")
+    return next((code for code in outcomes.values() if code), 0)
+
+
+def workers() -> "list[str]":
+    """Every worker builds a database of its own first, so more than four cost more than they bring."""
+    count = min(os.cpu_count() or 1, 4)
+    return ["-n", str(count)] if count > 1 else []
+
+
+def run(command: "list[str]") -> int:
+    """Its exit code. The terminal sends Ctrl-C to the child too; what is left to do is let it clean up."""
+    child = subprocess.Popen(command, cwd=str(ROOT))
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def complaint_about(version: "tuple[int, ...]") -> "str | None":
+    if version >= OLDEST_PYTHON:
+        return None
+    return "Python {}.{} or newer is needed; this one is {}.{}.".format(*OLDEST_PYTHON, *version)
+
+
+class Venv:
+    """The virtual environment, and inside it the notes on what has been installed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.python = path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        self.lock = path / "launch.lock"
+        self.unfinished = path / "launch.unfinished"  #: there while something is made that must not be half made
+
+    def get_ready(self, requirements: Path) -> Path:
+        """Its Python, with everything in `requirements` installed; touches nothing when that is so already.
+
+        Of several callers at once one does the work and the others wait. What was cut off is made anew.
+        """
+        self.path.mkdir(exist_ok=True)
+        with only_one_at_a_time(self.lock):
+            if not self.is_current(requirements, self.version()):
+                if not self.version() or self.unfinished.exists() or not self.has_pip():
+                    self.make()
+                self.install(requirements)
+        return self.python
+
+    def version(self) -> str:
+        """`3.13`, or "" where no usable environment answers: never made, too old, or its base is gone."""
+        question = "import sys; print(sys.prefix != sys.base_prefix, *sys.version_info[:2])"
+        try:
+            answer = subprocess.run(
+                [str(self.python), "-I", "-c", question], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+        is_venv, major, minor = answer.stdout.split()
+        if is_venv != "True" or complaint_about((int(major), int(minor))):
+            return ""
+        return f"{major}.{minor}"
+
+    def has_pip(self) -> bool:
+        command = [str(self.python), "-m", "pip", "--version"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def make(self) -> None:
+        for module in ("venv", "ensurepip"):
+            if importlib.util.find_spec(module) is None:
+                version = "{}.{}".format(*sys.version_info[:2])
+                sys.exit(
+                    f"This Python {version} can't make virtual environments: it has no module {module}.\n"
+                    f"On Debian and Ubuntu, install it with: sudo apt install python{version}-venv"
+                )
+        remains = [entry for entry in self.path.iterdir() if entry != self.lock]
+        print("Making .venv again, the one here is broken..." if remains else "Making .venv...", flush=True)
+        for entry in remains:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        self.unfinished.touch()
+        # The base one, because sys.executable may be the very Python that has just been removed.
+        python = getattr(sys, "_base_executable", sys.executable)
+        if subprocess.run([python, "-m", "venv", str(self.path)]).returncode != 0:
+            sys.exit("Making .venv failed; what Python said about it stands above.")
+
+    def install(self, requirements: Path) -> None:
+        files = with_included(requirements)
+        count = sum(len(packages(file)) for file in files)
+        if any(self.stamp(file).exists() for file in files):
+            reason = "what is needed has changed"
+        else:
+            reason = "first time only, about half a minute"
+        print(f"Installing {count} packages into .venv ({reason})...", flush=True)
+        options = ["--quiet", "--disable-pip-version-check", "--no-input", "--requirement", str(requirements)]
+        self.unfinished.touch()
+        pip = subprocess.run(
+            [str(self.python), "-m", "pip", "install", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.unfinished.unlink()  # also after a failure: pip undoes what it has begun
+        if pip.returncode != 0:
+            sys.stdout.buffer.write(pip.stdout)
+            sys.stdout.flush()
+            sys.exit("Installing failed; what pip said about it stands above.")
+        for file in files:
+            self.remember(file, self.version())
+
+    def is_current(self, requirements: Path, version: str) -> bool:
+        """Whether exactly these requirements were installed, into this version of Python, to the end."""
+        stamp = self.stamp(requirements)
+        if not version or self.unfinished.exists() or not stamp.exists():
+            return False
+        return stamp.read_text() == fingerprint(requirements, version)
+
+    def remember(self, requirements: Path, version: str) -> None:
+        self.stamp(requirements).write_text(fingerprint(requirements, version))
+
+    def stamp(self, requirements: Path) -> Path:
+        return self.path / f"{requirements.name}.installed"
+
+
+def fingerprint(requirements: Path, version: str) -> str:
+    digest = hashlib.sha256(version.encode())
+    for file in with_included(requirements):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def with_included(requirements: Path) -> "list[Path]":
+    """The file itself and those it names in lines such as `-r requirements.txt`."""
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    included = [requirements.parent / line[3:].strip() for line in lines if line.startswith("-r ")]
+    return [requirements, *(file for other in included for file in with_included(other))]
+
+
+def packages(requirements: Path) -> "list[str]":
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith(("#", "-"))]
+
+
+@contextlib.contextmanager
+def only_one_at_a_time(lock: Path) -> "Iterator[None]":
+    """Waits while another process is inside. The system lets go of a lock when its holder dies."""
+    with lock.open("a") as file:
+        told = False
+        while not try_lock(file.fileno()):
+            if not told:
+                print("Another launch is preparing .venv; waiting until it is done...", flush=True)
+                told = True
+            time.sleep(0.1)
+        yield
+
+
+def try_lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(ENDED_BY_CTRL_C)

@@ -1,0 +1,11 @@
+# Starts the service; the first time it installs what is needed. Arguments go to `python -m app serve`.
+$launch = Join-Path $PSScriptRoot "launch.py"
+if (Get-Command py -ErrorAction SilentlyContinue) {
+    & py -3 $launch start @args
+} elseif (Get-Command python -ErrorAction SilentlyContinue) {
+    & python $launch start @args
+} else {
+    Write-Output "Python 3.11 or newer is needed, and none was found. It is at https://www.python.org/downloads/."
+    exit 1
+}
+exit $LASTEXITCODE

@@ -1,0 +1,113 @@
+"""SIGKILL under load: what was answered 200 is there after the next start, which needs no repair by hand."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.live import LiveServer
+
+pytestmark = pytest.mark.anyio
+
+CLIENTS = 16
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    server = LiveServer(tmp_path, LOG_LEVEL="warning")
+    yield server
+    if server.process is not None and server.process.poll() is None:
+        server.kill()
+    server.kill_postgres()
+
+
+async def send_until_it_breaks(server: LiveServer, name: str, acknowledged: dict[int, str]) -> None:
+    """One client's messages, one after the other; an answer counts once all of it was read."""
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        number = 0
+        while True:
+            body = f"{name}-{number}"
+            message = {"from": "+12016661234", "to": f"+1804555{number % 50:04}", "type": "sms", "body": body}
+            try:
+                answer = await client.post("/api/messages/sms", json=message)
+            except httpx.TransportError:
+                return
+            assert answer.status_code in {200, 503}, answer.text
+            if answer.status_code == 200:
+                acknowledged[int(answer.json()["message_id"])] = body
+            number += 1
+
+
+async def stored(server: LiveServer) -> dict[int, str]:
+    """Every message there is, read the way a client reads them."""
+    found: dict[int, str] = {}
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        conversations = (await client.get("/api/conversations", params={"limit": 1000})).json()
+        for conversation in conversations:
+            page: str | None = f"/api/conversations/{conversation['id']}/messages?limit=1000"
+            in_conversation = 0
+            while page:
+                answer = await client.get(page)
+                found |= {message["id"]: message["body"] for message in answer.json()}
+                in_conversation += len(answer.json())
+                page = answer.links.get("next", {}).get("url")
+            assert in_conversation == conversation["message_count"]
+    return found
+
+
+async def test_no_acknowledged_message_is_lost_when_the_server_or_postgres_is_killed(server: LiveServer) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    acknowledged: dict[int, str] = {}
+    server.start()
+    for round in range(6):
+        clients = [
+            asyncio.create_task(send_until_it_breaks(server, f"{round}-{client}", acknowledged))
+            for client in range(CLIENTS)
+        ]
+        await asyncio.sleep(dice.uniform(0.2, 1.2))  # the moment of the kill is what is drawn here
+        if round % 3 == 2:
+            server.kill_postgres()
+        server.kill()
+        await asyncio.gather(*clients)
+        server.start()
+    present = await stored(server)
+    lost = {id: body for id, body in acknowledged.items() if present.get(id) != body}
+    assert len(acknowledged) > 100
+    assert lost == {}
+    print(f"{len(acknowledged)} acknowledged, 0 lost, {len(present) - len(acknowledged)} stored but not acknowledged")
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_that_was_started(server: LiveServer, name: signal.Signals) -> None:
+    server.start()
+    postgres = server.postgres_processes()
+    assert postgres
+    assert server.stop(name) == 0
+    assert psutil.wait_procs(postgres, timeout=10)[1] == []
+    assert "Traceback" not in server.log.read_text()
+    assert server.start() < 10  # and it starts again
+    assert server.stop() == 0
+
+
+async def test_requests_in_flight_are_answered_before_it_ends(server: LiveServer) -> None:
+    acknowledged: dict[int, str] = {}
+    server.start()
+    clients = [
+        asyncio.create_task(send_until_it_breaks(server, str(client), acknowledged)) for client in range(CLIENTS)
+    ]
+    await asyncio.sleep(1)  # in the middle of it
+    assert await asyncio.to_thread(server.stop) == 0
+    await asyncio.gather(*clients)
+    server.start()
+    present = await stored(server)
+    assert len(acknowledged) > CLIENTS
+    assert {id: present.get(id) for id in acknowledged} == acknowledged
+    # Whoever was stored was also told so: an orderly stop leaves nobody in doubt.
+    assert len(present) - len(acknowledged) <= CLIENTS

@@ -1,0 +1,193 @@
+"""What a newcomer meets before any of the service runs: scripts, requirements, containers, the menu."""
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import venv
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from sqlalchemy import make_url
+
+ROOT = Path(__file__).resolve().parent.parent
+SHELL_SCRIPTS = [*sorted((ROOT / "bin").glob("*.sh")), ROOT / ".ci" / "run"]
+#: name[extras]==version; marker
+PINNED = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==[^\s;]+(?:;.*)?")
+
+on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither sh nor mode bits")
+
+
+@pytest.fixture(scope="module")
+def launch() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("launch", ROOT / "bin" / "launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def requirements(tmp_path: Path) -> Path:
+    """A runtime and a development file, of which the second is returned and includes the first."""
+    (tmp_path / "requirements.txt").write_text("# What runs it.\nalpha==1.0\nbeta==2.0\n")
+    development = tmp_path / "requirements-dev.txt"
+    development.write_text("-r requirements.txt\ngamma==3.0\n")
+    return development
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*check, ROOT / "docker-compose.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_url_in_the_compose_file_has_the_credentials_of_its_database() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    set_up = dict(re.findall(r"POSTGRES_(\w+): (\S+)", text))
+    assert set_up == {"USER": "messaging_user", "PASSWORD": "messaging_password", "DB": "messaging_service"}
+    urls = [make_url(url) for url in re.findall(r"postgresql://\S+", text)]
+    assert {(url.host, url.port) for url in urls} == {("postgres", 5432), ("127.0.0.1", 5432)}
+    for url in urls:
+        assert (url.username, url.password, url.database) == tuple(set_up.values())
+
+
+@on_posix
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda script: script.name)
+def test_a_shell_script_parses_and_can_be_run(script: Path) -> None:
+    interpreter = "bash" if "bash" in script.read_text(encoding="utf-8").splitlines()[0] else "sh"
+    if shutil.which(interpreter) is None:
+        pytest.skip(f"{interpreter} is not installed")
+    parsed = subprocess.run([interpreter, "-n", script], capture_output=True, text=True)
+    assert parsed.returncode == 0, parsed.stderr
+    assert script.stat().st_mode & 0o111 == 0o111
+
+
+@pytest.mark.parametrize("name", ["start", "test"])
+def test_the_powershell_twin_gives_launch_py_the_same_command(name: str) -> None:
+    shell = (ROOT / "bin" / f"{name}.sh").read_text(encoding="utf-8")
+    powershell = (ROOT / "bin" / f"{name}.ps1").read_text(encoding="ascii")
+    assert re.findall(r"launch\.sh\" (.*)", shell) == [f'{name} "$@"']
+    assert re.findall(r"\$launch (\w.*)", powershell) == [f"{name} @args"] * 2
+    assert powershell.endswith("exit $LASTEXITCODE\n")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_menu_of_make_lists_every_target() -> None:
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    menu = subprocess.run(["make", "--silent"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.findall(r"^  make ([a-z0-9-]+) ", menu.stdout, re.MULTILINE) == targets
+
+
+def test_every_requirement_is_pinned() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            assert not line or line.startswith(("#", "-r ")) or PINNED.fullmatch(line), f"{name}: {line}"
+
+
+def test_what_the_project_is_built_on_is_declared() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    declared = {match[1].lower() for line in lines if (match := PINNED.fullmatch(line))}
+    built_on = {"fastapi", "uvicorn", "sqlalchemy", "psycopg2-binary", "pydantic", "pytest", "httpx"}
+    assert built_on <= declared
+
+
+def test_an_old_python_is_told_which_one_is_needed(launch: ModuleType) -> None:
+    told = launch.complaint_about((3, 10))
+    assert told == "Python 3.11 or newer is needed; this one is 3.10."
+    assert launch.complaint_about((3, 11)) is None
+    assert launch.complaint_about((3, 20)) is None
+
+
+def test_an_old_python_gets_as_far_as_being_told() -> None:
+    tree = ast.parse((ROOT / "bin" / "launch.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            annotations = [function.returns, *(argument.annotation for argument in function.args.args)]
+            # `list[str]` and `str | None` fail when an old Python only defines the function, unless quoted.
+            assert not any(isinstance(written, ast.Subscript | ast.BinOp) for written in annotations)
+
+
+def test_a_virtual_environment_is_left_alone_until_its_requirements_change(
+    launch: ModuleType, tmp_path: Path, requirements: Path
+) -> None:
+    venv.create(tmp_path / ".venv", with_pip=False)
+    environment = launch.Venv(tmp_path / ".venv")
+    assert not environment.is_current(requirements, environment.version())
+
+    environment.remember(requirements, environment.version())
+    # There is no pip in it, so anything but leaving it alone would need the network.
+    assert environment.get_ready(requirements) == environment.python
+    assert not environment.has_pip()
+
+    (tmp_path / "requirements.txt").write_text("alpha==1.1\n")
+    assert not environment.is_current(requirements, environment.version())
+
+
+def test_another_python_needs_everything_installed_again(
+    launch: ModuleType, tmp_path: Path, requirements: Path
+) -> None:
+    environment = launch.Venv(tmp_path)
+    environment.remember(requirements, "3.12")
+    assert environment.is_current(requirements, "3.12")
+    assert not environment.is_current(requirements, "3.13")
+
+
+def test_an_install_that_was_cut_off_does_not_count(launch: ModuleType, tmp_path: Path, requirements: Path) -> None:
+    environment = launch.Venv(tmp_path)
+    environment.remember(requirements, "3.12")
+    environment.unfinished.touch()
+    assert not environment.is_current(requirements, "3.12")
+
+
+def test_a_virtual_environment_whose_python_is_gone_has_no_version(launch: ModuleType, tmp_path: Path) -> None:
+    venv.create(tmp_path / ".venv", with_pip=False)
+    environment = launch.Venv(tmp_path / ".venv")
+    assert environment.version() == "{}.{}".format(*sys.version_info[:2])
+    environment.python.unlink()
+    assert environment.version() == ""
+
+
+def test_development_counts_the_packages_it_includes(launch: ModuleType, requirements: Path) -> None:
+    files = launch.with_included(requirements)
+    assert [file.name for file in files] == ["requirements-dev.txt", "requirements.txt"]
+    assert [launch.packages(file) for file in files] == [["gamma==3.0"], ["alpha==1.0", "beta==2.0"]]
+
+
+def test_of_two_launches_at_once_the_second_waits_and_says_so(launch: ModuleType, tmp_path: Path) -> None:
+    lock = tmp_path / "launch.lock"
+    second_launch = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import launch\n"
+        "with launch.only_one_at_a_time(Path(sys.argv[2])): print('its turn')"
+    )
+    command = [sys.executable, "-c", second_launch, str(ROOT / "bin"), str(lock)]
+    with ExitStack() as first:
+        first.enter_context(launch.only_one_at_a_time(lock))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            while_the_first_is_inside = second.stdout.readline()
+            first.close()
+            afterwards, _ = second.communicate()
+    assert "waiting" in while_the_first_is_inside
+    assert afterwards == "its turn\n"
+
+
+def test_the_end_to_end_script_fails_where_nothing_answers() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # nobody else can listen there, and it does not listen itself
+        done = subprocess.run(
+            [sys.executable, ROOT / "bin" / "e2e.py"],
+            env={**os.environ, "BASE_URL": f"http://127.0.0.1:{bound.getsockname()[1]}"},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "FAIL  POST /api/messages/sms answers 200" in done.stdout
+    assert re.search(r"^0 passed, \d+ failed$", done.stdout, re.MULTILINE)

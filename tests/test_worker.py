@@ -1,0 +1,271 @@
+"""Delivery: every way a provider can answer, seen through the API; claims and fences on real PostgreSQL."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from app.config import Settings
+from app.database import create_serving_engine
+from app.domain import AttemptOutcome, MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    OutboundMessage,
+    PermanentFailure,
+    ProviderResult,
+    TemporaryFailure,
+    UnknownOutcome,
+)
+from app.providers.registry import provider_registry
+from app.services.delivery import TAKEN_OVER, Claim, Outcome, claim_due, record_outcomes
+from tests.conftest import execute
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+SMS = {"from": "+12016661234", "to": "+18045551234", "type": "sms", "body": "Hello!"}
+
+
+class Scripted(BaseProvider):
+    """Answers with what it is given, one after the other, the last one for ever; keeps what it was handed."""
+
+    def __init__(self, *answers: Exception | ProviderResult) -> None:
+        self.answers = list(answers)
+        self.handed: list[OutboundMessage] = []
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        self.handed.append(payload)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseProvider], BaseProvider]:
+    """One class and one registry entry: nothing else is needed to add a provider."""
+
+    def add(provider: BaseProvider) -> BaseProvider:
+        monkeypatch.setitem(provider_registry, "scripted", provider)
+        return provider
+
+    return add
+
+
+@pytest.fixture
+async def client(serve: Serve, settings: Settings) -> httpx.AsyncClient:
+    quick = {
+        "routes": {"sms": ["scripted"]},
+        "retry_base_seconds": 0.01,
+        "max_attempts": 3,
+        "worker_poll_seconds": 0.05,
+    }
+    return await serve(settings.model_copy(update=quick))
+
+
+async def settled(client: httpx.AsyncClient, message_id: str) -> dict[str, Any]:
+    """The message, once no worker has anything to do with it any more."""
+    async with asyncio.timeout(10):
+        while True:
+            message: dict[str, Any] = (await client.get(f"/api/messages/{message_id}")).json()
+            if message["status"] not in {"queued", "sending"}:
+                return message
+            await asyncio.sleep(0.01)
+
+
+async def delivered(client: httpx.AsyncClient) -> dict[str, Any]:
+    return await settled(client, (await client.post("/api/messages/sms", json=SMS)).json()["message_id"])
+
+
+async def test_a_message_is_handed_to_the_provider_of_its_route(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    provider = register(Scripted(ProviderResult("vendor-1")))
+    message = await delivered(client)
+    assert (message["status"], message["provider_type"], message["provider_message_id"]) == (
+        "sent",
+        "scripted",
+        "vendor-1",
+    )
+    [attempt] = message["attempts"]
+    assert attempt["outcome"] == "accepted"
+    assert attempt["started_at"] <= attempt["finished_at"]
+    [payload] = provider.handed
+    assert (payload.from_address, payload.to_address, payload.body) == ("+12016661234", "+18045551234", "Hello!")
+
+
+async def test_waiting_gives_the_provider_s_id_in_the_answer(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    register(Scripted(ProviderResult("vendor-1")))
+    answer = await client.post("/api/messages/sms", json=SMS, headers={"Prefer": "wait=5"})
+    assert answer.json()["provider_message_id"] == "vendor-1"
+
+
+async def test_a_plain_function_sends_as_well_and_does_not_hold_up_the_loop(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], BaseProvider]
+) -> None:
+    let_go = threading.Event()
+
+    class Plain(BaseProvider):
+        def send(self, payload: OutboundMessage) -> ProviderResult:
+            assert let_go.wait(10)
+            return ProviderResult("plain-1")
+
+    register(Plain())
+    sent = await client.post("/api/messages/sms", json=SMS)
+    assert (await client.get("/healthz")).status_code == 200  # while the provider blocks its thread
+    let_go.set()
+    assert (await settled(client, sent.json()["message_id"]))["provider_message_id"] == "plain-1"
+
+
+async def test_a_temporary_failure_is_tried_again(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    register(Scripted(TemporaryFailure("busy"), TemporaryFailure("still busy"), ProviderResult("vendor-1")))
+    message = await delivered(client)
+    assert message["status"] == "sent"
+    attempts = message["attempts"]
+    assert [(each["number"], each["outcome"], each["detail"]) for each in attempts] == [
+        (1, "temporary", "busy"),
+        (2, "temporary", "still busy"),
+        (3, "accepted", None),
+    ]
+
+
+async def test_a_message_whose_attempts_are_used_up_has_failed_and_says_why(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    provider = register(Scripted(TemporaryFailure("busy")))
+    message = await delivered(client)
+    assert message["status"] == "failed"
+    assert message["status_reason"] == "Given up after 3 attempts. The last: busy"
+    assert len(provider.handed) == 3
+
+
+async def test_a_permanent_failure_ends_at_once_with_the_provider_s_reason(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    provider = register(Scripted(PermanentFailure("the number does not exist")))
+    message = await delivered(client)
+    assert (message["status"], message["status_reason"]) == ("failed", "the number does not exist")
+    assert len(provider.handed) == 1
+
+
+async def test_a_lost_answer_is_unknown_and_not_sent_again(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    provider = register(Scripted(UnknownOutcome("the connection broke after the request")))
+    message = await delivered(client)
+    assert message["status"] == "unknown"
+    assert len(provider.handed) == 1
+
+
+async def test_a_provider_that_does_not_answer_in_time_leaves_the_outcome_unknown(
+    serve: Serve, settings: Settings, register: Callable[[BaseProvider], BaseProvider]
+) -> None:
+    class Silent(BaseProvider):
+        async def send(self, payload: OutboundMessage) -> ProviderResult:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    register(Silent())
+    impatient = settings.model_copy(update={"routes": {"sms": ["scripted"]}, "provider_timeout_seconds": 0.05})
+    message = await delivered(await serve(impatient))
+    assert message["status"] == "unknown"
+    assert "0.05 seconds" in str(message["status_reason"])
+
+
+async def test_a_bug_in_a_provider_file_costs_the_message_its_attempts_and_nothing_else(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    register(Scripted(KeyError("to")))
+    message = await delivered(client)
+    assert (message["status"], message["status_reason"]) == (
+        "failed",
+        "Given up after 3 attempts. The last: KeyError in the provider.",
+    )
+
+
+async def test_an_id_that_the_provider_gives_out_twice_stays_with_its_first_message(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted]
+) -> None:
+    register(Scripted(ProviderResult("same")))
+    first, second = await delivered(client), await delivered(client)
+    assert (first["status"], first["provider_message_id"]) == ("sent", "same")
+    assert (second["status"], second["provider_message_id"]) == ("sent", None)
+    [attempt] = second["attempts"]
+    assert "id that it had given to another message" in attempt["detail"]
+
+
+async def test_a_channel_without_a_provider_keeps_its_messages_and_says_so(serve: Serve, settings: Settings) -> None:
+    client = await serve(settings.model_copy(update={"routes": {"sms": ["nobody"]}, "retry_base_seconds": 60}))
+    sent = (await client.post("/api/messages/sms", json=SMS, headers={"Prefer": "wait=1"})).json()
+    message = (await client.get(f"/api/messages/{sent['message_id']}")).json()
+    assert (message["status"], message["status_reason"]) == ("queued", "No provider is registered as 'nobody'.")
+
+
+async def test_two_workers_never_claim_the_same_message(serve: Serve, settings: Settings, database_url: str) -> None:
+    client = await serve(settings.model_copy(update={"worker_enabled": False}))
+    await asyncio.gather(*(client.post("/api/messages/sms", json=SMS) for _ in range(200)))
+    engine = create_serving_engine(database_url, settings)
+
+    async def claim() -> list[Claim]:
+        async with engine.begin() as connection:
+            return await claim_due(connection, 1, limit=30, lease_seconds=30, provider_for=lambda channel: channel)
+
+    claims = [claim for batch in await asyncio.gather(*(claim() for _ in range(10))) for claim in batch]
+    ids = [claim.payload.message_id for claim in claims]
+    assert len(ids) == len(set(ids)) == 200
+    await engine.dispose()
+
+
+async def test_a_dead_worker_s_message_is_taken_over_and_its_late_word_changes_nothing(
+    serve: Serve, settings: Settings, database_url: str
+) -> None:
+    client = await serve(settings.model_copy(update={"worker_enabled": False}))
+    await client.post("/api/messages/sms", json=SMS)
+    engine = create_serving_engine(database_url, settings)
+
+    async def claim() -> list[Claim]:
+        async with engine.begin() as connection:
+            return await claim_due(connection, 1, limit=10, lease_seconds=30, provider_for=lambda channel: channel)
+
+    [first] = await claim()
+    assert await claim() == []  # leased
+    execute(database_url, "UPDATE messages SET due_at = now() - interval '1 second'")  # the lease has run out
+    [second] = await claim()
+    assert (first.number, second.number) == (1, 2)
+
+    async def record(outcome: Outcome) -> bool:
+        async with engine.begin() as connection:
+            [counted] = await record_outcomes(connection, [outcome])
+            return counted
+
+    late = Outcome(first, AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")
+    taken = Outcome(second, AttemptOutcome.ACCEPTED, MessageStatus.SENT, provider_message_id="vendor-1")
+    assert await record(late) is False
+    assert await record(taken) is True
+    assert await record(late) is False
+    message = (await client.get("/api/messages/1")).json()
+    assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-1")
+    assert [attempt["number"] for attempt in message["attempts"]] == [1, 2]
+    await engine.dispose()
+
+
+async def test_an_attempt_that_was_taken_over_is_in_doubt(
+    serve: Serve, settings: Settings, database_url: str
+) -> None:
+    client = await serve(settings.model_copy(update={"worker_enabled": False}))
+    await client.post("/api/messages/sms", json=SMS)
+    engine = create_serving_engine(database_url, settings)
+    for _ in range(2):
+        async with engine.begin() as connection:
+            await claim_due(connection, 1, limit=10, lease_seconds=0, provider_for=lambda channel: channel)
+    first, second = (await client.get("/api/messages/1")).json()["attempts"]
+    assert (first["outcome"], first["detail"]) == ("unknown", TAKEN_OVER)
+    assert (second["outcome"], second["finished_at"]) == (None, None)
+    await engine.dispose()

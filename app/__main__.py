@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 import uvicorn
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
 from app.database import create_serving_engine, provided_database
@@ -42,27 +43,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{name}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - there is no log yet
+            name = "".join(f"{part}: ".upper() for part in problem["loc"][:1])
+            print(name + problem["msg"].removeprefix("Value error, "), file=sys.stderr)  # noqa: T201 - no log yet
     except (ConfigurationError, EmbeddedPostgresError) as error:
         log.error("cannot_start", reason=str(error))
+    except OperationalError as error:
+        log.error("cannot_start", reason=f"PostgreSQL can't be reached: {error.orig}".strip())
     return 2
 
 
 def serve(settings: Settings, *, reload: bool) -> int:
-    """Serve until a signal ends it. The application starts and stops everything else it needs."""
+    """Serve until a signal ends it. The database outlives reloads and worker processes, and is stopped last."""
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has shut down in order
-    uvicorn.run(
-        "app.main:app",
-        host=settings.host,
-        port=settings.port,
-        workers=None if reload else settings.web_concurrency,
-        reload=reload,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
-    )
+    with provided_database(settings) as url:
+        prepare(url, production=settings.is_production)
+        uvicorn.run(
+            "app.main:app",
+            host=settings.host,
+            port=settings.port,
+            workers=None if reload else settings.web_concurrency,
+            reload=reload,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+        )
     return 0
 
 

@@ -1,9 +1,9 @@
 """Settings: read from the environment and `.env` here, and nowhere else."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -12,7 +12,9 @@ from sqlalchemy.exc import ArgumentError
 class Settings(BaseSettings):
     """What can be set. `.env.example` names every one with its default."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     env: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
@@ -78,6 +80,12 @@ class Settings(BaseSettings):
             if not channel or not all(routes[channel]):
                 raise ValueError("write it as channel:provider,provider for each channel, spaces between them")
         return routes
+
+    @model_validator(mode="after")
+    def _production_has_what_it_needs(self) -> Self:
+        if self.is_production and self.database_url is None:
+            raise ValueError("DATABASE_URL is needed in production: postgresql://user:password@host:port/name")
+        return self
 
     def provider_for(self, channel: str) -> str:
         """The provider that serves a channel: the first of its route, or the one of the channel's own name."""

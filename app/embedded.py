@@ -101,10 +101,10 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Leave. Who leaves last stops the server in fast mode: open transactions are rolled back.
 
-        Does nothing when not started, the second time, or in a fork of the process that started.
+        Does nothing when not started, or the second time.
         """
         user, self._user = self._user, None
-        if self._cluster is None or user is None or not user.is_locked:
+        if self._cluster is None or user is None:
             return
         with self._undisturbed():
             user.release()
@@ -289,10 +289,10 @@ class _Cluster:
         old, new = connection.major, self._programs.major
         if old != new:
             raise EmbeddedPostgresError(
-                f"{self._files} was made by PostgreSQL {old}, and PostgreSQL {new} cannot read it. Start with "
-                f"PG_BINDIR set to PostgreSQL {old}'s programs, and save what it holds with `pg_dump -Fc -h {HOST} "
-                f"-p <port> -U {USER} -f saved.dump {DATABASE}` (port and password are in {self._record}). "
-                f"Stop, move {self._directory} away, start with PostgreSQL {new}, and bring it back with "
+                f"{self._files} is from PostgreSQL {old}, and PostgreSQL {new} cannot read it. Start with "
+                f"PG_BINDIR set to the programs of PostgreSQL {old}, and save what it holds: `pg_dump -Fc "
+                f"-h {HOST} -p <port> -U {USER} -f saved.dump {DATABASE}`, with what {self._record} says. "
+                f"Stop, move {self._directory} away, start with PostgreSQL {new}, and bring it back: "
                 f"`pg_restore --clean --if-exists -h {HOST} -p <port> -U {USER} -d {DATABASE} saved.dump`."
             )
         return connection

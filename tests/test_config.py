@@ -1,0 +1,64 @@
+"""Settings: all documented, all checked, and none that a mistake slips through."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.config import Settings
+from app.database import libpq_url
+from tests.conftest import make_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_example_names_every_setting_with_its_default(tmp_path: Path) -> None:
+    example = ROOT / ".env.example"
+    named = re.findall(r"^([A-Z_]+)=", example.read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+    assert Settings(_env_file=example) == Settings(_env_file=None)  # type: ignore[call-arg]
+
+
+def test_the_readme_names_every_setting() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in readme] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("env", "staging"),
+        ("port", 70000),
+        ("database_url", "mysql://user@host/name"),
+        ("database_url", "nonsense"),
+        ("default_region", "usa"),
+        ("routes", "sms"),
+        ("routes", "sms:twilio,,"),
+        ("lease_seconds", 0),
+    ],
+)
+def test_a_wrong_value_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        make_settings(**{name: value})
+
+
+def test_a_refused_database_url_is_not_repeated() -> None:
+    with pytest.raises(ValidationError) as refused:
+        make_settings(database_url="mysql://user:hunter2@host/name")
+    assert "hunter2" not in str(refused.value.errors(include_input=False))
+    assert "hunter2" not in repr(make_settings(database_url="postgresql://user:hunter2@host/name"))
+
+
+def test_a_route_names_the_provider_of_a_channel() -> None:
+    settings = make_settings(routes="sms:twilio,telnyx email:sendgrid")
+    assert settings.routes == {"sms": ["twilio", "telnyx"], "email": ["sendgrid"]}
+    assert [settings.provider_for(channel) for channel in ("sms", "email", "fax")] == ["twilio", "sendgrid", "fax"]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
+def test_every_spelling_of_a_database_url_is_read_by_both_drivers(scheme: str) -> None:
+    url = f"{scheme}://user:p%40ss@host:5433/name?sslmode=require"
+    assert libpq_url(make_settings(database_url=url).database_url.get_secret_value()) == (  # type: ignore[union-attr]
+        "postgresql://user:p%40ss@host:5433/name?sslmode=require"
+    )

@@ -1,7 +1,8 @@
-"""The command line: `python -m app serve | worker | migrate`."""
+"""The command line: `python -m app serve | worker | migrate | simulate`."""
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,13 +12,14 @@ import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
+from app import simulator
+from app.assembly import running_services
 from app.config import Settings
-from app.database import create_serving_engine, provided_database
+from app.database import provided_database
 from app.embedded import EmbeddedPostgresError
 from app.errors import ConfigurationError
 from app.log import configure_logging
 from app.migrate import migrate, prepare
-from app.worker import DeliveryWorker
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serving = commands.add_parser("serve", help="serve HTTP, and deliver in the background")
     serving.add_argument("--reload", action="store_true", help="start again when the code changes")
     commands.add_parser("worker", help="only deliver; run as many as you like")
+    simulator.add_arguments(commands.add_parser("simulate", help="a carrier to try things against, over HTTP"))
     commands.add_parser("migrate", help="bring the database to this version's schema")
     chosen = parser.parse_args(arguments)
     try:
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings)
         if chosen.command == "serve":
             return serve(settings, reload=chosen.reload)
+        if chosen.command == "simulate":
+            return simulator.run(chosen)
         if chosen.command == "worker":
             return asyncio.run(work(settings))
         with provided_database(settings) as url:
@@ -76,19 +81,26 @@ def _leave(*_: object) -> None:
 
 
 async def work(settings: Settings) -> int:
-    """Deliver until a signal ends it."""
+    """Deliver until a signal ends it, and finish what is in hand; a second signal ends it at once.
+
+    Nothing is lost by that: what was in hand is taken over when its lease ends.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def signalled(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(stop.set)
+
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+        signal.signal(name, signalled)
     with provided_database(settings) as url:
         await asyncio.to_thread(prepare, url, production=settings.is_production)
-        engine = create_serving_engine(url, settings)
-        async with DeliveryWorker(engine, settings):
+        async with running_services(url, settings, deliver=True):
             log.info("worker_started")
             await stop.wait()
             log.info("worker_stopping")
-        await engine.dispose()
     return 0
 
 

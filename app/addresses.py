@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
-from phonenumbers import NumberParseException, PhoneNumberFormat, ValidationResult
+from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat, ValidationResult
 
 from app.domain import Address, AddressType
 
@@ -49,28 +49,38 @@ def _phone_value(written: str, region: str) -> tuple[str, bool]:
         return text, True
     if _SHORT_CODE.fullmatch(text):
         return text, False
+    number = _parsed(text, region)
+    if number is not None and number.extension:
+        raise InvalidAddress("an extension can't receive messages; leave it out")
+    value = phonenumbers.format_number(number, PhoneNumberFormat.E164) if number is not None else ""
+    # Odd digits, such as nothing but zeros, are a number that is read as another one the next time.
+    if number is not None and _parsed(value, region) == number:
+        return value, False
+    if _LONG_SHORT_CODE.fullmatch(text):
+        return text, False
+    raise InvalidAddress("not a phone number; write it with + and country code, such as +12016661234")
+
+
+def _parsed(text: str, region: str) -> PhoneNumber | None:
+    """The number that a text stands for, if its length is possible where it belongs."""
     try:
         number = phonenumbers.parse(text, region)
     except NumberParseException:
-        number = None
-    if number is not None and number.extension:
-        raise InvalidAddress("an extension can't receive messages; leave it out")
-    if number is None or phonenumbers.is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
-        if _LONG_SHORT_CODE.fullmatch(text):
-            return text, False
-        raise InvalidAddress("not a phone number; write it with + and country code, such as +12016661234")
-    return phonenumbers.format_number(number, PhoneNumberFormat.E164), False
+        return None
+    possible = phonenumbers.is_possible_number_with_reason(number) == ValidationResult.IS_POSSIBLE
+    return number if possible else None
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _email_value(written: str, may_have_display_name: bool) -> str:
     text = _plain(written, _LONGEST_EMAIL)
+    if may_have_display_name and text.endswith(">") and text.count("<") == 1:
+        text = text[text.find("<") + 1 : -1]
     try:
         # `test_environment` only admits the reserved domain .test, which reaches nobody.
         return validate_email(
             text,
             check_deliverability=False,
-            allow_display_name=may_have_display_name,
             test_environment=True,
             strict=True,
         ).normalized

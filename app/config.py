@@ -46,14 +46,23 @@ class Settings(BaseSettings):
     prefer_wait_seconds: int = Field(30, ge=0)
 
     worker_enabled: bool = True
-    worker_batch_size: int = Field(100, ge=1, le=1000)
-    worker_concurrency: int = Field(100, ge=1)
+    worker_batch_size: int = Field(200, ge=1, le=1000)
+    worker_concurrency: int = Field(400, ge=1)
     worker_poll_seconds: float = Field(1.0, gt=0)
     lease_seconds: int = Field(30, ge=1)
     provider_timeout_seconds: float = Field(10, gt=0)
+    provider_concurrency: int = Field(100, ge=1)
+    #: The most that a provider is handed in a second; texts count by their segments: `twilio:10 sendgrid:50`.
+    provider_rates: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode] = {}
+    breaker_failures: int = Field(10, ge=1)
+    breaker_seconds: float = Field(30, gt=0)
+    in_doubt_after_crash: Literal["wait", "retry", "fail"] = "retry"
+    in_doubt_after_timeout: Literal["wait", "retry", "fail"] = "wait"
     max_attempts: int = Field(8, ge=1)
     retry_base_seconds: float = Field(1.0, gt=0)
     retry_max_seconds: float = Field(900.0, gt=0)
+    retry_after_max_seconds: float = Field(3600.0, gt=0)
+    idempotency_hours: float = Field(24, gt=0)
 
     @field_validator("database_url")
     @classmethod
@@ -81,15 +90,27 @@ class Settings(BaseSettings):
                 raise ValueError("write it as channel:provider,provider for each channel, spaces between them")
         return routes
 
+    @field_validator("provider_rates", mode="before")
+    @classmethod
+    def _provider_and_rate(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return dict(part.rpartition(":")[::2] for part in value.split())
+
     @model_validator(mode="after")
     def _production_has_what_it_needs(self) -> Self:
         if self.is_production and self.database_url is None:
             raise ValueError("DATABASE_URL is needed in production: postgresql://user:password@host:port/name")
         return self
 
-    def provider_for(self, channel: str) -> str:
-        """The provider that serves a channel: the first of its route, or the one of the channel's own name."""
-        return self.routes.get(channel, [channel])[0]
+    def route(self, channel: str) -> list[str]:
+        """The providers that serve a channel, in order; without a route, the one of the channel's own name."""
+        return self.routes.get(channel, [channel])
+
+    def channels_of(self, provider: str) -> list[str]:
+        """The channels that a provider serves, at whatever place of their routes."""
+        routed = [channel for channel, providers in self.routes.items() if provider in providers]
+        return routed or ([] if provider in self.routes else [provider])
 
     @property
     def is_production(self) -> bool:

@@ -19,7 +19,7 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?", re.IGNORECASE |
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    async with request.app.state.sessions() as session:
+    async with request.app.state.services.sessions() as session:
         yield session
 
 
@@ -43,7 +43,7 @@ ConversationsDep = Annotated[ConversationService, Depends(conversation_service)]
 
 def message_service(request: Request) -> MessageService:
     """Also called directly by hot routes, which don't resolve dependencies."""
-    service: MessageService = request.app.state.messages
+    service: MessageService = request.app.state.services.messages
     return service
 
 

@@ -39,14 +39,39 @@ class AddressType(StrEnum):
 
 
 class MessageStatus(StrEnum):
-    """Where a message is on its way, in the order in which it gets there; the last two are ends."""
+    """Where a message is. What a provider says later can only raise the rank (`STATUS_RANK`)."""
 
-    QUEUED = "queued"  #: stored; no provider has seen it, or one asked to try again later
+    SCHEDULED = "scheduled"  #: stored; its time has not come
+    QUEUED = "queued"  #: stored; no provider has it, or one asked to try again later
     SENDING = "sending"  #: claimed by a worker, outcome not yet known
     UNKNOWN = "unknown"  #: the request left and no answer came: it may or may not have gone out
     SENT = "sent"  #: accepted by the provider
+    UNDELIVERED = "undelivered"  #: the provider could not deliver it after all
     FAILED = "failed"  #: refused for good, or every attempt is used up
+    CANCELED = "canceled"  #: called back before it left
+    EXPIRED = "expired"  #: its time ran out before it left
+    SUPPRESSED = "suppressed"  #: not sent, because the contact does not want it
+    DELIVERED = "delivered"  #: it arrived, says the provider
+    READ = "read"  #: it was opened, says the provider
     RECEIVED = "received"  #: inbound: it came in, and that is its end
+
+
+#: A receipt only ever raises the rank. `delivered` outranks the failures, because carriers correct themselves.
+STATUS_RANK = {
+    MessageStatus.SCHEDULED: 1,
+    MessageStatus.QUEUED: 2,
+    MessageStatus.SENDING: 3,
+    MessageStatus.UNKNOWN: 4,
+    MessageStatus.SENT: 5,
+    MessageStatus.UNDELIVERED: 6,
+    MessageStatus.FAILED: 6,
+    MessageStatus.CANCELED: 6,
+    MessageStatus.EXPIRED: 6,
+    MessageStatus.SUPPRESSED: 6,
+    MessageStatus.DELIVERED: 7,
+    MessageStatus.READ: 8,
+    MessageStatus.RECEIVED: 9,
+}
 
 
 class AttemptOutcome(StrEnum):
@@ -69,7 +94,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message that is about to be stored; `sent_at` is aware UTC, and None means the moment it is stored."""
+    """A message that is about to be stored. Times are aware UTC; a `sent_at` of None is the moment it is stored.
+
+    An outbound one leaves at `send_at`, or at once, and not after `expires_at`. With an `idempotency_key` a second
+    one with the same key and `fingerprint` is the same message.
+    """
 
     direction: Direction
     channel: str
@@ -82,6 +111,10 @@ class NewMessage:
     sent_at: datetime | None = None
     provider_type: str | None = None
     provider_message_id: str | None = None
+    send_at: datetime | None = None
+    expires_at: datetime | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
     tenant_id: int = DEFAULT_TENANT_ID
 
     @property
@@ -95,8 +128,13 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """Where a message ended up, told after the commit; `duplicate` when its provider id was stored before."""
+    """Where a message ended up, told after the commit.
+
+    `duplicate` when its provider id or its idempotency key was stored before, `conflict` when the key was, with
+    another request; nothing was stored then, and the place is the earlier one's.
+    """
 
     id: int
     conversation_id: int
     duplicate: bool = False
+    conflict: bool = False

@@ -11,6 +11,7 @@ it lives. The operating system drops the locks of the dead: who leaves last can 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import json
@@ -53,6 +54,7 @@ ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT",
 #: Windows sends Ctrl-C to all processes of a console; elsewhere pg_ctl gives the server a session of its own.
 DETACHED = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 PRIVATE = functools.partial(os.open, mode=0o600)
+HERE = socket.gethostname()  #: in the names of users: every container has one of its own
 EXE = ".exe" if sys.platform == "win32" else ""
 INSTEAD = "set DATABASE_URL to a server, or PG_BINDIR to a directory with initdb and pg_ctl (17 or newer)"
 
@@ -87,6 +89,8 @@ class EmbeddedPostgres:
             self._directory.parent.mkdir(parents=True, exist_ok=True)
             programs = _find_programs(self._bindir, self._directory)
             self._directory.mkdir(mode=0o700, exist_ok=True)
+            if sys.platform != "win32" and self._directory.stat().st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "not ours", str(self._directory))  # root would take it away
             self._directory.chmod(0o711 if programs.uid else 0o700)  # another user passes through it to data/
         except PermissionError as error:
             raise EmbeddedPostgresError(
@@ -94,7 +98,7 @@ class EmbeddedPostgres:
             ) from error
         self._cluster = _Cluster(self._directory, programs, self._options)
         with self._undisturbed():
-            url = self._cluster.ensure_running()
+            url = self._cluster.ensure_running([user for user in self._living() if user.rsplit("-", 2)[0] != HERE])
             self._user = self._user or self._register()
         return url
 
@@ -108,7 +112,7 @@ class EmbeddedPostgres:
             return
         with self._undisturbed():
             user.release()
-            if not self._somebody_lives():
+            if not self._living():
                 self._cluster.shut_down()
 
     def __enter__(self) -> str:
@@ -132,25 +136,25 @@ class EmbeddedPostgres:
             lock.release()
 
     def _register(self) -> filelock.BaseFileLock:
-        users = self._directory / "users"
-        users.mkdir(mode=0o700, exist_ok=True)
-        user = _lock(users / f"{os.getpid()}-{secrets.token_hex(4)}")
+        user = _lock(self._directory / "users" / f"{HERE}-{os.getpid()}-{secrets.token_hex(4)}")
         user.acquire(blocking=False)
         return user
 
-    def _somebody_lives(self) -> bool:
-        """Whether the server has a user left. Removes the files of those that have gone."""
-        lives = False
-        for path in (self._directory / "users").iterdir():
+    def _living(self) -> list[str]:
+        """The users that the server has. Removes the files of those that have gone."""
+        users = self._directory / "users"
+        users.mkdir(mode=0o700, exist_ok=True)
+        living = []
+        for path in users.iterdir():
             user = _lock(path)
             try:
                 user.acquire(blocking=False)
             except filelock.Timeout:
-                lives = True
+                living.append(path.name)
             else:
                 user.release()
                 path.unlink()
-        return lives
+        return living
 
 
 @dataclass(frozen=True)
@@ -228,17 +232,27 @@ class _Cluster:
         self._programs = programs
         self._options = options
         self._refusal = ""
+        self._log_seen = 0
 
-    def ensure_running(self) -> str:
-        """The URL of the server. It runs when it lets us in; neither a pid file nor a process proves that."""
+    def ensure_running(self, users_elsewhere: list[str]) -> str:
+        """The URL of the server. It runs when it lets us in; neither a pid file nor a process proves that.
+
+        A server in another container is out of reach and out of sight, and a second one on the same files would
+        ruin them. So none is started while the directory has users elsewhere.
+        """
         connection = self._load() if self._files.exists() else self._initialise()
         began, event = time.monotonic(), "postgres_adopted"
         while not self._lets_us_in(connection):
             waited, postmaster = time.monotonic() - began, self._postmaster()
             if waited > START_SECONDS or (postmaster and "password authentication failed" in self._refusal):
                 raise EmbeddedPostgresError(
-                    f"PostgreSQL in {self._files} does not let us in ({self._refusal}): "
-                    f"see {self._log}, and compare {self._record} with a backup."
+                    f"PostgreSQL in {self._files} does not let us in ({self._refusal}); if it is for the password, "
+                    f"bring {self._record} back from a backup. {self._last_words()}"
+                )
+            if postmaster is None and users_elsewhere:
+                raise EmbeddedPostgresError(
+                    f"{self._directory} is in use on another machine or in another container ({users_elsewhere[0]}): "
+                    "stop the service there, or set DATABASE_URL to a server that both can reach."
                 )
             if postmaster is None:
                 connection, event = self._launch(connection, waited < SETTLE_SECONDS), "postgres_started"
@@ -376,11 +390,16 @@ class _Cluster:
     def _run(self, program: str, directory: Path, *words: str) -> None:
         """Run a program on `directory`; if it fails, raise what it and the server had to say."""
         with open(self._log, "ab", opener=PRIVATE) as output:
-            before = output.tell()
+            self._log_seen = output.tell()
             done = self._programs.run(program, "-D", str(directory), *words, cwd=self._directory, output=output)
         if done.returncode != 0:
-            said = self._log.read_bytes()[before:].decode(errors="replace").splitlines()[-20:]
-            raise EmbeddedPostgresError("\n".join([f"{program} failed, and {self._log} ends with:", *said]))
+            raise EmbeddedPostgresError(f"{program} failed. {self._last_words()}")
+
+    def _last_words(self) -> str:
+        with open(self._log, "a+b", opener=PRIVATE) as said:
+            said.seek(self._log_seen)
+            lines = said.read().decode(errors="replace").splitlines()[-20:]
+        return "\n".join([f"{self._log} ends with:", *lines])
 
 
 def _find_programs(bindir: Path | None, directory: Path) -> _Programs:

@@ -30,6 +30,10 @@ class InvalidRequest(ServiceError):
     status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid request"
 
 
+class BadRequest(ServiceError):
+    status, title = HTTPStatus.BAD_REQUEST, "Bad request"
+
+
 class UnsupportedMediaType(ServiceError):
     status, title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"
 
@@ -44,6 +48,22 @@ class ConversationNotFound(ServiceError):
 
 class MessageNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Message not found"
+
+
+class IdempotencyConflict(ServiceError):
+    status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Idempotency key reused"
+
+
+class NotCancelable(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Message can't be canceled"
+
+
+class NotRetriable(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Message can't be retried"
+
+
+class ProviderNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Provider not found"
 
 
 class Overloaded(ServiceError):

@@ -6,17 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.assembly import running_services
 from app.config import Settings
-from app.database import create_serving_engine, provided_database
+from app.database import provided_database
 from app.log import configure_logging
 from app.migrate import prepare
-from app.routers import conversations, docs, health, messages, problems, webhooks
-from app.services.messages import MessageService
-from app.services.writer import MessageWriter
-from app.worker import DeliveryWorker
+from app.routers import conversations, docs, health, messages, problems, providers, webhooks
+from app.routers.edge import Edge
 
 log = structlog.get_logger(__name__)
 
@@ -33,13 +30,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.settings = settings
-    app.add_middleware(EitherSlash)
+    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
     problems.install(app)
     # The hot routes first: routes are tried in order.
-    for router in (messages.hot, webhooks.hot, messages.router, conversations.router, health.router):
+    for router in (
+        messages.hot,
+        webhooks.hot,
+        webhooks.router,
+        messages.router,
+        conversations.router,
+        providers.router,
+        health.router,
+    ):
         app.include_router(router)
     docs.install(app)
     return app
@@ -54,32 +58,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = await asyncio.to_thread(database.__enter__)
         stack.push_async_callback(asyncio.to_thread, database.__exit__, None, None, None)
         await asyncio.to_thread(prepare, url, production=settings.is_production)
-        engine = create_serving_engine(url, settings)
-        stack.push_async_callback(engine.dispose)
-        worker = await _worker(stack, engine, settings)
-        writer = MessageWriter(engine, settings, on_outbound=worker.ring if worker else lambda: None)
-        await stack.enter_async_context(writer)
-        app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
-        app.state.messages = MessageService(writer, app.state.sessions)
+        app.state.services = await stack.enter_async_context(
+            running_services(url, settings, deliver=settings.worker_enabled)
+        )
         yield
-
-
-async def _worker(stack: AsyncExitStack, engine: AsyncEngine, settings: Settings) -> DeliveryWorker | None:
-    if not settings.worker_enabled:
-        return None
-    return await stack.enter_async_context(DeliveryWorker(engine, settings))
-
-
-class EitherSlash:
-    """Lets every route answer with a slash at its end and without one, and without a redirect."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"][:-1]}
-        await self._app(scope, receive, send)
 
 
 app = create_app()

@@ -27,6 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from app.domain import AttemptOutcome, Direction, MessageStatus, ParticipantRole
 
+_IS_PENDING = text("due_at IS NOT NULL")
 _OLDEST, _NEWEST = "1970-01-01 00:00:00+00", "2101-01-01 00:00:00+00"
 
 
@@ -138,9 +139,10 @@ class Message(Base):
     """One message, in or out; an outbound one is its own place in the delivery queue.
 
     `sent_at` is the caller's time, `created_at` ours. `due_at` is when a worker has to look at it next: the next
-    try of a queued message, the end of the lease of one being sent, null for what is finished. `attempt_count`
-    fences: an outcome only counts for the attempt that is the latest. `provider_type` is whom an inbound message
-    came from, or who took an outbound one.
+    try of a queued message, the end of the lease of one being sent, null for what is finished; it is never later
+    than `expires_at`. `attempt_count` fences: a failure only counts for the attempt that is the latest, and
+    `attempt_limit` is the last attempt there will be. `provider_type` is whom an inbound message came from, or who
+    took an outbound one. `idempotency_key` is the caller's, kept with a fingerprint of the request for a time.
     """
 
     __tablename__ = "messages"
@@ -159,8 +161,12 @@ class Message(Base):
     status_reason: Mapped[str | None]
     provider_type: Mapped[str | None]
     provider_message_id: Mapped[str | None]
+    idempotency_key: Mapped[str | None]
+    request_fingerprint: Mapped[str | None]
     attempt_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    attempt_limit: Mapped[int | None] = mapped_column(Integer)
     due_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
     sent_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[list["DeliveryAttempt"]] = relationship(
@@ -185,7 +191,29 @@ class Message(Base):
             postgresql_where=text("provider_message_id IS NOT NULL"),
         ),
         Index("ix_messages_conversation", "tenant_id", "conversation_id", "sent_at", "id"),
-        Index("ix_messages_due", "tenant_id", "due_at", "id", postgresql_where=text("due_at IS NOT NULL")),
+        Index(
+            "uq_messages_idempotency_key",
+            "tenant_id",
+            "channel",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index(
+            "ix_messages_idempotency_age",
+            "tenant_id",
+            "created_at",
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index("ix_messages_due", "tenant_id", "channel", "due_at", "id", postgresql_where=_IS_PENDING),
+        Index("ix_messages_pending", "tenant_id", "conversation_id", "id", postgresql_where=_IS_PENDING),
+        Index(
+            "ix_messages_attention",
+            "tenant_id",
+            "status",
+            "id",
+            postgresql_where=text("status IN ('unknown', 'undelivered', 'failed')"),
+        ),
     )
 
 
@@ -200,6 +228,7 @@ class DeliveryAttempt(Base):
     message_id: Mapped[int]
     number: Mapped[int] = mapped_column(Integer)
     provider_type: Mapped[str]
+    routed_because: Mapped[str | None]
     outcome: Mapped[str | None]
     detail: Mapped[str | None]
     provider_message_id: Mapped[str | None]
@@ -210,4 +239,81 @@ class DeliveryAttempt(Base):
         ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
         _one_of("outcome", AttemptOutcome),
         _is_name("provider_type"),
+        Index(
+            "ix_delivery_attempts_provider_message_id",
+            "tenant_id",
+            "provider_type",
+            "provider_message_id",
+            postgresql_where=text("provider_message_id IS NOT NULL"),
+        ),
     )
+
+
+class ProviderEvent(Base):
+    """What a provider said about a message, as it came in; rows are only added.
+
+    `message_id` is null while the event is parked: it names a provider's id that no attempt has yet.
+    """
+
+    __tablename__ = "provider_events"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    provider_type: Mapped[str]
+    event_id: Mapped[str]
+    message_id: Mapped[int | None]
+    provider_message_id: Mapped[str | None]
+    status: Mapped[str | None]
+    detail: Mapped[str | None]
+    raw: Mapped[dict[str, object]] = mapped_column(JSONB)
+    occurred_at: Mapped[datetime | None]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
+        UniqueConstraint("tenant_id", "provider_type", "event_id"),
+        _is_name("provider_type"),
+        _one_of("status", MessageStatus),
+        Index("ix_provider_events_message", "tenant_id", "message_id", "id"),
+        Index(
+            "ix_provider_events_parked",
+            "tenant_id",
+            "provider_type",
+            "provider_message_id",
+            postgresql_where=text("message_id IS NULL"),
+        ),
+    )
+
+
+class MessageEvent(Base):
+    """What somebody did with a message besides delivering it: canceled, retried, expired."""
+
+    __tablename__ = "message_events"
+    tenant_id: Mapped[int]
+    id: Mapped[int] = mapped_column(Identity())
+    message_id: Mapped[int]
+    kind: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
+        _is_name("kind"),
+        Index("ix_message_events_message", "tenant_id", "message_id", "id"),
+    )
+
+
+class ProviderState(Base):
+    """How a provider fares, shared by all workers. The installation's accounts are everybody's, so no tenant here.
+
+    `failure_count` are failures in a row; `open_until` is set while its breaker is open. `throttled_until` is what it
+    asked for, `next_slot_at` when its rate allows the next message. A paused provider waits to be resumed.
+    """
+
+    __tablename__ = "provider_states"
+    provider_type: Mapped[str] = mapped_column(primary_key=True)
+    failure_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    open_until: Mapped[datetime | None]
+    throttled_until: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
+    paused_reason: Mapped[str | None]
+    next_slot_at: Mapped[datetime | None]
+    __table_args__ = (_is_name("provider_type"),)

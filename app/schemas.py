@@ -1,8 +1,9 @@
 """What goes over the wire, in and out. A field that is not named here is ignored, so providers may add theirs."""
 
+import hashlib
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -23,6 +25,11 @@ from app.domain import Address, AttemptOutcome, Channel, Direction, MessageStatu
 
 _LOOKS_LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_LEAP = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ]"
+    r"(?P<hours>24|[01]\d|2[0-3]):(?P<minutes>[0-5]\d):(?P<seconds>60|[0-5]\d)(?P<zone>[Zz]|[+-]\d\d:\d\d)?",
+    re.ASCII,
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _OLDEST, _NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
@@ -43,6 +50,16 @@ def _iso_8601(value: object) -> object:
     if not isinstance(value, str) or not _LOOKS_LIKE_A_DATE.match(value):
         raise ValueError("write it as ISO 8601, such as 2024-11-01T14:00:00Z")
     return value
+
+
+def _any_second_of_a_day(value: object) -> object:
+    """A leap second and the 24th hour, where we can't ask for another spelling: they become the next second."""
+    match = _LEAP.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match["hours"] != "24" and match["seconds"] != "60"):
+        return value
+    whole = datetime.fromisoformat(f"{match[1]}T00:00:00{(match['zone'] or '').upper()}")
+    hours, minutes, seconds = (int(match[part]) for part in ("hours", "minutes", "seconds"))
+    return (whole + timedelta(hours=hours, minutes=minutes, seconds=seconds)).isoformat()
 
 
 def _utc(value: datetime) -> datetime:
@@ -82,8 +99,11 @@ def _list_or_null(value: object) -> object:
     return [] if value is None else value
 
 
-def _text_or_null(value: object) -> object:
-    return "" if value is None else value
+def _received_text(value: object) -> object:
+    """Nothing is an empty text, and NUL, which PostgreSQL can't keep, is the sign for a character that was lost."""
+    if value is None:
+        return ""
+    return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
 
 
 def _read(parse: Callable[[str, ValidationInfo], Address]) -> PlainValidator:
@@ -139,6 +159,7 @@ Timestamp = Annotated[
     AfterValidator(_utc),
     Field(description="ISO 8601. Any offset is converted to UTC; without one it is read as UTC."),
 ]
+_ReceivedTimestamp = Annotated[Timestamp, BeforeValidator(_any_second_of_a_day, json_schema_input_type=str)]
 _Url = Annotated[str, Field(max_length=2048), AfterValidator(_text), AfterValidator(_http_url)]
 _Reference = Annotated[str, Field(max_length=2048), AfterValidator(_text), AfterValidator(_media_reference)]
 _Urls = Annotated[
@@ -149,19 +170,48 @@ _References = Annotated[
     Field(max_length=10),
     BeforeValidator(_list_or_null, json_schema_input_type=list[_Reference] | None),
 ]
-_WordsOrNull = Annotated[Words, BeforeValidator(_text_or_null, json_schema_input_type=str | None)]
+_ReceivedWords = Annotated[str, BeforeValidator(_received_text, json_schema_input_type=str | None)]
+
+
+_LONGEST_AHEAD = timedelta(days=366)
 
 
 class _Send(BaseModel):
     attachments: _Urls = []
     timestamp: Timestamp | None = Field(None, description="When it was written; now, if left out.")
+    send_at: Timestamp | None = Field(None, description="When it is to leave, at most a year ahead.")
+    expires_at: Timestamp | None = Field(None, description="After which it is not to leave any more.")
     body: Words
+
+    @field_validator("send_at")
+    @classmethod
+    def _within_a_year(cls, moment: datetime | None) -> datetime | None:
+        if moment is not None and not datetime.now(UTC) < moment <= datetime.now(UTC) + _LONGEST_AHEAD:
+            raise ValueError("a message is scheduled for the future, at most a year ahead")
+        return moment
+
+    @field_validator("expires_at")
+    @classmethod
+    def _not_over_yet(cls, moment: datetime | None) -> datetime | None:
+        if moment is not None and moment <= datetime.now(UTC):
+            raise ValueError("this time is over")
+        return moment
+
+    @model_validator(mode="after")
+    def _leaves_before_it_expires(self) -> "_Send":
+        if self.send_at is not None and self.expires_at is not None and self.send_at >= self.expires_at:
+            raise ValueError("a message can't expire before it leaves")
+        return self
 
     @model_validator(mode="after")
     def _says_something(self) -> "_Send":
         if not self.body.strip() and not self.attachments:
             raise ValueError("a message needs a body or an attachment")
         return self
+
+    def _fingerprint(self) -> str:
+        """The same for requests that mean the same, however their JSON is written."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 class SmsSend(_Send):
@@ -186,7 +236,7 @@ class SmsSend(_Send):
     type: Literal["sms", "mms"]
     body: Words = Field(max_length=1600)
 
-    def new_message(self) -> NewMessage:
+    def new_message(self, idempotency_key: str | None = None) -> NewMessage:
         return NewMessage(
             direction=Direction.OUTBOUND,
             channel=Channel.SMS,
@@ -196,6 +246,10 @@ class SmsSend(_Send):
             body=self.body,
             attachments=self.attachments,
             sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
         )
 
 
@@ -220,7 +274,7 @@ class EmailSend(_Send):
     to: EmailAddress
     subject: Subject | None = None
 
-    def new_message(self) -> NewMessage:
+    def new_message(self, idempotency_key: str | None = None) -> NewMessage:
         return NewMessage(
             direction=Direction.OUTBOUND,
             channel=Channel.EMAIL,
@@ -231,13 +285,17 @@ class EmailSend(_Send):
             body=self.body,
             attachments=self.attachments,
             sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
         )
 
 
 class _Inbound(BaseModel):
     attachments: _References = []
-    body: _WordsOrNull = ""
-    timestamp: Timestamp | None = Field(None, description="When it was sent; now, if left out.")
+    body: _ReceivedWords = ""
+    timestamp: _ReceivedTimestamp | None = Field(None, description="When it was sent; now, if left out.")
 
 
 class SmsInbound(_Inbound):
@@ -372,6 +430,7 @@ class MessageView(_View):
 class AttemptView(_View):
     number: int
     provider_type: str
+    routed_because: str | None = Field(description="Why this provider, where it was not the first of its route.")
     outcome: AttemptOutcome | None = Field(description="None while it is under way.")
     detail: str | None
     provider_message_id: str | None
@@ -380,7 +439,28 @@ class AttemptView(_View):
 
 
 class MessageDetail(MessageView):
+    attempt_count: int
+    due_at: datetime | None = Field(description="When a worker looks at it next.")
+    expires_at: datetime | None
     attempts: list[AttemptView]
+
+
+class StepView(_View):
+    """One step of a message, as a sentence."""
+
+    at: datetime
+    kind: str = Field(examples=["outcome"])
+    sentence: str = Field(examples=["sms accepted it as sms-1."])
+    provider_type: str | None
+    attempt: int | None
+    seconds: float | None = Field(description="How long the attempt took.")
+
+
+class ProviderView(_View):
+    name: str
+    channels: list[str] = Field(description="The channels whose route names it.")
+    trouble: str | None = Field(description="Why nothing is handed to it at the moment.", examples=["is paused"])
+    reason: str | None = Field(description="What it said when it was paused.")
 
 
 class FieldProblem(BaseModel):

@@ -4,32 +4,62 @@ Runs in the background of the web process, or by itself as `python -m app worker
 """
 
 import asyncio
-import random
-from dataclasses import replace
-from functools import partial
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
 from typing import Self
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.database import is_unavailable
-from app.domain import AttemptOutcome, MessageStatus
-from app.errors import DatabaseUnavailable
-from app.providers.base import (
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    TemporaryFailure,
-    UnknownOutcome,
-    call,
-)
+from app.domain import AttemptOutcome, Channel, MessageStatus
+from app.errors import DatabaseUnavailable, Overloaded
+from app.models import Tenant
+from app.providers.base import CredentialsRefused, ProviderFailure, ProviderResult, TemporaryFailure, call
 from app.providers.registry import provider_registry
+from app.segments import segment_count
 from app.services.batching import GroupCommit
-from app.services.delivery import Claim, Outcome, claim_due, record_outcomes, tenants_with_due_work
+from app.services.delivery import (
+    TAKEN_OVER,
+    Claim,
+    DueWork,
+    Outcome,
+    claim_due,
+    due_work,
+    expire_overdue,
+    forget_idempotency_keys,
+    record_outcomes,
+    renew_leases,
+    take_over,
+)
+from app.services.policy import ACCEPTED, Verdict, after_failure, can_be_asked, in_doubt
+from app.services.provider_states import (
+    WELL,
+    Health,
+    Tally,
+    draw_from_rate,
+    health_of_providers,
+    record_tallies,
+    take_probe,
+)
+from app.services.receipts import sweep_parked
 
 log = structlog.get_logger(__name__)
+
+_CLEAN_SECONDS = 30.0
+_LOOK_SECONDS = 1.0  # how often leases, expiries and parked receipts are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is written about one attempt: its outcome, and what it says about the provider."""
+
+    outcome: Outcome
+    error: Exception | None
 
 
 class DeliveryWorker:
@@ -40,13 +70,15 @@ class DeliveryWorker:
         self._settings = settings
         self._bell = asyncio.Event()
         self._closing = False
-        self._in_hand: set[asyncio.Task[None]] = set()
-        self._loop_task: asyncio.Task[None] | None = None
-        self._recorder: GroupCommit[Outcome, bool] = GroupCommit(
+        self._in_hand: dict[asyncio.Task[None], Claim] = {}
+        self._calls: Counter[str] = Counter()
+        self._looked_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._recorder: GroupCommit[_Record, bool] = GroupCommit(
             engine,
-            _record,
+            self._record,
             batch_size=settings.accept_batch_size,
-            queue_limit=settings.accept_queue_limit,
+            queue_limit=max(settings.accept_queue_limit, settings.worker_concurrency),
             deadline_seconds=settings.database_statement_timeout_seconds,
             name="outcomes",
         )
@@ -57,135 +89,265 @@ class DeliveryWorker:
 
     async def __aenter__(self) -> Self:
         await self._recorder.__aenter__()
-        self._loop_task = asyncio.create_task(self._run(), name="delivery-worker")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="delivery-worker"),
+            asyncio.create_task(self._renew(), name="lease-renewal"),
+            asyncio.create_task(self._forget(), name="key-cleaning"),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
         self._bell.set()
-        assert self._loop_task is not None
-        await self._loop_task
+        claiming, *others = self._tasks
+        await claiming
         if self._in_hand:
-            _done, late = await asyncio.wait(self._in_hand, timeout=self._settings.shutdown_grace_seconds)
-            for task in late:  # their leases run out, and another worker takes them over
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(self._in_hand, timeout=self._settings.shutdown_grace_seconds)
+        late = list(self._in_hand)
+        for task in late:
+            task.cancel()  # the call is given up, and its attempt recorded as in doubt
+        await asyncio.gather(*late, return_exceptions=True)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         await self._recorder.__aexit__()
 
     async def _run(self) -> None:
         while not self._closing:
             self._bell.clear()
+            claimed, wait = 0, self._settings.worker_poll_seconds
             try:
-                claimed = await self._claim()
+                claimed, wait = await self._claim_what_is_due()
             except Exception as error:
-                if not is_unavailable(error):
-                    log.exception("claim_failed")
-                else:
+                if is_unavailable(error):
                     log.warning("database_unavailable", batch="claims", error=type(error).__name__)
-                claimed = 0
+                else:
+                    log.exception("claim_failed")
             if not claimed:
-                await self._wait_for_work()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._bell.wait()
 
-    async def _wait_for_work(self) -> None:
-        try:
-            async with asyncio.timeout(self._settings.worker_poll_seconds):
-                await self._bell.wait()
-        except TimeoutError:
-            pass
-
-    async def _claim(self) -> int:
-        """Take as much as there are hands for, fairly over the tenants; every message gets a task of its own."""
-        free = self._settings.worker_concurrency - len(self._in_hand)
-        if free <= 0:
-            return 0
+    async def _claim_what_is_due(self) -> tuple[int, float]:
+        """Claim as much as there are hands for; returns how much, and the seconds until it is worth looking again."""
+        channels = {*self._settings.routes, *provider_registry}
         async with self._engine.begin() as connection:
-            tenants = await tenants_with_due_work(connection)
+            work = await due_work(connection, channels)
+            health = await health_of_providers(connection)
+        poll = self._settings.worker_poll_seconds
+        due = [item for item in work if item.wait_seconds <= 0]
+        later = min((item.wait_seconds for item in work if item.wait_seconds > 0), default=poll)
+        loop_time = asyncio.get_running_loop().time()
+        if loop_time - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = loop_time
+            await self._look_after(due)
         claimed = 0
-        for tenant_id in tenants:
+        for item in due:
+            claimed += await self._claim(item, health, share=len(due))
+        return claimed, min(later, poll)
+
+    async def _look_after(self, due: list[DueWork]) -> None:
+        """What nobody has claimed: the messages of the dead, what has expired, receipts that missed their attempt."""
+        for item in due:
             async with self._engine.begin() as connection:
-                claims = await claim_due(
-                    connection,
-                    tenant_id,
-                    limit=max(1, min(self._settings.worker_batch_size, free // len(tenants))),
-                    lease_seconds=self._settings.lease_seconds,
-                    provider_for=self._settings.provider_for,
-                )
-            claimed += len(claims)
-            for claim in claims:
-                task = asyncio.create_task(self._deliver(claim))
-                self._in_hand.add(task)
-                task.add_done_callback(self._laid_down)
-        return claimed
+                taken = await take_over(connection, item.tenant_id, item.channel, self._judge_abandoned)
+                expired = await expire_overdue(connection, item.tenant_id, item.channel)
+            if taken or expired:
+                log.warning("messages_looked_after", taken_over=taken, expired=expired, channel=item.channel)
+        async with self._engine.begin() as connection:
+            await sweep_parked(connection)
+
+    def _judge_abandoned(self, provider_type: str, attempt: int, limit: int | None, deaths: int) -> Verdict:
+        return in_doubt(
+            TAKEN_OVER,
+            attempt=attempt,
+            limit=limit or self._settings.max_attempts,
+            provider=provider_registry.get(provider_type),
+            policy=self._settings.in_doubt_after_crash,
+            settings=self._settings,
+            deaths=deaths,
+        )
+
+    async def _claim(self, item: DueWork, health: dict[str, Health], *, share: int) -> int:
+        """Claim for the first provider of the route that is well; every message gets a task of its own."""
+        route = self._settings.route(item.channel)
+        name = next((name for name in route if health.get(name, WELL).trouble is None), None)
+        if name is None or health.get(name, WELL).is_at_its_rate:
+            return 0
+        limit = self._hands_for(name, share)
+        if limit <= 0:
+            return 0
+        passed_over = [f"{other} {health[other].trouble}" for other in route[: route.index(name)]]
+        async with self._engine.begin() as connection:
+            if health.get(name, WELL).probing:
+                if not await take_probe(connection, name, self._settings):
+                    return 0
+                limit = 1
+            claims = await claim_due(
+                connection,
+                item.tenant_id,
+                item.channel,
+                limit=limit,
+                lease_seconds=self._settings.lease_seconds,
+                provider_type=name,
+                routed_because="; ".join(passed_over) or None,
+            )
+            rate = self._settings.provider_rates.get(name)
+            if rate and claims:
+                await draw_from_rate(connection, name, sum(_units(claim) for claim in claims), rate)
+        for claim in claims:
+            self._calls[claim.provider_type] += 1
+            task = asyncio.create_task(self._deliver(claim))
+            self._in_hand[task] = claim
+            task.add_done_callback(self._laid_down)
+        return len(claims)
+
+    def _hands_for(self, provider_type: str, share: int) -> int:
+        """How many more messages may be taken for a provider: a slow one uses up its own hands, not everybody's."""
+        settings = self._settings
+        free = settings.worker_concurrency - len(self._in_hand)
+        free_here = settings.provider_concurrency - self._calls[provider_type]
+        limit = min(settings.worker_batch_size, max(free // share, 1) if free > 0 else 0, free_here)
+        rate = settings.provider_rates.get(provider_type)
+        return min(limit, max(int(rate), 1)) if rate else limit
 
     def _laid_down(self, task: asyncio.Task[None]) -> None:
-        self._in_hand.discard(task)
+        del self._in_hand[task]
         self._bell.set()
         if not task.cancelled() and (error := task.exception()):
             log.error("delivery_not_recorded", error=type(error).__name__, exc_info=error)
 
     async def _deliver(self, claim: Claim) -> None:
-        outcome = await self._hand_over(claim)
-        while True:
-            try:
-                counted = await self._recorder.submit(outcome)
-                break
-            except DatabaseUnavailable:  # what the provider said must not be forgotten
-                await asyncio.sleep(self._settings.worker_poll_seconds)
-        log.info(
-            "message_" + outcome.status if counted else "outcome_came_late",
-            message_id=claim.payload.message_id,
-            provider=claim.provider_type,
-            attempt=claim.number,
-            outcome=outcome.outcome,
-        )
+        try:
+            record = await self._hand_over(claim)
+        finally:
+            self._calls[claim.provider_type] -= 1
+        await self._write_down(record)
 
-    async def _hand_over(self, claim: Claim) -> Outcome:
-        settle = partial(Outcome, claim)
+    async def _hand_over(self, claim: Claim) -> _Record:
+        """Call the provider, and say what came of it; never raises."""
+        provider = provider_registry.get(claim.provider_type)
+        limit = claim.limit or self._settings.max_attempts
         try:
             result = await self._call(claim)
-        except PermanentFailure as error:
-            return settle(AttemptOutcome.PERMANENT, MessageStatus.FAILED, str(error))
-        except UnknownOutcome as error:
-            return settle(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, str(error))
-        except TimeoutError:
-            detail = f"No answer within {self._settings.provider_timeout_seconds:g} seconds."
-            return settle(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, detail)
+        except asyncio.CancelledError:
+            verdict = in_doubt(
+                "The service was stopped before the provider answered.",
+                attempt=claim.number,
+                limit=limit,
+                provider=provider,
+                policy=self._settings.in_doubt_after_crash,
+                settings=self._settings,
+            )
+            return _Record(_outcome(claim, verdict), None)
         except Exception as error:
-            if not isinstance(error, ProviderFailure):
-                log.exception("provider_raised", provider=claim.provider_type, message_id=claim.payload.message_id)
-            detail = str(error) if isinstance(error, ProviderFailure) else f"{type(error).__name__} in the provider."
-            if claim.number >= self._settings.max_attempts:
-                reason = f"Given up after {claim.number} attempts. The last: {detail}"
-                return settle(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
-            delay = self._delay(claim.number, error)
-            return settle(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay)
-        return settle(AttemptOutcome.ACCEPTED, MessageStatus.SENT, provider_message_id=result.provider_message_id)
+            if not isinstance(error, ProviderFailure | TimeoutError):
+                log.exception("provider_raised", provider=claim.provider_type, message_id=claim.message_id)
+            verdict = after_failure(
+                error, attempt=claim.number, limit=limit, provider=provider, settings=self._settings
+            )
+            return _Record(_outcome(claim, verdict), error)
+        return _Record(_outcome(claim, ACCEPTED, result.provider_message_id), None)
 
     async def _call(self, claim: Claim) -> ProviderResult:
         provider = provider_registry.get(claim.provider_type)
         if provider is None:
             raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
         async with asyncio.timeout(self._settings.provider_timeout_seconds):
+            if claim.in_doubt and can_be_asked(provider):
+                earlier = await provider.look_up(claim.payload)
+                if earlier is not None:
+                    return earlier
             return await call(provider, claim.payload)
 
-    def _delay(self, attempt: int, error: Exception) -> float:
-        """Seconds until the next try: what the provider asked for, else exponential with full jitter."""
-        longest = self._settings.retry_max_seconds
-        if isinstance(error, TemporaryFailure) and error.retry_after is not None:
-            return min(max(error.retry_after, 0), longest)
-        jitter = random.uniform(0.5, 1)  # noqa: S311 - it spreads load, it keeps no secret
-        delay: float = jitter * min(self._settings.retry_base_seconds * 2.0 ** min(attempt - 1, 64), longest)
-        return delay
+    async def _write_down(self, record: _Record) -> None:
+        """Record an outcome, however long that takes: what a provider has said must not be forgotten."""
+        outcome = record.outcome
+        while True:
+            try:
+                counted = await self._recorder.submit(record)
+                break
+            except DatabaseUnavailable:
+                await asyncio.sleep(self._settings.worker_poll_seconds)
+            except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
+                log.warning("outcome_not_recorded", message_id=outcome.message_id, attempt=outcome.number)
+                return
+        tell = log.debug if outcome.verdict is ACCEPTED else log.info
+        tell(
+            "message_" + outcome.verdict.status if counted else "outcome_came_late",
+            message_id=outcome.message_id,
+            provider=outcome.provider_type,
+            attempt=outcome.number,
+            outcome=outcome.verdict.outcome,
+        )
+
+    async def _record(self, connection: AsyncConnection, records: list[_Record]) -> list[bool]:
+        """Record a batch, and what it says about the providers."""
+        counted = await _record_outcomes(connection, [record.outcome for record in records])
+        tallies: dict[str, Tally] = {}
+        for record in records:
+            _count(tallies.setdefault(record.outcome.provider_type, Tally()), record, self._settings)
+        for name, tally in tallies.items():
+            if tally.refused is not None:
+                log.error("provider_paused", provider=name, reason=tally.refused, resume=f"providers resume {name}")
+        await record_tallies(connection, tallies, self._settings)
+        return counted
+
+    async def _renew(self) -> None:
+        """Renew the leases of what is in hand, often enough that one failure to do so does no harm."""
+        while True:
+            await asyncio.sleep(self._settings.lease_seconds / 3)
+            try:
+                async with self._engine.begin() as connection:
+                    await renew_leases(connection, list(self._in_hand.values()), self._settings.lease_seconds)
+            except Exception as error:
+                log.warning("leases_not_renewed", error=type(error).__name__)
+
+    async def _forget(self) -> None:
+        """Free idempotency keys whose time is over, a few at a time."""
+        while True:
+            await asyncio.sleep(_CLEAN_SECONDS)
+            try:
+                async with self._engine.begin() as connection:
+                    for tenant_id in (await connection.execute(select(Tenant.id))).scalars().all():
+                        await forget_idempotency_keys(connection, tenant_id, self._settings.idempotency_hours * 3600)
+            except Exception as error:
+                log.warning("keys_not_cleaned", error=type(error).__name__)
 
 
-async def _record(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:
-    """Record a batch; an id that the provider has given out twice is kept with the attempt alone."""
+def _units(claim: Claim) -> int:
+    """What a message counts for against a rate: a text its segments, anything else one."""
+    return segment_count(claim.payload.body) if claim.payload.channel == Channel.SMS else 1
+
+
+def _outcome(claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> Outcome:
+    return Outcome(claim.tenant_id, claim.message_id, claim.number, claim.provider_type, verdict, provider_message_id)
+
+
+def _count(tally: Tally, record: _Record, settings: Settings) -> None:
+    """A provider that refuses one message is well; one that can't be reached or does not answer is not."""
+    error = record.error
+    if isinstance(error, CredentialsRefused):
+        tally.refused = str(error)
+    elif isinstance(error, TemporaryFailure) and error.throttled:
+        wanted = record.outcome.verdict.retry_in or 0
+        tally.throttled_for = max(tally.throttled_for, min(wanted, settings.retry_after_max_seconds))
+    elif record.outcome.verdict.outcome in {AttemptOutcome.TEMPORARY, AttemptOutcome.UNKNOWN}:
+        tally.failures += 1
+    else:
+        tally.successes += 1
+
+
+async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:
+    """Record a batch; an id that the provider has given to two messages stays with the first."""
     try:
         async with connection.begin_nested():
             return await record_outcomes(connection, outcomes)
     except IntegrityError:
         if len(outcomes) > 1:
             raise  # the group commit tries them one by one
+        [outcome] = outcomes
         detail = "The provider answered with an id that it had given to another message."
-        nameless = replace(outcomes[0], provider_message_id=None, detail=detail)
+        verdict = Verdict(outcome.verdict.outcome, MessageStatus.SENT, detail)
+        nameless = Outcome(outcome.tenant_id, outcome.message_id, outcome.number, outcome.provider_type, verdict)
         return await record_outcomes(connection, [nameless])

@@ -125,8 +125,8 @@ def make_settings(**values: object) -> Settings:
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Callable[[Settings], Awaitable[httpx.AsyncClient]]]:
-    """Opens applications in this process and gives a client for each."""
+async def serve(database_url: str) -> AsyncIterator[Callable[[Settings], Awaitable[httpx.AsyncClient]]]:
+    """Opens applications in this process and gives a client for each; they end before the database is emptied."""
     async with AsyncExitStack() as stack:
 
         async def open_client(settings: Settings) -> httpx.AsyncClient:

@@ -17,7 +17,7 @@ def test_the_example_names_every_setting_with_its_default(tmp_path: Path) -> Non
     example = ROOT / ".env.example"
     named = re.findall(r"^([A-Z_]+)=", example.read_text(), re.MULTILINE)
     assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
-    assert Settings(_env_file=example) == Settings(_env_file=None)  # type: ignore[call-arg]
+    assert Settings(_env_file=example) == Settings(_env_file=None)
 
 
 def test_the_readme_names_every_setting() -> None:
@@ -36,6 +36,8 @@ def test_the_readme_names_every_setting() -> None:
         ("routes", "sms"),
         ("routes", "sms:twilio,,"),
         ("lease_seconds", 0),
+        ("provider_rates", "twilio"),
+        ("provider_rates", "twilio:0"),
     ],
 )
 def test_a_wrong_value_is_refused(name: str, value: object) -> None:
@@ -53,7 +55,18 @@ def test_a_refused_database_url_is_not_repeated() -> None:
 def test_a_route_names_the_provider_of_a_channel() -> None:
     settings = make_settings(routes="sms:twilio,telnyx email:sendgrid")
     assert settings.routes == {"sms": ["twilio", "telnyx"], "email": ["sendgrid"]}
-    assert [settings.provider_for(channel) for channel in ("sms", "email", "fax")] == ["twilio", "sendgrid", "fax"]
+    assert [settings.route(channel) for channel in ("sms", "email", "fax")] == [
+        ["twilio", "telnyx"],
+        ["sendgrid"],
+        ["fax"],
+    ]
+    assert settings.channels_of("telnyx") == ["sms"]
+    assert settings.channels_of("email") == []
+    assert settings.channels_of("fax") == ["fax"]
+
+
+def test_a_rate_is_given_per_provider() -> None:
+    assert make_settings(provider_rates="twilio:10 sendgrid:0.5").provider_rates == {"twilio": 10, "sendgrid": 0.5}
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])

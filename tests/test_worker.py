@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.database import create_serving_engine
@@ -20,8 +21,8 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
-from app.services.delivery import TAKEN_OVER, Claim, Outcome, claim_due, record_outcomes
-from tests.conftest import execute
+from app.services.delivery import TAKEN_OVER, Claim, Outcome, claim_due, record_outcomes, take_over
+from app.services.policy import ACCEPTED, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -208,64 +209,107 @@ async def test_a_channel_without_a_provider_keeps_its_messages_and_says_so(serve
     assert (message["status"], message["status_reason"]) == ("queued", "No provider is registered as 'nobody'.")
 
 
-async def test_two_workers_never_claim_the_same_message(serve: Serve, settings: Settings, database_url: str) -> None:
-    client = await serve(settings.model_copy(update={"worker_enabled": False}))
-    await asyncio.gather(*(client.post("/api/messages/sms", json=SMS) for _ in range(200)))
-    engine = create_serving_engine(database_url, settings)
-
-    async def claim() -> list[Claim]:
-        async with engine.begin() as connection:
-            return await claim_due(connection, 1, limit=30, lease_seconds=30, provider_for=lambda channel: channel)
-
-    claims = [claim for batch in await asyncio.gather(*(claim() for _ in range(10))) for claim in batch]
-    ids = [claim.payload.message_id for claim in claims]
-    assert len(ids) == len(set(ids)) == 200
-    await engine.dispose()
+RETRY = Verdict(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, TAKEN_OVER, retry_in=0)
 
 
-async def test_a_dead_worker_s_message_is_taken_over_and_its_late_word_changes_nothing(
-    serve: Serve, settings: Settings, database_url: str
-) -> None:
-    client = await serve(settings.model_copy(update={"worker_enabled": False}))
-    await client.post("/api/messages/sms", json=SMS)
-    engine = create_serving_engine(database_url, settings)
+class Queue:
+    """The delivery queue as two workers use it, each step a transaction of its own."""
 
-    async def claim() -> list[Claim]:
-        async with engine.begin() as connection:
-            return await claim_due(connection, 1, limit=10, lease_seconds=30, provider_for=lambda channel: channel)
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
-    [first] = await claim()
-    assert await claim() == []  # leased
-    execute(database_url, "UPDATE messages SET due_at = now() - interval '1 second'")  # the lease has run out
-    [second] = await claim()
-    assert (first.number, second.number) == (1, 2)
+    async def claim(self, *, lease_seconds: float = 30, limit: int = 10) -> list[Claim]:
+        async with self._engine.begin() as connection:
+            return await claim_due(
+                connection, 1, "sms", limit=limit, lease_seconds=lease_seconds, provider_type="sms"
+            )
 
-    async def record(outcome: Outcome) -> bool:
-        async with engine.begin() as connection:
+    async def take_over(self, verdict: Verdict = RETRY) -> int:
+        async with self._engine.begin() as connection:
+            return await take_over(connection, 1, "sms", lambda *_: verdict)
+
+    async def record(self, claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> bool:
+        outcome = Outcome(1, claim.message_id, claim.number, "sms", verdict, provider_message_id)
+        async with self._engine.begin() as connection:
             [counted] = await record_outcomes(connection, [outcome])
             return counted
 
-    late = Outcome(first, AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")
-    taken = Outcome(second, AttemptOutcome.ACCEPTED, MessageStatus.SENT, provider_message_id="vendor-1")
-    assert await record(late) is False
-    assert await record(taken) is True
-    assert await record(late) is False
-    message = (await client.get("/api/messages/1")).json()
-    assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-1")
-    assert [attempt["number"] for attempt in message["attempts"]] == [1, 2]
+
+@pytest.fixture
+async def queue(settings: Settings, database_url: str) -> AsyncIterator[Queue]:
+    engine = create_serving_engine(database_url, settings)
+    yield Queue(engine)
     await engine.dispose()
 
 
-async def test_an_attempt_that_was_taken_over_is_in_doubt(
-    serve: Serve, settings: Settings, database_url: str
+@pytest.fixture
+async def idle(serve: Serve, settings: Settings) -> httpx.AsyncClient:
+    """A client of an application that delivers nothing."""
+    return await serve(settings.model_copy(update={"worker_enabled": False}))
+
+
+async def test_two_workers_never_claim_the_same_message(idle: httpx.AsyncClient, queue: Queue) -> None:
+    texts = [SMS | {"to": f"+1804555{number:04}"} for number in range(200)]
+    await asyncio.gather(*(idle.post("/api/messages/sms", json=text) for text in texts))
+    claims = [claim for batch in await asyncio.gather(*(queue.claim(limit=30) for _ in range(10))) for claim in batch]
+    ids = [claim.message_id for claim in claims]
+    assert len(ids) == len(set(ids)) == 200
+
+
+async def test_a_conversation_s_messages_leave_in_the_order_in_which_they_were_accepted(
+    idle: httpx.AsyncClient, queue: Queue
 ) -> None:
-    client = await serve(settings.model_copy(update={"worker_enabled": False}))
-    await client.post("/api/messages/sms", json=SMS)
-    engine = create_serving_engine(database_url, settings)
-    for _ in range(2):
-        async with engine.begin() as connection:
-            await claim_due(connection, 1, limit=10, lease_seconds=0, provider_for=lambda channel: channel)
-    first, second = (await client.get("/api/messages/1")).json()["attempts"]
+    for body in ("first", "second"):
+        await idle.post("/api/messages/sms", json=SMS | {"body": body})
+    [first] = await queue.claim()
+    assert first.payload.body == "first"
+    assert await queue.claim() == []
+    later = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=60)
+    await queue.record(first, later)
+    assert await queue.claim() == []  # the first still has to leave
+    await idle.post("/api/messages/1/cancel")
+    [second] = await queue.claim()
+    assert second.payload.body == "second"
+
+
+async def test_a_dead_worker_s_message_is_taken_over_and_its_late_word_changes_nothing(
+    idle: httpx.AsyncClient, queue: Queue
+) -> None:
+    await idle.post("/api/messages/sms", json=SMS)
+    [first] = await queue.claim(lease_seconds=0)
+    assert await queue.claim() == []  # not before it has been taken over
+    assert await queue.take_over() == 1
+    assert await queue.take_over() == 0
+    [second] = await queue.claim()
+    assert (first.number, second.number) == (1, 2)
+    assert second.in_doubt
+    refused = Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")
+    assert await queue.record(first, refused) is False
+    assert await queue.record(second, ACCEPTED, "vendor-2") is True
+    assert await queue.record(first, refused) is False
+    message = (await idle.get("/api/messages/1")).json()
+    assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-2")
+
+
+async def test_that_it_was_sent_after_all_counts_also_from_a_worker_that_comes_back_late(
+    idle: httpx.AsyncClient, queue: Queue
+) -> None:
+    await idle.post("/api/messages/sms", json=SMS)
+    [first] = await queue.claim(lease_seconds=0)
+    await queue.take_over()
+    assert await queue.record(first, ACCEPTED, "vendor-1") is True
+    assert await queue.claim() == []  # so nobody sends it again
+    message = (await idle.get("/api/messages/1")).json()
+    assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-1")
+
+
+async def test_an_attempt_that_was_taken_over_is_in_doubt(idle: httpx.AsyncClient, queue: Queue) -> None:
+    await idle.post("/api/messages/sms", json=SMS)
+    await queue.claim(lease_seconds=0)
+    await queue.take_over()
+    assert (await idle.get("/api/messages/1")).json()["status"] == "unknown"
+    await queue.claim()
+    first, second = (await idle.get("/api/messages/1")).json()["attempts"]
     assert (first["outcome"], first["detail"]) == ("unknown", TAKEN_OVER)
     assert (second["outcome"], second["finished_at"]) == (None, None)
-    await engine.dispose()
+    assert second["routed_because"] == "it may have it already"

@@ -1,11 +1,25 @@
-"""The providers by name. One entry adds one: `provider_registry["twilio"] = TwilioProvider()`."""
+"""The providers by name. One entry adds one: `provider_registry["twilio"] = TwilioProvider()`.
 
+A file in this package that has a function `configured()` is found by itself: the provider it returns is entered under
+the file's name, and None leaves it out, as where its settings are missing.
+"""
+
+import pkgutil
+from importlib import import_module
+
+import app.providers
 from app.providers.base import BaseProvider
 from app.providers.email import EmailProvider
 from app.providers.sms import SmsProvider
 
-#: A channel is served by the provider of its own name, unless `ROUTES` names another.
+#: A channel is served by the provider of its own name, unless `ROUTES` names others.
 provider_registry: dict[str, BaseProvider] = {
     "sms": SmsProvider(),
     "email": EmailProvider(),
 }
+
+for _file in pkgutil.iter_modules(app.providers.__path__):
+    if _file.name != "registry":
+        _configured = getattr(import_module(f"{app.providers.__name__}.{_file.name}"), "configured", None)
+        if _configured is not None and (_provider := _configured()) is not None:
+            provider_registry[_file.name] = _provider

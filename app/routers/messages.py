@@ -1,26 +1,39 @@
-"""Sending, and what became of what was sent."""
+"""Sending, what became of what was sent, and changing one's mind about it."""
 
+import re
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import JSONResponse
 
-from app.dependencies import Id, MessagesDep, TenantDep, message_service, preferred_wait
+from app.dependencies import Cursor, Id, Limit, MessagesDep, TenantDep, link_pages, message_service, preferred_wait
+from app.domain import MessageStatus
+from app.errors import FieldError, InvalidRequest
 from app.models import Message
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
-from app.schemas import EmailSend, MessageDetail, SendAccepted, SmsSend
+from app.schemas import EmailSend, MessageDetail, MessageView, SendAccepted, SmsSend, StepView, Timestamp
+from app.services.messages import MessageFilter
+from app.services.timeline import Step
 
-_PREFER = {
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def _header(name: str, description: str, example: str) -> dict[str, object]:
+    schema = {"type": "string", "maxLength": 255}
+    return {"name": name, "in": "header", "schema": schema, "description": description, "example": example}
+
+
+_HEADERS = {
     "parameters": [
-        {
-            "name": "Prefer",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string"},
-            "description": "`wait=N` waits up to N seconds for the provider's id (RFC 7240).",
-            "example": "wait=5",
-        }
+        _header("Prefer", "`wait=N` waits up to N seconds for the provider's id (RFC 7240).", "wait=5"),
+        _header(
+            "Idempotency-Key",
+            "The same key with the same body is the same message, and is answered like the first time.",
+            "8e03978e-40d5-43e8-bc93-6894a57f9324",
+        ),
     ]
 }
 _SEND_ERRORS = responses(
@@ -31,16 +44,20 @@ _SEND_ERRORS = responses(
 )
 
 hot = APIRouter(prefix="/api/messages", tags=["messages"], route_class=HotRoute, responses=_SEND_ERRORS)
-router = APIRouter(prefix="/api/messages", tags=["messages"])
+router = APIRouter(
+    prefix="/api/messages",
+    tags=["messages"],
+    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
 
 
-@hot.post("/sms", response_model=SendAccepted, openapi_extra=_PREFER)
+@hot.post("/sms", response_model=SendAccepted, openapi_extra=_HEADERS)
 async def send_sms(message: SmsSend, request: Request) -> SendAccepted | Response:
     """Send a text or a media message. Answered once it is durably stored."""
     return await _send(message, request)
 
 
-@hot.post("/email", response_model=SendAccepted, openapi_extra=_PREFER)
+@hot.post("/email", response_model=SendAccepted, openapi_extra=_HEADERS)
 async def send_email(message: EmailSend, request: Request) -> SendAccepted | Response:
     """Send a mail. Answered once it is durably stored."""
     return await _send(message, request)
@@ -48,21 +65,74 @@ async def send_email(message: EmailSend, request: Request) -> SendAccepted | Res
 
 async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted | Response:
     service = message_service(request)
-    new = message.new_message()
+    new = message.new_message(_idempotency_key(request))
     stored = await service.accept(new)
     answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
-    seconds = preferred_wait(request)
-    if not seconds:
-        return answer
-    answer.provider_message_id = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
-    return JSONResponse(answer.model_dump(), headers={"Preference-Applied": f"wait={seconds}"})
+    headers = {}
+    if stored.duplicate:
+        headers["Idempotent-Replayed"] = "true"
+    if seconds := preferred_wait(request):
+        headers["Preference-Applied"] = f"wait={seconds}"
+        answer.provider_message_id = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
+    return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
 
 
-@router.get(
-    "/{message_id}",
-    response_model=MessageDetail,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-)
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        error = FieldError("header.Idempotency-Key", "1 to 255 visible ASCII characters, such as a UUID")
+        raise InvalidRequest("The Idempotency-Key is not as it should be.", errors=[error])
+    return key
+
+
+@router.get("", response_model=list[MessageView])
+async def list_messages(
+    service: MessagesDep,
+    tenant: TenantDep,
+    request: Request,
+    response: Response,
+    status: MessageStatus | None = None,
+    provider: Annotated[str | None, Query(max_length=63)] = None,
+    conversation_id: Annotated[Id | None, Query()] = None,
+    since: Annotated[Timestamp | None, Query(description="Stored at this time or later.")] = None,
+    until: Annotated[Timestamp | None, Query(description="Stored before this time.")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Sequence[Message]:
+    """Messages, the newest first: those that failed, those that one provider took, those of a day."""
+    wanted = MessageFilter(status, provider, conversation_id, since, until)
+    page = await service.newest(tenant, wanted, limit=limit, cursor=cursor)
+    link_pages(request, response, page)
+    return page.rows
+
+
+@router.get("/{message_id}", response_model=MessageDetail, responses=responses(HTTPStatus.NOT_FOUND))
 async def get_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
     """A message, its status, and every attempt to deliver it."""
     return await service.detail(tenant, message_id)
+
+
+@router.get("/{message_id}/timeline", response_model=list[StepView], responses=responses(HTTPStatus.NOT_FOUND))
+async def get_timeline(message_id: Id, service: MessagesDep, tenant: TenantDep) -> list[Step]:
+    """What happened to a message, step by step, each with its time and a sentence."""
+    return await service.timeline(tenant, message_id)
+
+
+@router.post(
+    "/{message_id}/cancel",
+    response_model=MessageDetail,
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+async def cancel_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
+    """Call a message back while nothing has left."""
+    return await service.cancel(tenant, message_id)
+
+
+@router.post(
+    "/{message_id}/retry",
+    response_model=MessageDetail,
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+async def retry_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
+    """Try a message again that has failed, or whose outcome is unknown; it gets a full count of attempts."""
+    return await service.retry(tenant, message_id)

@@ -66,9 +66,9 @@ def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None =
 
 
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says about errors of a route."""
+    """What OpenAPI says about the errors of a route; `install` puts the schema it refers to into the document."""
     schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status.value: {"model": Problem, "description": status.phrase, "content": schema} for status in statuses}
+    return {status.value: {"description": status.phrase, "content": schema} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
@@ -80,12 +80,26 @@ def install(app: FastAPI) -> None:
     for kind in (SQLAlchemyError, OSError, TimeoutError):
         app.add_exception_handler(kind, _dependency_error)
     app.add_exception_handler(Exception, _bug)
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {}) | {"Problem": schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def service_problem(error: ServiceError) -> Response:
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    return problem(error.status, error.title, error.detail, errors=error.errors, headers=headers)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
-    return problem(error.status, error.title, error.detail, errors=error.errors, headers=headers)
+    return service_problem(error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

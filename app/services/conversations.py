@@ -23,8 +23,7 @@ class ConversationService:
         return await fetch_page(
             self._session,
             select(Conversation).where(Conversation.tenant_id == self._tenant_id),
-            moment=Conversation.last_activity_at,
-            id=Conversation.id,
+            order=(Conversation.last_activity_at, Conversation.id),
             newest_first=True,
             limit=limit,
             cursor=cursor,
@@ -38,8 +37,7 @@ class ConversationService:
         page = await fetch_page(
             self._session,
             select(Message).where(Message.tenant_id == self._tenant_id, Message.conversation_id == conversation_id),
-            moment=Message.sent_at,
-            id=Message.id,
+            order=(Message.sent_at, Message.id),
             newest_first=False,
             limit=limit,
             cursor=cursor,

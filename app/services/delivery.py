@@ -5,28 +5,41 @@ after it: a crash in between leaves an attempt in doubt, never one that looks as
 and leases go by the database's clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Float,
     Integer,
-    Interval,
     Text,
+    and_,
     bindparam,
+    case,
+    column,
+    extract,
     func,
+    literal,
+    null,
+    or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
-from app.domain import AttemptOutcome, MessageStatus
-from app.models import DeliveryAttempt, Message, Tenant
+from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
+from app.models import DeliveryAttempt, Message, MessageEvent, Tenant
 from app.providers.base import OutboundMessage
-from app.services.statements import TENANT, given, rows
+from app.services.policy import Verdict
+from app.services.ranks import rank_of
+from app.services.receipts import attach_parked
+from app.services.references import reference_of
+from app.services.statements import SECOND, TENANT, given, rows
 
 TAKEN_OVER = "The worker that had it went away before it could say what came of this attempt."
 
@@ -37,50 +50,116 @@ class Claim:
 
     tenant_id: int
     number: int
+    limit: int | None  #: the number of its last attempt, where that is not what the settings say
     provider_type: str
+    in_doubt: bool  #: an earlier attempt may have gone out
     payload: OutboundMessage
+
+    @property
+    def message_id(self) -> int:
+        return self.payload.message_id
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a claim. `retry_in` (seconds) puts the message back into the queue."""
+    """What came of an attempt, and where its message goes."""
 
-    claim: Claim
-    outcome: AttemptOutcome
-    status: MessageStatus
-    detail: str | None = None
+    tenant_id: int
+    message_id: int
+    number: int
+    provider_type: str
+    verdict: Verdict
     provider_message_id: str | None = None
-    retry_in: float | None = None
 
 
-_DUE = select(Message.id).where(Message.tenant_id == Tenant.id, Message.due_at <= func.now()).exists()
-TENANTS_WITH_DUE_WORK = select(Tenant.id).where(_DUE).order_by(func.random())
+@dataclass(frozen=True, slots=True)
+class DueWork:
+    """What a tenant has waiting on a channel; `wait_seconds` is zero or less when it is due."""
+
+    tenant_id: int
+    channel: str
+    wait_seconds: float
 
 
-async def tenants_with_due_work(connection: AsyncConnection) -> Sequence[int]:
-    """Tenants that have something due, in no order, so that none is always last."""
-    return (await connection.execute(TENANTS_WITH_DUE_WORK)).scalars().all()
+_channels = (
+    func.unnest(bindparam("channels", type_=ARRAY(Text())))
+    .table_valued(column("channel", Text()), name="channels")
+    .render_derived()
+)
+_next = (
+    select(Message.due_at)
+    .where(Message.tenant_id == Tenant.id, Message.channel == _channels.c.channel, Message.due_at.is_not(None))
+    .order_by(Message.due_at)
+    .limit(1)
+    .lateral("next")
+)
+_DUE_WORK = (
+    select(Tenant.id, _channels.c.channel, extract("epoch", _next.c.due_at - func.now()))
+    .select_from(Tenant)
+    .join(_channels, true())
+    .join(_next, true())
+    .order_by(func.random())
+)
 
 
+async def due_work(connection: AsyncConnection, channels: Iterable[str]) -> list[DueWork]:
+    """Who has something waiting, in no order, so that nobody is always last."""
+    found = await connection.execute(_DUE_WORK, {"channels": list(channels)})
+    return [DueWork(tenant_id, channel, float(seconds)) for tenant_id, channel, seconds in found]
+
+
+_CHANNEL = bindparam("on_channel", type_=Text())
+_earlier = aliased(Message)
+_WAITING = [MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value, MessageStatus.UNKNOWN.value]
+_in_doubt_with = (
+    select(DeliveryAttempt.provider_type)
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == Message.id,
+        DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value,
+    )
+    .order_by(DeliveryAttempt.number.desc())
+    .limit(1)
+    .scalar_subquery()
+)
 _picked = (
-    select(Message.id, Message.status)
-    .where(Message.tenant_id == TENANT, Message.due_at <= func.now())
+    select(Message.id, case((Message.attempt_count > 0, _in_doubt_with), else_=null()).label("in_doubt_with"))
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == _CHANNEL,
+        Message.due_at <= func.now(),
+        Message.status.in_(_WAITING),
+        or_(
+            Message.expires_at.is_(None),
+            Message.expires_at > func.now(),
+            Message.status == MessageStatus.UNKNOWN.value,  # it may have left in time: its outcome still matters
+        ),
+        # In a conversation messages leave in the order in which they were accepted.
+        ~select(literal(1))
+        .where(
+            _earlier.tenant_id == TENANT,
+            _earlier.conversation_id == Message.conversation_id,
+            _earlier.channel == Message.channel,
+            _earlier.id < Message.id,
+            _earlier.due_at.is_not(None),
+            _earlier.status != MessageStatus.SCHEDULED.value,
+        )
+        .exists(),
+    )
     .order_by(Message.due_at, Message.id)
     .limit(bindparam("limit", type_=Integer()))
-    .with_for_update(skip_locked=True, key_share=True)
+    .with_for_update(of=Message, skip_locked=True, key_share=True)
     .cte("picked")
 )
+_lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
 _CLAIM = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _picked.c.id)
-    .values(
-        status=MessageStatus.SENDING.value,
-        attempt_count=Message.attempt_count + 1,
-        due_at=func.now() + bindparam("lease", type_=Interval()),
-    )
+    .values(status=MessageStatus.SENDING.value, attempt_count=Message.attempt_count + 1, due_at=_lease_end)
     .returning(
         Message.id,
         Message.attempt_count,
+        Message.attempt_limit,
         Message.channel,
         Message.type,
         Message.from_address,
@@ -88,52 +167,51 @@ _CLAIM = (
         Message.subject,
         Message.body,
         Message.attachments,
-        _picked.c.status.label("status_before"),
+        Message.created_at,
+        _picked.c.in_doubt_with,
     )
 )
-_lost = rows(message_id=BigInteger())
-_CLOSE_TAKEN_OVER = (
-    update(DeliveryAttempt)
-    .where(
-        DeliveryAttempt.tenant_id == TENANT,
-        DeliveryAttempt.message_id == _lost.c.message_id,
-        DeliveryAttempt.outcome.is_(None),
-    )
-    .values(outcome=AttemptOutcome.UNKNOWN.value, detail=TAKEN_OVER, finished_at=func.now())
-)
-_opened = rows(message_id=BigInteger(), number=Integer(), provider_type=Text())
+_opened = rows(message_id=BigInteger(), number=Integer(), provider_type=Text(), routed_because=Text())
 _OPEN_ATTEMPTS = insert(DeliveryAttempt).from_select(
-    ["tenant_id", "message_id", "number", "provider_type", "started_at"],
-    select(TENANT, _opened.c.message_id, _opened.c.number, _opened.c.provider_type, func.now()),
+    ["tenant_id", "message_id", "number", "provider_type", "routed_because", "started_at"],
+    select(
+        TENANT,
+        _opened.c.message_id,
+        _opened.c.number,
+        _opened.c.provider_type,
+        _opened.c.routed_because,
+        func.clock_timestamp(),
+    ),
 )
 
 
 async def claim_due(
     connection: AsyncConnection,
     tenant_id: int,
+    channel: str,
     *,
     limit: int,
     lease_seconds: float,
-    provider_for: Callable[[str], str],
+    provider_type: str,
+    routed_because: str | None = None,
 ) -> list[Claim]:
-    """Take up to `limit` of a tenant's due messages, oldest first, and open an attempt for each.
+    """Take up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
-    Commit before calling any provider. No message is given to two workers at once; one whose worker's lease has
-    run out is taken over, and its open attempt is closed as unknown. `provider_for` names a channel's provider.
+    Commit before calling the provider. No message is given to two workers at once, and none before an earlier one
+    of its conversation has left. One that is in doubt with another provider stays with that provider.
     """
-    parameters = {"tenant": tenant_id, "limit": limit, "lease": timedelta(seconds=lease_seconds)}
+    parameters = {"tenant": tenant_id, "on_channel": channel, "limit": limit, "lease": lease_seconds}
     taken = (await connection.execute(_CLAIM, parameters)).all()
     if not taken:
         return []
-    if lost := [row.id for row in taken if row.status_before == MessageStatus.SENDING]:
-        lost_ids = given(tenant_id, ("message_id",), [(id,) for id in lost])
-        await connection.execute(_CLOSE_TAKEN_OVER, lost_ids)
     claims = [
         Claim(
-            tenant_id,
-            row.attempt_count,
-            provider_for(row.channel),
-            OutboundMessage(
+            tenant_id=tenant_id,
+            number=row.attempt_count,
+            limit=row.attempt_limit,
+            provider_type=row.in_doubt_with or provider_type,
+            in_doubt=row.in_doubt_with is not None,
+            payload=OutboundMessage(
                 message_id=row.id,
                 channel=row.channel,
                 type=row.type,
@@ -142,25 +220,171 @@ async def claim_due(
                 subject=row.subject,
                 body=row.body,
                 attachments=row.attachments,
-                idempotency_key=f"{tenant_id}-{row.id}",
+                idempotency_key=reference_of(tenant_id, row.id, row.created_at),
             ),
         )
         for row in sorted(taken, key=lambda row: row.id)
     ]
-    attempts = [(claim.payload.message_id, claim.number, claim.provider_type) for claim in claims]
-    opened = given(tenant_id, ("message_id", "number", "provider_type"), attempts)
-    await connection.execute(_OPEN_ATTEMPTS, opened)
+    attempts = [
+        (
+            claim.message_id,
+            claim.number,
+            claim.provider_type,
+            "it may have it already" if claim.in_doubt else routed_because,
+        )
+        for claim in claims
+    ]
+    names = ("message_id", "number", "provider_type", "routed_because")
+    await connection.execute(_OPEN_ATTEMPTS, given(tenant_id, names, attempts))
     return claims
 
 
-_closed = rows(
-    message_id=BigInteger(),
-    number=Integer(),
-    outcome=Text(),
-    detail=Text(),
-    provider_message_id=Text(),
+_held = rows(message_id=BigInteger(), number=Integer())
+_RENEW = (
+    update(Message)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.id == _held.c.message_id,
+        Message.attempt_count == _held.c.number,
+        Message.status == MessageStatus.SENDING.value,
+    )
+    .values(due_at=_lease_end)
 )
-_CLOSED_COLUMNS = ("message_id", "number", "outcome", "detail", "provider_message_id")
+
+
+async def renew_leases(connection: AsyncConnection, claims: Iterable[Claim], lease_seconds: float) -> None:
+    """Say that this worker is still at it."""
+    for tenant_id, own in _by_tenant(claims):
+        held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
+        await connection.execute(_RENEW, held | {"lease": lease_seconds})
+
+
+_deaths = (
+    select(func.count())
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == Message.id,
+        DeliveryAttempt.detail == TAKEN_OVER,
+    )
+    .scalar_subquery()
+)
+_ABANDONED = (
+    select(
+        Message.id,
+        Message.attempt_count,
+        Message.attempt_limit,
+        select(DeliveryAttempt.provider_type)
+        .where(
+            DeliveryAttempt.tenant_id == TENANT,
+            DeliveryAttempt.message_id == Message.id,
+            DeliveryAttempt.number == Message.attempt_count,
+        )
+        .scalar_subquery()
+        .label("provider_type"),
+        _deaths.label("deaths"),
+    )
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == _CHANNEL,
+        Message.due_at <= func.now(),
+        Message.status == MessageStatus.SENDING.value,
+    )
+    .order_by(Message.id)
+    .limit(500)
+    .with_for_update(of=Message, skip_locked=True, key_share=True)
+)
+
+
+async def take_over(
+    connection: AsyncConnection,
+    tenant_id: int,
+    channel: str,
+    judge: Callable[[str, int, int | None, int], Verdict],
+) -> int:
+    """Settle what dead workers have left behind: their attempts are closed as in doubt. Returns how many.
+
+    `judge` decides on provider, attempt number, attempt limit, and how many workers died with the message in hand.
+    """
+    abandoned = (await connection.execute(_ABANDONED, {"tenant": tenant_id, "on_channel": channel})).all()
+    outcomes = [
+        Outcome(
+            tenant_id,
+            row.id,
+            row.attempt_count,
+            row.provider_type,
+            judge(row.provider_type, row.attempt_count, row.attempt_limit, row.deaths + 1),
+        )
+        for row in abandoned
+    ]
+    await record_outcomes(connection, outcomes)
+    return len(outcomes)
+
+
+_overdue = (
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == _CHANNEL,
+        Message.due_at <= func.now(),
+        Message.expires_at <= func.now(),
+        Message.status.in_([MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value]),
+    )
+    .order_by(Message.id)
+    .limit(500)
+    .with_for_update(skip_locked=True, key_share=True)
+    .cte("overdue")
+)
+_EXPIRE = (
+    update(Message)
+    .where(Message.tenant_id == TENANT, Message.id == _overdue.c.id)
+    .values(status=MessageStatus.EXPIRED.value, due_at=null())
+    .returning(Message.id)
+)
+_noted = rows(message_id=BigInteger(), kind=Text())
+_NOTE = insert(MessageEvent).from_select(
+    ["tenant_id", "message_id", "kind"], select(TENANT, _noted.c.message_id, _noted.c.kind)
+)
+
+
+async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: str) -> int:
+    """End messages whose `expires_at` came before they left; returns how many."""
+    ids = (await connection.execute(_EXPIRE, {"tenant": tenant_id, "on_channel": channel})).scalars().all()
+    if ids:
+        await note(connection, tenant_id, MessageStatus.EXPIRED, ids)
+    return len(ids)
+
+
+_forgotten = (
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.idempotency_key.is_not(None),
+        Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
+    )
+    .limit(1000)
+    .with_for_update(skip_locked=True, key_share=True)
+    .cte("forgotten")
+)
+_FORGET_KEYS = (
+    update(Message)
+    .where(Message.tenant_id == TENANT, Message.id == _forgotten.c.id)
+    .values(idempotency_key=null(), request_fingerprint=null())
+    .returning(Message.id)
+)
+
+
+async def forget_idempotency_keys(connection: AsyncConnection, tenant_id: int, age_seconds: float) -> int:
+    """Free up to a thousand keys that are older than that; returns how many."""
+    return len((await connection.execute(_FORGET_KEYS, {"tenant": tenant_id, "age": age_seconds})).all())
+
+
+async def note(connection: AsyncConnection, tenant_id: int, kind: str, message_ids: Iterable[int]) -> None:
+    """Write into the history of messages what was done with them besides delivering."""
+    noted = given(tenant_id, ("message_id", "kind"), [(id, str(kind)) for id in message_ids])
+    await connection.execute(_NOTE, noted)
+
+
+_closed = rows(message_id=BigInteger(), number=Integer(), outcome=Text(), detail=Text(), provider_message_id=Text())
 _CLOSE_ATTEMPTS = (
     update(DeliveryAttempt)
     .where(
@@ -172,82 +396,93 @@ _CLOSE_ATTEMPTS = (
         outcome=_closed.c.outcome,
         detail=_closed.c.detail,
         provider_message_id=_closed.c.provider_message_id,
-        finished_at=func.now(),
+        finished_at=func.clock_timestamp(),
     )
 )
 _settled = rows(
     message_id=BigInteger(),
     number=Integer(),
     status=Text(),
-    status_reason=Text(),
+    reason=Text(),
     provider_type=Text(),
     provider_message_id=Text(),
     retry_in=Float(),
 )
-_SETTLED_COLUMNS = (
-    "message_id",
-    "number",
-    "status",
-    "status_reason",
-    "provider_type",
-    "provider_message_id",
-    "retry_in",
+_locked = (
+    select(Message.id, *(each for each in _settled.c if each.name not in {"message_id", "position"}))
+    .join(_settled, and_(Message.tenant_id == TENANT, Message.id == _settled.c.message_id))
+    .order_by(Message.id)
+    .with_for_update(of=Message, key_share=True)
+    .cte("locked")
 )
-_SETTLE_MESSAGES = (
+_SENT = MessageStatus.SENT.value
+#: A failure only counts for the latest attempt. That a provider has the message counts whoever says so, and when.
+_is_latest = and_(Message.attempt_count == _locked.c.number, Message.status == MessageStatus.SENDING.value)
+_raises = rank_of(Message.status) < STATUS_RANK[MessageStatus.SENT]
+_SETTLE = (
     update(Message)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.id == _settled.c.message_id,
-        # Only the latest attempt counts: a worker that comes back after its lease must not overwrite.
-        Message.attempt_count == _settled.c.number,
-        Message.status == MessageStatus.SENDING.value,
-    )
+    .where(Message.tenant_id == TENANT, Message.id == _locked.c.id)
+    .where(or_(_is_latest, and_(_locked.c.status == _SENT, or_(_raises, Message.provider_message_id.is_(None)))))
     .values(
-        status=_settled.c.status,
-        status_reason=_settled.c.status_reason,
-        provider_type=_settled.c.provider_type,
-        provider_message_id=_settled.c.provider_message_id,
-        due_at=func.now() + _settled.c.retry_in * timedelta(seconds=1),
+        status=case((or_(_is_latest, _raises), _locked.c.status), else_=Message.status),
+        status_reason=case((or_(_is_latest, _raises), _locked.c.reason), else_=Message.status_reason),
+        provider_type=case((_locked.c.status == _SENT, _locked.c.provider_type), else_=Message.provider_type),
+        provider_message_id=func.coalesce(Message.provider_message_id, _locked.c.provider_message_id),
+        due_at=case(
+            (
+                and_(_is_latest, _locked.c.retry_in.is_not(None)),
+                # `least` passes over a message without an `expires_at`.
+                func.least(func.now() + _locked.c.retry_in * SECOND, Message.expires_at),
+            ),
+            else_=null(),
+        ),
     )
     .returning(Message.id)
 )
 
 
 async def record_outcomes(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> list[bool]:
-    """Close attempts and settle their messages, in the order given; False where a later attempt has taken over.
+    """Close attempts and settle their messages; False where the word came too late to change anything.
 
-    Raises `IntegrityError` when a provider answers with an id that another of its messages already has.
+    Receipts that came before their message's provider id was known are attached. Raises `IntegrityError` when a
+    provider answers with an id that another of its messages already has.
     """
     settled: set[tuple[int, int]] = set()
-    for tenant_id in sorted({outcome.claim.tenant_id for outcome in outcomes}):
-        own = sorted(
-            (outcome for outcome in outcomes if outcome.claim.tenant_id == tenant_id),
-            key=lambda outcome: outcome.claim.payload.message_id,
-        )
+    for tenant_id, own in _by_tenant(outcomes):
         closed = [
-            (
-                one.claim.payload.message_id,
-                one.claim.number,
-                one.outcome.value,
-                one.detail,
-                one.provider_message_id,
-            )
-            for one in own
+            (each.message_id, each.number, each.verdict.outcome.value, each.verdict.reason, each.provider_message_id)
+            for each in own
         ]
-        await connection.execute(_CLOSE_ATTEMPTS, given(tenant_id, _CLOSED_COLUMNS, closed))
-        settling = given(tenant_id, _SETTLED_COLUMNS, [_settlement(one) for one in own])
-        settled |= {(tenant_id, id) for id in (await connection.execute(_SETTLE_MESSAGES, settling)).scalars()}
-    return [(outcome.claim.tenant_id, outcome.claim.payload.message_id) in settled for outcome in outcomes]
+        names = ("message_id", "number", "outcome", "detail", "provider_message_id")
+        await connection.execute(_CLOSE_ATTEMPTS, given(tenant_id, names, closed))
+        columns = [each.name for each in _settled.c][:-1]
+        parameters = given(tenant_id, columns, [_settlement(each) for each in own])
+        settled |= {(tenant_id, id) for (id,) in await connection.execute(_SETTLE, parameters)}
+        named = [
+            (each.message_id, each.provider_type, each.provider_message_id)
+            for each in own
+            if each.provider_message_id is not None
+        ]
+        if named:
+            await attach_parked(connection, tenant_id, named)
+    return [(each.tenant_id, each.message_id) in settled for each in outcomes]
 
 
-def _settlement(one: Outcome) -> tuple[int, int, str, str | None, str | None, str | None, float | None]:
-    sent = one.status is MessageStatus.SENT
+def _settlement(each: Outcome) -> tuple[Any, ...]:
     return (
-        one.claim.payload.message_id,
-        one.claim.number,
-        one.status.value,
-        None if sent else one.detail,
-        one.claim.provider_type if sent else None,
-        one.provider_message_id,
-        one.retry_in,
+        each.message_id,
+        each.number,
+        each.verdict.status.value,
+        each.verdict.reason,
+        each.provider_type,
+        each.provider_message_id,
+        each.verdict.retry_in,
     )
+
+
+def _by_tenant(items: Iterable[Any]) -> list[tuple[int, list[Any]]]:
+    """One group for each tenant, in the order of message ids, so that all who lock them do it in the same order."""
+    groups: dict[int, list[Any]] = {}
+    for item in sorted(items, key=lambda item: (item.tenant_id, item.message_id)):
+        groups.setdefault(item.tenant_id, []).append(item)
+    return list(groups.items())

@@ -1,39 +1,70 @@
-"""Messages: accepting them, in both directions, and saying what became of them."""
+"""Messages: accepting them in both directions, saying what became of them, calling them back, trying again."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
+from app.config import Settings
 from app.database import is_unavailable
-from app.domain import MessageStatus, NewMessage, StoredMessage
-from app.errors import MessageNotFound
-from app.models import Message
+from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
+from app.errors import IdempotencyConflict, MessageNotFound, NotCancelable, NotRetriable
+from app.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+from app.services.delivery import note
+from app.services.paging import Page, fetch_page
+from app.services.timeline import Step, timeline_of
 from app.services.writer import MessageWriter
 
 _FIRST_LOOK, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 
 
-class MessageService:
-    """Accepts messages through the writer, and reads them with sessions of its own."""
+@dataclass(frozen=True, slots=True)
+class MessageFilter:
+    """Which messages to list; None stands for all. Times are those of storing, from inclusive to exclusive."""
 
-    def __init__(self, writer: MessageWriter, sessions: async_sessionmaker[AsyncSession]) -> None:
+    status: MessageStatus | None = None
+    provider_type: str | None = None
+    conversation_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class MessageService:
+    """Accepts messages through the writer, and works on stored ones with sessions of its own."""
+
+    def __init__(
+        self,
+        writer: MessageWriter,
+        sessions: async_sessionmaker[AsyncSession],
+        settings: Settings,
+        *,
+        on_due: Callable[[], None],
+    ) -> None:
         self._writer = writer
         self._sessions = sessions
+        self._max_attempts = settings.max_attempts
+        self._on_due = on_due
 
     async def accept(self, message: NewMessage) -> StoredMessage:
-        """Store a message durably; see `MessageWriter.write` for what happens to repeats, and for the errors."""
-        return await self._writer.write(message)
+        """Store a message durably; see `MessageWriter.write` for what happens to repeats, and for the errors.
+
+        Raises `IdempotencyConflict` when the key was used for another request.
+        """
+        stored = await self._writer.write(message)
+        if stored.conflict and message.direction is Direction.OUTBOUND:
+            raise IdempotencyConflict("This Idempotency-Key was used for a request with another body.")
+        return stored
 
     async def provider_message_id(self, tenant_id: int, message_id: int, *, wait_seconds: float) -> str | None:
         """The provider's id for a message, waiting for it at most so long; None if it is not known by then.
 
         Never raises because the database is away: the message was accepted, and that is what counts.
         """
-        question = select(Message.status, Message.provider_message_id).where(
-            Message.tenant_id == tenant_id, Message.id == message_id
-        )
+        question = select(Message.status, Message.provider_message_id).where(*_is(tenant_id, message_id))
         pause = _FIRST_LOOK
         try:
             async with asyncio.timeout(wait_seconds):
@@ -42,7 +73,7 @@ class MessageService:
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
                     async with self._sessions() as session:
                         status, provider_message_id = (await session.execute(question)).one()
-                    if status not in {MessageStatus.QUEUED, MessageStatus.SENDING}:
+                    if status not in {MessageStatus.QUEUED, MessageStatus.SENDING} or provider_message_id:
                         return provider_message_id
         except Exception as error:
             if not is_unavailable(error):
@@ -51,13 +82,106 @@ class MessageService:
 
     async def detail(self, tenant_id: int, message_id: int) -> Message:
         """A message with its attempts. Raises `MessageNotFound`."""
-        question = (
-            select(Message)
-            .where(Message.tenant_id == tenant_id, Message.id == message_id)
-            .options(selectinload(Message.attempts))
-        )
         async with self._sessions() as session:
-            message = (await session.execute(question)).scalar_one_or_none()
-        if message is None:
-            raise MessageNotFound("There is no message with this id.")
+            return await _load(session, tenant_id, message_id)
+
+    async def newest(
+        self, tenant_id: int, wanted: MessageFilter, *, limit: int, cursor: str | None = None
+    ) -> Page[Message]:
+        """Messages, the newest first."""
+        conditions: list[ColumnElement[bool]] = [Message.tenant_id == tenant_id]
+        if wanted.status is not None:
+            conditions.append(Message.status == wanted.status.value)
+        if wanted.provider_type is not None:
+            conditions.append(Message.provider_type == wanted.provider_type)
+        if wanted.conversation_id is not None:
+            conditions.append(Message.conversation_id == wanted.conversation_id)
+        if wanted.since is not None:
+            conditions.append(Message.created_at >= wanted.since)
+        if wanted.until is not None:
+            conditions.append(Message.created_at < wanted.until)
+        async with self._sessions() as session:
+            statement = select(Message).where(*conditions)
+            return await fetch_page(
+                session, statement, order=(Message.id,), newest_first=True, limit=limit, cursor=cursor
+            )
+
+    async def timeline(self, tenant_id: int, message_id: int) -> list[Step]:
+        """Every step of a message in order, with its time and a sentence. Raises `MessageNotFound`."""
+        async with self._sessions() as session:
+            message = await _load(session, tenant_id, message_id)
+            said = select(ProviderEvent).where(
+                ProviderEvent.tenant_id == tenant_id, ProviderEvent.message_id == message_id
+            )
+            done = select(MessageEvent).where(
+                MessageEvent.tenant_id == tenant_id, MessageEvent.message_id == message_id
+            )
+            events = (await session.scalars(said.order_by(ProviderEvent.id))).all()
+            deeds = (await session.scalars(done.order_by(MessageEvent.id))).all()
+        return timeline_of(message, message.attempts, events, deeds)
+
+    async def cancel(self, tenant_id: int, message_id: int) -> Message:
+        """Call a message back while nothing has left. Raises `MessageNotFound` and `NotCancelable`."""
+        may_have_left = (
+            select(DeliveryAttempt.number)
+            .where(
+                DeliveryAttempt.tenant_id == tenant_id,
+                DeliveryAttempt.message_id == Message.id,
+                DeliveryAttempt.outcome.in_([AttemptOutcome.UNKNOWN.value, AttemptOutcome.ACCEPTED.value]),
+            )
+            .exists()
+        )
+        canceled = (
+            update(Message)
+            .where(*_is(tenant_id, message_id), ~may_have_left)
+            .where(Message.status.in_([MessageStatus.SCHEDULED.value, MessageStatus.QUEUED.value]))
+            .values(status=MessageStatus.CANCELED.value, due_at=null())
+            .returning(Message.id)
+        )
+        async with self._sessions.begin() as session:
+            if (await session.execute(canceled)).scalar() is None:
+                message = await _load(session, tenant_id, message_id)
+                raise NotCancelable(
+                    f"The message is {message.status}: only one that has not left can be called back."
+                )
+            await note(await session.connection(), tenant_id, MessageStatus.CANCELED, [message_id])
+            return await _load(session, tenant_id, message_id)
+
+    async def retry(self, tenant_id: int, message_id: int) -> Message:
+        """Queue a message again that has failed, or whose outcome is unknown, with a full count of attempts.
+
+        Raises `MessageNotFound` and `NotRetriable`.
+        """
+        queued = (
+            update(Message)
+            .where(*_is(tenant_id, message_id))
+            .where(Message.status.in_([MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value]))
+            .values(
+                status=MessageStatus.QUEUED.value,
+                status_reason=null(),
+                due_at=func.now(),
+                expires_at=null(),
+                attempt_limit=Message.attempt_count + self._max_attempts,
+            )
+            .returning(Message.id)
+        )
+        async with self._sessions.begin() as session:
+            if (await session.execute(queued)).scalar() is None:
+                message = await _load(session, tenant_id, message_id)
+                raise NotRetriable(f"The message is {message.status}: only failed and unknown ones can be retried.")
+            await note(await session.connection(), tenant_id, "retried", [message_id])
+            message = await _load(session, tenant_id, message_id)
+        self._on_due()
         return message
+
+
+def _is(tenant_id: int, message_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return Message.tenant_id == tenant_id, Message.id == message_id
+
+
+async def _load(session: AsyncSession, tenant_id: int, message_id: int) -> Message:
+    question = select(Message).where(*_is(tenant_id, message_id)).options(selectinload(Message.attempts))
+    message = (await session.execute(question)).scalar_one_or_none()
+    if message is None:
+        raise MessageNotFound("There is no message with this id.")
+    return message

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,48 +29,61 @@ class Page(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    moment: datetime
-    id: int
+    key: list[datetime | int]
     backwards: bool
 
     def __str__(self) -> str:
-        key = [self.moment.isoformat(), self.id, int(self.backwards)]
-        return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode().rstrip("=")
+        values = [value.isoformat() if isinstance(value, datetime) else value for value in self.key]
+        content = json.dumps([*values, int(self.backwards)], separators=(",", ":"))
+        return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
     @classmethod
-    def parse(cls, written: str) -> "_Cursor":
+    def parse(cls, written: str, kinds: Sequence[type]) -> "_Cursor":
         try:
             padded = written.encode("ascii") + b"=" * (-len(written) % 4)
-            moment, id, backwards = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            cursor = cls(datetime.fromisoformat(moment), id, bool(backwards))
-            usable = type(id) is int and 0 < id <= _LARGEST_ID and cursor.moment.tzinfo == UTC
+            *values, backwards = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+            key = [
+                _moment(value) if kind is datetime else _id(value) for value, kind in zip(values, kinds, strict=True)
+            ]
+            return cls(key, bool(backwards))
         except (ValueError, TypeError, RecursionError, binascii.Error):
-            usable = False
-        if not usable:
             error = FieldError("query.cursor", "take the cursor from the Link header of an earlier page")
-            raise InvalidRequest("The cursor is not one that this service has given out.", errors=[error])
-        return cursor
+            raise InvalidRequest("The cursor is not one that this service has given out.", errors=[error]) from None
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo != UTC:
+        raise ValueError("not of ours")
+    return moment
+
+
+def _id(value: Any) -> int:
+    if type(value) is not int or not 0 < value <= _LARGEST_ID:
+        raise ValueError("not of ours")
+    return value
 
 
 async def fetch_page(
     session: AsyncSession,
     statement: Select[Row],
     *,
-    moment: InstrumentedAttribute[datetime],
-    id: InstrumentedAttribute[int],
+    order: Sequence[InstrumentedAttribute[Any]],
     newest_first: bool,
     limit: int,
     cursor: str | None,
 ) -> Page[Row]:
-    """One page of `statement`, ordered by (`moment`, `id`). Raises `InvalidRequest` for a made-up cursor."""
-    start = _Cursor.parse(cursor) if cursor is not None else None
+    """One page of `statement`, in the order of columns that tell rows apart together: times, and an id at the end.
+
+    Raises `InvalidRequest` for a made-up cursor.
+    """
+    start = _Cursor.parse(cursor, [each.type.python_type for each in order]) if cursor is not None else None
     backwards = start is not None and start.backwards
     descending = newest_first != backwards
-    key = tuple_(moment, id)
     if start is not None:
-        edge: Any = tuple_(start.moment, start.id)
+        key, edge = tuple_(*order), cast(Any, tuple_(*start.key))
         statement = statement.where(key < edge if descending else key > edge)
-    statement = statement.order_by(*(each.desc() if descending else each.asc() for each in (moment, id)))
+    statement = statement.order_by(*(each.desc() if descending else each.asc() for each in order))
     found: list[Row] = list((await session.scalars(statement.limit(limit + 1))).all())
     more = len(found) > limit
     rows = found[:limit]
@@ -78,12 +91,10 @@ async def fetch_page(
         rows.reverse()
     if not rows:
         return Page([], None, None)
-    last, first = (
-        str(_Cursor(getattr(row, moment.key), getattr(row, id.key), back))
-        for row, back in ((rows[-1], False), (rows[0], True))
-    )
+    last = _Cursor([getattr(rows[-1], each.key) for each in order], backwards=False)
+    first = _Cursor([getattr(rows[0], each.key) for each in order], backwards=True)
     return Page(
         rows,
-        next=last if more or backwards else None,
-        previous=first if (more if backwards else start is not None) else None,
+        next=str(last) if more or backwards else None,
+        previous=str(first) if (more if backwards else start is not None) else None,
     )

@@ -1,9 +1,10 @@
 """Parameters as rows, for statements that work on a whole batch."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, TableValuedAlias, bindparam, column, func
+from sqlalchemy import ARRAY, BigInteger, Interval, TableValuedAlias, bindparam, column, func, literal
 from sqlalchemy.types import TypeEngine
 
 
@@ -27,3 +28,6 @@ def given(tenant_id: int, names: Sequence[str], values: Iterable[Sequence[Any]])
 
 #: Whose rows a statement is about.
 TENANT = bindparam("tenant", type_=BigInteger())
+
+#: For times that are reckoned by the database's clock: `func.now() + seconds * SECOND`.
+SECOND = literal(timedelta(seconds=1), Interval())

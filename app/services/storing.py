@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -31,7 +31,8 @@ from app.domain import Direction, MessageStatus, NewMessage, ParticipantRole, St
 from app.models import Contact, Conversation, ConversationParticipant, Message
 from app.services.statements import TENANT, given, rows
 
-ProviderKey = tuple[str, str]  #: provider type, provider message id
+#: What makes two messages one: a provider's name and id, or the channel and the caller's idempotency key.
+Identity = tuple[Literal["provider", "caller"], str, str]
 ConversationKey = tuple[str, str]  #: customer address, contact address
 ContactKey = tuple[str, str]  #: address, address type
 
@@ -41,46 +42,54 @@ async def store_messages(
 ) -> list[StoredMessage]:
     """Store one tenant's messages in the transaction open on `connection`; the answer is in their order.
 
-    A message whose provider id is stored already, or stands earlier in the batch, is a duplicate: nothing is
-    stored for it, and its place is the first one's.
+    A message whose provider id or idempotency key is stored already, or stands earlier in the batch, is a duplicate:
+    nothing is stored for it, and its place is the first one's.
     """
-    first: dict[ProviderKey, int] = {}
+    first: dict[Identity, int] = {}
     for position, message in enumerate(messages):
-        if key := _provider_key(message):
-            first.setdefault(key, position)
-    known = await _find_stored(connection, tenant_id, first) if first else {}
+        if identity := _identity(message):
+            first.setdefault(identity, position)
+    known = await _find_stored(connection, tenant_id, first)
 
-    fresh = [message for message in messages if _provider_key(message) is None]
-    fresh += [messages[first[key]] for key in sorted(first) if key not in known]
+    fresh = [message for message in messages if _identity(message) is None]
+    fresh += [messages[first[identity]] for identity in sorted(first) if identity not in known]
     inserted = await _insert_messages(connection, tenant_id, fresh) if fresh else []
 
-    # Ids are drawn in the order of the rows: sorted, they stand for the messages without a key as these arrived.
-    unkeyed = iter(sorted((row.id, row.conversation_id) for row in inserted if row.provider_message_id is None))
-    new = {
-        (row.provider_type, row.provider_message_id): StoredMessage(row.id, row.conversation_id)
-        for row in inserted
-        if row.provider_message_id is not None
-    }
-    if outrun := [key for key in first if key not in known and key not in new]:
+    # Ids are drawn in the order of the rows: sorted, they stand for messages without an identity as these arrived.
+    unnamed = iter(sorted((row.id, row.conversation_id) for row in inserted if _identity(row) is None))
+    new: dict[Identity, _Known] = {}
+    for row in inserted:
+        if identity := _identity(row):
+            new[identity] = _Known(row.id, row.conversation_id, messages[first[identity]].fingerprint)
+    if outrun := [identity for identity in first if identity not in known and identity not in new]:
         known |= await _find_stored(connection, tenant_id, outrun)  # another writer committed them meanwhile
 
     places = []
     for position, message in enumerate(messages):
-        key = _provider_key(message)
-        if key is None:
-            places.append(StoredMessage(*next(unkeyed)))
-        elif key in new and first[key] == position:
-            places.append(new[key])
-        else:
-            place = new.get(key) or known[key]
-            places.append(StoredMessage(place.id, place.conversation_id, duplicate=True))
+        identity = _identity(message)
+        if identity is None:
+            places.append(StoredMessage(*next(unnamed)))
+            continue
+        place = new.get(identity) or known[identity]
+        duplicate = identity not in new or first[identity] != position
+        conflict = duplicate and place.fingerprint != message.fingerprint
+        places.append(StoredMessage(place.id, place.conversation_id, duplicate, conflict))
     return places
 
 
-def _provider_key(message: NewMessage) -> ProviderKey | None:
-    if message.provider_type is None or message.provider_message_id is None:
-        return None
-    return message.provider_type, message.provider_message_id
+class _Known(NamedTuple):
+    id: int
+    conversation_id: int
+    fingerprint: str | None
+
+
+def _identity(message: Any) -> Identity | None:
+    """Of a message that is to be stored, or of a row that was."""
+    if message.provider_message_id is not None:
+        return "provider", message.provider_type, message.provider_message_id
+    if message.idempotency_key is not None:
+        return "caller", message.channel, message.idempotency_key
+    return None
 
 
 _NOW = func.now()
@@ -97,12 +106,35 @@ _FIND_STORED = select(Message.provider_type, Message.provider_message_id, Messag
 )
 
 
+_wanted_keys = rows(channel=Text(), idempotency_key=Text())
+_FIND_BY_KEY = select(
+    Message.channel, Message.idempotency_key, Message.id, Message.conversation_id, Message.request_fingerprint
+).join(
+    _wanted_keys,
+    and_(
+        Message.tenant_id == TENANT,
+        Message.channel == _wanted_keys.c.channel,
+        Message.idempotency_key == _wanted_keys.c.idempotency_key,
+        Message.idempotency_key.is_not(None),
+    ),
+)
+
+
 async def _find_stored(
-    connection: AsyncConnection, tenant_id: int, keys: Iterable[ProviderKey]
-) -> dict[ProviderKey, StoredMessage]:
-    parameters = given(tenant_id, ("provider_type", "provider_message_id"), keys)
-    found: Iterable[Any] = await connection.execute(_FIND_STORED, parameters)
-    return {(row[0], row[1]): StoredMessage(row.id, row.conversation_id) for row in found}
+    connection: AsyncConnection, tenant_id: int, identities: Iterable[Identity]
+) -> dict[Identity, _Known]:
+    found: dict[Identity, _Known] = {}
+    by_provider = [(type_, id) for kind, type_, id in identities if kind == "provider"]
+    if by_provider:
+        parameters = given(tenant_id, ("provider_type", "provider_message_id"), by_provider)
+        rows_found: Iterable[Any] = await connection.execute(_FIND_STORED, parameters)
+        found |= {("provider", row[0], row[1]): _Known(row[2], row[3], None) for row in rows_found}
+    by_caller = [(channel, key) for kind, channel, key in identities if kind == "caller"]
+    if by_caller:
+        parameters = given(tenant_id, ("channel", "idempotency_key"), by_caller)
+        rows_found = await connection.execute(_FIND_BY_KEY, parameters)
+        found |= {("caller", row[0], row[1]): _Known(row[2], row[3], row[4]) for row in rows_found}
+    return found
 
 
 _new_messages = rows(
@@ -118,6 +150,10 @@ _new_messages = rows(
     provider_type=Text(),
     provider_message_id=Text(),
     sent_at=DateTime(timezone=True),
+    send_at=DateTime(timezone=True),
+    expires_at=DateTime(timezone=True),
+    idempotency_key=Text(),
+    request_fingerprint=Text(),
 )
 _MESSAGE_COLUMNS = [column.name for column in _new_messages.c][:-1]
 _is_outbound = _new_messages.c.direction == Direction.OUTBOUND.value
@@ -135,21 +171,30 @@ _MESSAGE_VALUES = {
     Message.provider_type: _new_messages.c.provider_type,
     Message.provider_message_id: _new_messages.c.provider_message_id,
     Message.sent_at: func.coalesce(_new_messages.c.sent_at, _NOW),
-    Message.status: case((_is_outbound, MessageStatus.QUEUED.value), else_=MessageStatus.RECEIVED.value),
-    Message.due_at: case((_is_outbound, _NOW), else_=null()),
+    Message.status: case(
+        (~_is_outbound, MessageStatus.RECEIVED.value),
+        (_new_messages.c.send_at.is_not(None), MessageStatus.SCHEDULED.value),
+        else_=MessageStatus.QUEUED.value,
+    ),
+    Message.due_at: case(
+        (_is_outbound, func.least(func.coalesce(_new_messages.c.send_at, _NOW), _new_messages.c.expires_at)),
+        else_=null(),
+    ),
+    Message.expires_at: _new_messages.c.expires_at,
+    Message.idempotency_key: _new_messages.c.idempotency_key,
+    Message.request_fingerprint: _new_messages.c.request_fingerprint,
 }
 _INSERT_MESSAGES = (
     insert(Message)
     .from_select(list(_MESSAGE_VALUES), select(*_MESSAGE_VALUES.values()).order_by(_new_messages.c.position))
-    .on_conflict_do_nothing(
-        index_elements=["tenant_id", "provider_type", "provider_message_id"],
-        index_where=Message.provider_message_id.is_not(None),
-    )
+    .on_conflict_do_nothing()
     .returning(
         Message.id,
         Message.conversation_id,
+        Message.channel,
         Message.provider_type,
         Message.provider_message_id,
+        Message.idempotency_key,
         Message.sent_at,
     )
 )
@@ -171,6 +216,10 @@ async def _insert_messages(connection: AsyncConnection, tenant_id: int, messages
             message.provider_type,
             message.provider_message_id,
             message.sent_at,
+            message.send_at,
+            message.expires_at,
+            message.idempotency_key,
+            message.fingerprint,
         )
         for message in messages
     ]

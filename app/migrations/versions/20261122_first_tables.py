@@ -64,7 +64,7 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "tenant_id", "address", "address_type", name="uq_contacts_tenant_id_address_address_type"
         ),
-        sa.CheckConstraint(f"address_type {_NAME}", name="ck_contacts_address_type"),
+        sa.CheckConstraint(f"address_type {_NAME}", name=op.f("ck_contacts_address_type")),
     )
     op.create_table(
         "conversations",
@@ -106,7 +106,7 @@ def upgrade() -> None:
             ["contacts.tenant_id", "contacts.id"],
             name="fk_conversation_participants_contacts_contact_id",
         ),
-        sa.CheckConstraint("role IN ('customer', 'contact')", name="ck_conversation_participants_role"),
+        sa.CheckConstraint("role IN ('customer', 'contact')", name=op.f("ck_conversation_participants_role")),
     )
     op.create_index("ix_conversation_participants_contact", "conversation_participants", ["tenant_id", "contact_id"])
     op.create_table(
@@ -137,19 +137,19 @@ def upgrade() -> None:
             ["conversations.tenant_id", "conversations.id"],
             name="fk_messages_conversations_conversation_id",
         ),
-        sa.CheckConstraint("direction IN ('inbound', 'outbound')", name="ck_messages_direction"),
+        sa.CheckConstraint("direction IN ('inbound', 'outbound')", name=op.f("ck_messages_direction")),
         sa.CheckConstraint(
             "status IN ('queued', 'sending', 'unknown', 'sent', 'failed', 'received')",
-            name="ck_messages_status",
+            name=op.f("ck_messages_status"),
         ),
-        sa.CheckConstraint(f"channel {_NAME}", name="ck_messages_channel"),
-        sa.CheckConstraint(f"type {_NAME}", name="ck_messages_type"),
-        sa.CheckConstraint(f"provider_type {_NAME}", name="ck_messages_provider_type"),
+        sa.CheckConstraint(f"channel {_NAME}", name=op.f("ck_messages_channel")),
+        sa.CheckConstraint(f"type {_NAME}", name=op.f("ck_messages_type")),
+        sa.CheckConstraint(f"provider_type {_NAME}", name=op.f("ck_messages_provider_type")),
         sa.CheckConstraint(
             "sent_at >= '1970-01-01 00:00:00+00' AND sent_at < '2101-01-01 00:00:00+00'",
-            name="ck_messages_sent_at",
+            name=op.f("ck_messages_sent_at"),
         ),
-        sa.CheckConstraint("length(provider_message_id) <= 512", name="ck_messages_provider_message_id"),
+        sa.CheckConstraint("length(provider_message_id) <= 512", name=op.f("ck_messages_provider_message_id")),
     )
     op.create_index(
         "uq_messages_provider_message_id",
@@ -184,9 +184,9 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "outcome IN ('accepted', 'temporary', 'permanent', 'unknown')",
-            name="ck_delivery_attempts_outcome",
+            name=op.f("ck_delivery_attempts_outcome"),
         ),
-        sa.CheckConstraint(f"provider_type {_NAME}", name="ck_delivery_attempts_provider_type"),
+        sa.CheckConstraint(f"provider_type {_NAME}", name=op.f("ck_delivery_attempts_provider_type")),
     )
 
 

@@ -1,0 +1,209 @@
+"""The carrier simulator as a vendor: what `python -m app simulate` understands over HTTP (docs/simulator.md)."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import httpx
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from app.domain import MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    InboundMessage,
+    OutboundMessage,
+    PermanentFailure,
+    ProviderEvent,
+    ProviderResult,
+    Receipt,
+    TemporaryFailure,
+    UnknownOutcome,
+)
+from app.providers.http import exchange, outcome_of
+from app.providers.simulation import SimulatorSettings
+
+STATUSES = {
+    "queued": MessageStatus.QUEUED,
+    "sent": MessageStatus.SENT,
+    "delivered": MessageStatus.DELIVERED,
+    "undelivered": MessageStatus.UNDELIVERED,
+}
+
+_Id = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True, validate_by_name=True)
+
+
+class _Accepted(_Model):
+    """The answer to POST /messages."""
+
+    id: _Id
+
+
+class _Found(_Model):
+    """The answer to GET /messages?reference=."""
+
+    messages: list[_Accepted]
+
+
+class _ReceiptCall(_Model):
+    event_id: _Id
+    status: str
+    id: _Id | None = None
+    reference: _Id | None = None
+    detail: str | None = None
+    occurred_at: AwareDatetime | None = Field(None, strict=False)
+
+
+class _MessageCall(_Model):
+    id: _Id
+    channel: str
+    type: str
+    sender: str = Field(alias="from")
+    recipient: str = Field(alias="to")
+    body: str
+    subject: str | None = None
+    attachments: list[str] = []
+    sent_at: AwareDatetime | None = Field(None, strict=False)
+
+
+_CALLS = TypeAdapter(list[dict[str, Any]])
+
+
+class SimulatorProvider(BaseProvider):
+    """A client of the carrier simulator at `SIMULATOR_URL`. `close` it; a client that was handed in stays open."""
+
+    def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
+        settings = settings or SimulatorSettings()
+        self._url = f"{(settings.url or '').rstrip('/')}/messages"
+        self._timeout = httpx.Timeout(settings.timeout_seconds, connect=min(3, settings.timeout_seconds))
+        self._given = client
+        self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+        self.honours_idempotency_key = settings.honours_idempotency_key
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        client = self._client()
+        headers = {"Idempotency-Key": payload.idempotency_key}
+        submission = {
+            "channel": payload.channel,
+            "type": payload.type,
+            "from": payload.from_address,
+            "to": payload.to_address,
+            "body": payload.body,
+            "subject": payload.subject,
+            "attachments": payload.attachments,
+            "reference": payload.idempotency_key,
+        }
+        response = await exchange(client, client.build_request("POST", self._url, json=submission, headers=headers))
+        if failure := outcome_of(response, _reason(response)):
+            raise failure
+        try:
+            return ProviderResult(_Accepted.model_validate_json(response.content).id)
+        except ValidationError:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+
+    async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
+        """As promised by `BaseProvider`; raises `TemporaryFailure` where the simulator gives no answer just now."""
+        client = self._client()
+        request = client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
+        try:
+            response = await exchange(client, request)
+            if failure := outcome_of(response, _reason(response)):
+                raise failure
+            found = _Found.model_validate_json(response.content)
+        except (UnknownOutcome, PermanentFailure, ValidationError) as error:  # of the question, not of the message
+            raise TemporaryFailure(f"The look-up failed: {error}") from error
+        return ProviderResult(found.messages[0].id) if found.messages else None
+
+    def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[ProviderEvent]:
+        """One event, or a list of them, in the order in which they stand. Nothing is signed: it is a simulator.
+
+        Raises `ValueError` for a body that can't be read.
+        """
+        calls = from_json(body, allow_inf_nan=False)
+        return [_event(call) for call in _CALLS.validate_python(calls if isinstance(calls, list) else [calls])]
+
+    async def close(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            await made[1].aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        """The client that was given, or one of this event loop's: its connections are of no use to another."""
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[0] is not loop:
+            # Connections that idle are given up before the other side gives them up under a request.
+            limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
+            self._made = loop, httpx.AsyncClient(timeout=self._timeout, limits=limits, trust_env=False)
+        return self._made[1]
+
+
+def configured() -> BaseProvider | None:
+    """The provider, where SIMULATOR_URL says that there is a simulator; never in production."""
+    settings = SimulatorSettings()
+    return None if settings.url is None or settings.in_production else SimulatorProvider(settings=settings)
+
+
+def callback_of(event: ProviderEvent) -> dict[str, object]:
+    """The JSON that the simulator posts for an event, and that `parse` reads."""
+    if isinstance(event, Receipt):
+        receipt = _ReceiptCall(
+            event_id=event.event_id,
+            status=str(event.raw["status"]),
+            id=event.provider_message_id,
+            reference=event.idempotency_key,
+            detail=event.detail,
+            occurred_at=event.occurred_at,
+        )
+        return {"event": "receipt", **receipt.model_dump(mode="json")}
+    message = _MessageCall(
+        id=event.provider_message_id,
+        channel=event.channel,
+        type=event.type,
+        sender=event.from_address,
+        recipient=event.to_address,
+        body=event.body,
+        subject=event.subject,
+        attachments=event.attachments,
+        sent_at=event.sent_at,
+    )
+    return {"event": "message", **message.model_dump(mode="json", by_alias=True)}
+
+
+def _event(call: dict[str, Any]) -> ProviderEvent:
+    if call.get("event") == "message":
+        message = _MessageCall.model_validate(call)
+        return InboundMessage(
+            provider_message_id=message.id,
+            channel=message.channel,
+            type=message.type,
+            from_address=message.sender,
+            to_address=message.recipient,
+            body=message.body,
+            subject=message.subject,
+            attachments=message.attachments,
+            sent_at=message.sent_at,
+        )
+    receipt = _ReceiptCall.model_validate(call)
+    return Receipt(
+        event_id=receipt.event_id,
+        status=STATUSES.get(receipt.status),
+        provider_message_id=receipt.id,
+        idempotency_key=receipt.reference,
+        detail=receipt.detail,
+        occurred_at=receipt.occurred_at,
+        raw=call,
+    )
+
+
+def _reason(response: httpx.Response) -> str | None:
+    """What the simulator says went wrong."""
+    try:
+        return str(from_json(response.content)["error"])[:200]
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,39 @@
+"""How the providers fare, and resuming one that refused us."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request
+
+from app.dependencies import SessionDep
+from app.errors import ProviderNotFound
+from app.providers.registry import provider_registry
+from app.routers.problems import responses
+from app.schemas import ProviderView
+from app.services.provider_states import WELL, health_of_providers, resume
+
+router = APIRouter(prefix="/api/providers", tags=["providers"], responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
+
+
+@router.get("")
+async def list_providers(session: SessionDep, request: Request) -> list[ProviderView]:
+    """Every provider, the channels it serves, and what keeps it from being handed messages."""
+    health = await health_of_providers(await session.connection())
+    return [
+        ProviderView(
+            name=name,
+            channels=request.app.state.settings.channels_of(name),
+            trouble=health.get(name, WELL).trouble,
+            reason=health.get(name, WELL).paused_reason,
+        )
+        for name in provider_registry
+    ]
+
+
+@router.post("/{name}/resume", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+async def resume_provider(name: str, session: SessionDep, request: Request) -> list[ProviderView]:
+    """Hand messages to a provider again that was paused, or whose breaker is open. Answers like the list."""
+    if name not in provider_registry:
+        raise ProviderNotFound("There is no provider of this name.")
+    await resume(await session.connection(), name)
+    await session.commit()
+    return await list_providers(session, request)

@@ -1,0 +1,100 @@
+"""What follows from an attempt: the end, another try, or waiting. One pure decision, told apart from doing it."""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from app.config import Settings
+from app.domain import AttemptOutcome, MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    CredentialsRefused,
+    PermanentFailure,
+    ProviderFailure,
+    TemporaryFailure,
+    UnknownOutcome,
+)
+
+#: After so many workers died with a message in hand it is the message that is suspected.
+DEATHS_BEFORE_GIVING_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Where a message goes after an attempt; with `retry_in` (seconds) a worker looks at it again."""
+
+    outcome: AttemptOutcome
+    status: MessageStatus
+    reason: str | None = None
+    retry_in: float | None = None
+
+
+ACCEPTED = Verdict(AttemptOutcome.ACCEPTED, MessageStatus.SENT)
+
+
+def after_failure(
+    error: Exception, *, attempt: int, limit: int, provider: BaseProvider | None, settings: Settings
+) -> Verdict:
+    """What follows when `send` raised."""
+    detail = str(error) if isinstance(error, ProviderFailure) else f"{type(error).__name__} in the provider."
+    if isinstance(error, TimeoutError):
+        detail = f"No answer within {settings.provider_timeout_seconds:g} seconds."
+    if isinstance(error, UnknownOutcome | TimeoutError):
+        return in_doubt(
+            detail,
+            attempt=attempt,
+            limit=limit,
+            provider=provider,
+            policy=settings.in_doubt_after_timeout,
+            settings=settings,
+        )
+    if isinstance(error, PermanentFailure):
+        return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, detail)
+    if isinstance(error, CredentialsRefused):  # the provider is paused; the message did nothing wrong
+        return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=0)
+    if attempt >= limit:
+        reason = f"Given up after {attempt} attempts. The last: {detail}"
+        return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
+    wait = error.retry_after if isinstance(error, TemporaryFailure) else None
+    delay = backoff(attempt, settings) if wait is None else min(max(wait, 0), settings.retry_after_max_seconds)
+    return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay)
+
+
+def in_doubt(
+    detail: str,
+    *,
+    attempt: int,
+    limit: int,
+    provider: BaseProvider | None,
+    policy: Literal["wait", "retry", "fail"],
+    settings: Settings,
+    deaths: int = 0,
+) -> Verdict:
+    """What follows when the request may have left: ask again where that is safe, else what the settings say.
+
+    It is safe where the provider honours our key, or can be asked what became of it. `deaths` counts workers that
+    died with this message in hand.
+    """
+    unknown = AttemptOutcome.UNKNOWN
+    if deaths >= DEATHS_BEFORE_GIVING_UP:
+        reason = f"Given up after {deaths} workers died with it in hand. It may have gone out."
+        return Verdict(unknown, MessageStatus.FAILED, reason)
+    safe = provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
+    if safe or policy == "retry":
+        if attempt >= limit:
+            reason = f"Given up after {attempt} attempts; it may have gone out. The last: {detail}"
+            return Verdict(unknown, MessageStatus.FAILED, reason)
+        return Verdict(unknown, MessageStatus.UNKNOWN, detail, retry_in=backoff(attempt, settings))
+    if policy == "fail":
+        return Verdict(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")
+    return Verdict(unknown, MessageStatus.UNKNOWN, detail)
+
+
+def can_be_asked(provider: BaseProvider) -> bool:
+    return type(provider).look_up is not BaseProvider.look_up
+
+
+def backoff(attempt: int, settings: Settings) -> float:
+    """Seconds before the next try: doubled each time, up to a cap, spread over its upper half."""
+    longest: float = min(settings.retry_base_seconds * 2.0 ** min(attempt - 1, 64), settings.retry_max_seconds)
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads load, it keeps no secret

@@ -1,0 +1,23 @@
+"""How we name a message to a provider: the same for every attempt, and never used again.
+
+It holds the time of creation because ids begin at 1 again in a new database, while a provider remembers.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_REFERENCE = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,17})-([0-9]{1,16})", re.ASCII)
+
+
+def reference_of(tenant_id: int, message_id: int, created_at: datetime) -> str:
+    return f"{tenant_id}-{message_id}-{(created_at - _EPOCH) // _MICROSECOND}"
+
+
+def parse_reference(reference: str | None, tenant_id: int) -> tuple[int, datetime] | None:
+    """The message id and the time of creation in it; None for what we did not write, or wrote for another tenant."""
+    match = _REFERENCE.fullmatch(reference or "")
+    if match is None or int(match[1]) != tenant_id:
+        return None
+    return int(match[2]), _EPOCH + int(match[3]) * _MICROSECOND

@@ -1,0 +1,113 @@
+"""A message's fate, step by step, each with its time and a sentence that a person understands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.domain import STATUS_RANK, AttemptOutcome, Direction, MessageStatus
+from app.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened, or, as the last one, will. `seconds` is how long an attempt took."""
+
+    at: datetime
+    kind: str
+    sentence: str
+    provider_type: str | None = None
+    attempt: int | None = None
+    seconds: float | None = None
+
+
+_DEEDS = {
+    "canceled": "It was called back before it left.",
+    "expired": "Its time ran out before it left.",
+    "retried": "Somebody had it tried again.",
+}
+_WORDS = {
+    MessageStatus.SENT: "took it",
+    MessageStatus.DELIVERED: "says it was delivered",
+    MessageStatus.READ: "says it was read",
+    MessageStatus.UNDELIVERED: "says it could not be delivered",
+    MessageStatus.FAILED: "says it failed",
+}
+
+
+def timeline_of(
+    message: Message,
+    attempts: Sequence[DeliveryAttempt],
+    events: Sequence[ProviderEvent],
+    deeds: Sequence[MessageEvent],
+) -> list[Step]:
+    """The steps in the order in which they happened here; the next try, where there is one, comes last."""
+    steps = [_beginning(message)]
+    for attempt in attempts:
+        steps += _attempt(attempt)
+    steps += _receipts(message, attempts, events)
+    steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
+    steps.sort(key=lambda step: step.at)
+    return steps + _next(message)
+
+
+def _beginning(message: Message) -> Step:
+    if message.direction == Direction.INBOUND:
+        return Step(
+            message.created_at, "received", f"It came in from {message.provider_type}.", message.provider_type
+        )
+    return Step(message.created_at, "accepted", "It was accepted and stored.")
+
+
+def _attempt(attempt: DeliveryAttempt) -> list[Step]:
+    provider = attempt.provider_type
+    because = f", because {attempt.routed_because}" if attempt.routed_because else ""
+    sentence = f"Attempt {attempt.number}: handed to {provider}{because}."
+    start = Step(attempt.started_at, "attempt", sentence, provider, attempt.number)
+    if attempt.outcome is None or attempt.finished_at is None:
+        return [start]
+    seconds = (attempt.finished_at - attempt.started_at).total_seconds()
+    said = f": {attempt.detail.rstrip('.')}" if attempt.detail else ""
+    sentence = {
+        AttemptOutcome.ACCEPTED: f"{provider} accepted it{_as(attempt.provider_message_id)}{said}.",
+        AttemptOutcome.TEMPORARY: f"{provider} did not take it this time{said}.",
+        AttemptOutcome.PERMANENT: f"{provider} refused it for good{said}.",
+        AttemptOutcome.UNKNOWN: f"Whether {provider} got it can't be told{said}.",
+    }[AttemptOutcome(attempt.outcome)]
+    return [start, Step(attempt.finished_at, "outcome", sentence, provider, attempt.number, round(seconds, 3))]
+
+
+def _as(provider_message_id: str | None) -> str:
+    return f" as {provider_message_id}" if provider_message_id else ""
+
+
+def _receipts(message: Message, attempts: Sequence[DeliveryAttempt], events: Sequence[ProviderEvent]) -> list[Step]:
+    """What providers said, and whether it changed anything: only what raises the rank does."""
+    accepted = [each.finished_at for each in attempts if each.outcome == AttemptOutcome.ACCEPTED]
+    steps, rank = [], 0
+    for event in events:
+        if any(moment and moment <= event.received_at for moment in accepted):
+            rank = max(rank, STATUS_RANK[MessageStatus.SENT])
+        steps.append(Step(event.received_at, "receipt", _receipt(event, rank), event.provider_type))
+        rank = max(rank, STATUS_RANK[MessageStatus(event.status)] if event.status else 0)
+    return steps
+
+
+def _receipt(event: ProviderEvent, rank: int) -> str:
+    provider = event.provider_type
+    if event.status is None:
+        return f"{provider} sent a word that has no meaning here; it is kept as it came."
+    status = MessageStatus(event.status)
+    said = f": {event.detail.rstrip('.')}" if event.detail else ""
+    sentence = f"{provider} {_WORDS.get(status, f'says it is {status}')}{said}."
+    return sentence if STATUS_RANK[status] > rank else f"{sentence} That changed nothing."
+
+
+def _next(message: Message) -> list[Step]:
+    if message.due_at is None:
+        return []
+    if message.status == MessageStatus.SENDING:
+        sentence = "A worker has it in hand; if nothing is heard of that worker, another takes over now."
+        return [Step(message.due_at, "lease", sentence)]
+    if message.status == MessageStatus.SCHEDULED:
+        return [Step(message.due_at, "next", "It is scheduled to leave then.")]
+    return [Step(message.due_at, "next", "It is tried then, or as soon as its provider and its turn allow.")]

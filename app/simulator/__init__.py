@@ -1,0 +1,10 @@
+"""The carrier simulator as a process of its own: `python -m app simulate`, told in docs/simulator.md.
+
+It stands apart so that tests can kill the service, the worker or the simulator itself, and then count in its ledger
+what the carrier has seen.
+"""
+
+from app.simulator.application import create_simulator
+from app.simulator.command import add_arguments, run, server_of
+
+__all__ = ["add_arguments", "create_simulator", "run", "server_of"]

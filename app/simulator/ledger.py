@@ -1,0 +1,76 @@
+"""What the simulated carrier has seen: a file that outlives it, and the counts that a restart takes up again."""
+
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+
+class Entry(BaseModel):
+    """One request, as a line of the ledger: accepted if it has a time for that, and with `reply` answered."""
+
+    reply: str
+    reference: str
+    idempotency_key: str
+    body_sha256: str
+    to: str
+    received_at: datetime
+    accepted_at: datetime | None = None
+    duplicate: bool = False
+    provider_message_id: str | None = None
+
+
+class Ledger:
+    """Every request, one line of JSON each, written out before it is answered, and read again at the next start.
+
+    What it says survives the death of the process, though not of the machine. One process at a time may write it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._requests: Counter[str] = Counter()
+        self._by_key: dict[str, Entry] = {}
+        self._by_reference: dict[str, list[Entry]] = {}
+        self._accepted = self._duplicates = 0
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                whole += len(line)
+                self._note(Entry.model_validate_json(line))
+        self._file.truncate(whole)  # a line that its writer died over was never answered
+
+    def write(self, entry: Entry) -> None:
+        self._file.write(entry.model_dump_json().encode() + b"\n")
+        self._file.flush()
+        self._note(entry)
+
+    def requests(self, reference: str) -> int:
+        """How often this message has been asked for, whatever came of it."""
+        return self._requests[reference]
+
+    def first(self, key: str) -> Entry | None:
+        """The acceptance under this key, if there has been one."""
+        return self._by_key.get(key)
+
+    def accepted(self, reference: str) -> list[Entry]:
+        """Acceptances of this message, without repeats that were recognised."""
+        return self._by_reference.get(reference, [])
+
+    def summary(self) -> dict[str, int]:
+        distinct = len(self._by_reference)
+        return {"accepted": self._accepted, "distinct": distinct, "duplicates_refused": self._duplicates}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _note(self, entry: Entry) -> None:
+        self._requests[entry.reference] += 1
+        if entry.duplicate:
+            self._duplicates += 1
+        elif entry.accepted_at is not None:
+            self._accepted += 1
+            self._by_key.setdefault(entry.idempotency_key, entry)
+            self._by_reference.setdefault(entry.reference, []).append(entry)

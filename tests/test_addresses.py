@@ -1,0 +1,286 @@
+"""One address, however it is written; and nothing that a message could not be sent to."""
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from app.addresses import InvalidAddress, email_address, phone_address
+from app.domain import Address, AddressType
+
+
+def phone(written: str, *, region: str = "US", may_be_alphanumeric: bool = False) -> Address:
+    return phone_address(written, region=region, may_be_alphanumeric=may_be_alphanumeric)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "+12016661234",
+        " +12016661234 ",
+        "+1 201 666 1234",
+        "+1 (201) 666-1234",
+        "+1.201.666.1234",
+        "12016661234",
+        "2016661234",
+        "(201) 666-1234",
+        "tel:+12016661234",
+        "+1201６６６1234",  # noqa: RUF001 - full-width digits, as some keyboards write them
+        "+١٢٠١٦٦٦١٢٣٤",
+        "\u200e+12016661234",  # with the invisible mark that comes along when it is copied from a contact list
+    ],
+)
+def test_every_spelling_of_a_phone_number_is_one_address(written: str) -> None:
+    address = phone(written)
+    assert (address.type, address.value) == (AddressType.PHONE, "+12016661234")
+
+
+@pytest.mark.parametrize(
+    ("region", "written", "value"),
+    [
+        ("GB", "020 7946 0958", "+442079460958"),
+        ("GB", "07911 123456", "+447911123456"),
+        ("DE", "0151 23456789", "+4915123456789"),
+        ("FR", "01 23 45 67 89", "+33123456789"),
+        ("AU", "0412 345 678", "+61412345678"),
+        ("IT", "02 36618300", "+390236618300"),  # Italy keeps the zero
+        ("GB", "+1 201 666 1234", "+12016661234"),
+        ("US", "+44 20 7946 0958", "+442079460958"),
+        ("US", "011 44 20 7946 0958", "+442079460958"),
+        ("GB", "00 1 201 666 1234", "+12016661234"),
+    ],
+)
+def test_a_number_without_country_code_is_one_of_the_default_region(region: str, written: str, value: str) -> None:
+    assert phone(written, region=region).value == value
+
+
+@pytest.mark.parametrize("written", ["123", "911", "12345", "242733", " 12345 "])
+@pytest.mark.parametrize("region", ["US", "GB", "DE"])
+def test_a_short_code_is_an_address_as_it_is(region: str, written: str) -> None:
+    assert phone(written, region=region).value == written.strip()
+
+
+@pytest.mark.parametrize(
+    ("region", "written", "value"),
+    [
+        ("US", "1234567", "1234567"),
+        ("US", "12345678", "12345678"),
+        ("GB", "1234567", "+441234567"),
+        ("DE", "12345678", "+4912345678"),
+    ],
+)
+def test_seven_or_eight_digits_are_a_short_code_only_where_no_number_of_the_region_is_so_short(
+    region: str, written: str, value: str
+) -> None:
+    assert phone(written, region=region).value == value
+
+
+@pytest.mark.parametrize("written", ["ALERTS", "Alerts", "A", "1A", "My Bank 24", "ALERTS LTD1"])
+def test_an_alphanumeric_sender_can_send_and_is_not_folded(written: str) -> None:
+    assert phone(written, may_be_alphanumeric=True).value == written
+
+
+@pytest.mark.parametrize("written", ["ALERTS", "A", "1A", "My Bank 24"])
+def test_an_alphanumeric_sender_can_not_receive(written: str) -> None:
+    with pytest.raises(InvalidAddress, match="can't receive"):
+        phone(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        pytest.param("+12016661234 ext 5", "extension", id="extension"),
+        pytest.param("+12016661234x5", "extension", id="extension, short"),
+        pytest.param("tel:+1-201-666-1234;ext=5", "extension", id="extension in a URI"),
+        pytest.param("12", "not a phone number", id="two digits"),
+        pytest.param("+1201666", "not a phone number", id="too short"),
+        pytest.param("+120166612345678", "not a phone number", id="too long"),
+        pytest.param("123456789", "not a phone number", id="neither short code nor number"),
+        pytest.param("+999123456789", "not a phone number", id="unknown country"),
+        pytest.param("+0123456789", "not a phone number", id="country zero"),
+        pytest.param("+", "not a phone number", id="only a plus"),
+        pytest.param("ALERT!", "not a phone number", id="a sender with punctuation"),
+        pytest.param("ÜBER", "not a phone number", id="a sender beyond ASCII"),
+        pytest.param("ALERTSALERTS", "not a phone number", id="a sender of twelve characters"),
+        pytest.param("user@example.com", "not a phone number", id="an email address"),
+        pytest.param("+12016661234\n", "control characters", id="line feed"),
+        pytest.param("+1201\r\n6661234", "control characters", id="line break"),
+        pytest.param("+12016661234\x00", "control characters", id="NUL"),
+        pytest.param("+1201\t6661234", "control characters", id="tabulator"),
+        pytest.param("+12016661234\x85", "control characters", id="next line"),
+        pytest.param("+12016661234\u2028", "control characters", id="line separator"),
+        pytest.param("", "empty", id="empty"),
+        pytest.param("   ", "empty", id="spaces"),
+        pytest.param("\u00a0", "empty", id="no-break space"),
+        pytest.param("1" * 65, "64 characters", id="65 characters"),
+        pytest.param("+1" + "2" * 100_000, "64 characters", id="100,000 digits"),
+    ],
+)
+def test_what_no_phone_could_have_is_refused_with_a_reason(written: str, says: str) -> None:
+    with pytest.raises(InvalidAddress, match=says):
+        phone(written, may_be_alphanumeric=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("user@example.com", "user@example.com"),
+        (" user@example.com ", "user@example.com"),
+        ("User.Name@EXAMPLE.Com", "User.Name@example.com"),
+        ("user+tag@example.com", "user+tag@example.com"),
+        ("user@bücher.example", "user@bücher.example"),
+        ("user@BÜCHER.example", "user@bücher.example"),
+        ("user@bu\u0308cher.example", "user@bücher.example"),
+        ("user@xn--bcher-kva.example", "user@bücher.example"),
+        ("user@XN--BCHER-KVA.example", "user@bücher.example"),
+        ("user@faß.example", "user@faß.example"),  # another name than fass.example
+        ("user@example\u3002com", "user@example.com"),
+        ("jose\u0301@example.com", "jos\u00e9@example.com"),
+        ("用户@例子.广告", "用户@例子.广告"),
+        ("ｕser@example.com", "ｕser@example.com"),  # noqa: RUF001 - another mailbox than user@
+        ("INFO@example.com", "info@example.com"),  # one of the names that RFC 2142 makes case-insensitive
+        ("user@device.test", "user@device.test"),
+        ("a" * 64 + "@example.com", "a" * 64 + "@example.com"),
+    ],
+)
+def test_an_email_address_is_compared_as_a_mail_system_would(written: str, value: str) -> None:
+    address = email_address(written)
+    assert (address.type, address.value) == (AddressType.EMAIL, value)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        pytest.param("a" * 65 + "@example.com", "not an email", id="local part of 65 characters"),
+        pytest.param("user@" + "b" * 64 + ".com", "not an email", id="label of 64 characters"),
+        pytest.param("user@localhost", "not an email", id="localhost"),
+        pytest.param("user@example", "not an email", id="domain without a dot"),
+        pytest.param('"quoted local"@example.com', "not an email", id="quoted local part"),
+        pytest.param("user@[127.0.0.1]", "not an email", id="address literal"),
+        pytest.param("user@1.2.3.4", "not an email", id="number as domain"),
+        pytest.param("user@example.invalid", "not an email", id="domain that can't be"),
+        pytest.param("user@exam_ple.com", "not an email", id="underscore in domain"),
+        pytest.param("user@-example.com", "not an email", id="hyphen in front"),
+        pytest.param("user..name@example.com", "not an email", id="two dots"),
+        pytest.param("user@example.com.", "not an email", id="dot at the end"),
+        pytest.param("user@exa mple.com", "not an email", id="space inside"),
+        pytest.param("us\u200ber@example.com", "not an email", id="invisible character"),
+        pytest.param("@example.com", "not an email", id="no local part"),
+        pytest.param("user@", "not an email", id="no domain"),
+        pytest.param("user", "not an email", id="no at"),
+        pytest.param("user@example@example.com", "not an email", id="two ats"),
+        pytest.param("a@example.com,b@example.com", "not an email", id="two addresses"),
+        pytest.param("mailto:user@example.com;", "not an email", id="URI"),
+        pytest.param("+12016661234", "not an email", id="phone number"),
+        pytest.param("user@example.com\n", "control characters", id="line feed"),
+        pytest.param("user\r\nBcc: other@example.com", "control characters", id="header injection"),
+        pytest.param("us\x00er@example.com", "control characters", id="NUL"),
+        pytest.param("us\x85er@example.com", "control characters", id="next line"),
+        pytest.param("us\u2029er@example.com", "control characters", id="paragraph separator"),
+        pytest.param("", "empty", id="empty"),
+        pytest.param(" ", "empty", id="space"),
+        pytest.param("a" * 400_000 + "@example.com", "320 characters", id="400,000 characters"),
+    ],
+)
+def test_what_no_mail_could_reach_is_refused_with_a_reason(written: str, says: str) -> None:
+    with pytest.raises(InvalidAddress, match=says):
+        email_address(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Jane <jane@example.com>",
+        '"Doe, Jane" <jane@EXAMPLE.com>',
+        "<jane@example.com>",
+        "Jane<jane@example.com>",
+        '"Jöhn Dö" <jane@example.com>',
+        # Not to the letter of RFC 5322, but what mail programs write.
+        "Jöhn Dö <jane@example.com>",
+        "Jane Q. Doe <jane@example.com>",
+    ],
+)
+def test_a_display_name_is_taken_off_where_it_may_stand_and_refused_elsewhere(written: str) -> None:
+    assert email_address(written, may_have_display_name=True).value == "jane@example.com"
+    with pytest.raises(InvalidAddress):
+        email_address(written)
+
+
+@pytest.mark.parametrize(
+    "written", ["Jane", "Jane <>", "Jane <jane@example.com> <b@example.com>", "Jane\r\nBcc: x <jane@example.com>"]
+)
+def test_a_display_name_does_not_make_an_address_of_what_is_none(written: str) -> None:
+    with pytest.raises(InvalidAddress):
+        email_address(written, may_have_display_name=True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        phone(" +1 (201) 666-1234 "),
+        phone("  ALERTS ", may_be_alphanumeric=True),
+        email_address(" User@EXAMPLE.com "),
+        email_address(" Jane <jane@EXAMPLE.com> ", may_have_display_name=True),
+    ],
+)
+def test_what_was_written_is_kept_without_the_spaces_around_it(address: Address) -> None:
+    assert address.written in {"+1 (201) 666-1234", "ALERTS", "User@EXAMPLE.com", "Jane <jane@EXAMPLE.com>"}
+
+
+def test_two_spellings_seen_one_after_the_other_each_keep_their_own() -> None:
+    first, second = phone("+12016661234"), phone("(201) 666-1234")
+    assert (first.value, first.written) == ("+12016661234", "+12016661234")
+    assert (second.value, second.written) == ("+12016661234", "(201) 666-1234")
+
+
+def test_a_refusal_does_not_repeat_what_was_written() -> None:
+    for refused in (phone, email_address):
+        with pytest.raises(InvalidAddress) as raised:
+            refused("marker-4711")
+        assert "4711" not in str(raised.value)
+        assert raised.value.__cause__ is None
+
+
+REGIONS = st.sampled_from(["US", "GB", "DE", "IT", "BR", "IN"])
+ANY_TEXT = st.text(st.characters(), max_size=70)
+NUMBER_LIKE = st.from_regex(r"[+0]{0,2}[0-9 ().-]{2,20}", fullmatch=True)
+EMAIL_LIKE = st.builds("{}@{}.{}".format, ANY_TEXT, st.text(max_size=20), st.sampled_from(["com", "例子", "DE"]))
+
+
+@given(written=ANY_TEXT | NUMBER_LIKE, region=REGIONS, may_be_alphanumeric=st.booleans())
+@example(written="+390236618300", region="US", may_be_alphanumeric=False)
+@example(written="+44 00 20 7946 0958", region="US", may_be_alphanumeric=False)
+@example(written="0000000", region="DE", may_be_alphanumeric=False)
+def test_any_text_is_a_phone_address_that_stays_itself_or_is_refused(
+    written: str, region: str, may_be_alphanumeric: bool
+) -> None:
+    try:
+        address = phone(written, region=region, may_be_alphanumeric=may_be_alphanumeric)
+    except InvalidAddress:
+        return
+    again = phone(address.value, region=region, may_be_alphanumeric=may_be_alphanumeric)
+    assert again.value == address.value
+    assert address.written == written.strip()
+
+
+@given(
+    country=st.sampled_from(["1", "44", "49", "39", "61", "91"]),
+    rest=st.from_regex(r"[1-9][0-9]{6,10}", fullmatch=True),
+)
+def test_the_region_does_not_matter_once_the_country_is_given(country: str, rest: str) -> None:
+    try:
+        value = phone(f"+{country}{rest}", region="US").value
+    except InvalidAddress:
+        assume(False)
+    assert phone(f"+{country}{rest}", region="DE").value == value
+
+
+@given(written=ANY_TEXT | EMAIL_LIKE | st.emails(), may_have_display_name=st.booleans())
+def test_any_text_is_an_email_address_that_stays_itself_or_is_refused(
+    written: str, may_have_display_name: bool
+) -> None:
+    try:
+        address = email_address(written, may_have_display_name=may_have_display_name)
+    except InvalidAddress:
+        return
+    assert email_address(address.value).value == address.value
+    assert address.written == written.strip()

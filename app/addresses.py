@@ -35,9 +35,10 @@ def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Ad
 
 
 def email_address(written: str, *, may_have_display_name: bool = False) -> Address:
-    """The address with its domain in lower case and Unicode; the part before the @ is left as it is.
+    """The address with its domain in lower case and Unicode; the part before the @ keeps its case.
 
-    No DNS look-up is made. `may_have_display_name` accepts `Jane <jane@example.com>`.
+    Role names that RFC 2142 reserves, such as INFO, are the exception: they have no case. No DNS look-up is made.
+    `may_have_display_name` accepts `Jane <jane@example.com>`.
     """
     return Address(AddressType.EMAIL, _email_value(written, may_have_display_name), written.strip())
 

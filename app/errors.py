@@ -55,11 +55,11 @@ class IdempotencyConflict(ServiceError):
 
 
 class NotCancelable(ServiceError):
-    status, title = HTTPStatus.CONFLICT, "Message can't be canceled"
+    status, title = HTTPStatus.CONFLICT, "Message not cancelable"
 
 
 class NotRetriable(ServiceError):
-    status, title = HTTPStatus.CONFLICT, "Message can't be retried"
+    status, title = HTTPStatus.CONFLICT, "Message not retriable"
 
 
 class ProviderNotFound(ServiceError):

@@ -14,6 +14,7 @@ from app.log import configure_logging
 from app.migrate import prepare
 from app.routers import conversations, docs, health, messages, problems, providers, webhooks
 from app.routers.edge import Edge
+from app.routers.hot import HotRoute
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
+    hot = {
+        route.path: route
+        for router in (messages.hot, webhooks.hot)
+        for route in router.routes
+        if isinstance(route, HotRoute)
+    }
+    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, hot=hot)
     problems.install(app)
     # The hot routes first: routes are tried in order.
     for router in (

@@ -186,16 +186,16 @@ class _Send(BaseModel):
     @field_validator("send_at")
     @classmethod
     def _within_a_year(cls, moment: datetime | None) -> datetime | None:
-        if moment is not None and not datetime.now(UTC) < moment <= datetime.now(UTC) + _LONGEST_AHEAD:
-            raise ValueError("a message is scheduled for the future, at most a year ahead")
+        if moment is not None and moment > datetime.now(UTC) + _LONGEST_AHEAD:
+            raise ValueError("a message is scheduled for at most a year ahead")
         return moment
 
-    @field_validator("expires_at")
-    @classmethod
-    def _not_over_yet(cls, moment: datetime | None) -> datetime | None:
-        if moment is not None and moment <= datetime.now(UTC):
-            raise ValueError("this time is over")
-        return moment
+    def is_over(self) -> dict[str, str]:
+        """What is wrong with times that have passed, by field. The repeat of an earlier request may name such times."""
+        sentences = {"send_at": "a message is scheduled for the future", "expires_at": "this time is over"}
+        now = datetime.now(UTC)
+        times = {"send_at": self.send_at, "expires_at": self.expires_at}
+        return {name: sentences[name] for name, moment in times.items() if moment is not None and moment <= now}
 
     @model_validator(mode="after")
     def _leaves_before_it_expires(self) -> "_Send":
@@ -211,7 +211,7 @@ class _Send(BaseModel):
 
     def _fingerprint(self) -> str:
         """The same for requests that mean the same, however their JSON is written."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(warnings=False).encode()).hexdigest()
 
 
 class SmsSend(_Send):

@@ -80,6 +80,7 @@ class DeliveryWorker:
             batch_size=settings.accept_batch_size,
             queue_limit=max(settings.accept_queue_limit, settings.worker_concurrency),
             deadline_seconds=settings.database_statement_timeout_seconds,
+            tenant_of=lambda record: record.outcome.tenant_id,
             name="outcomes",
         )
 

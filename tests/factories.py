@@ -1,7 +1,17 @@
-"""Requests as clients and providers write them; a test names only what it is about."""
+"""Requests as clients and providers write them, and stored messages; a test names only what it is about."""
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
+from app.models import Message
+from app.services.storing import store_messages
+
+Answer = TypeVar("Answer")
 
 #: The two ends of all messages here, unless a test names others.
 CUSTOMER, CONTACT = "+12016661234", "+18045551234"
@@ -78,3 +88,40 @@ SENDS: dict[str, Factory] = {"/api/messages/sms": sms, "/api/messages/email": em
 WEBHOOKS: dict[str, Factory] = {"/api/webhooks/sms": sms_webhook, "/api/webhooks/email": email_webhook}
 #: Every route that takes a body, and what it takes.
 POSTS = SENDS | WEBHOOKS
+
+
+#: What a worker still has to look at.
+PENDING = (MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING)
+
+
+async def make_messages(
+    connection: AsyncConnection, count: int = 1, *, status: MessageStatus = MessageStatus.QUEUED
+) -> list[int]:
+    """Outbound texts, each to another contact, in the given status; their ids, in order."""
+
+    def phone(number: str) -> Address:
+        return Address(AddressType.PHONE, number, number)
+
+    new = [
+        NewMessage(Direction.OUTBOUND, "sms", "sms", phone(CUSTOMER), phone(f"+1804{5550000 + number}"), "Hello!")
+        for number in range(count)
+    ]
+    ids = [stored.id for stored in await store_messages(connection, 1, new)]
+    changed: dict[str, Any] = {"status": status.value} | ({} if status in PENDING else {"due_at": None})
+    await connection.execute(update(Message).where(Message.tenant_id == 1, Message.id.in_(ids)).values(changed))
+    return ids
+
+
+async def until(
+    ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], bool], *, seconds: float = 10
+) -> Answer:
+    """Ask again until the answer is as it should be, and give it back; fails with the last answer after a time."""
+    answer = await ask()
+    try:
+        async with asyncio.timeout(seconds):
+            while not holds(answer):
+                await asyncio.sleep(0.01)
+                answer = await ask()
+    except TimeoutError:
+        raise AssertionError(f"after {seconds} seconds it is still {answer!r}") from None
+    return answer

@@ -37,9 +37,13 @@ class HotRoute(APIRoute):
         return Match.NONE if match is Match.NONE else Match.FULL, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
+        if scope["method"] == "POST":
+            await self.serve(scope, receive, send)
+        else:
             await super().handle(scope, receive, send)  # answers 405
-            return
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""
         request = Request(scope, receive, send)
         settings = request.app.state.settings
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

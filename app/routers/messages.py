@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
 from app.dependencies import Cursor, Id, Limit, MessagesDep, TenantDep, link_pages, message_service, preferred_wait
-from app.domain import MessageStatus
+from app.domain import MessageStatus, NewMessage
 from app.errors import FieldError, InvalidRequest
 from app.models import Message
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
 from app.schemas import EmailSend, MessageDetail, MessageView, SendAccepted, SmsSend, StepView, Timestamp
-from app.services.messages import MessageFilter
+from app.services.messages import MessageFilter, MessageService
 from app.services.timeline import Step
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -66,6 +66,8 @@ async def send_email(message: EmailSend, request: Request) -> SendAccepted | Res
 async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted | Response:
     service = message_service(request)
     new = message.new_message(_idempotency_key(request))
+    if over := message.is_over():
+        await _must_be_a_repeat(new, over, service)
     stored = await service.accept(new)
     answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
     headers = {}
@@ -75,6 +77,12 @@ async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted 
         headers["Preference-Applied"] = f"wait={seconds}"
         answer.provider_message_id = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
     return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
+
+
+async def _must_be_a_repeat(new: NewMessage, over: dict[str, str], service: MessageService) -> None:
+    if not await service.is_repeat(new):
+        errors = [FieldError(f"body.{name}", sentence) for name, sentence in over.items()]
+        raise InvalidRequest("A time in this request has passed.", errors=errors)
 
 
 def _idempotency_key(request: Request) -> str | None:

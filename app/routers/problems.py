@@ -1,6 +1,6 @@
 """Every error as problem+json (RFC 9457), rendered in one place."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +19,8 @@ from app.schemas import Problem
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 #: Said in our words where pydantic's are not meant for a person at the other end of an API.
 _SENTENCES = {
@@ -73,12 +75,8 @@ def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Render all errors of an application as problems: ours, the framework's, and those of the database."""
-    app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientDisconnect, _nobody_listens)
-    for kind in (SQLAlchemyError, OSError, TimeoutError):
-        app.add_exception_handler(kind, _dependency_error)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _bug)
     describe = app.openapi
 
@@ -131,3 +129,20 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:
     return Response(status_code=400)
+
+
+_HANDLERS: dict[type[Exception], Handler] = {
+    ServiceError: _service_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_error,
+    ClientDisconnect: _nobody_listens,
+    SQLAlchemyError: _dependency_error,
+    OSError: _dependency_error,
+    TimeoutError: _dependency_error,
+}
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """What an error is answered with, for what is served past the framework."""
+    handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), _bug)
+    return await handler(request, error)

@@ -59,6 +59,18 @@ class MessageService:
             raise IdempotencyConflict("This Idempotency-Key was used for a request with another body.")
         return stored
 
+    async def is_repeat(self, message: NewMessage) -> bool:
+        """Whether a message with this idempotency key has been accepted before."""
+        if message.idempotency_key is None:
+            return False
+        question = select(Message.id).where(
+            Message.tenant_id == message.tenant_id,
+            Message.channel == message.channel,
+            Message.idempotency_key == message.idempotency_key,
+        )
+        async with self._sessions() as session:
+            return (await session.execute(question)).scalar() is not None
+
     async def provider_message_id(self, tenant_id: int, message_id: int, *, wait_seconds: float) -> str | None:
         """The provider's id for a message, waiting for it at most so long; None if it is not known by then.
 

@@ -26,6 +26,7 @@ class ProviderEventService:
             batch_size=settings.accept_batch_size,
             queue_limit=settings.accept_queue_limit,
             deadline_seconds=settings.database_statement_timeout_seconds,
+            tenant_of=lambda _: DEFAULT_TENANT_ID,
             name="receipts",
         )
 

@@ -1,31 +1,37 @@
-"""A batch of messages into contacts, conversations, participants and messages: a few set-based statements.
+"""A batch of messages into contacts, conversations, participants and messages: one set-based statement, or a few.
 
-Two writers can't deadlock: contacts and conversations are inserted in key order, then messages in the order of
-their provider ids, then conversations are locked in id order; every transaction goes through that same sequence.
-What exists is looked up first, so that a repeat doesn't use up ids.
+Two writers can't deadlock. Contacts and conversations are inserted in key order; then one statement locks the
+conversations in id order, and only then inserts messages, in the order of their identities. Every transaction goes
+through that sequence, or its last step alone. What exists is looked up first: a repeat uses up no ids.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     DateTime,
-    Integer,
+    FromClause,
+    Insert,
     Text,
     and_,
     case,
     cast,
     func,
     null,
+    or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from app.domain import Direction, MessageStatus, NewMessage, ParticipantRole, StoredMessage
 from app.models import Contact, Conversation, ConversationParticipant, Message
@@ -42,8 +48,9 @@ async def store_messages(
 ) -> list[StoredMessage]:
     """Store one tenant's messages in the transaction open on `connection`; the answer is in their order.
 
-    A message whose provider id or idempotency key is stored already, or stands earlier in the batch, is a duplicate:
-    nothing is stored for it, and its place is the first one's.
+    Conversations and contacts are made where they are missing. A message whose provider id or idempotency key is
+    stored already, or stands earlier in the batch, is a duplicate: nothing is stored for it, and its place is the
+    first one's.
     """
     first: dict[Identity, int] = {}
     for position, message in enumerate(messages):
@@ -51,30 +58,28 @@ async def store_messages(
             first.setdefault(identity, position)
     known = await _find_stored(connection, tenant_id, first)
 
-    fresh = [message for message in messages if _identity(message) is None]
-    fresh += [messages[first[identity]] for identity in sorted(first) if identity not in known]
-    inserted = await _insert_messages(connection, tenant_id, fresh) if fresh else []
-
-    # Ids are drawn in the order of the rows: sorted, they stand for messages without an identity as these arrived.
-    unnamed = iter(sorted((row.id, row.conversation_id) for row in inserted if _identity(row) is None))
-    new: dict[Identity, _Known] = {}
-    for row in inserted:
-        if identity := _identity(row):
-            new[identity] = _Known(row.id, row.conversation_id, messages[first[identity]].fingerprint)
-    if outrun := [identity for identity in first if identity not in known and identity not in new]:
+    fresh = [
+        position
+        for position, message in enumerate(messages)
+        if (identity := _identity(message)) is None or (identity not in known and first[identity] == position)
+    ]
+    await _make_conversations(connection, tenant_id, [messages[position] for position in fresh])
+    stored = await store_known(connection, tenant_id, [messages[position] for position in fresh])
+    places = dict(zip(fresh, stored, strict=True))
+    for identity, position in first.items():
+        if place := places.get(position):
+            known[identity] = _Known(place.id, place.conversation_id, messages[position].fingerprint)
+    if outrun := [identity for identity in first if identity not in known]:
         known |= await _find_stored(connection, tenant_id, outrun)  # another writer committed them meanwhile
+    return [places.get(position) or _repeat(message, known) for position, message in enumerate(messages)]
 
-    places = []
-    for position, message in enumerate(messages):
-        identity = _identity(message)
-        if identity is None:
-            places.append(StoredMessage(*next(unnamed)))
-            continue
-        place = new.get(identity) or known[identity]
-        duplicate = identity not in new or first[identity] != position
-        conflict = duplicate and place.fingerprint != message.fingerprint
-        places.append(StoredMessage(place.id, place.conversation_id, duplicate, conflict))
-    return places
+
+def _repeat(message: NewMessage, known: Mapping[Identity, "_Known"]) -> StoredMessage:
+    identity = _identity(message)
+    assert identity is not None
+    place = known[identity]
+    conflict = place.fingerprint != message.fingerprint
+    return StoredMessage(place.id, place.conversation_id, duplicate=True, conflict=conflict)
 
 
 class _Known(NamedTuple):
@@ -93,6 +98,16 @@ def _identity(message: Any) -> Identity | None:
 
 
 _NOW = func.now()
+
+
+def _activity(added: ColumnElement[int], newest: ColumnElement[datetime]) -> dict[str, Any]:
+    """What a conversation keeps about its messages, so that no page has to count them."""
+    return {
+        "message_count": Conversation.message_count + added,
+        # A caller's clock that is ahead must not hold a conversation at the top of the list.
+        "last_activity_at": func.greatest(Conversation.last_activity_at, func.least(newest, _NOW)),
+    }
+
 
 _wanted_ids = rows(provider_type=Text(), provider_message_id=Text())
 _FIND_STORED = select(Message.provider_type, Message.provider_message_id, Message.id, Message.conversation_id).join(
@@ -137,127 +152,188 @@ async def _find_stored(
     return found
 
 
-_new_messages = rows(
-    conversation_id=BigInteger(),
-    direction=Text(),
-    channel=Text(),
-    type=Text(),
-    from_address=Text(),
-    to_address=Text(),
-    subject=Text(),
-    body=Text(),
-    attachments=Text(),
-    provider_type=Text(),
-    provider_message_id=Text(),
-    sent_at=DateTime(timezone=True),
-    send_at=DateTime(timezone=True),
-    expires_at=DateTime(timezone=True),
-    idempotency_key=Text(),
-    request_fingerprint=Text(),
-)
-_MESSAGE_COLUMNS = [column.name for column in _new_messages.c][:-1]
-_is_outbound = _new_messages.c.direction == Direction.OUTBOUND.value
-_MESSAGE_VALUES = {
-    Message.tenant_id: TENANT,
-    Message.conversation_id: _new_messages.c.conversation_id,
-    Message.direction: _new_messages.c.direction,
-    Message.channel: _new_messages.c.channel,
-    Message.type: _new_messages.c.type,
-    Message.from_address: _new_messages.c.from_address,
-    Message.to_address: _new_messages.c.to_address,
-    Message.subject: _new_messages.c.subject,
-    Message.body: _new_messages.c.body,
-    Message.attachments: cast(_new_messages.c.attachments, JSONB),
-    Message.provider_type: _new_messages.c.provider_type,
-    Message.provider_message_id: _new_messages.c.provider_message_id,
-    Message.sent_at: func.coalesce(_new_messages.c.sent_at, _NOW),
-    Message.status: case(
-        (~_is_outbound, MessageStatus.RECEIVED.value),
-        (_new_messages.c.send_at.is_not(None), MessageStatus.SCHEDULED.value),
-        else_=MessageStatus.QUEUED.value,
-    ),
-    Message.due_at: case(
-        (_is_outbound, func.least(func.coalesce(_new_messages.c.send_at, _NOW), _new_messages.c.expires_at)),
-        else_=null(),
-    ),
-    Message.expires_at: _new_messages.c.expires_at,
-    Message.idempotency_key: _new_messages.c.idempotency_key,
-    Message.request_fingerprint: _new_messages.c.request_fingerprint,
+_MESSAGE_TYPES: dict[str, TypeEngine[Any]] = {
+    "direction": Text(),
+    "channel": Text(),
+    "type": Text(),
+    "from_address": Text(),
+    "to_address": Text(),
+    "subject": Text(),
+    "body": Text(),
+    "attachments": Text(),
+    "provider_type": Text(),
+    "provider_message_id": Text(),
+    "sent_at": DateTime(timezone=True),
+    "send_at": DateTime(timezone=True),
+    "expires_at": DateTime(timezone=True),
+    "idempotency_key": Text(),
+    "request_fingerprint": Text(),
 }
-_INSERT_MESSAGES = (
-    insert(Message)
-    .from_select(list(_MESSAGE_VALUES), select(*_MESSAGE_VALUES.values()).order_by(_new_messages.c.position))
-    .on_conflict_do_nothing()
-    .returning(
-        Message.id,
-        Message.conversation_id,
-        Message.channel,
-        Message.provider_type,
-        Message.provider_message_id,
-        Message.idempotency_key,
-        Message.sent_at,
+
+
+def _message_values(message: NewMessage) -> tuple[Any, ...]:
+    """In the order of `_MESSAGE_TYPES`."""
+    return (
+        message.direction.value,
+        message.channel,
+        message.type,
+        message.sender.value,
+        message.recipient.value,
+        message.subject,
+        message.body,
+        json.dumps(message.attachments) if message.attachments else "[]",
+        message.provider_type,
+        message.provider_message_id,
+        message.sent_at,
+        message.send_at,
+        message.expires_at,
+        message.idempotency_key,
+        message.fingerprint,
     )
+
+
+def _inserting(new: FromClause) -> Insert:
+    """Inserts messages from rows that have the columns of `_MESSAGE_TYPES`, a `conversation_id` and a `position`."""
+    columns = new.c
+    is_outbound = columns.direction == Direction.OUTBOUND.value
+    values: dict[Any, Any] = {
+        Message.tenant_id: TENANT,
+        Message.conversation_id: columns.conversation_id,
+        Message.direction: columns.direction,
+        Message.channel: columns.channel,
+        Message.type: columns.type,
+        Message.from_address: columns.from_address,
+        Message.to_address: columns.to_address,
+        Message.subject: columns.subject,
+        Message.body: columns.body,
+        Message.attachments: cast(columns.attachments, JSONB),
+        Message.provider_type: columns.provider_type,
+        Message.provider_message_id: columns.provider_message_id,
+        Message.sent_at: func.coalesce(columns.sent_at, _NOW),
+        Message.status: case(
+            (~is_outbound, MessageStatus.RECEIVED.value),
+            (columns.send_at.is_not(None), MessageStatus.SCHEDULED.value),
+            else_=MessageStatus.QUEUED.value,
+        ),
+        Message.due_at: case(
+            (is_outbound, func.least(func.coalesce(columns.send_at, _NOW), columns.expires_at)), else_=null()
+        ),
+        Message.expires_at: columns.expires_at,
+        Message.idempotency_key: columns.idempotency_key,
+        Message.request_fingerprint: columns.request_fingerprint,
+    }
+    return (
+        insert(Message)
+        .from_select(list(values), select(*values.values()).order_by(columns.position))
+        .on_conflict_do_nothing()
+    )
+
+
+_STORED = (
+    Message.id,
+    Message.conversation_id,
+    Message.channel,
+    Message.from_address,
+    Message.to_address,
+    Message.provider_type,
+    Message.provider_message_id,
+    Message.idempotency_key,
+    Message.sent_at,
 )
 
-
-async def _insert_messages(connection: AsyncConnection, tenant_id: int, messages: list[NewMessage]) -> Sequence[Any]:
-    conversations = await _conversation_ids(connection, tenant_id, messages)
-    values = [
-        (
-            conversations[_conversation_key(message)],
-            message.direction.value,
-            message.channel,
-            message.type,
-            message.sender.value,
-            message.recipient.value,
-            message.subject,
-            message.body,
-            json.dumps(message.attachments),
-            message.provider_type,
-            message.provider_message_id,
-            message.sent_at,
-            message.send_at,
-            message.expires_at,
-            message.idempotency_key,
-            message.fingerprint,
-        )
-        for message in messages
-    ]
-    parameters = given(tenant_id, _MESSAGE_COLUMNS, values)
-    inserted = (await connection.execute(_INSERT_MESSAGES, parameters)).all()
-    if inserted:
-        await _record_activity(connection, tenant_id, [(row.conversation_id, row.sent_at) for row in inserted])
-    return inserted
-
-
-_additions = rows(conversation_id=BigInteger(), added=Integer(), newest=DateTime(timezone=True))
-_locked = (
-    select(Conversation.id, _additions.c.added, _additions.c.newest)
-    .join(_additions, and_(Conversation.tenant_id == TENANT, Conversation.id == _additions.c.conversation_id))
+_arriving = rows(customer_address=Text(), contact_address=Text(), **_MESSAGE_TYPES)
+_pairs = select(_arriving.c.customer_address, _arriving.c.contact_address).distinct().subquery("pairs")
+_open = (
+    select(Conversation.id, Conversation.customer_address, Conversation.contact_address)
+    .join(
+        _pairs,
+        and_(
+            Conversation.tenant_id == TENANT,
+            Conversation.customer_address == _pairs.c.customer_address,
+            Conversation.contact_address == _pairs.c.contact_address,
+        ),
+    )
     .order_by(Conversation.id)
     .with_for_update(of=Conversation, key_share=True)
-    .cte("locked")
+    .cte("open")
 )
-_RECORD_ACTIVITY = (
-    update(Conversation)
-    .where(Conversation.tenant_id == TENANT, Conversation.id == _locked.c.id)
-    .values(
-        message_count=Conversation.message_count + _locked.c.added,
-        # A caller's clock that is ahead must not hold a conversation at the top of the list.
-        last_activity_at=func.greatest(Conversation.last_activity_at, func.least(_locked.c.newest, _NOW)),
+_is_repeat = or_(
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.provider_type == _arriving.c.provider_type,
+        Message.provider_message_id == _arriving.c.provider_message_id,
+        Message.provider_message_id.is_not(None),
     )
+    .exists(),
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == _arriving.c.channel,
+        Message.idempotency_key == _arriving.c.idempotency_key,
+        Message.idempotency_key.is_not(None),
+    )
+    .exists(),
 )
+_has_identity = or_(_arriving.c.provider_message_id.is_not(None), _arriving.c.idempotency_key.is_not(None))
+_belonging = (
+    select(*_arriving.c, _open.c.id.label("conversation_id"))
+    .join(
+        _open,
+        and_(
+            _open.c.customer_address == _arriving.c.customer_address,
+            _open.c.contact_address == _arriving.c.contact_address,
+        ),
+    )
+    .where(case((_has_identity, ~_is_repeat), else_=true()))
+    .cte("belonging")
+)
+_stored = _inserting(_belonging).returning(*_STORED).cte("stored")
+_added = (
+    select(_stored.c.conversation_id, func.count().label("added"), func.max(_stored.c.sent_at).label("newest"))
+    .group_by(_stored.c.conversation_id)
+    .subquery("added")
+)
+_raised = (
+    update(Conversation)
+    .where(Conversation.tenant_id == TENANT, Conversation.id == _added.c.conversation_id)
+    .values(**_activity(_added.c.added, _added.c.newest))
+    .returning(Conversation.id)
+    .cte("raised")
+)
+_STORE_KNOWN = select(_stored).add_cte(_raised)
 
 
-async def _record_activity(
-    connection: AsyncConnection, tenant_id: int, additions: list[tuple[int, datetime]]
-) -> None:
-    times: defaultdict[int, list[datetime]] = defaultdict(list)
-    for conversation_id, sent_at in additions:
-        times[conversation_id].append(sent_at)
-    values = [(conversation_id, len(sent), max(sent)) for conversation_id, sent in times.items()]
-    parameters = given(tenant_id, ("conversation_id", "added", "newest"), values)
-    await connection.execute(_RECORD_ACTIVITY, parameters)
+async def store_known(
+    connection: AsyncConnection, tenant_id: int, messages: Sequence[NewMessage]
+) -> list[StoredMessage | None]:
+    """Store, in one statement, what is new in conversations that exist; the answer is in the order of `messages`.
+
+    None stands for what was not stored: a first message of a pair, or a repeat. `store_messages` takes those.
+    """
+    first: dict[Identity, int] = {}
+    unnamed: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for position, message in enumerate(messages):
+        if identity := _identity(message):
+            first.setdefault(identity, position)
+        else:
+            unnamed[message.channel, message.sender.value, message.recipient.value].append(position)
+    # Without an identity in the order of arrival, then by identity, the same order for every writer.
+    order = sorted(position for positions in unnamed.values() for position in positions)
+    order += [first[identity] for identity in sorted(first)]
+    values = [(*_conversation_key(messages[position]), *_message_values(messages[position])) for position in order]
+    parameters = given(tenant_id, ("customer_address", "contact_address", *_MESSAGE_TYPES), values)
+    stored = (await connection.execute(_STORE_KNOWN, parameters)).all()
+
+    # Ids are drawn in the order of the rows, so those of one pair stand for its messages as they arrived.
+    waiting = {key: iter(positions) for key, positions in unnamed.items()}
+    places: list[StoredMessage | None] = [None] * len(messages)
+    for row in sorted(stored, key=attrgetter("id")):
+        identity = _identity(row)
+        key = (row.channel, row.from_address, row.to_address)
+        position = first[identity] if identity else next(waiting[key])
+        places[position] = StoredMessage(row.id, row.conversation_id)
+    return places
 
 
 def _conversation_key(message: NewMessage) -> ConversationKey:
@@ -265,7 +341,7 @@ def _conversation_key(message: NewMessage) -> ConversationKey:
 
 
 _wanted_pairs = rows(customer_address=Text(), contact_address=Text())
-_FIND_CONVERSATIONS = select(Conversation.customer_address, Conversation.contact_address, Conversation.id).join(
+_FIND_CONVERSATIONS = select(Conversation.customer_address, Conversation.contact_address).join(
     _wanted_pairs,
     and_(
         Conversation.tenant_id == TENANT,
@@ -297,40 +373,35 @@ _INSERT_PARTICIPANTS = insert(ConversationParticipant).from_select(
 )
 
 
-async def _conversation_ids(
-    connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]
-) -> dict[ConversationKey, int]:
-    """The conversation of every message; those that are missing are made, with their contacts."""
+async def _make_conversations(connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]) -> None:
+    """Make the conversations that messages belong to where they are missing, with their contacts."""
     by_key = {_conversation_key(message): message for message in messages}
     found = await _find_conversations(connection, tenant_id, by_key)
     missing = sorted(key for key in by_key if key not in found)
     if not missing:
-        return found
+        return
     contacts = await _contact_ids(connection, tenant_id, [by_key[key] for key in missing])
     new = [(*key, by_key[key].sent_at) for key in missing]
     parameters = given(tenant_id, ("customer_address", "contact_address", "sent_at"), new)
-    inserted = await connection.execute(_INSERT_CONVERSATIONS, parameters)
-    made = {(customer, contact): id for customer, contact, id in inserted}
+    # What is not returned was made by another writer meanwhile, with its participants.
+    made = (await connection.execute(_INSERT_CONVERSATIONS, parameters)).all()
     participants = [
         (id, role.value, contacts[address.value, address.type.value])
-        for key, id in made.items()
+        for customer, contact, id in made
         for role, address in (
-            (ParticipantRole.CUSTOMER, by_key[key].customer),
-            (ParticipantRole.CONTACT, by_key[key].contact),
+            (ParticipantRole.CUSTOMER, by_key[customer, contact].customer),
+            (ParticipantRole.CONTACT, by_key[customer, contact].contact),
         )
     ]
     parameters = given(tenant_id, ("conversation_id", "role", "contact_id"), participants)
     await connection.execute(_INSERT_PARTICIPANTS, parameters)
-    outrun = [key for key in missing if key not in made]  # another writer committed them meanwhile
-    return found | made | (await _find_conversations(connection, tenant_id, outrun) if outrun else {})
 
 
 async def _find_conversations(
     connection: AsyncConnection, tenant_id: int, keys: Iterable[ConversationKey]
-) -> dict[ConversationKey, int]:
+) -> set[ConversationKey]:
     parameters = given(tenant_id, ("customer_address", "contact_address"), keys)
-    found = await connection.execute(_FIND_CONVERSATIONS, parameters)
-    return {(customer, contact): id for customer, contact, id in found}
+    return {(customer, contact) for customer, contact in await connection.execute(_FIND_CONVERSATIONS, parameters)}
 
 
 _wanted_contacts = rows(address=Text(), address_type=Text())

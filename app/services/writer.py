@@ -1,48 +1,71 @@
-"""The one way in for messages, outbound and inbound: a group commit over `store_messages`."""
+"""The one way in for messages, outbound and inbound: two group commits, one behind the other.
+
+Nearly every message belongs to a conversation that exists, and is stored with one statement. What is left over, first
+messages and repeats, goes on to the second, which looks up, makes what is missing, and stores.
+"""
 
 from collections.abc import Callable
-from itertools import groupby
+from contextlib import AsyncExitStack
+from operator import attrgetter
+from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.domain import Direction, NewMessage, StoredMessage
 from app.services.batching import GroupCommit
-from app.services.storing import store_messages
+from app.services.storing import store_known, store_messages
 
 
-class MessageWriter(GroupCommit[NewMessage, StoredMessage]):
-    """Stores messages; `on_outbound` is called after each commit that left something to deliver."""
+class MessageWriter:
+    """Stores messages; `on_outbound` is called after each that has to be delivered. An async context manager."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
-        super().__init__(
+        self._known: GroupCommit[NewMessage, StoredMessage | None] = GroupCommit(
             engine,
-            _store,
+            _store_known,
+            tenant_of=attrgetter("tenant_id"),
             batch_size=settings.accept_batch_size,
             queue_limit=settings.accept_queue_limit,
             deadline_seconds=settings.database_statement_timeout_seconds,
             name="accept",
+            single_statement=True,
+        )
+        self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
+            engine,
+            _store,
+            tenant_of=attrgetter("tenant_id"),
+            batch_size=settings.accept_batch_size,
+            queue_limit=settings.accept_queue_limit,
+            deadline_seconds=settings.database_statement_timeout_seconds,
+            name="accept-first",
         )
         self._on_outbound = on_outbound
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._others)
+        await self._stack.enter_async_context(self._known)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
 
     async def write(self, message: NewMessage) -> StoredMessage:
         """Store one message and say where it is, after the commit.
 
-        An inbound message whose provider id is already stored, or that arrives many times at once, is stored
-        once; every copy gets the first one's place. Errors are those of `GroupCommit.submit`.
+        An inbound message whose provider id is already stored, or that arrives many times at once, is stored once;
+        every copy gets the first one's place. Errors are those of `GroupCommit.submit`.
         """
-        stored = await self.submit(message)
+        stored = await self._known.submit(message) or await self._others.submit(message)
         if message.direction is Direction.OUTBOUND:
             self._on_outbound()
         return stored
 
 
+async def _store_known(connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage | None]:
+    return await store_known(connection, messages[0].tenant_id, messages)
+
+
 async def _store(connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
-    """One set of statements for each tenant in the batch; no statement reaches over tenants."""
-    places: dict[int, StoredMessage] = {}
-    by_tenant = sorted(range(len(messages)), key=lambda position: messages[position].tenant_id)
-    for tenant_id, group in groupby(by_tenant, key=lambda position: messages[position].tenant_id):
-        positions = list(group)
-        stored = await store_messages(connection, tenant_id, [messages[position] for position in positions])
-        places.update(zip(positions, stored, strict=True))
-    return [places[position] for position in range(len(messages))]
+    return await store_messages(connection, messages[0].tenant_id, messages)

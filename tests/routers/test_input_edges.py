@@ -3,6 +3,7 @@
 import base64
 import codecs
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.factories import CONTACT, POSTS, SENDS, WEBHOOKS, Factory, email, email_webhook, sms, sms_webhook
-from tests.routers import locations_of, problem_of, stored
+from tests.routers import OPERATIONS, locations_of, problem_of, stored
 
 pytestmark = pytest.mark.anyio
 
@@ -714,12 +715,18 @@ def encoded(value: bytes | str | int) -> str:
     return quote(content, safe="")
 
 
+PLACE = re.compile(r"\{[a-z_]+\}")  # where a path takes a parameter
+GETS = ["/{path}", "/docs/assets/{path}", *(path for method, path, _ in OPERATIONS if method == "GET")]
+COMMANDS = [path for method, path, _ in OPERATIONS if method == "POST" and PLACE.search(path)]
+PARAMETERS = sorted(
+    {one["name"] for _, _, said in OPERATIONS for one in said.get("parameters", []) if one["in"] == "query"}
+)
 ANY_PART = (st.binary(max_size=20) | ANY_TEXT | st.integers() | st.integers(0, 3)).map(encoded)
 ANY_CURSOR = st.lists(ANY_JSON | st.datetimes().map("{}+00:00".format) | st.integers(0, 2**64), max_size=4).map(
     lambda key: base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
 )
 ANY_QUERY = st.lists(
-    st.tuples(st.sampled_from(["limit", "cursor"]) | ANY_PART, ANY_PART | ANY_CURSOR.map(encoded)), max_size=4
+    st.tuples(st.sampled_from(PARAMETERS) | ANY_PART, ANY_PART | ANY_CURSOR.map(encoded)), max_size=4
 ).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs))
 
 
@@ -733,15 +740,15 @@ async def filled(client: httpx.AsyncClient) -> httpx.AsyncClient:
 
 
 @anything
-@given(
-    address=st.sampled_from(
-        ["/{}", "/docs/assets/{}", "/api/conversations", "/api/conversations/{}/messages", "/api/messages/{}"]
-    ),
-    part=ANY_PART,
-    query=ANY_QUERY,
-)
+@given(address=st.sampled_from(GETS), part=ANY_PART, query=ANY_QUERY)
 async def test_anything_may_be_asked_for(filled: httpx.AsyncClient, address: str, part: str, query: str) -> None:
-    assert_answered_or_refused(await filled.get(f"{address.format(part)}?{query}"))
+    assert_answered_or_refused(await filled.get(f"{PLACE.sub(part, address)}?{query}"))
+
+
+@anything
+@given(address=st.sampled_from(COMMANDS), part=ANY_PART | st.sampled_from(["sms", "email"]), content=posted(sms))
+async def test_anything_may_be_demanded(filled: httpx.AsyncClient, address: str, part: str, content: bytes) -> None:
+    assert_answered_or_refused(await filled.post(PLACE.sub(part, address), content=content, headers=JSON))
 
 
 @anything

@@ -42,7 +42,15 @@ class Divider:
 def group_commit(
     engine: AsyncEngine, work: Divider, *, queue_limit: int = 1000, deadline: float = 5
 ) -> GroupCommit[int, int]:
-    return GroupCommit(engine, work, batch_size=50, queue_limit=queue_limit, deadline_seconds=deadline, name="test")
+    return GroupCommit(
+        engine,
+        work,
+        tenant_of=lambda item: 1,
+        batch_size=50,
+        queue_limit=queue_limit,
+        deadline_seconds=deadline,
+        name="test",
+    )
 
 
 async def test_what_arrives_while_a_batch_is_written_forms_the_next(engine: AsyncEngine) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from app.config import Settings
 from app.database import create_serving_engine
 from app.domain import Address, AddressType, Direction, NewMessage
-from app.services.storing import store_messages
+from app.services.storing import store_known, store_messages
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 @pytest.fixture
 async def two_clients(serve: Serve, settings: Settings) -> list[httpx.AsyncClient]:
     """Two applications on one database: what one process would settle in its queue, PostgreSQL has to settle."""
-    quiet = settings.model_copy(update={"worker_enabled": False})
+    quiet = settings.model_copy(update={"worker_enabled": False, "database_statement_timeout_seconds": 60})
     return [await serve(quiet), await serve(quiet)]
 
 
@@ -193,17 +193,22 @@ async def test_a_batch_answers_in_the_order_of_its_messages(settings: Settings, 
     await engine.dispose()
 
 
-async def test_storing_known_pairs_takes_the_same_few_statements_for_one_message_and_for_many(
+async def test_storing_in_known_conversations_takes_one_statement_however_many_messages(
     settings: Settings, database_url: str
 ) -> None:
     engine = create_serving_engine(database_url, settings)
+    async with engine.begin() as connection:
+        await store_messages(connection, 1, [_message("first"), _message("in", "known")])
     statements: list[str] = []
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    async with engine.begin() as connection:
-        await store_messages(connection, 1, [_message("first")])
     for count in (1, 200):
         statements.clear()
+        batch = [_message(str(number)) for number in range(count)] + [_message("repeat", "known")]
         async with engine.begin() as connection:
-            await store_messages(connection, 1, [_message(str(number)) for number in range(count)])
-        assert len(statements) == 3, statements
+            places = await store_known(connection, 1, batch)
+        assert len(statements) == 1
+        assert [place is None for place in places] == [False] * count + [True]
     await engine.dispose()
+    assert counted(database_url, "SELECT message_count FROM conversations") == counted(
+        database_url, "SELECT count(*) FROM messages"
+    )

@@ -1,0 +1,112 @@
+"""Measures how fast the service accepts messages, against an empty endpoint and against pgbench."""
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.config import Settings
+from app.embedded import EmbeddedPostgresError
+from bench.database import throw_away_database
+from bench.load import Plan
+from bench.processes import BenchError
+from bench.report import as_object, as_table
+from bench.targets import TITLES, Measurement, Targets
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when all went well, 1 when what is stored is not what was answered, 2 when it can't run, 130 on Ctrl-C."""
+    chosen = _chosen(arguments)
+    plan = Plan(port=0, seconds=chosen.seconds, connections=chosen.connections, pairs=chosen.pairs)
+    try:
+        report = asyncio.run(_measure(plan, chosen.rounds, chosen.directory))
+    except (BenchError, EmbeddedPostgresError) as error:
+        print(f"The benchmark can't run. {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("Stopped.", file=sys.stderr)
+        return 130
+    print(json.dumps(report, indent=2) if chosen.json else as_table(report))
+    for problem in report["problems"]:
+        print(f"The figures don't count. {problem}", file=sys.stderr)
+    return 1 if report["problems"] else 0
+
+
+def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=5, help="how long each target is measured in each round")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all targets take turns")
+    parser.add_argument("--connections", type=int, default=64, help="keep-alive connections, and pgbench's clients")
+    parser.add_argument("--pairs", type=int, default=1000, help="how many pairs of from and to take turns")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--directory", type=Path, help="where the throw-away database is made; choose the disk that is to be measured"
+    )
+    chosen = parser.parse_args(arguments)
+    if not (
+        chosen.seconds > 0 and chosen.rounds > 0 and 1 <= chosen.connections <= 90 and 1 <= chosen.pairs <= 100_000
+    ):
+        parser.error("seconds and rounds are positive, connections at most 90, pairs at most 100,000")
+    return chosen
+
+
+async def _measure(plan: Plan, rounds: int, place: Path | None) -> dict[str, Any]:
+    """The report on all rounds. A signal ends it where it waits; what was started is stopped on the way out."""
+    _let_signals_cancel()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    settings = Settings(env="development")  # only for what belongs to this machine
+    place = (place or settings.data_dir).resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=place, ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        _say("making a throw-away database")
+        with throw_away_database(directory, settings.pg_bindir) as database:
+            targets = Targets(plan, database, directory, settings.pg_bindir)
+            measured: dict[str, list[Measurement]] = {target: [] for target in targets.names}
+            for number in range(1, rounds + 1):
+                for target, measurements in measured.items():
+                    measurements.append(await targets.measure(target))
+                    _say(f"round {number} of {rounds}: {TITLES[target]}: {_summary(measurements[-1])}")
+        return as_object(plan, measured, targets.skipped)
+
+
+def _let_signals_cancel() -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+    def cancel(*_: object) -> None:
+        for one in known:
+            signal.signal(one, signal.SIG_IGN)  # the way out is already being taken
+        loop.call_soon_threadsafe(task.cancel)
+
+    for one in known:
+        signal.signal(one, cancel)
+
+
+def _summary(measurement: Measurement) -> str:
+    seen = measurement.seen
+    limit = ", and the load generator was the limit" if seen.busy and seen.busy > 0.9 else ""
+    return f"{seen.per_second:,.0f} req/s, p99 {seen.p99_ms:.1f} ms{limit}"
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

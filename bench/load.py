@@ -1,0 +1,226 @@
+"""The load generator: an HTTP/1.1 client small enough not to be what is measured.
+
+It runs as a process of its own, `python -m bench.load '{"port": 8080, ...}'`, and writes what it saw as JSON. Each
+connection sends a request, waits for the whole answer, and sends the next. The first requests, one for each pair of
+addresses, are the warm-up: they make the conversations, and count as answered but not as measured.
+"""
+
+import asyncio
+import importlib
+import itertools
+import json
+import random
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import ModuleType
+from typing import cast
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
+_TEXTS_PER_PAIR = 4
+_SEED = 20241101
+#: Seconds for the warm-up and for the answers still outstanding at the end, after which it gives up.
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to send: for how many seconds, over how many connections, between how many pairs of addresses."""
+
+    port: int
+    seconds: float
+    connections: int
+    pairs: int
+    host: str = "127.0.0.1"
+
+
+@dataclass
+class Seen:
+    """What came back. The first three count the whole run, warm-up included; the others only the measured seconds."""
+
+    answered: int = 0  #: complete answers with a status of 2xx
+    others: dict[str, int] = field(default_factory=dict)  #: complete answers with another status, by status
+    broken: int = 0  #: connections that ended, or said something that is not an answer, or went silent
+    per_second: float = 0.0  #: answers of 2xx for each second
+    p50_ms: float = 0.0  #: milliseconds from a request to its answer: half of them took longer
+    p99_ms: float = 0.0  #: milliseconds that one in a hundred exceeded
+    busy: float | None = None  #: share of one processor core that the generator used; near 1 it is the limit
+
+
+def messages(pairs: int) -> list[dict[str, str | None]]:
+    """What to POST, the same in every run: all pairs once in random order, then again with other words."""
+    chance = random.Random(_SEED)  # noqa: S311 - it has to be the same each time, it keeps no secret
+    drawn: list[dict[str, str | None]] = []
+    for _ in range(_TEXTS_PER_PAIR):
+        for pair in chance.sample(range(pairs), pairs):
+            words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(chance.randint(3, 30))]
+            message: dict[str, str | None] = {
+                "from": f"+1201666{pair % 50:04}",
+                "to": f"+1804{5550000 + pair:07}",
+                "type": "sms",
+                "body": " ".join(words),
+                "attachments": None,
+                "timestamp": f"2024-11-01T{chance.randrange(24):02}:{chance.randrange(60):02}:00Z",
+            }
+            drawn.append(message)
+    return drawn
+
+
+def answer_in(received: bytes) -> tuple[int, int] | None:
+    """Status and length in bytes of the answer that `received` begins with; None while it is incomplete.
+
+    Raises ValueError for what is not HTTP, or does not announce its length.
+    """
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    length = _LENGTH.search(received, 0, end + 2)
+    if length is None or not received.startswith(b"HTTP/1."):
+        raise ValueError("not an answer with a content-length")
+    total = end + 4 + int(length[1])
+    return (int(received[9:12]), total) if len(received) >= total else None
+
+
+class Load:
+    """One run: the connections draw their requests from it, and tell it what was answered."""
+
+    def __init__(self, plan: Plan) -> None:
+        bodies = [json.dumps(message).encode() for message in messages(plan.pairs)]
+        head = (
+            f"POST /api/messages/sms HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
+            "Content-Type: application/json\r\nContent-Length: "
+        )
+        self._plan = plan
+        self._requests = itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
+        self._latencies: list[float] = []
+        self._warming = plan.pairs
+        self._begin = self._end = float("inf")
+        self._statuses: Counter[int] = Counter()
+        self._open = plan.connections
+        self._broken = 0
+        self._worked = 0.0
+        self._busy: float | None = None
+        self._done = asyncio.Event()
+        self.next_request: Callable[[], bytes] = self._requests.__next__
+
+    async def run(self) -> Seen:
+        """Open the connections, and give what they saw once the time is over and the last answer is there."""
+        loop, plan = asyncio.get_running_loop(), self._plan
+        lines = [_Connection(self) for _ in range(plan.connections)]
+        for line in lines:
+            await loop.create_connection(lambda line=line: line, plan.host, plan.port)  # type: ignore[misc]
+        started = time.perf_counter()
+        for line in lines:
+            line.send(started)
+        try:
+            await asyncio.wait_for(self._done.wait(), plan.seconds + PATIENCE)
+        except TimeoutError:
+            self._broken += self._open
+        for line in lines:
+            line.close()
+        return self._seen()
+
+    def took(self, status: int, sent: float, now: float) -> bool:
+        """Note an answer to a request of the time `sent`; false when nothing more is to be sent."""
+        self._statuses[status] += 1
+        if now >= self._end:
+            self._busy = self._busy or (time.process_time() - self._worked) / self._plan.seconds
+            return False
+        if self._begin <= now:
+            if 200 <= status < 300:
+                self._latencies.append(now - sent)
+        else:
+            self._warming -= 1
+            if not self._warming:
+                self._begin, self._end = now, now + self._plan.seconds
+                self._worked = time.process_time()
+        return True
+
+    def closed(self, *, broken: bool) -> None:
+        """Note that a connection has sent its last request."""
+        self._open -= 1
+        self._broken += broken
+        if not self._open:
+            self._done.set()
+
+    def _seen(self) -> Seen:
+        latencies = sorted(self._latencies)
+        good = {status: count for status, count in self._statuses.items() if 200 <= status < 300}
+        return Seen(
+            answered=sum(good.values()),
+            others={str(status): count for status, count in self._statuses.items() if status not in good},
+            broken=self._broken,
+            per_second=len(latencies) / self._plan.seconds,
+            p50_ms=percentile(latencies, 50) * 1000,
+            p99_ms=percentile(latencies, 99) * 1000,
+            busy=self._busy,
+        )
+
+
+def percentile(ordered: list[float], percent: int) -> float:
+    """The value that `percent` of a hundred don't exceed; 0 where there are none."""
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else 0.0
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._sent = 0.0
+        self._received = b""
+        self._is_over = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def send(self, now: float) -> None:
+        self._sent = now
+        self._transport.write(self._load.next_request())
+
+    def close(self) -> None:
+        self._is_over = True
+        self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        received = self._received + data if self._received else data
+        try:
+            answer = answer_in(received)
+        except ValueError:
+            self._give_up(broken=True)
+            return
+        self._received = b"" if answer else received
+        if answer is None:
+            return
+        if self._load.took(answer[0], self._sent, now):
+            self.send(now)
+        else:
+            self._give_up(broken=False)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._give_up(broken=True)
+
+    def _give_up(self, *, broken: bool) -> None:
+        if not self._is_over:
+            self.close()
+            self._load.closed(broken=broken)
+
+
+def main(words: str) -> None:
+    """Carry out the plan that `words` hold as JSON, and print what was seen."""
+    try:
+        loops: ModuleType = importlib.import_module("uvloop")
+    except ImportError:  # Windows has none
+        loops = asyncio
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        print(json.dumps(asdict(runner.run(_run(Plan(**json.loads(words)))))))
+
+
+async def _run(plan: Plan) -> Seen:
+    return await Load(plan).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

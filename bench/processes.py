@@ -1,0 +1,142 @@
+"""Programs that the benchmark starts: each gets an environment without surprises, and none outlives its use."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from app.config import Settings
+
+HOST = "127.0.0.1"
+_ROOT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+#: What ends a program in order: Windows knows no SIGTERM.
+_IN_ORDER: int = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+
+
+class BenchError(Exception):
+    """It can't be measured; the text says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that takes connections on `port`."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used since it started, in user code and in the kernel."""
+        family = [self.process, *self.process.children(recursive=True)]  # on Windows a venv's Python is a child
+        return sum(times.user + times.system for times in (one.cpu_times() for one in family))
+
+
+@asynccontextmanager
+async def serving(directory: Path, words: Sequence[str], port: int, **settings: str) -> AsyncIterator[Server]:
+    """Python run with `words`, once it takes connections on `port`; stopped in order on leaving."""
+    output = directory / f"server-{port}.log"
+    async with started([sys.executable, *words], directory, settings, output=output) as process:
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                while not await _answers(port):
+                    if process.returncode is not None:
+                        raise BenchError(f"python {' '.join(words)} ended by itself:\n{_ending(output)}")
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            message = f"python {' '.join(words)} is not ready after {_START_SECONDS:g} seconds:\n{_ending(output)}"
+            raise BenchError(message) from None
+        yield Server(port, psutil.Process(process.pid))
+
+
+async def answer_of(words: Sequence[str], directory: Path, *, within_seconds: float, **settings: str) -> str:
+    """What a program writes to its standard output. Raises `BenchError` when it fails or takes too long."""
+    output, errors = directory / "answer.txt", directory / "errors.txt"
+    async with started(words, directory, settings, output=output, errors=errors) as process:
+        try:
+            code = await asyncio.wait_for(process.wait(), within_seconds)
+        except TimeoutError:
+            raise BenchError(f"{words[0]} has not ended after {within_seconds:g} seconds") from None
+    if code != 0:
+        raise BenchError(f"{' '.join(words)} failed:\n{_ending(errors)}")
+    return output.read_text(encoding="utf-8")
+
+
+@asynccontextmanager
+async def started(
+    words: Sequence[str], directory: Path, settings: Mapping[str, str], *, output: Path, errors: Path | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program at work in `directory`. Ctrl-C doesn't reach it: it is stopped on leaving, whatever the reason."""
+    with _emptied(output) as out, _emptied(errors or output) as err:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            cwd=directory,
+            env=environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+    try:
+        yield process
+    finally:
+        await _stop(process)
+
+
+def _emptied(path: Path) -> IO[bytes]:
+    path.write_bytes(b"")
+    return path.open("ab")
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours without any setting of the service or of libpq, then `settings`.
+
+    So the defaults count, nothing is sent to a real provider, and no real database is written to. The directory that
+    a program runs in has no `.env` either.
+    """
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    kept = {name: value for name, value in ours.items() if name.lower() not in Settings.model_fields}
+    return {**kept, "PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1", **settings}
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(HOST, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    try:
+        process.send_signal(_IN_ORDER)
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    except ProcessLookupError:
+        await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _ending(output: Path) -> str:
+    return "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])

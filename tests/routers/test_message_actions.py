@@ -1,0 +1,491 @@
+"""What can be done with a message besides sending it: schedule, call back, let expire, retry, list, and explain."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.config import Settings
+from app.domain import MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    PermanentFailure,
+    ProviderResult,
+    Receipt,
+    TemporaryFailure,
+    UnknownOutcome,
+)
+from app.providers.registry import provider_registry
+from tests.factories import SENDS, email, sms, sms_webhook, until
+from tests.routers import locations_of, problem_of, rows_of
+from tests.test_worker import Scripted
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+OK = ProviderResult("vendor-1")
+
+
+def ahead(**time: float) -> str:
+    return (datetime.now(UTC) + timedelta(**time)).isoformat()
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """Who delivers texts; a test says what it answers."""
+    provider = Scripted(OK)
+    monkeypatch.setitem(provider_registry, "scripted", provider)
+    return provider
+
+
+@pytest.fixture
+def quick(settings: Settings, provider: BaseProvider) -> Settings:
+    changes = {
+        "routes": {"sms": ["scripted"]},
+        "retry_base_seconds": 0.01,
+        "max_attempts": 3,
+        "worker_poll_seconds": 0.05,
+    }
+    return settings.model_copy(update=changes)
+
+
+@pytest.fixture
+async def busy(serve: Serve, quick: Settings) -> httpx.AsyncClient:
+    """A client of an application that delivers."""
+    return await serve(quick)
+
+
+@pytest.fixture
+async def idle(serve: Serve, quick: Settings) -> httpx.AsyncClient:
+    """A client of an application that delivers nothing."""
+    return await serve(quick.model_copy(update={"worker_enabled": False}))
+
+
+async def post(client: httpx.AsyncClient, **changes: object) -> str:
+    answer = await client.post("/api/messages/sms", json=sms(**changes))
+    assert answer.status_code == 200, answer.text
+    message_id: str = answer.json()["message_id"]
+    return message_id
+
+
+async def detail(client: httpx.AsyncClient, message_id: str) -> dict[str, Any]:
+    message: dict[str, Any] = (await client.get(f"/api/messages/{message_id}")).json()
+    return message
+
+
+async def becomes(client: httpx.AsyncClient, message_id: str, status: str) -> dict[str, Any]:
+    return await until(lambda: detail(client, message_id), lambda message: message["status"] == status)
+
+
+async def timeline(client: httpx.AsyncClient, message_id: str) -> list[dict[str, Any]]:
+    answer = await client.get(f"/api/messages/{message_id}/timeline")
+    assert answer.status_code == 200
+    steps: list[dict[str, Any]] = answer.json()
+    moments = [datetime.fromisoformat(step["at"]) for step in steps]
+    assert moments == sorted(moments)
+    return steps
+
+
+async def sentences(client: httpx.AsyncClient, message_id: str) -> list[str]:
+    return [step["sentence"] for step in await timeline(client, message_id)]
+
+
+async def told(client: httpx.AsyncClient, *receipts: Receipt) -> None:
+    """As if the provider had called back."""
+    transport = client._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    app = cast(FastAPI, transport.app)
+    for receipt in receipts:
+        await app.state.services.provider_events.accept("scripted", receipt)
+
+
+# Scheduling
+
+
+@pytest.mark.parametrize("path", SENDS)
+async def test_a_message_with_a_time_is_scheduled(idle: httpx.AsyncClient, path: str) -> None:
+    moment = datetime.now(UTC) + timedelta(days=30)
+    answer = await idle.post(path, json=SENDS[path](send_at=moment.isoformat()))
+    message = await detail(idle, answer.json()["message_id"])
+    assert message["status"] == "scheduled"
+    assert datetime.fromisoformat(message["due_at"]) == moment
+    assert await sentences(idle, str(message["id"])) == [
+        "It was accepted and stored.",
+        "It is scheduled to leave then.",
+    ]
+
+
+async def test_a_scheduled_message_leaves_when_it_is_due_and_not_before(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=0.4)
+    scheduled = await post(busy, body="scheduled", send_at=moment.isoformat())
+    await becomes(busy, await post(busy, body="now"), "sent")
+    message = await becomes(busy, scheduled, "sent")
+    assert [payload.body for payload in provider.handed] == ["now", "scheduled"]
+    [attempt] = message["attempts"]
+    assert datetime.fromisoformat(attempt["started_at"]) >= moment
+
+
+async def test_who_waits_for_a_scheduled_message_is_answered_at_once(busy: httpx.AsyncClient) -> None:
+    given = sms(send_at=ahead(days=1))
+    answer = await busy.post("/api/messages/sms", json=given, headers={"Prefer": "wait=30"})
+    assert answer.json()["provider_message_id"] is None
+
+
+@pytest.mark.parametrize(
+    "send_at", [{"seconds": -1}, {"days": -400}, {"days": 367}, {"days": 10_000}], ids=lambda time: str(time)
+)
+async def test_a_message_is_scheduled_for_the_future_and_at_most_a_year_ahead(
+    untouched: httpx.AsyncClient, send_at: dict[str, float]
+) -> None:
+    for path, make in SENDS.items():
+        answer = await untouched.post(path, json=make(send_at=ahead(**send_at)))
+        assert locations_of(answer) == ["body.send_at"]
+
+
+@pytest.mark.parametrize("send_at", ["tomorrow", 1767225600, "2027-01-01", "", True])
+async def test_a_time_to_leave_is_a_time(untouched: httpx.AsyncClient, send_at: object) -> None:
+    answer = await untouched.post("/api/messages/sms", json=sms(send_at=send_at))
+    assert locations_of(answer) == ["body.send_at"]
+
+
+# Expiry
+
+
+async def test_a_message_can_not_expire_before_it_leaves_or_before_it_was_sent(untouched: httpx.AsyncClient) -> None:
+    over = sms(send_at=ahead(days=2), expires_at=ahead(days=1))
+    problem_of(await untouched.post("/api/messages/sms", json=over), 422)
+    moment = ahead(days=1)
+    problem_of(await untouched.post("/api/messages/sms", json=sms(send_at=moment, expires_at=moment)), 422)
+    answer = await untouched.post("/api/messages/sms", json=sms(expires_at=ahead(seconds=-1)))
+    assert locations_of(answer) == ["body.expires_at"]
+
+
+async def test_a_message_that_could_not_leave_in_time_is_expired_and_never_handed_over(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [TemporaryFailure("busy", retry_after=600)]
+    message_id = await post(busy, expires_at=ahead(seconds=0.5))
+    await until(lambda: detail(busy, message_id), lambda message: message["attempt_count"] == 1)
+    provider.answers = [OK]
+    message = await becomes(busy, message_id, "expired")
+    assert (message["due_at"], len(provider.handed)) == (None, 1)
+    said = await sentences(busy, message_id)
+    assert said[-1] == "Its time ran out before it left."
+    behind = await becomes(busy, await post(busy), "sent")  # and holds nobody up
+    assert len(provider.handed) == 2
+    assert str(behind["id"]) != message_id
+
+
+async def test_a_message_that_expires_later_leaves_in_time(busy: httpx.AsyncClient) -> None:
+    message = await becomes(busy, await post(busy, expires_at=ahead(days=1)), "sent")
+    assert message["due_at"] is None
+
+
+# Calling back
+
+
+@pytest.mark.parametrize("status", ["scheduled", "queued"])
+async def test_a_message_that_has_not_left_can_be_called_back(idle: httpx.AsyncClient, status: str) -> None:
+    message_id = await post(idle, **({"send_at": ahead(days=1)} if status == "scheduled" else {}))
+    assert (await detail(idle, message_id))["status"] == status
+    answer = await idle.post(f"/api/messages/{message_id}/cancel")
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["due_at"]) == ("canceled", None)
+    assert (await sentences(idle, message_id))[-1] == "It was called back before it left."
+
+
+async def test_a_canceled_message_is_never_handed_over(busy: httpx.AsyncClient, provider: Scripted) -> None:
+    called_back = await post(busy, body="called back", send_at=ahead(seconds=0.2))
+    await busy.post(f"/api/messages/{called_back}/cancel")
+    after = await post(busy, body="after", send_at=ahead(seconds=0.3))
+    await becomes(busy, after, "sent")
+    assert [payload.body for payload in provider.handed] == ["after"]
+    assert (await detail(busy, called_back))["status"] == "canceled"
+
+
+async def test_a_message_that_was_refused_for_now_can_be_called_back(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [TemporaryFailure("busy", retry_after=600)]
+    message_id = await post(busy)
+    await until(lambda: timeline(busy, message_id), lambda steps: "outcome" in [step["kind"] for step in steps])
+    assert (await busy.post(f"/api/messages/{message_id}/cancel")).json()["status"] == "canceled"
+
+
+async def test_what_has_left_can_not_be_called_back(busy: httpx.AsyncClient, provider: Scripted) -> None:
+    sent = await post(busy)
+    await becomes(busy, sent, "sent")
+    problem = problem_of(await busy.post(f"/api/messages/{sent}/cancel"), 409)
+    assert problem["detail"] == "The message is sent: only one that has not left can be called back."
+    provider.answers = [UnknownOutcome("cut off")]
+    doubtful = await post(busy)
+    await becomes(busy, doubtful, "unknown")
+    problem_of(await busy.post(f"/api/messages/{doubtful}/cancel"), 409)
+    provider.answers = [PermanentFailure("no such number")]
+    failed = await post(busy)
+    await becomes(busy, failed, "failed")
+    problem_of(await busy.post(f"/api/messages/{failed}/cancel"), 409)
+
+
+async def test_what_may_have_left_can_not_be_called_back_even_if_it_is_queued_again(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [UnknownOutcome("cut off"), TemporaryFailure("busy", retry_after=600)]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "unknown")
+    await busy.post(f"/api/messages/{message_id}/retry")
+    await until(lambda: detail(busy, message_id), lambda it: (it["status"], it["attempt_count"]) == ("queued", 2))
+    problem_of(await busy.post(f"/api/messages/{message_id}/cancel"), 409)
+
+
+async def test_a_second_cancel_says_that_it_is_canceled(idle: httpx.AsyncClient) -> None:
+    message_id = await post(idle)
+    await idle.post(f"/api/messages/{message_id}/cancel")
+    problem = problem_of(await idle.post(f"/api/messages/{message_id}/cancel"), 409)
+    assert "canceled" in problem["detail"]
+    assert (await sentences(idle, message_id)).count("It was called back before it left.") == 1
+
+
+async def test_what_came_in_can_be_neither_called_back_nor_retried(idle: httpx.AsyncClient) -> None:
+    await idle.post("/api/webhooks/sms", json=sms_webhook())
+    for action in ("cancel", "retry"):
+        problem_of(await idle.post(f"/api/messages/1/{action}"), 409)
+    assert await sentences(idle, "1") == ["It came in from sms."]
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry", "timeline"])
+async def test_a_message_that_there_is_not_is_not_found(untouched: httpx.AsyncClient, action: str) -> None:
+    method = "GET" if action == "timeline" else "POST"
+    assert (
+        problem_of(await untouched.request(method, f"/api/messages/1/{action}"), 404)["title"] == "Message not found"
+    )
+    assert (await untouched.request(method, f"/api/messages/x/{action}")).status_code == 422
+
+
+# Trying again
+
+
+async def test_a_failed_message_is_retried_with_a_full_count_of_attempts(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [TemporaryFailure("busy")]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "failed")
+    answer = await busy.post(f"/api/messages/{message_id}/retry")
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["status_reason"]) == ("queued", None)
+    message = await becomes(busy, message_id, "failed")
+    assert [attempt["number"] for attempt in message["attempts"]] == [1, 2, 3, 4, 5, 6]
+    provider.answers = [OK]
+    await busy.post(f"/api/messages/{message_id}/retry")
+    message = await becomes(busy, message_id, "sent")
+    assert len(message["attempts"]) == 7
+    assert (await sentences(busy, message_id)).count("Somebody had it tried again.") == 2
+
+
+async def test_a_message_whose_outcome_is_unknown_is_retried(busy: httpx.AsyncClient, provider: Scripted) -> None:
+    provider.answers = [UnknownOutcome("cut off"), OK]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "unknown")
+    assert (await busy.post(f"/api/messages/{message_id}/retry")).status_code == 200
+    message = await becomes(busy, message_id, "sent")
+    assert [attempt["outcome"] for attempt in message["attempts"]] == ["unknown", "accepted"]
+
+
+async def test_nothing_else_is_retried(idle: httpx.AsyncClient, serve: Serve, quick: Settings) -> None:
+    queued = await post(idle)
+    scheduled = await post(idle, send_at=ahead(days=1))
+    for message_id, status in ((queued, "queued"), (scheduled, "scheduled")):
+        problem = problem_of(await idle.post(f"/api/messages/{message_id}/retry"), 409)
+        assert problem["detail"] == f"The message is {status}: only failed and unknown ones can be retried."
+    await idle.post(f"/api/messages/{queued}/cancel")
+    problem_of(await idle.post(f"/api/messages/{queued}/retry"), 409)
+    busy = await serve(quick)
+    sent = await post(busy)
+    await becomes(busy, sent, "sent")
+    problem_of(await busy.post(f"/api/messages/{sent}/retry"), 409)
+
+
+async def test_a_retry_after_a_failed_receipt_ends_as_the_new_receipts_say(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [ProviderResult("vendor-1"), ProviderResult("vendor-2")]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "sent")
+    await told(busy, Receipt("1", MessageStatus.FAILED, "vendor-1", detail="The phone is off."))
+    await becomes(busy, message_id, "failed")
+    await busy.post(f"/api/messages/{message_id}/retry")
+    await becomes(busy, message_id, "sent")
+    await told(busy, Receipt("2", MessageStatus.FAILED, "vendor-2", detail="Still off."))
+    assert (await detail(busy, message_id))["status_reason"] == "Still off."
+    said = await sentences(busy, message_id)
+    assert "scripted says it failed: Still off." in said  # that did change something
+
+
+# Listing
+
+
+@pytest.fixture
+async def listed(serve: Serve, quick: Settings, provider: Scripted) -> httpx.AsyncClient:
+    """Two sent, one failed, one scheduled, one queued mail, one that came in: ids 1 to 6."""
+    client = await serve(quick.model_copy(update={"routes": {"sms": ["scripted"], "email": ["nobody"]}}))
+    for _ in range(2):
+        provider.answers = [ProviderResult()]
+        await becomes(client, await post(client), "sent")
+    provider.answers = [PermanentFailure("refused")]
+    await becomes(client, await post(client, to="+18045559999"), "failed")
+    await post(client, send_at=ahead(days=1))
+    await client.post("/api/messages/email", json=email(send_at=ahead(days=2)))
+    await client.post("/api/webhooks/sms", json=sms_webhook())
+    return client
+
+
+async def ids_of(client: httpx.AsyncClient, **wanted: object) -> list[int]:
+    answer = await client.get("/api/messages", params={name: str(value) for name, value in wanted.items()})
+    assert answer.status_code == 200, answer.text
+    return [message["id"] for message in answer.json()]
+
+
+async def test_messages_are_listed_newest_first_by_status_provider_conversation_and_time(
+    listed: httpx.AsyncClient,
+) -> None:
+    assert await ids_of(listed) == [6, 5, 4, 3, 2, 1]
+    assert await ids_of(listed, status="sent") == [2, 1]
+    assert await ids_of(listed, status="failed") == [3]
+    assert await ids_of(listed, status="scheduled") == [5, 4]
+    assert await ids_of(listed, status="received") == [6]
+    assert await ids_of(listed, status="expired") == []
+    assert await ids_of(listed, provider="scripted") == [2, 1]
+    assert await ids_of(listed, provider="sms") == [6]
+    assert await ids_of(listed, provider="nobody") == []
+    conversation = (await detail(listed, "1"))["conversation_id"]
+    assert await ids_of(listed, conversation_id=conversation) == [6, 4, 2, 1]
+    assert await ids_of(listed, conversation_id=conversation, status="scheduled") == [4]
+    assert await ids_of(listed, conversation_id=999) == []
+    third, fifth = [(await detail(listed, message_id))["created_at"] for message_id in ("3", "5")]
+    assert await ids_of(listed, since=third) == [6, 5, 4, 3]
+    assert await ids_of(listed, until=third) == [2, 1]
+    assert await ids_of(listed, since=third, until=fifth) == [4, 3]
+    assert await ids_of(listed, since=third, until=third) == []
+
+
+@pytest.mark.parametrize("wanted", [{}, {"status": "scheduled"}, {"provider": "scripted"}])
+@pytest.mark.parametrize("limit", [1, 2, 4])
+async def test_a_list_can_be_paged_through_both_ways_without_losing_its_filter(
+    idle: httpx.AsyncClient, wanted: dict[str, str], limit: int
+) -> None:
+    for number in range(6):
+        await post(idle, **({"send_at": ahead(days=1)} if number % 2 else {}))
+    expected = await ids_of(idle, **wanted)
+    pages: list[list[int]] = []
+    answer = await idle.get("/api/messages", params={**wanted, "limit": limit})
+    while True:
+        pages.append([message["id"] for message in answer.json()])
+        if "next" not in answer.links:
+            break
+        answer = await idle.get(answer.links["next"]["url"])
+    assert [id for page in pages for id in page] == expected
+    backwards = [pages[-1]]
+    while "prev" in answer.links:
+        answer = await idle.get(answer.links["prev"]["url"])
+        backwards.append([message["id"] for message in answer.json()])
+    assert backwards[::-1] == pages
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"status": "lost"},
+        {"status": ""},
+        {"conversation_id": "0"},
+        {"conversation_id": "x"},
+        {"since": "yesterday"},
+        {"until": "1"},
+        {"provider": "p" * 64},
+        {"limit": "0"},
+        {"cursor": "x"},
+    ],
+    ids=str,
+)
+async def test_a_filter_that_makes_no_sense_is_named(untouched: httpx.AsyncClient, wanted: dict[str, str]) -> None:
+    answer = await untouched.get("/api/messages", params=wanted)
+    assert locations_of(answer) == [f"query.{name}" for name in wanted]
+
+
+# The timeline
+
+
+async def test_a_timeline_tells_every_step_in_order(busy: httpx.AsyncClient, provider: Scripted) -> None:
+    provider.answers = [TemporaryFailure("busy."), UnknownOutcome("cut off"), OK]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "unknown")
+    await busy.post(f"/api/messages/{message_id}/retry")
+    await becomes(busy, message_id, "sent")
+    await told(
+        busy,
+        Receipt("1", MessageStatus.SENT, "vendor-1"),
+        Receipt("2", MessageStatus.UNDELIVERED, "vendor-1", detail="The phone is off."),
+        Receipt("3", MessageStatus.DELIVERED, "vendor-1"),
+        Receipt("4", MessageStatus.FAILED, "vendor-1", detail="Late"),
+        Receipt("5", None, "vendor-1"),
+        Receipt("6", MessageStatus.READ, "vendor-1"),
+    )
+    steps = await timeline(busy, message_id)
+    assert [(step["kind"], step["sentence"]) for step in steps] == [
+        ("accepted", "It was accepted and stored."),
+        ("attempt", "Attempt 1: handed to scripted."),
+        ("outcome", "scripted did not take it this time: busy."),
+        ("attempt", "Attempt 2: handed to scripted."),
+        ("outcome", "Whether scripted got it can't be told: cut off."),
+        ("retried", "Somebody had it tried again."),
+        ("attempt", "Attempt 3: handed to scripted, because it may have it already."),
+        ("outcome", "scripted accepted it as vendor-1."),
+        ("receipt", "scripted took it. That changed nothing."),
+        ("receipt", "scripted says it could not be delivered: The phone is off."),
+        ("receipt", "scripted says it was delivered."),
+        ("receipt", "scripted says it failed: Late. That changed nothing."),
+        ("receipt", "scripted sent a word that has no meaning here; it is kept as it came."),
+        ("receipt", "scripted says it was read."),
+    ]
+    for step in steps:
+        of_attempt = step["kind"] in {"attempt", "outcome"}
+        assert (step["attempt"] is not None) == of_attempt
+        assert (step["provider_type"] == "scripted") == (of_attempt or step["kind"] == "receipt")
+        assert (step["seconds"] is not None) == (step["kind"] == "outcome")
+        assert step["seconds"] is None or 0 <= step["seconds"] < 10
+
+
+async def test_a_timeline_ends_with_the_next_try(busy: httpx.AsyncClient, provider: Scripted) -> None:
+    provider.answers = [TemporaryFailure("busy", retry_after=600)]
+    message_id = await post(busy)
+    await until(lambda: detail(busy, message_id), lambda it: (it["status"], it["attempt_count"]) == ("queued", 1))
+    last = (await timeline(busy, message_id))[-1]
+    assert (last["kind"], last["sentence"]) == (
+        "next",
+        "It is tried then, or as soon as its provider and its turn allow.",
+    )
+    assert last["at"] == (await detail(busy, message_id))["due_at"]
+
+
+async def test_a_refusal_for_good_is_told_with_its_reason(busy: httpx.AsyncClient, provider: Scripted) -> None:
+    provider.answers = [PermanentFailure("no such number")]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "failed")
+    assert (await sentences(busy, message_id))[-1] == "scripted refused it for good: no such number."
+
+
+async def test_a_receipt_that_is_no_better_than_how_the_message_ended_here_says_that_it_changed_nothing(
+    busy: httpx.AsyncClient, provider: Scripted, database_url: str
+) -> None:
+    provider.answers = [PermanentFailure("no such number")]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "failed")
+    await told(busy, Receipt("1", MessageStatus.SENT, idempotency_key=provider.handed[0].idempotency_key))
+    assert (await detail(busy, message_id))["status"] == "failed"
+    assert rows_of(database_url, "SELECT message_id FROM provider_events") == [(int(message_id),)]
+    assert (await sentences(busy, message_id))[-1] == "scripted took it. That changed nothing."

@@ -191,7 +191,7 @@ class _Send(BaseModel):
         return moment
 
     def is_over(self) -> dict[str, str]:
-        """What is wrong with times that have passed, by field. The repeat of an earlier request may name such times."""
+        """What is wrong with times that have passed, by field. A repeat of an earlier request may name them."""
         sentences = {"send_at": "a message is scheduled for the future", "expires_at": "this time is over"}
         now = datetime.now(UTC)
         times = {"send_at": self.send_at, "expires_at": self.expires_at}

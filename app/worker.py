@@ -6,7 +6,7 @@ Runs in the background of the web process, or by itself as `python -m app worker
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
@@ -67,12 +67,14 @@ class DeliveryWorker:
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         self._engine = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
         self._bell = asyncio.Event()
         self._closing = False
         self._in_hand: dict[asyncio.Task[None], Claim] = {}
         self._calls: Counter[str] = Counter()
         self._looked_at = 0.0
+        self._health: dict[str, Health] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._recorder: GroupCommit[_Record, bool] = GroupCommit(
             engine,
@@ -132,19 +134,20 @@ class DeliveryWorker:
     async def _claim_what_is_due(self) -> tuple[int, float]:
         """Claim as much as there are hands for; returns how much, and the seconds until it is worth looking again."""
         channels = {*self._settings.routes, *provider_registry}
-        async with self._engine.begin() as connection:
-            work = await due_work(connection, channels)
-            health = await health_of_providers(connection)
         poll = self._settings.worker_poll_seconds
-        due = [item for item in work if item.wait_seconds <= 0]
-        later = min((item.wait_seconds for item in work if item.wait_seconds > 0), default=poll)
-        loop_time = asyncio.get_running_loop().time()
-        if loop_time - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = loop_time
-            await self._look_after(due)
         claimed = 0
-        for item in due:
-            claimed += await self._claim(item, health, share=len(due))
+        async with self._autocommit.connect() as connection:
+            work = await due_work(connection, channels)
+            self._health = await health_of_providers(connection)
+            due = [item for item in work if item.wait_seconds <= 0]
+            later = min((item.wait_seconds for item in work if item.wait_seconds > 0), default=poll)
+            for item in due:
+                claimed += await self._claim_for_its_route(connection, item, share=len(due))
+            if asyncio.get_running_loop().time() - self._looked_at >= _LOOK_SECONDS:
+                self._looked_at = asyncio.get_running_loop().time()
+                for item in due:
+                    claimed += await self._claim_in_doubt(connection, item, share=len(due))
+                await self._look_after(due)
         return claimed, min(later, poll)
 
     async def _look_after(self, due: list[DueWork]) -> None:
@@ -169,39 +172,69 @@ class DeliveryWorker:
             deaths=deaths,
         )
 
-    async def _claim(self, item: DueWork, health: dict[str, Health], *, share: int) -> int:
-        """Claim for the first provider of the route that is well; every message gets a task of its own."""
+    async def _claim_for_its_route(self, connection: AsyncConnection, item: DueWork, *, share: int) -> int:
+        """Claim for the first provider of the route that is well."""
         route = self._settings.route(item.channel)
-        name = next((name for name in route if health.get(name, WELL).trouble is None), None)
-        if name is None or health.get(name, WELL).is_at_its_rate:
+        name = next((name for name in route if self._health_of(name).trouble is None), None)
+        if name is None:
             return 0
-        limit = self._hands_for(name, share)
-        if limit <= 0:
+        passed_over = [f"{other} {self._health_of(other).trouble}" for other in route[: route.index(name)]]
+        because = "; ".join(passed_over) or None
+        return await self._claim(connection, item, name, share=share, because=because)
+
+    async def _claim_in_doubt(self, connection: AsyncConnection, item: DueWork, *, share: int) -> int:
+        """Claim what the other providers may have already: it waits for them, wherever new messages go by now."""
+        route = self._settings.route(item.channel)
+        first = next((name for name in route if self._health_of(name).trouble is None), None)
+        others = [name for name in {*route, *provider_registry} if name != first]
+        well = [name for name in others if self._health_of(name).trouble is None]
+        claimed = 0
+        for name in well:
+            because = "it may have it already"
+            claimed += await self._claim(connection, item, name, share=share, because=because, fresh=False)
+        return claimed
+
+    async def _claim(
+        self,
+        connection: AsyncConnection,
+        item: DueWork,
+        name: str,
+        *,
+        share: int,
+        because: str | None,
+        fresh: bool = True,
+    ) -> int:
+        """Claim for a provider, as much as it has hands for; every message gets a task of its own."""
+        health, limit = self._health_of(name), self._hands_for(name, share)
+        if limit <= 0 or health.is_at_its_rate:
             return 0
-        passed_over = [f"{other} {health[other].trouble}" for other in route[: route.index(name)]]
-        async with self._engine.begin() as connection:
-            if health.get(name, WELL).probing:
-                if not await take_probe(connection, name, self._settings):
-                    return 0
-                limit = 1
-            claims = await claim_due(
-                connection,
-                item.tenant_id,
-                item.channel,
-                limit=limit,
-                lease_seconds=self._settings.lease_seconds,
-                provider_type=name,
-                routed_because="; ".join(passed_over) or None,
-            )
-            rate = self._settings.provider_rates.get(name)
-            if rate and claims:
-                await draw_from_rate(connection, name, sum(_units(claim) for claim in claims), rate)
+        if health.probing:
+            if not await take_probe(connection, name, self._settings):
+                return 0
+            limit = 1
+        claims = await claim_due(
+            connection,
+            item.tenant_id,
+            item.channel,
+            limit=limit,
+            lease_seconds=self._settings.lease_seconds,
+            provider_type=name,
+            routed_because=because,
+            fresh=fresh,
+        )
         for claim in claims:
             self._calls[claim.provider_type] += 1
             task = asyncio.create_task(self._deliver(claim))
             self._in_hand[task] = claim
             task.add_done_callback(self._laid_down)
+        rate = self._settings.provider_rates.get(name)
+        if rate and claims:
+            await draw_from_rate(connection, name, sum(_units(claim) for claim in claims), rate)
+            self._health[name] = replace(health, is_at_its_rate=True)  # until it is looked at again
         return len(claims)
+
+    def _health_of(self, provider_type: str) -> Health:
+        return self._health.get(provider_type, WELL)
 
     def _hands_for(self, provider_type: str, share: int) -> int:
         """How many more messages may be taken for a provider: a slow one uses up its own hands, not everybody's."""
@@ -289,8 +322,15 @@ class DeliveryWorker:
         for record in records:
             _count(tallies.setdefault(record.outcome.provider_type, Tally()), record, self._settings)
         for name, tally in tallies.items():
+            if name not in self._health:
+                tally.successes = 0  # nothing to recover from
             if tally.refused is not None:
-                log.error("provider_paused", provider=name, reason=tally.refused, resume=f"providers resume {name}")
+                log.error(
+                    "provider_paused",
+                    provider=name,
+                    reason=tally.refused,
+                    resume=f"POST /api/providers/{name}/resume",
+                )
         await record_tallies(connection, tallies, self._settings)
         return counted
 
@@ -331,7 +371,7 @@ def _count(tally: Tally, record: _Record, settings: Settings) -> None:
     if isinstance(error, CredentialsRefused):
         tally.refused = str(error)
     elif isinstance(error, TemporaryFailure) and error.throttled:
-        wanted = record.outcome.verdict.retry_in or 0
+        wanted = settings.retry_base_seconds if error.retry_after is None else max(error.retry_after, 0)
         tally.throttled_for = max(tally.throttled_for, min(wanted, settings.retry_after_max_seconds))
     elif record.outcome.verdict.outcome in {AttemptOutcome.TEMPORARY, AttemptOutcome.UNKNOWN}:
         tally.failures += 1
@@ -341,12 +381,12 @@ def _count(tally: Tally, record: _Record, settings: Settings) -> None:
 
 async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:
     """Record a batch; an id that the provider has given to two messages stays with the first."""
+    if len(outcomes) > 1:
+        return await record_outcomes(connection, outcomes)  # if it fails, the group commit tries them one by one
     try:
         async with connection.begin_nested():
             return await record_outcomes(connection, outcomes)
     except IntegrityError:
-        if len(outcomes) > 1:
-            raise  # the group commit tries them one by one
         [outcome] = outcomes
         detail = "The provider answered with an id that it had given to another message."
         verdict = Verdict(outcome.verdict.outcome, MessageStatus.SENT, detail)

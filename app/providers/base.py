@@ -5,8 +5,11 @@ import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
 from app.domain import MessageStatus
 
@@ -132,13 +135,21 @@ class BaseProvider(ABC):
 
 
 async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResult:
-    """Run `send`, whichever way it is written, without holding up the event loop."""
+    """Run `send`, whichever way it is written, without holding up the event loop or another provider."""
     if inspect.iscoroutinefunction(provider.send):
         answer: Answer = provider.send(payload)
     else:
-        answer = await asyncio.to_thread(_send, provider, payload)
+        if provider not in _threads:
+            _threads[provider] = ThreadPoolExecutor(_THREADS, thread_name_prefix=type(provider).__name__)
+        run = copy_context().run
+        answer = await asyncio.get_running_loop().run_in_executor(_threads[provider], run, _send, provider, payload)
     return await answer if isinstance(answer, Awaitable) else answer
 
 
 def _send(provider: BaseProvider, payload: OutboundMessage) -> Answer:
     return provider.send(payload)
+
+
+#: A provider that blocks its threads has only its own to block.
+_threads: WeakKeyDictionary[BaseProvider, ThreadPoolExecutor] = WeakKeyDictionary()
+_THREADS = 32

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Float,
     Integer,
     Text,
@@ -122,6 +123,8 @@ _in_doubt_with = (
     .limit(1)
     .scalar_subquery()
 )
+_PROVIDER = bindparam("provider", type_=Text())
+_FRESH = bindparam("fresh", type_=Boolean())
 _picked = (
     select(Message.id, case((Message.attempt_count > 0, _in_doubt_with), else_=null()).label("in_doubt_with"))
     .where(
@@ -134,6 +137,8 @@ _picked = (
             Message.expires_at > func.now(),
             Message.status == MessageStatus.UNKNOWN.value,  # it may have left in time: its outcome still matters
         ),
+        # What may be with a provider already stays with it, and waits for it.
+        case((Message.attempt_count == 0, _FRESH), else_=func.coalesce(_in_doubt_with == _PROVIDER, _FRESH)),
         # In a conversation messages leave in the order in which they were accepted.
         ~select(literal(1))
         .where(
@@ -152,7 +157,7 @@ _picked = (
     .cte("picked")
 )
 _lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
-_CLAIM = (
+_taken = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _picked.c.id)
     .values(status=MessageStatus.SENDING.value, attempt_count=Message.attempt_count + 1, due_at=_lease_end)
@@ -170,19 +175,26 @@ _CLAIM = (
         Message.created_at,
         _picked.c.in_doubt_with,
     )
+    .cte("taken")
 )
-_opened = rows(message_id=BigInteger(), number=Integer(), provider_type=Text(), routed_because=Text())
-_OPEN_ATTEMPTS = insert(DeliveryAttempt).from_select(
-    ["tenant_id", "message_id", "number", "provider_type", "routed_because", "started_at"],
-    select(
-        TENANT,
-        _opened.c.message_id,
-        _opened.c.number,
-        _opened.c.provider_type,
-        _opened.c.routed_because,
-        func.clock_timestamp(),
-    ),
+_ITS_OWN = "it may have it already"
+_opened = (
+    insert(DeliveryAttempt)
+    .from_select(
+        ["tenant_id", "message_id", "number", "provider_type", "routed_because", "started_at"],
+        select(
+            TENANT,
+            _taken.c.id,
+            _taken.c.attempt_count,
+            _PROVIDER,
+            case((_taken.c.in_doubt_with.is_not(None), _ITS_OWN), else_=bindparam("because", type_=Text())),
+            func.clock_timestamp(),
+        ),
+    )
+    .returning(DeliveryAttempt.message_id)
+    .cte("opened")
 )
+_CLAIM = select(_taken).add_cte(_opened).order_by(_taken.c.id)
 
 
 async def claim_due(
@@ -194,22 +206,29 @@ async def claim_due(
     lease_seconds: float,
     provider_type: str,
     routed_because: str | None = None,
+    fresh: bool = True,
 ) -> list[Claim]:
     """Take up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
-    Commit before calling the provider. No message is given to two workers at once, and none before an earlier one
-    of its conversation has left. One that is in doubt with another provider stays with that provider.
+    One statement; commit before calling the provider. No message is given to two workers at once, and none before an
+    earlier one of its conversation has left. One that another provider may have is left to that provider, and
+    without `fresh` only those are taken that this one may have.
     """
-    parameters = {"tenant": tenant_id, "on_channel": channel, "limit": limit, "lease": lease_seconds}
-    taken = (await connection.execute(_CLAIM, parameters)).all()
-    if not taken:
-        return []
-    claims = [
+    parameters = {
+        "tenant": tenant_id,
+        "on_channel": channel,
+        "limit": limit,
+        "lease": lease_seconds,
+        "provider": provider_type,
+        "because": routed_because,
+        "fresh": fresh,
+    }
+    return [
         Claim(
             tenant_id=tenant_id,
             number=row.attempt_count,
             limit=row.attempt_limit,
-            provider_type=row.in_doubt_with or provider_type,
+            provider_type=provider_type,
             in_doubt=row.in_doubt_with is not None,
             payload=OutboundMessage(
                 message_id=row.id,
@@ -223,20 +242,8 @@ async def claim_due(
                 idempotency_key=reference_of(tenant_id, row.id, row.created_at),
             ),
         )
-        for row in sorted(taken, key=lambda row: row.id)
+        for row in await connection.execute(_CLAIM, parameters)
     ]
-    attempts = [
-        (
-            claim.message_id,
-            claim.number,
-            claim.provider_type,
-            "it may have it already" if claim.in_doubt else routed_because,
-        )
-        for claim in claims
-    ]
-    names = ("message_id", "number", "provider_type", "routed_because")
-    await connection.execute(_OPEN_ATTEMPTS, given(tenant_id, names, attempts))
-    return claims
 
 
 _held = rows(message_id=BigInteger(), number=Integer())
@@ -384,29 +391,31 @@ async def note(connection: AsyncConnection, tenant_id: int, kind: str, message_i
     await connection.execute(_NOTE, noted)
 
 
-_closed = rows(message_id=BigInteger(), number=Integer(), outcome=Text(), detail=Text(), provider_message_id=Text())
-_CLOSE_ATTEMPTS = (
-    update(DeliveryAttempt)
-    .where(
-        DeliveryAttempt.tenant_id == TENANT,
-        DeliveryAttempt.message_id == _closed.c.message_id,
-        DeliveryAttempt.number == _closed.c.number,
-    )
-    .values(
-        outcome=_closed.c.outcome,
-        detail=_closed.c.detail,
-        provider_message_id=_closed.c.provider_message_id,
-        finished_at=func.clock_timestamp(),
-    )
-)
 _settled = rows(
     message_id=BigInteger(),
     number=Integer(),
+    outcome=Text(),
     status=Text(),
     reason=Text(),
     provider_type=Text(),
     provider_message_id=Text(),
     retry_in=Float(),
+)
+_closed = (
+    update(DeliveryAttempt)
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == _settled.c.message_id,
+        DeliveryAttempt.number == _settled.c.number,
+    )
+    .values(
+        outcome=_settled.c.outcome,
+        detail=_settled.c.reason,
+        provider_message_id=_settled.c.provider_message_id,
+        finished_at=func.clock_timestamp(),
+    )
+    .returning(DeliveryAttempt.message_id)
+    .cte("closed")
 )
 _locked = (
     select(Message.id, *(each for each in _settled.c if each.name not in {"message_id", "position"}))
@@ -427,7 +436,10 @@ _SETTLE = (
         status=case((or_(_is_latest, _raises), _locked.c.status), else_=Message.status),
         status_reason=case((or_(_is_latest, _raises), _locked.c.reason), else_=Message.status_reason),
         provider_type=case((_locked.c.status == _SENT, _locked.c.provider_type), else_=Message.provider_type),
-        provider_message_id=func.coalesce(Message.provider_message_id, _locked.c.provider_message_id),
+        provider_message_id=case(
+            (_is_latest, func.coalesce(_locked.c.provider_message_id, Message.provider_message_id)),
+            else_=func.coalesce(Message.provider_message_id, _locked.c.provider_message_id),
+        ),
         due_at=case(
             (
                 and_(_is_latest, _locked.c.retry_in.is_not(None)),
@@ -438,6 +450,7 @@ _SETTLE = (
         ),
     )
     .returning(Message.id)
+    .add_cte(_closed)
 )
 
 
@@ -449,12 +462,6 @@ async def record_outcomes(connection: AsyncConnection, outcomes: Sequence[Outcom
     """
     settled: set[tuple[int, int]] = set()
     for tenant_id, own in _by_tenant(outcomes):
-        closed = [
-            (each.message_id, each.number, each.verdict.outcome.value, each.verdict.reason, each.provider_message_id)
-            for each in own
-        ]
-        names = ("message_id", "number", "outcome", "detail", "provider_message_id")
-        await connection.execute(_CLOSE_ATTEMPTS, given(tenant_id, names, closed))
         columns = [each.name for each in _settled.c][:-1]
         parameters = given(tenant_id, columns, [_settlement(each) for each in own])
         settled |= {(tenant_id, id) for (id,) in await connection.execute(_SETTLE, parameters)}
@@ -472,6 +479,7 @@ def _settlement(each: Outcome) -> tuple[Any, ...]:
     return (
         each.message_id,
         each.number,
+        each.verdict.outcome.value,
         each.verdict.status.value,
         each.verdict.reason,
         each.provider_type,

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, DateTime, Text, and_, case, cast, func, null,
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import MessageStatus
+from app.domain import STATUS_RANK, MessageStatus
 from app.models import DeliveryAttempt, Message, ProviderEvent, Tenant
 from app.providers.base import Receipt
 from app.services.ranks import rank_of
@@ -193,6 +193,8 @@ _RAISE = (
         Message.tenant_id == TENANT,
         Message.id == _locked.c.id,
         rank_of(_locked.c.status) > rank_of(Message.status),
+        # That it is still on its way to being sent is the provider's affair: here it decides what is tried next.
+        rank_of(_locked.c.status) >= STATUS_RANK[MessageStatus.SENT],
     )
     .values(
         status=_locked.c.status,

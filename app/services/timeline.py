@@ -25,6 +25,16 @@ _DEEDS = {
     "expired": "Its time ran out before it left.",
     "retried": "Somebody had it tried again.",
 }
+_QUEUED = STATUS_RANK[MessageStatus.QUEUED]
+_OUTCOME_RANKS: dict[str | None, int] = {
+    AttemptOutcome.ACCEPTED: STATUS_RANK[MessageStatus.SENT],
+    AttemptOutcome.PERMANENT: STATUS_RANK[MessageStatus.FAILED],
+}
+_DEED_RANKS = {
+    "canceled": STATUS_RANK[MessageStatus.CANCELED],
+    "expired": STATUS_RANK[MessageStatus.EXPIRED],
+    "retried": _QUEUED,
+}
 _WORDS = {
     MessageStatus.SENT: "took it",
     MessageStatus.DELIVERED: "says it was delivered",
@@ -44,10 +54,10 @@ def timeline_of(
     steps = [_beginning(message)]
     for attempt in attempts:
         steps += _attempt(attempt)
-    steps += _receipts(message, attempts, events)
     steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
+    steps += _receipts(attempts, events, deeds)
     steps.sort(key=lambda step: step.at)
-    return steps + _next(message)
+    return steps + _next(message, after=steps[-1].at)
 
 
 def _beginning(message: Message) -> Step:
@@ -80,13 +90,18 @@ def _as(provider_message_id: str | None) -> str:
     return f" as {provider_message_id}" if provider_message_id else ""
 
 
-def _receipts(message: Message, attempts: Sequence[DeliveryAttempt], events: Sequence[ProviderEvent]) -> list[Step]:
-    """What providers said, and whether it changed anything: only what raises the rank does."""
-    accepted = [each.finished_at for each in attempts if each.outcome == AttemptOutcome.ACCEPTED]
+def _receipts(
+    attempts: Sequence[DeliveryAttempt], events: Sequence[ProviderEvent], deeds: Sequence[MessageEvent]
+) -> list[Step]:
+    """What providers said, and whether it changed anything: only what raised the rank that the message had then."""
+    others = [(each.finished_at, _OUTCOME_RANKS[each.outcome]) for each in attempts if each.outcome in _OUTCOME_RANKS]
+    others += [(each.created_at, _DEED_RANKS[each.kind]) for each in deeds if each.kind in _DEED_RANKS]
+    turns = sorted((moment, rank) for moment, rank in others if moment is not None)
     steps, rank = [], 0
-    for event in events:
-        if any(moment and moment <= event.received_at for moment in accepted):
-            rank = max(rank, STATUS_RANK[MessageStatus.SENT])
+    for event in sorted(events, key=lambda event: event.received_at):
+        while turns and turns[0][0] <= event.received_at:
+            _, turn = turns.pop(0)
+            rank = turn if turn == _QUEUED else max(rank, turn)
         steps.append(Step(event.received_at, "receipt", _receipt(event, rank), event.provider_type))
         rank = max(rank, STATUS_RANK[MessageStatus(event.status)] if event.status else 0)
     return steps
@@ -99,15 +114,16 @@ def _receipt(event: ProviderEvent, rank: int) -> str:
     status = MessageStatus(event.status)
     said = f": {event.detail.rstrip('.')}" if event.detail else ""
     sentence = f"{provider} {_WORDS.get(status, f'says it is {status}')}{said}."
-    return sentence if STATUS_RANK[status] > rank else f"{sentence} That changed nothing."
+    counts = STATUS_RANK[status] > rank and STATUS_RANK[status] >= STATUS_RANK[MessageStatus.SENT]
+    return sentence if counts else f"{sentence} That changed nothing."
 
 
-def _next(message: Message) -> list[Step]:
+def _next(message: Message, *, after: datetime) -> list[Step]:
     if message.due_at is None:
         return []
+    due = max(message.due_at, after)  # what is overdue comes now, not before what has happened
     if message.status == MessageStatus.SENDING:
-        sentence = "A worker has it in hand; if nothing is heard of that worker, another takes over now."
-        return [Step(message.due_at, "lease", sentence)]
+        return [Step(due, "lease", "A worker has it in hand; if that one is not heard of, another takes over then.")]
     if message.status == MessageStatus.SCHEDULED:
-        return [Step(message.due_at, "next", "It is scheduled to leave then.")]
-    return [Step(message.due_at, "next", "It is tried then, or as soon as its provider and its turn allow.")]
+        return [Step(due, "next", "It is scheduled to leave then.")]
+    return [Step(due, "next", "It is tried then, or as soon as its provider and its turn allow.")]

@@ -1,7 +1,7 @@
 # What a developer types. The work is done by bin/ and by the tools, so that everything here also goes without make.
 PYTHON := .venv/bin/python
 
-.PHONY: menu setup run worker migrate test e2e bench check compose-check format clean
+.PHONY: menu setup run worker migrate test e2e faults bench check compose-check format clean
 
 menu: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test: ## run every test
 
 e2e: ## run only the end-to-end tests
 	@./bin/test.sh e2e
+
+faults: setup ## break things on purpose and count what is lost
+	@FAULTS=full $(PYTHON) -m pytest tests/faults -q -s -n 0
 
 bench: setup ## measure the service
 	@$(PYTHON) -m bench

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -21,34 +22,31 @@ def free_port() -> int:
         return port
 
 
-class LiveServer:
-    """`python -m app serve` on a port and a data directory of its own; restarts keep both."""
+class LiveProcess:
+    """`python -m app …` as a process; started again, it has the same environment and goes on with its log."""
 
-    def __init__(self, directory: Path, **environment: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.data_dir = directory / "data"
-        self.log = directory / "server.log"
-        self._environment = environment
+    def __init__(self, log: Path, *words: str, module: str = "app", **environment: str) -> None:
+        self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self._command = [sys.executable, "-m", module, *words]
+        self._environment = environment
 
-    def start(self, *, within_seconds: float = 30) -> float:
-        """Start it and wait until it is ready; returns the seconds that took."""
-        began = time.monotonic()
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        environment |= {"PORT": str(self.port), "DATA_DIR": str(self.data_dir), **self._environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"], cwd=_ROOT, env=environment, stdout=log, stderr=log
+                self._command, cwd=_ROOT, env=environment | self._environment, stdout=log, stderr=log
             )
-        while time.monotonic() - began < within_seconds:
+
+    def wait_until(self, is_ready: Callable[[], bool], *, within_seconds: float = 30) -> None:
+        """Wait for a condition, as long as the process lives."""
+        assert self.process is not None
+        deadline = time.monotonic() + within_seconds
+        while not is_ready():
             assert self.process.poll() is None, f"it ended by itself:\n{self.log.read_text()}"
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return time.monotonic() - began
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError(f"not ready within {within_seconds} seconds:\n{self.log.read_text()}")
+            assert time.monotonic() < deadline, f"not within {within_seconds} seconds:\n{self.log.read_text()}"
+            time.sleep(0.05)
 
     def kill(self) -> None:
         """SIGKILL, as when the machine's memory runs out: nothing of ours gets to tidy up."""
@@ -56,19 +54,43 @@ class LiveServer:
         self.process.kill()
         self.process.wait()
 
-    def kill_postgres(self) -> None:
-        """SIGKILL for the embedded server, the parent first, so that it can't restart its children."""
-        processes = self.postgres_processes()
-        for process in sorted(processes, key=lambda each: each.create_time()):
-            process.kill()
-        psutil.wait_procs(processes, timeout=10)
-
     def stop(self, name: signal.Signals = signal.SIGTERM) -> int:
         """End it in order; returns its exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(name)
         return self.process.wait(timeout=30)
+
+
+class LiveServer(LiveProcess):
+    """`serve` on a port and a data directory of its own; restarts keep both."""
+
+    def __init__(self, directory: Path, *, port: int = 0, module: str = "app", **environment: str) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = directory / "data"
+        own = {"PORT": str(self.port), "DATA_DIR": str(self.data_dir)}
+        super().__init__(directory / "server.log", "serve", module=module, **own, **environment)
+
+    def start(self, *, within_seconds: float = 30) -> float:
+        """Start it and wait until it is ready; returns the seconds that took."""
+        began = time.monotonic()
+        self.launch()
+        self.wait_until(self.is_ready, within_seconds=within_seconds)
+        return time.monotonic() - began
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill_postgres(self) -> None:
+        """SIGKILL for the embedded server, the parent first, so that it can't restart its children."""
+        processes = self.postgres_processes()
+        for process in sorted(processes, key=lambda each: each.create_time()):
+            process.kill()
+        psutil.wait_procs(processes, timeout=10)
 
     def postgres_processes(self) -> list[psutil.Process]:
         """The embedded server and its children, told by the data directory on the parent's command line."""

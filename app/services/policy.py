@@ -15,7 +15,8 @@ from app.providers.base import (
     UnknownOutcome,
 )
 
-#: After so many workers died with a message in hand it is the message that is suspected.
+#: After so many workers died with a message in hand it is the message that is suspected. Where asking again is safe
+#: it is not: whoever was in hand beside the culprit would be given up with it, and the attempts have a limit anyway.
 DEATHS_BEFORE_GIVING_UP = 3
 
 
@@ -76,10 +77,10 @@ def in_doubt(
     died with this message in hand.
     """
     unknown = AttemptOutcome.UNKNOWN
-    if deaths >= DEATHS_BEFORE_GIVING_UP:
+    safe = provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
+    if not safe and deaths >= DEATHS_BEFORE_GIVING_UP:
         reason = f"Given up after {deaths} workers died with it in hand. It may have gone out."
         return Verdict(unknown, MessageStatus.FAILED, reason)
-    safe = provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
     if safe or policy == "retry":
         if attempt >= limit:
             reason = f"Given up after {attempt} attempts; it may have gone out. The last: {detail}"

@@ -133,12 +133,19 @@ def test_who_prefers_a_double_to_a_loss_gets_another_try(provider: BaseProvider 
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("provider", [*SAFE, *UNSAFE], ids=lambda provider: type(provider).__name__)
+@pytest.mark.parametrize("provider", UNSAFE, ids=lambda provider: type(provider).__name__)
 def test_a_message_that_has_outlived_three_workers_is_given_up(provider: BaseProvider | None, policy: Policy) -> None:
     verdict = doubted(provider, policy, deaths=DEATHS_BEFORE_GIVING_UP)
     assert (verdict.outcome, verdict.status) == (AttemptOutcome.UNKNOWN, MessageStatus.FAILED)
     assert verdict.reason == "Given up after 3 workers died with it in hand. It may have gone out."
     assert verdict.retry_in is None
+
+
+@pytest.mark.parametrize("provider", SAFE, ids=lambda provider: type(provider).__name__)
+def test_where_asking_again_is_safe_nobody_is_given_up_for_who_died_with_it(provider: BaseProvider) -> None:
+    """Most of what a worker has in hand when it dies has nothing to do with its death."""
+    verdict = doubted(provider, "wait", deaths=DEATHS_BEFORE_GIVING_UP)
+    assert (verdict.status, verdict.retry_in is None) == (MessageStatus.UNKNOWN, False)
 
 
 @pytest.mark.parametrize("deaths", range(DEATHS_BEFORE_GIVING_UP))

@@ -1,0 +1,121 @@
+"""SIGKILL of the worker and of the web process, at moments that are drawn and at the one that hurts most."""
+
+import time
+
+import anyio
+import httpx
+import pytest
+
+from tests.faults.client import Load
+from tests.faults.rig import FULL, Carrier, MakeRig, drawn_seed, report, size, until
+
+pytestmark = pytest.mark.anyio
+
+#: Some of it is answered late, so that a kill finds messages that the carrier has and we do not know of.
+LOADED = {"SIMULATOR_MIX": "ok:0.7 slow:0.3", "SIMULATOR_SLOW_SECONDS": "0.4", "SIMULATOR_RECEIPTS": "false"}
+RANDOM: list[tuple[str, Carrier]] = [("worker", "knows_keys"), ("worker", "neither"), ("web", "knows_keys")]
+AIMED: list[tuple[Carrier, str]] = [("knows_keys", "retry"), ("neither", "retry")]
+if FULL:
+    RANDOM += [("worker", "can_be_asked"), ("web", "can_be_asked"), ("web", "neither")]
+    AIMED += [("can_be_asked", "retry"), ("neither", "wait"), ("neither", "fail")]
+
+
+@pytest.mark.parametrize(("killed", "carrier"), RANDOM)
+async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Carrier) -> None:
+    dice, kills = drawn_seed(), size(2, 20)
+    rig = make_rig(carrier=carrier, web_delivers=killed == "web", **LOADED)
+    rig.start(workers=0 if killed == "web" else 1)
+    victim = rig.web if killed == "web" else rig.workers[0]
+    load = Load(rig.web.port, per_second=60)  # which a busy machine can deliver
+    in_flight, recovery = 0, 0.0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(load.run)
+        for _ in range(kills):
+            seen, more = len(rig.carrier.entries()), dice.randrange(20, size(50, 100))
+            await until(lambda: len(rig.carrier.entries()) >= seen + more, within_seconds=60, why="hand-overs")  # noqa: B023
+            await anyio.sleep(dice.uniform(0, 0.05))  # the moment of the kill is what is drawn
+            victim.kill()
+            killed_at = time.monotonic()
+            in_flight += rig.in_hand()
+            seen = len(rig.carrier.entries())
+            victim.launch()
+            await until(lambda: len(rig.carrier.entries()) > seen, within_seconds=35, why="the first one after")  # noqa: B023
+            recovery = max(recovery, time.monotonic() - killed_at)
+        load.stop()
+    settled = await rig.settled(within_seconds=size(30, 300))
+    account = rig.account(load)
+    report(
+        f"kill_{killed}/{carrier}",
+        n=account.n,
+        kills=kills,
+        lost=account.lost,
+        doubled=account.doubled,
+        in_doubt_visible=account.in_doubt_visible,
+        in_flight_at_kills=in_flight,
+        recovery_seconds=recovery,
+        settled_seconds=settled,
+        statuses=rig.statuses(),
+    )
+    assert account.n > kills * 10
+    assert account.lost == 0
+    # What three workers died over is given up; at this many kills that befalls messages that did nothing wrong.
+    given_up = {"sent", "failed"} if FULL else {"sent"}
+    assert rig.statuses().keys() <= given_up
+    reasons = rig.query("SELECT id FROM messages WHERE status = 'failed' AND status_reason NOT LIKE '%workers died%'")
+    assert reasons == []
+    if carrier == "neither":
+        assert account.doubled <= in_flight
+        rig.assert_doubts_are_visible(account.doubled_ids)
+    else:
+        assert account.doubled == 0
+    assert recovery < 35
+
+
+@pytest.mark.parametrize(("carrier", "policy"), AIMED)
+async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
+    make_rig: MakeRig, carrier: Carrier, policy: str
+) -> None:
+    kills, at_once = size(1, 20), 5
+    rig = make_rig(
+        carrier=carrier,
+        SIMULATOR_MIX="slow:1",
+        SIMULATOR_SLOW_SECONDS="60",
+        SIMULATOR_RECEIPTS="false",
+        IN_DOUBT_AFTER_CRASH=policy,
+    )
+    rig.start(workers=1)
+    [worker] = rig.workers
+    load = Load(rig.web.port)
+    recovery = 0.0
+    for kill in range(kills):
+        await load.send(at_once)
+        due = (kill + 1) * at_once
+        await until(lambda: len(rig.carrier.acceptances()) >= due, within_seconds=20, why="acceptances")  # noqa: B023
+        worker.kill()
+        killed_at = time.monotonic()
+        assert rig.in_hand() == at_once
+        worker.launch()
+        await rig.settled(within_seconds=35)
+        recovery = max(recovery, time.monotonic() - killed_at)
+    account = rig.account(load)
+    report(
+        f"aimed_kill/{carrier}/{policy}",
+        n=account.n,
+        kills=kills,
+        lost=account.lost,
+        doubled=account.doubled,
+        in_doubt_visible=account.in_doubt_visible,
+        recovery_seconds=recovery,
+        statuses=rig.statuses(),
+    )
+    expected = {"retry": "sent", "wait": "unknown", "fail": "failed"}[policy]
+    assert rig.statuses() == {expected: account.n}
+    assert account.lost == 0
+    assert account.doubled == (account.n if carrier == "neither" and policy == "retry" else 0)
+    assert account.in_doubt_visible == account.n
+    rig.assert_doubts_are_visible(list(load.acknowledged.values()))
+    if policy != "retry":  # somebody reads why
+        async with httpx.AsyncClient(base_url=rig.web.url, trust_env=False) as client:
+            shown = (await client.get("/api/messages", params={"status": expected})).json()
+        assert len(shown) == account.n
+        assert all(message["status_reason"] for message in shown)

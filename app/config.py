@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     data_dir: Path = Path(".data")
     pg_bindir: Path | None = None
-    database_pool_size: int = Field(10, ge=1)
+    #: Each group commit keeps a connection of its own, and the worker needs another.
+    database_pool_size: int = Field(10, ge=5)
     database_pool_overflow: int = Field(5, ge=0)
     database_pool_timeout_seconds: float = Field(3, gt=0)
     database_pool_recycle_seconds: int = Field(1800, gt=0)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import structlog
 from fastapi import FastAPI
 
 from app.assembly import running_services
@@ -15,8 +14,6 @@ from app.migrate import prepare
 from app.routers import conversations, docs, health, messages, problems, providers, webhooks
 from app.routers.edge import Edge
 from app.routers.hot import HotRoute
-
-log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

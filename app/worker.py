@@ -162,8 +162,14 @@ class DeliveryWorker:
             await sweep_parked(connection)
 
     def _judge_abandoned(self, provider_type: str, attempt: int, limit: int | None, deaths: int) -> Verdict:
+        return self._judge_cut_off(TAKEN_OVER, provider_type, attempt, limit, deaths=deaths)
+
+    def _judge_cut_off(
+        self, detail: str, provider_type: str, attempt: int, limit: int | None, *, deaths: int = 0
+    ) -> Verdict:
+        """What follows when a worker, this one or a dead one, did not live to see the provider's answer."""
         return in_doubt(
-            TAKEN_OVER,
+            detail,
             attempt=attempt,
             limit=limit or self._settings.max_attempts,
             provider=provider_registry.get(provider_type),
@@ -174,25 +180,27 @@ class DeliveryWorker:
 
     async def _claim_for_its_route(self, connection: AsyncConnection, item: DueWork, *, share: int) -> int:
         """Claim for the first provider of the route that is well."""
-        route = self._settings.route(item.channel)
-        name = next((name for name in route if self._health_of(name).trouble is None), None)
+        name = self._first_well(item.channel)
         if name is None:
             return 0
+        route = self._settings.route(item.channel)
         passed_over = [f"{other} {self._health_of(other).trouble}" for other in route[: route.index(name)]]
         because = "; ".join(passed_over) or None
         return await self._claim(connection, item, name, share=share, because=because)
 
     async def _claim_in_doubt(self, connection: AsyncConnection, item: DueWork, *, share: int) -> int:
         """Claim what the other providers may have already: it waits for them, wherever new messages go by now."""
-        route = self._settings.route(item.channel)
-        first = next((name for name in route if self._health_of(name).trouble is None), None)
-        others = [name for name in {*route, *provider_registry} if name != first]
-        well = [name for name in others if self._health_of(name).trouble is None]
+        first = self._first_well(item.channel)
         claimed = 0
-        for name in well:
-            because = "it may have it already"
-            claimed += await self._claim(connection, item, name, share=share, because=because, fresh=False)
+        for name in {*self._settings.route(item.channel), *provider_registry}:
+            if name != first and self._health_of(name).trouble is None:
+                claimed += await self._claim(connection, item, name, share=share, because=None, fresh=False)
         return claimed
+
+    def _first_well(self, channel: str) -> str | None:
+        """The first provider of a channel's route that nothing keeps from being handed messages."""
+        route = self._settings.route(channel)
+        return next((name for name in route if self._health_of(name).trouble is None), None)
 
     async def _claim(
         self,
@@ -260,25 +268,21 @@ class DeliveryWorker:
 
     async def _hand_over(self, claim: Claim) -> _Record:
         """Call the provider, and say what came of it; never raises."""
-        provider = provider_registry.get(claim.provider_type)
-        limit = claim.limit or self._settings.max_attempts
         try:
             result = await self._call(claim)
         except asyncio.CancelledError:
-            verdict = in_doubt(
-                "The service was stopped before the provider answered.",
-                attempt=claim.number,
-                limit=limit,
-                provider=provider,
-                policy=self._settings.in_doubt_after_crash,
-                settings=self._settings,
-            )
+            detail = "The service was stopped before the provider answered."
+            verdict = self._judge_cut_off(detail, claim.provider_type, claim.number, claim.limit)
             return _Record(_outcome(claim, verdict), None)
         except Exception as error:
             if not isinstance(error, ProviderFailure | TimeoutError):
                 log.exception("provider_raised", provider=claim.provider_type, message_id=claim.message_id)
             verdict = after_failure(
-                error, attempt=claim.number, limit=limit, provider=provider, settings=self._settings
+                error,
+                attempt=claim.number,
+                limit=claim.limit or self._settings.max_attempts,
+                provider=provider_registry.get(claim.provider_type),
+                settings=self._settings,
             )
             return _Record(_outcome(claim, verdict), error)
         return _Record(_outcome(claim, ACCEPTED, result.provider_message_id), None)

@@ -8,13 +8,11 @@ through that sequence, or its last step alone. What exists is looked up first: a
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     DateTime,
     FromClause,
     Insert,
@@ -98,16 +96,6 @@ def _identity(message: Any) -> Identity | None:
 
 
 _NOW = func.now()
-
-
-def _activity(added: ColumnElement[int], newest: ColumnElement[datetime]) -> dict[str, Any]:
-    """What a conversation keeps about its messages, so that no page has to count them."""
-    return {
-        "message_count": Conversation.message_count + added,
-        # A caller's clock that is ahead must not hold a conversation at the top of the list.
-        "last_activity_at": func.greatest(Conversation.last_activity_at, func.least(newest, _NOW)),
-    }
-
 
 _wanted_ids = rows(provider_type=Text(), provider_message_id=Text())
 _FIND_STORED = select(Message.provider_type, Message.provider_message_id, Message.id, Message.conversation_id).join(
@@ -297,7 +285,11 @@ _added = (
 _raised = (
     update(Conversation)
     .where(Conversation.tenant_id == TENANT, Conversation.id == _added.c.conversation_id)
-    .values(**_activity(_added.c.added, _added.c.newest))
+    .values(
+        message_count=Conversation.message_count + _added.c.added,
+        # A caller's clock that is ahead must not hold a conversation at the top of the list.
+        last_activity_at=func.greatest(Conversation.last_activity_at, func.least(_added.c.newest, _NOW)),
+    )
     .returning(Conversation.id)
     .cte("raised")
 )

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, Self, TypeVar
 
 import structlog
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database import is_unavailable
@@ -22,7 +21,7 @@ log = structlog.get_logger(__name__)
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_IDLE_SECONDS = 0.5  # after which the connection is asked whether it still lives
+_IDLE_SECONDS = 0.5  # after which the connection goes back to the pool, which checks it
 
 
 class GroupCommit(Generic[Item, Answer]):
@@ -139,21 +138,14 @@ class GroupCommit(Generic[Item, Answer]):
         return answers
 
     async def _connected(self) -> AsyncConnection:
-        """The connection that is kept from batch to batch; a new one where it was lost while nobody looked."""
+        """The connection that is kept from batch to batch; after a pause the pool checks it, or renews it."""
         if self._connection is not None:
             raw = await self._connection.get_raw_connection()
-            alive = raw.driver_connection is not None and not raw.driver_connection.is_closed()
-            idle = asyncio.get_running_loop().time() - self._used_at
-            if alive and idle > _IDLE_SECONDS:
-                try:
-                    await self._connection.execute(text("SELECT 1"))
-                    await self._connection.rollback()
-                except Exception as error:
-                    if not is_unavailable(error):
-                        raise
-                    alive = False
-            if not alive:
+            if raw.driver_connection is None or raw.driver_connection.is_closed():
                 await self._let_go()
+            elif asyncio.get_running_loop().time() - self._used_at > _IDLE_SECONDS:
+                connection, self._connection = self._connection, None
+                await connection.close()
         if self._connection is None:
             self._connection = await self._engine.connect()
         return self._connection

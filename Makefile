@@ -1,7 +1,12 @@
 # What a developer types. The work is done by bin/ and by the tools, so that everything here also goes without make.
 PYTHON := .venv/bin/python
+TOOLS := build/tools/bin
+# One lock for every system and every Python from 3.11. What is in it keeps its version unless asked otherwise.
+PIN := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# It warns that pyproject.toml names no dependencies; ours stand in requirements.txt.
+SBOM := $(TOOLS)/python -W ignore::UserWarning -m cyclonedx_py environment
 
-.PHONY: menu setup run worker migrate test e2e faults bench check compose-check format clean
+.PHONY: menu setup run worker migrate test e2e faults fuzz bench check compose-check format lock audit sbom tools clean
 
 menu: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +32,9 @@ e2e: ## run only the end-to-end tests
 faults: setup ## break things on purpose and count what is lost
 	@FAULTS=full $(PYTHON) -m pytest tests/faults -q -s -n 0
 
+fuzz: setup ## make ten thousand odd requests of the OpenAPI document, and hold it to the answers (SEED=... repeats)
+	@FUZZ=full $(PYTHON) -m pytest tests/test_openapi.py -q -s -n 0
+
 bench: setup ## measure the service
 	@$(PYTHON) -m bench
 
@@ -44,6 +52,22 @@ format: setup ## format the code and mend what can be mended
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-clean: ## remove .venv and caches; the data in .data stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+lock: tools ## pin every package by version and hash (options=--upgrade for what is newest)
+	$(PIN) requirements.txt --output-file requirements.lock $(options)
+	$(PIN) requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock $(options)
+	$(PIN) requirements-tools.txt --output-file requirements-tools.lock $(options)
+
+audit: tools ## look for known vulnerabilities in what gets installed
+	@$(TOOLS)/python bin/audit.py $(options)
+
+sbom: tools ## write build/sbom.json, the CycloneDX list of what runs the service
+	$(TOOLS)/uv venv --quiet --clear --python $(TOOLS)/python build/runtime
+	$(TOOLS)/uv pip install --quiet --python build/runtime --require-hashes --requirement requirements.lock
+	$(SBOM) --output-reproducible --pyproject pyproject.toml --output-file build/sbom.json build/runtime
+
+tools: ## install what lock, audit and sbom need into build/tools
+	@sh bin/launch.sh setup --tools
+
+clean: ## remove .venv, build and caches; the data in .data stays
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,10 +17,11 @@ from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = ROOT / "requirements.txt"
-DEVELOPMENT = ROOT / "requirements-dev.txt"
+RUNTIME = ROOT / "requirements.lock"
+DEVELOPMENT = ROOT / "requirements-dev.lock"  #: repeats everything in RUNTIME
+TOOLS = ROOT / "requirements-tools.lock"
 ENDED_BY_CTRL_C = 130
-USAGE = "usage: launch.py start [serve arguments] | setup [--dev] | test [e2e] [pytest arguments]"
+USAGE = "usage: launch.py start [serve arguments] | setup [--dev | --tools] | test [e2e] [pytest arguments]"
 
 
 def main(arguments: "list[str]") -> int:
@@ -30,8 +31,14 @@ def main(arguments: "list[str]") -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "start":
         return start(rest)
-    if command == "setup" and rest in ([], ["--dev"]):
-        Venv(ROOT / ".venv").get_ready(DEVELOPMENT if rest else RUNTIME)
+    if command == "setup" and rest == []:
+        Venv(ROOT / ".venv").get_ready(RUNTIME)
+        return 0
+    if command == "setup" and rest == ["--dev"]:
+        Venv(ROOT / ".venv").get_ready(DEVELOPMENT, RUNTIME)
+        return 0
+    if command == "setup" and rest == ["--tools"]:
+        Venv(ROOT / "build" / "tools").get_ready(TOOLS)
         return 0
     if command == "test":
         return test(rest)
@@ -49,7 +56,7 @@ def start(arguments: "list[str]") -> int:
 
 def test(arguments: "list[str]") -> int:
     """Both halves run even when the first one fails, so that one run tells everything."""
-    python = str(Venv(ROOT / ".venv").get_ready(DEVELOPMENT))
+    python = str(Venv(ROOT / ".venv").get_ready(DEVELOPMENT, RUNTIME))
     outcomes = {"end-to-end": run([python, "bin/e2e.py"])}
     if arguments[:1] != ["e2e"] and outcomes["end-to-end"] != ENDED_BY_CTRL_C:
         print(flush=True)
@@ -91,17 +98,18 @@ class Venv:
         self.lock = path / "launch.lock"
         self.unfinished = path / "launch.unfinished"  #: there while something is made that must not be half made
 
-    def get_ready(self, requirements: Path) -> Path:
+    def get_ready(self, requirements: Path, *repeated: Path) -> Path:
         """Its Python, with everything in `requirements` installed; touches nothing when that is so already.
 
+        `repeated` are files whose every line stands in `requirements` too: they count as installed with it.
         Of several callers at once one does the work and the others wait. What was cut off is made anew.
         """
-        self.path.mkdir(exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         with only_one_at_a_time(self.lock):
             if not self.is_current(requirements, self.version()):
                 if not self.version() or self.unfinished.exists() or not self.has_pip():
                     self.make()
-                self.install(requirements)
+                self.install(requirements, *repeated)
         return self.python
 
     def version(self) -> str:
@@ -131,7 +139,8 @@ class Venv:
                     f"On Debian and Ubuntu, install it with: sudo apt install python{version}-venv"
                 )
         remains = [entry for entry in self.path.iterdir() if entry != self.lock]
-        print("Making .venv again, the one here is broken..." if remains else "Making .venv...", flush=True)
+        name = self.path.name
+        print(f"Making {name} again, the one here is broken..." if remains else f"Making {name}...", flush=True)
         for entry in remains:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -141,20 +150,19 @@ class Venv:
         # The base one, because sys.executable may be the very Python that has just been removed.
         python = getattr(sys, "_base_executable", sys.executable)
         if subprocess.run([python, "-m", "venv", str(self.path)]).returncode != 0:
-            sys.exit("Making .venv failed; what Python said about it stands above.")
+            sys.exit(f"Making {name} failed; what Python said about it stands above.")
 
-    def install(self, requirements: Path) -> None:
-        files = with_included(requirements)
-        count = sum(len(packages(file)) for file in files)
+    def install(self, requirements: Path, *repeated: Path) -> None:
+        files = [requirements, *repeated]
         if any(self.stamp(file).exists() for file in files):
             reason = "what is needed has changed"
         else:
             reason = "first time only, about half a minute"
-        print(f"Installing {count} packages into .venv ({reason})...", flush=True)
-        options = ["--quiet", "--disable-pip-version-check", "--no-input", "--requirement", str(requirements)]
+        print(f"Installing packages into {self.path.name} ({reason})...", flush=True)
+        options = ["--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes"]
         self.unfinished.touch()
         pip = subprocess.run(
-            [str(self.python), "-m", "pip", "install", *options],
+            [str(self.python), "-m", "pip", "install", *options, "--requirement", str(requirements)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -181,22 +189,7 @@ class Venv:
 
 
 def fingerprint(requirements: Path, version: str) -> str:
-    digest = hashlib.sha256(version.encode())
-    for file in with_included(requirements):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def with_included(requirements: Path) -> "list[Path]":
-    """The file itself and those it names in lines such as `-r requirements.txt`."""
-    lines = requirements.read_text(encoding="utf-8").splitlines()
-    included = [requirements.parent / line[3:].strip() for line in lines if line.startswith("-r ")]
-    return [requirements, *(file for other in included for file in with_included(other))]
-
-
-def packages(requirements: Path) -> "list[str]":
-    lines = requirements.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith(("#", "-"))]
+    return hashlib.sha256(version.encode() + requirements.read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -206,7 +199,7 @@ def only_one_at_a_time(lock: Path) -> "Iterator[None]":
         told = False
         while not try_lock(file.fileno()):
             if not told:
-                print("Another launch is preparing .venv; waiting until it is done...", flush=True)
+                print(f"Another launch is preparing {lock.parent.name}; waiting until it is done...", flush=True)
                 told = True
             time.sleep(0.1)
         yield

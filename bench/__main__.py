@@ -1,4 +1,7 @@
-"""Measures how fast the service accepts messages, against an empty endpoint and against pgbench."""
+"""Measures how fast the service accepts messages, against an empty endpoint and against pgbench.
+
+Then how fast a worker drains the queue, and how soon an idle service delivers.
+"""
 
 import argparse
 import asyncio
@@ -17,9 +20,12 @@ from app.config import Settings
 from app.embedded import EmbeddedPostgresError
 from bench.database import throw_away_database
 from bench.load import Plan
+from bench.measurements import Measurement, Rounds
 from bench.processes import BenchError
 from bench.report import as_object, as_table
-from bench.targets import TITLES, Measurement, Targets
+from bench.targets import TITLES, Targets
+
+_PARTS = ("accept", "drain", "latency")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _chosen(arguments)
     plan = Plan(port=0, seconds=chosen.seconds, connections=chosen.connections, pairs=chosen.pairs)
     try:
-        report = asyncio.run(_measure(plan, chosen.rounds, chosen.directory))
+        report = asyncio.run(_measure(plan, chosen))
     except (BenchError, EmbeddedPostgresError) as error:
         print(f"The benchmark can't run. {error}", file=sys.stderr)
         return 2
@@ -48,6 +54,9 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how often all targets take turns")
     parser.add_argument("--connections", type=int, default=64, help="keep-alive connections, and pgbench's clients")
     parser.add_argument("--pairs", type=int, default=1000, help="how many pairs of from and to take turns")
+    parser.add_argument("--messages", type=int, default=20_000, help="how many the queue holds that is drained")
+    parser.add_argument("--singles", type=int, default=50, help="how many messages an idle service gets one by one")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="what is measured")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
         "--directory", type=Path, help="where the throw-away database is made; choose the disk that is to be measured"
@@ -57,10 +66,14 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
         chosen.seconds > 0 and chosen.rounds > 0 and 1 <= chosen.connections <= 90 and 1 <= chosen.pairs <= 100_000
     ):
         parser.error("seconds and rounds are positive, connections at most 90, pairs at most 100,000")
+    if "drain" in chosen.only and chosen.messages <= chosen.pairs + chosen.connections:
+        parser.error("messages are more than pairs and connections together")
+    if "latency" in chosen.only and chosen.singles < 2:
+        parser.error("singles are at least two: the first is not counted among the others")
     return chosen
 
 
-async def _measure(plan: Plan, rounds: int, place: Path | None) -> dict[str, Any]:
+async def _measure(plan: Plan, chosen: argparse.Namespace) -> dict[str, Any]:
     """The report on all rounds. A signal ends it where it waits; what was started is stopped on the way out."""
     _let_signals_cancel()
     structlog.configure(
@@ -68,19 +81,34 @@ async def _measure(plan: Plan, rounds: int, place: Path | None) -> dict[str, Any
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     settings = Settings(env="development")  # only for what belongs to this machine
-    place = (place or settings.data_dir).resolve()
-    place.mkdir(parents=True, exist_ok=True)
+    place = _made(chosen.directory or settings.data_dir)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=place, ignore_cleanup_errors=True) as name:
         directory = Path(name)
         _say("making a throw-away database")
         with throw_away_database(directory, settings.pg_bindir) as database:
             targets = Targets(plan, database, directory, settings.pg_bindir)
-            measured: dict[str, list[Measurement]] = {target: [] for target in targets.names}
-            for number in range(1, rounds + 1):
-                for target, measurements in measured.items():
-                    measurements.append(await targets.measure(target))
-                    _say(f"round {number} of {rounds}: {TITLES[target]}: {_summary(measurements[-1])}")
-        return as_object(plan, measured, targets.skipped)
+            rounds = Rounds({target: [] for target in targets.names} if "accept" in chosen.only else {})
+            for number in range(1, chosen.rounds + 1):
+                await _measure_once(targets, chosen, rounds, f"round {number} of {chosen.rounds}")
+        return as_object(plan, rounds, targets.skipped)
+
+
+async def _measure_once(targets: Targets, chosen: argparse.Namespace, rounds: Rounds, title: str) -> None:
+    for target, measurements in rounds.targets.items():
+        measurements.append(await targets.measure(target))
+        _say(f"{title}: {TITLES[target]}: {_summary(measurements[-1])}")
+    if "drain" in chosen.only:
+        rounds.drain.append(drain := await targets.drain(chosen.messages))
+        _say(f"{title}: one worker: {drain.per_second:,.0f} msg/s, accepted {_summary(drain.accepted)}")
+    if "latency" in chosen.only:
+        rounds.latency.append(latency := await targets.latency(chosen.singles))
+        slowest = max(latency.recorded_ms, default=0.0)
+        _say(f"{title}: idle, message by message: the slowest was recorded after {slowest:.1f} ms")
+
+
+def _made(place: Path) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    return place.resolve()
 
 
 def _let_signals_cancel() -> None:

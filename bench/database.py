@@ -15,6 +15,7 @@ import psycopg2
 from app.embedded import EmbeddedPostgres
 from app.migrate import migrate
 from app.models import Base
+from bench.measurements import Astray
 from bench.processes import BenchError
 
 _DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")
@@ -37,29 +38,65 @@ class Database:
         self._execute(
             "INSERT INTO conversations (tenant_id, customer_address, contact_address, last_activity_at) "
             "SELECT 1, '+1201666' || lpad((n %% 50)::text, 4, '0'), '+1804' || (5550000 + n), now() "
-            "FROM generate_series(1, %s) n",
-            pairs,
+            "FROM generate_series(0, %s) n",
+            pairs - 1,
         )
 
     def messages(self) -> int:
         """How many messages are stored."""
-        return int(self._execute("SELECT count(*) FROM messages")[0])
+        return int(self._value("SELECT count(*) FROM messages"))
 
     def delivered(self) -> int:
         """How many messages a provider has taken."""
-        return int(self._execute("SELECT count(*) FROM messages WHERE status = 'sent'")[0])
+        return int(self._value("SELECT count(*) FROM messages WHERE provider_message_id IS NOT NULL"))
+
+    def has_attempts(self) -> bool:
+        """Whether a worker has claimed anything."""
+        return bool(self._value("SELECT EXISTS (SELECT FROM delivery_attempts)"))
+
+    def is_drained(self) -> bool:
+        """Whether no message is waiting or in hand."""
+        return not self._value("SELECT EXISTS (SELECT FROM messages WHERE due_at IS NOT NULL)")
+
+    def drain_seconds(self) -> float:
+        """From the first attempt's start to the end of the last one."""
+        return float(
+            self._value("SELECT extract(epoch FROM max(finished_at) - min(started_at)) FROM delivery_attempts") or 0
+        )
+
+    def astray(self) -> Astray:
+        """What was not delivered as it should have been."""
+        found = self._execute(
+            "SELECT count(*) FILTER (WHERE status <> 'sent'), count(*) FILTER (WHERE attempts <> 1) "
+            "FROM (SELECT status, (SELECT count(*) FROM delivery_attempts a WHERE a.tenant_id = m.tenant_id "
+            "AND message_id = m.id) AS attempts FROM messages m) AS messages"
+        )
+        return Astray(*found[0])
+
+    def attempt_times(self) -> list[tuple[float, float]]:
+        """Milliseconds from acceptance to each attempt's start and end, in the order of messages."""
+        found = self._execute(
+            "SELECT extract(epoch FROM started_at - created_at) * 1000, "
+            "extract(epoch FROM finished_at - created_at) * 1000 "
+            "FROM messages m JOIN delivery_attempts a ON a.tenant_id = m.tenant_id AND message_id = m.id "
+            "WHERE finished_at IS NOT NULL ORDER BY m.id, number"
+        )
+        return [(float(called), float(recorded)) for called, recorded in found]
 
     def require_durability(self) -> None:
         """Raise `BenchError` if this server could forget what it has committed."""
         for name in _DURABILITY:
-            if (value := self._execute("SELECT current_setting(%s)", name)[0]) != "on":
+            if (value := self._value("SELECT current_setting(%s)", name)) != "on":
                 raise BenchError(f"{name} is {value} on this PostgreSQL: what it stores is not durable")
 
-    def _execute(self, statement: str, *parameters: object) -> tuple[Any, ...]:
+    def _value(self, statement: str, *parameters: object) -> Any:
+        return self._execute(statement, *parameters)[0][0]
+
+    def _execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         with contextlib.closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True  # CHECKPOINT can't stand in a transaction
             cursor.execute(statement, parameters or None)
-            return cursor.fetchone() or () if cursor.description else ()
+            return cursor.fetchall() if cursor.description else []
 
 
 @contextmanager

@@ -28,12 +28,17 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send: for how many seconds, over how many connections, between how many pairs of addresses."""
+    """What to send: for how many seconds, over how many connections, between how many pairs of addresses.
+
+    With `messages` it is over when so many have been sent, if the seconds aren't before: more than pairs and
+    connections together, or nothing is left to be measured after the warm-up.
+    """
 
     port: int
     seconds: float
     connections: int
     pairs: int
+    messages: int | None = None
     host: str = "127.0.0.1"
 
 
@@ -97,6 +102,7 @@ class Load:
         self._requests = itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
         self._latencies: list[float] = []
         self._warming = plan.pairs
+        self._unsent = float("inf") if plan.messages is None else plan.messages - plan.connections
         self._begin = self._end = float("inf")
         self._statuses: Counter[int] = Counter()
         self._open = plan.connections
@@ -126,18 +132,21 @@ class Load:
     def took(self, status: int, sent: float, now: float) -> bool:
         """Note an answer to a request of the time `sent`; false when nothing more is to be sent."""
         self._statuses[status] += 1
-        if now >= self._end:
-            self._busy = self._busy or (time.process_time() - self._worked) / self._plan.seconds
-            return False
-        if self._begin <= now:
-            if 200 <= status < 300:
-                self._latencies.append(now - sent)
-        else:
-            self._warming -= 1
-            if not self._warming:
-                self._begin, self._end = now, now + self._plan.seconds
-                self._worked = time.process_time()
-        return True
+        if now < self._end:
+            if self._begin <= now:
+                if 200 <= status < 300:
+                    self._latencies.append(now - sent)
+            else:
+                self._warming -= 1
+                if not self._warming:
+                    self._begin, self._end = now, now + self._plan.seconds
+                    self._worked = time.process_time()
+            if self._unsent:
+                self._unsent -= 1
+                return True
+            self._end = now
+        self._busy = self._busy or (time.process_time() - self._worked) / (now - self._begin)
+        return False
 
     def closed(self, *, broken: bool) -> None:
         """Note that a connection has sent its last request."""
@@ -153,7 +162,7 @@ class Load:
             answered=sum(good.values()),
             others={str(status): count for status, count in self._statuses.items() if status not in good},
             broken=self._broken,
-            per_second=len(latencies) / self._plan.seconds,
+            per_second=len(latencies) / (self._end - self._begin) if latencies else 0.0,
             p50_ms=percentile(latencies, 50) * 1000,
             p99_ms=percentile(latencies, 99) * 1000,
             busy=self._busy,

@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -33,12 +34,8 @@ class Server:
     """A server that takes connections on `port`."""
 
     port: int
-    process: psutil.Process
-
-    def cpu_seconds(self) -> float:
-        """Processor time that it has used since it started, in user code and in the kernel."""
-        family = [self.process, *self.process.children(recursive=True)]  # on Windows a venv's Python is a child
-        return sum(times.user + times.system for times in (one.cpu_times() for one in family))
+    process: asyncio.subprocess.Process
+    output: Path  #: what it prints
 
 
 @asynccontextmanager
@@ -46,16 +43,37 @@ async def serving(directory: Path, words: Sequence[str], port: int, **settings: 
     """Python run with `words`, once it takes connections on `port`; stopped in order on leaving."""
     output = directory / f"server-{port}.log"
     async with started([sys.executable, *words], directory, settings, output=output) as process:
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                while not await _answers(port):
-                    if process.returncode is not None:
-                        raise BenchError(f"python {' '.join(words)} ended by itself:\n{_ending(output)}")
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            message = f"python {' '.join(words)} is not ready after {_START_SECONDS:g} seconds:\n{_ending(output)}"
-            raise BenchError(message) from None
-        yield Server(port, psutil.Process(process.pid))
+        await until(partial(_answers, port), process, output, within_seconds=_START_SECONDS)
+        yield Server(port, process, output)
+
+
+async def until(
+    is_so: Callable[[], Awaitable[bool]],
+    process: asyncio.subprocess.Process,
+    output: Path,
+    *,
+    within_seconds: float,
+    look_seconds: float = 0.05,
+) -> None:
+    """Wait until something is so.
+
+    Raises `BenchError` with the last of `output` if the program ends before that, or it takes too long.
+    """
+    try:
+        async with asyncio.timeout(within_seconds):
+            while not await is_so():
+                if process.returncode is not None:
+                    raise BenchError(f"{output.stem} ended by itself:\n{_ending(output)}")
+                await asyncio.sleep(look_seconds)
+    except TimeoutError:
+        raise BenchError(f"{output.stem} took longer than {within_seconds:g} seconds:\n{_ending(output)}") from None
+
+
+def cpu_seconds(process: asyncio.subprocess.Process) -> float:
+    """Processor time that a program has used since it started, in user code and in the kernel."""
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]  # on Windows a venv's Python is a child
+    return sum(times.user + times.system for times in (one.cpu_times() for one in family))
 
 
 async def answer_of(words: Sequence[str], directory: Path, *, within_seconds: float, **settings: str) -> str:
@@ -99,12 +117,12 @@ def _emptied(path: Path) -> IO[bytes]:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Ours without any setting of the service or of libpq, then `settings`.
+    """Ours without any setting of the service, of its simulator or of libpq, then `settings`.
 
     So the defaults count, nothing is sent to a real provider, and no real database is written to. The directory that
     a program runs in has no `.env` either.
     """
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PG", "SIMULATOR_"))}
     kept = {name: value for name, value in ours.items() if name.lower() not in Settings.model_fields}
     return {**kept, "PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1", **settings}
 

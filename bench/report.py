@@ -3,77 +3,168 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.load import Plan
-from bench.targets import TITLES, Measurement
+from bench.load import Plan, percentile
+from bench.measurements import Drain, Latency, Measurement, Rounds
+from bench.targets import TITLES
 
-Rounds = Mapping[str, Sequence[Measurement]]
+Round = TypeVar("Round")
 
 _RATIOS = [
     (service, yardstick) for service in ("service", "delivering") for yardstick in ("empty", "pgbench")
 ]  # service over yardstick
+_MOMENTS = {"called": "the provider is called", "recorded": "its outcome is recorded"}
+_WIDTH = max(map(len, TITLES.values()))
 
 
 def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[str, Any]:
-    """Everything, ready for JSON. Times are in the units their names end with; a missing target is left out."""
-    return {
+    """Everything, ready for JSON. Times are in the units their names end with; what was not measured is left out."""
+    speeds = {name: [one.seen.per_second for one in measured] for name, measured in rounds.targets.items()}
+    ratios = {
+        f"{one}/{other}": ratio(speeds[one], speeds[other])
+        for one, other in _RATIOS
+        if one in speeds and other in speeds
+    }
+    report = {
         "seconds": plan.seconds,
         "connections": plan.connections,
         "pairs": plan.pairs,
-        "targets": {name: _target(measured) for name, measured in rounds.items()},
-        "ratios": {f"{one}/{other}": ratio(rounds, one, other) for one, other in _RATIOS if other in rounds},
+        "targets": {name: _target(measured) for name, measured in rounds.targets.items()},
+        "ratios": ratios,
         "skipped": dict(skipped),
-        "problems": [
-            f"{name}: {problem}"
-            for name, measured in rounds.items()
-            for one in measured
-            for problem in one.problems()
-        ],
+        "problems": _problems(rounds),
     }
+    if rounds.drain:
+        report["drain"] = _drain(rounds.drain)
+        accepted = [one.accepted.seen.per_second for one in rounds.drain]
+        ratios["drain/accept"] = ratio([one.per_second for one in rounds.drain], accepted)
+    if rounds.latency:
+        report["latency"] = _latency(rounds.latency)
+    return report
 
 
-def ratio(rounds: Rounds, one: str, other: str) -> dict[str, float]:
-    """Requests/s of `one` over those of `other`: computed in each round, then the median, the lowest, the highest."""
-    pairs = zip(rounds[one], rounds[other], strict=True)
-    each = [a.seen.per_second / b.seen.per_second if b.seen.per_second else 0.0 for a, b in pairs]
+def ratio(ones: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """A rate over another: computed in each round, then the median, the lowest, the highest."""
+    each = [one / other if other else 0.0 for one, other in zip(ones, others, strict=True)]
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
 
 
 def as_table(report: Mapping[str, Any]) -> str:
     """What `as_object` gave, for a terminal."""
-    width = max(map(len, TITLES.values()))
-    lines = [f"{'median of the rounds':{width}} {'req/s':>9} {'p50 ms':>9} {'p99 ms':>9} {'CPU µs/req':>11}"]
-    for name, target in report["targets"].items():
-        cpu = target["cpu_microseconds"]
-        lines.append(
-            f"{TITLES[name]:{width}} {target['per_second']:9,.0f} {target['p50_ms']:9.1f} {target['p99_ms']:9.1f} "
-            f"{'-' if cpu is None else format(cpu, '11,.0f'):>11}"
-        )
-    lines += ["", f"{'ratio of req/s, round by round':{width}} {'median':>9} {'lowest':>9} {'highest':>9}"]
-    for name, figures in report["ratios"].items():
-        lines.append(f"{name:{width}} " + " ".join(f"{figure:9.2f}" for figure in figures.values()))
-    lines.append("")
+    lines = [
+        *(_accepting_lines(report["targets"]) if report["targets"] else []),
+        *(_drain_lines(report["drain"]) if "drain" in report else []),
+        *(_ratio_lines(report["ratios"]) if report["ratios"] else []),
+        *(_latency_lines(report["latency"]) if "latency" in report else []),
+    ]
     lines += [f"{name} is left out: {reason}" for name, reason in report["skipped"].items()]
-    share = report["targets"]["delivering"]["delivered_share"]
-    lines.append(f"Of what was accepted while delivering, {share:.0%} was delivered when the last answer came.")
+    if "delivering" in report["targets"]:
+        share = report["targets"]["delivering"]["delivered_share"]
+        lines.append(f"Of what was accepted while delivering, {share:.0%} was delivered when the last answer came.")
     if not report["problems"]:
         lines.append("Every message that was answered with 2xx is in the database, and no other.")
+        if "drain" in report or "latency" in report:
+            lines.append("Every message that was to be delivered was sent, in exactly one attempt.")
     return "\n".join(lines)
 
 
-def _target(measured: Sequence[Measurement]) -> dict[str, Any]:
-    def median(figure: Callable[[Measurement], float | None]) -> float | None:
-        figures = [value for one in measured if (value := figure(one)) is not None]
-        return statistics.median(figures) if figures else None
+def _accepting_lines(targets: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'median of the rounds':{_WIDTH}} {'req/s':>9} {'p50 ms':>9} {'p99 ms':>9} {'CPU µs/req':>11}"]
+    for name, target in targets.items():
+        cpu = target["cpu_microseconds"]
+        lines.append(
+            f"{TITLES[name]:{_WIDTH}} {target['per_second']:9,.0f} {target['p50_ms']:9.1f} {target['p99_ms']:9.1f} "
+            f"{'-' if cpu is None else format(cpu, '11,.0f'):>11}"
+        )
+    return [*lines, ""]
 
+
+def _drain_lines(drain: Mapping[str, Any]) -> list[str]:
+    title = f"one worker, draining {drain['messages']:,} messages"
+    return [
+        f"{'median of the rounds':{_WIDTH}} {'msg/s':>9} {'accept/s':>9} {'seconds':>9} {'CPU µs/msg':>11}",
+        f"{title:{_WIDTH}} {drain['per_second']:9,.0f} {drain['accepted_per_second']:9,.0f} "
+        f"{drain['seconds']:9.1f} {drain['cpu_microseconds']:11,.0f}",
+        "",
+    ]
+
+
+def _ratio_lines(ratios: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'ratio of rates, round by round':{_WIDTH}} {'median':>9} {'lowest':>9} {'highest':>9}"]
+    for name, figures in ratios.items():
+        lines.append(f"{name:{_WIDTH}} " + " ".join(f"{figure:9.2f}" for figure in figures.values()))
+    return [*lines, ""]
+
+
+def _latency_lines(latency: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'idle: ms from acceptance until':{_WIDTH}} {'p50':>9} {'p95':>9} {'the first':>9}"]
+    for name, title in _MOMENTS.items():
+        lines.append(f"{title:{_WIDTH}} " + " ".join(f"{figure:9.1f}" for figure in latency[name].values()))
+    return [*lines, ""]
+
+
+def _target(measured: Sequence[Measurement]) -> dict[str, Any]:
     return {
-        "per_second": median(lambda one: one.seen.per_second),
-        "p50_ms": median(lambda one: one.seen.p50_ms),
-        "p99_ms": median(lambda one: one.seen.p99_ms),
-        "cpu_microseconds": median(lambda one: one.cpu_microseconds),
-        "delivered_share": median(
-            lambda one: None if one.delivered is None else one.delivered / max(one.seen.answered, 1)
+        "per_second": _median(measured, lambda one: one.seen.per_second),
+        "p50_ms": _median(measured, lambda one: one.seen.p50_ms),
+        "p99_ms": _median(measured, lambda one: one.seen.p99_ms),
+        "cpu_microseconds": _median(measured, lambda one: one.cpu_microseconds),
+        "delivered_share": _median(
+            measured, lambda one: None if one.delivered is None else one.delivered / max(one.seen.answered, 1)
         ),
-        "rounds": [{**asdict(one.seen), **{k: v for k, v in asdict(one).items() if k != "seen"}} for one in measured],
+        "rounds": [_flat(one) for one in measured],
     }
+
+
+def _drain(measured: Sequence[Drain]) -> dict[str, Any]:
+    return {
+        "messages": measured[0].messages,
+        "per_second": _median(measured, lambda one: one.per_second),
+        "accepted_per_second": _median(measured, lambda one: one.accepted.seen.per_second),
+        "seconds": _median(measured, lambda one: one.seconds),
+        "cpu_microseconds": _median(measured, lambda one: one.cpu_microseconds),
+        "rounds": [{**asdict(one), "accepted": _flat(one.accepted)} for one in measured],
+    }
+
+
+def _latency(measured: Sequence[Latency]) -> dict[str, Any]:
+    return {
+        "called": _moment([one.called_ms for one in measured]),
+        "recorded": _moment([one.recorded_ms for one in measured]),
+        "rounds": [asdict(one) for one in measured],
+    }
+
+
+def _moment(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The first message of each round meets a cold process: it has a figure of its own, and no part in the others."""
+    later = [sorted(times[1:]) for times in rounds]
+    return {
+        "p50_ms": statistics.median(percentile(times, 50) for times in later),
+        "p95_ms": statistics.median(percentile(times, 95) for times in later),
+        "first_ms": statistics.median(times[0] if times else 0.0 for times in rounds),
+    }
+
+
+def _median(measured: Sequence[Round], figure: Callable[[Round], float | None]) -> float | None:
+    figures = [value for one in measured if (value := figure(one)) is not None]
+    return statistics.median(figures) if figures else None
+
+
+def _flat(measurement: Measurement) -> dict[str, Any]:
+    own = asdict(measurement)
+    return {**own.pop("seen"), **own}
+
+
+def _problems(rounds: Rounds) -> list[str]:
+    everything: dict[str, Sequence[Measurement | Drain | Latency]] = {
+        **rounds.targets,
+        "drain": rounds.drain,
+        "latency": rounds.latency,
+    }
+    return [
+        f"{name}: {problem}"
+        for name, measured in everything.items()
+        for one in measured
+        for problem in one.problems()
+    ]

@@ -1,15 +1,23 @@
-"""What is measured, and how: the service twice, and the two yardsticks, each alone on the machine while it lasts."""
+"""What is measured, and how: accepting, by the service twice and by the two yardsticks, then delivering.
 
+Each is alone on the machine while it lasts.
+"""
+
+import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen
+from bench.measurements import Drain, Latency, Measurement
 from bench.pgbench import find_pgbench, run_pgbench
-from bench.processes import HOST, BenchError, Server, answer_of, free_port, serving
+from bench.processes import HOST, BenchError, Server, answer_of, cpu_seconds, free_port, serving, started, until
+from bench.singles import send_singly
 
 TITLES = {
     "service": "this service, accepting",
@@ -17,29 +25,10 @@ TITLES = {
     "empty": "empty FastAPI endpoint",
     "pgbench": "pgbench, one insert per commit",
 }
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One round of one target."""
-
-    seen: Seen
-    rows: int | None = None  #: messages in the database afterwards; None where nothing is stored
-    delivered: int | None = None  #: messages that a provider had taken when the last answer came
-    cpu_microseconds: float | None = None  #: processor time of the web process for each request
-
-    def problems(self) -> list[str]:
-        """What makes the figures worthless: stored is not what was promised, or nothing was promised."""
-        found = []
-        if self.rows is not None and self.rows != self.seen.answered:
-            found.append(f"{self.seen.answered} messages were accepted and {self.rows} are stored")
-        if self.seen.broken:
-            found.append(f"{self.seen.broken} of the connections broke")
-        if self.seen.others:
-            found.append(f"some answers were not 2xx (status: how many): {self.seen.others}")
-        if not self.seen.per_second:
-            found.append("no message was accepted in the measured time")
-        return found
+#: Messages/s: a worker that is slower is given up.
+_SLOWEST_DRAIN = 100
+#: Seconds between two looks at the queue. They cost a little of the machine, and time nothing.
+_LOOK_SECONDS = 0.5
 
 
 class Targets:
@@ -49,11 +38,11 @@ class Targets:
         self._plan = plan
         self._database = database
         self._directory = directory
-        self._settings = {"PG_BINDIR": str(bindir.resolve())} if bindir else {}
+        self._settings = {"DATA_DIR": str(directory)} | ({"PG_BINDIR": str(bindir.resolve())} if bindir else {})
         self.skipped: dict[str, str] = {}
         self._measures: dict[str, Callable[[], Awaitable[Measurement]]] = {
-            "service": self._accepting,
-            "delivering": self._delivering,
+            "service": partial(self._accepting, worker_enabled=False),
+            "delivering": partial(self._accepting, worker_enabled=True),
             "empty": self._empty,
         }
         try:
@@ -71,30 +60,64 @@ class Targets:
         self._database.empty()
         return await self._measures[name]()
 
-    async def _accepting(self) -> Measurement:
-        return await self._service(worker_enabled=False)
+    async def drain(self, messages: int) -> Drain:
+        """One round: `messages` are accepted while no worker runs, then one worker by itself delivers them.
 
-    async def _delivering(self) -> Measurement:
-        return await self._service(worker_enabled=True)
+        Raises `BenchError` when it doesn't get to the end of the queue.
+        """
+        self._database.empty()
+        accepted = await self._accepting(replace(self._plan, seconds=PATIENCE, messages=messages))
+        output = self._directory / "worker.log"
+        settings = self._settings | {"SIMULATOR_RECEIPTS": "false"}
+        async with started(
+            [sys.executable, "-m", "app", "worker"], self._directory, settings, output=output
+        ) as worker:
+            has_begun = partial(asyncio.to_thread, self._database.has_attempts)
+            await until(has_begun, worker, output, within_seconds=PATIENCE)
+            before = cpu_seconds(worker)
+            is_over = partial(asyncio.to_thread, self._database.is_drained)
+            patience = PATIENCE + messages / _SLOWEST_DRAIN
+            await until(is_over, worker, output, within_seconds=patience, look_seconds=_LOOK_SECONDS)
+            used = cpu_seconds(worker) - before
+        return Drain(
+            accepted,
+            seconds=self._database.drain_seconds(),
+            cpu_microseconds=used * 1e6 / max(accepted.seen.answered, 1),
+            astray=self._database.astray(),
+        )
 
-    async def _service(self, *, worker_enabled: bool) -> Measurement:
-        port = free_port()
-        settings = {
-            **self._settings,
-            "HOST": HOST,
-            "PORT": str(port),
-            "DATA_DIR": str(self._directory),
-            "WORKER_ENABLED": str(worker_enabled),
-        }
-        async with serving(self._directory, ["-m", "app", "serve"], port, **settings) as server:
-            seen, cpu = await self._load(server)
+    async def latency(self, count: int) -> Latency:
+        """One round: single messages to a service that has just started, in conversations that exist."""
+        self._database.empty()
+        self._database.add_conversations(self._plan.pairs)
+        async with self._service(worker_enabled=True, SIMULATOR_RECEIPTS="false") as server:
+            answered = await send_singly(server.port, count, self._plan.pairs)
+            is_over = partial(asyncio.to_thread, self._database.is_drained)
+            await until(is_over, server.process, server.output, within_seconds=PATIENCE)
+        times = self._database.attempt_times()
+        return Latency(
+            answered,
+            rows=self._database.messages(),
+            called_ms=[called for called, _ in times],
+            recorded_ms=[recorded for _, recorded in times],
+            astray=self._database.astray(),
+        )
+
+    async def _accepting(self, plan: Plan | None = None, *, worker_enabled: bool = False) -> Measurement:
+        async with self._service(worker_enabled=worker_enabled) as server:
+            seen, cpu = await self._load(server, plan or self._plan)
             delivered = self._database.delivered() if worker_enabled else None
             return Measurement(seen, self._database.messages(), delivered, cpu)
+
+    def _service(self, *, worker_enabled: bool, **settings: str) -> AbstractAsyncContextManager[Server]:
+        port = free_port()
+        settings |= {**self._settings, "HOST": HOST, "PORT": str(port), "WORKER_ENABLED": str(worker_enabled)}
+        return serving(self._directory, ["-m", "app", "serve"], port, **settings)
 
     async def _empty(self) -> Measurement:
         port = free_port()
         async with serving(self._directory, ["-m", "bench.empty", str(port)], port) as server:
-            seen, cpu = await self._load(server)
+            seen, cpu = await self._load(server, self._plan)
             return Measurement(seen, cpu_microseconds=cpu)
 
     async def _inserting(self) -> Measurement:
@@ -102,12 +125,11 @@ class Targets:
         seen = await run_pgbench(self._pgbench, self._database, self._plan, self._directory)
         return Measurement(seen, self._database.messages())
 
-    async def _load(self, server: Server) -> tuple[Seen, float]:
+    async def _load(self, server: Server, plan: Plan) -> tuple[Seen, float]:
         """What the load generator saw, and the microseconds of processor time that each request took."""
-        plan = {**asdict(self._plan), "port": server.port}
-        words = [sys.executable, "-m", "bench.load", json.dumps(plan)]
-        before = server.cpu_seconds()
-        said = await answer_of(words, self._directory, within_seconds=self._plan.seconds + 2 * PATIENCE)
+        words = [sys.executable, "-m", "bench.load", json.dumps({**asdict(plan), "port": server.port})]
+        before = cpu_seconds(server.process)
+        said = await answer_of(words, self._directory, within_seconds=plan.seconds + 2 * PATIENCE)
         seen = Seen(**json.loads(said))
-        used = server.cpu_seconds() - before
+        used = cpu_seconds(server.process) - before
         return seen, used * 1e6 / max(seen.answered, 1)

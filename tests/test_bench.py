@@ -16,17 +16,20 @@ import pytest
 
 from bench import __main__ as bench
 from bench.load import Load, Plan, Seen, answer_in, messages
+from bench.measurements import Astray, Drain, Latency, Measurement, Rounds
+from bench.processes import environment
 from bench.report import as_object, as_table
-from bench.targets import Measurement
 
 _ROOT = Path(__file__).parent.parent
 _PLAN = Plan(port=0, seconds=1, connections=2, pairs=3)
+_AS_IT_SHOULD = Astray(unsent=0, not_once=0)
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with _benchmark(tmp_path, "--rounds", "1", "--pairs", "50", "--seconds", "0.3", "--json") as process:
-        output, progress = process.communicate(timeout=90)
+    options = ["--rounds", "1", "--pairs", "50", "--seconds", "0.3", "--messages", "500", "--singles", "4", "--json"]
+    with _benchmark(tmp_path, *options) as process:
+        output, progress = process.communicate(timeout=120)
     assert process.returncode == 0, progress
 
     report = json.loads(output)
@@ -39,9 +42,15 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     for name in report["targets"].keys() - {"empty"}:
         (measured,) = report["targets"][name]["rounds"]
         assert measured["rows"] == measured["answered"] > 0
-    assert set(report["ratios"]) == {f"{one}/{other}" for one in ("service", "delivering") for other in yardsticks}
+    accepting = {f"{one}/{other}" for one in ("service", "delivering") for other in yardsticks}
+    assert set(report["ratios"]) == accepting | {"drain/accept"}
     for figures in report["ratios"].values():
         assert 0 < figures["lowest"] == figures["median"] == figures["highest"]
+    assert report["drain"]["messages"] == 500
+    assert report["drain"]["per_second"] > 0
+    (idle,) = report["latency"]["rounds"]
+    assert len(idle["called_ms"]) == idle["rows"] == idle["answered"] == 4
+    assert all(0 < called < recorded for called, recorded in zip(idle["called_ms"], idle["recorded_ms"], strict=True))
     assert report["problems"] == []
     assert "round 1 of 1: empty FastAPI endpoint" in progress
     assert _left_by(tmp_path) == []
@@ -98,7 +107,47 @@ def test_a_run_that_does_not_add_up_fails(
     measurement: Measurement, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = Measurement(Seen(answered=10, per_second=1), delivered=10)
-    report = as_object(_PLAN, {"service": [measurement], "delivering": [good], "empty": [good]}, {})
+    _assert_fails(
+        Rounds({"service": [measurement], "delivering": [good], "empty": [good]}), complaint, monkeypatch, capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("astray", "complaint"),
+    [
+        (Astray(unsent=3, not_once=0), "3 messages are not `sent`"),
+        (Astray(unsent=0, not_once=2), "2 messages don't have exactly one attempt"),
+    ],
+)
+def test_a_run_that_delivers_too_little_or_too_often_fails(
+    astray: Astray, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _assert_fails(Rounds(drain=[_drain(10, seconds=1, astray=astray)]), f"drain: {complaint}", monkeypatch, capsys)
+    _assert_fails(Rounds(latency=[_latency([1, 1], astray=astray)]), f"latency: {complaint}", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("answered", "rows", "complaint"),
+    [
+        (3, 2, "latency: 3 messages were accepted and 2 are stored"),
+        (3, 3, "latency: 3 messages are stored and 2 attempts have ended"),
+    ],
+)
+def test_single_messages_that_do_not_add_up_fail(
+    answered: int,
+    rows: int,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    latency = Latency(answered, rows, called_ms=[1, 1], recorded_ms=[2, 2], astray=_AS_IT_SHOULD)
+    _assert_fails(Rounds(latency=[latency]), complaint, monkeypatch, capsys)
+
+
+def _assert_fails(
+    rounds: Rounds, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = as_object(_PLAN, rounds, {})
 
     async def measured(*_: object) -> dict[str, object]:
         return report
@@ -107,7 +156,7 @@ def test_a_run_that_does_not_add_up_fails(
     assert bench.main([]) == 1
     printed = capsys.readouterr()
     assert complaint in printed.err
-    assert "is in the database, and no other" not in printed.out
+    assert "Every message" not in printed.out
 
 
 def test_ratios_are_computed_round_by_round() -> None:
@@ -115,10 +164,59 @@ def test_ratios_are_computed_round_by_round() -> None:
         return [Measurement(Seen(answered=1, per_second=speed), rows=1, delivered=1) for speed in speeds]
 
     measured = {"service": rounds(10, 90, 20), "delivering": rounds(1, 1, 1), "empty": rounds(100, 100, 10)}
-    report = as_object(_PLAN, measured, {"pgbench": "it is missing"})
+    report = as_object(_PLAN, Rounds(measured), {"pgbench": "it is missing"})
     assert report["ratios"]["service/empty"] == {"median": 0.9, "lowest": 0.1, "highest": 2.0}
     assert "service/pgbench" not in report["ratios"]
     assert "pgbench is left out: it is missing" in as_table(report)
+
+
+def test_draining_is_compared_with_accepting_the_same_messages() -> None:
+    drains = [
+        _drain(100, seconds=2, accept=100),
+        _drain(100, seconds=1, accept=50),
+        _drain(100, seconds=4, accept=100),
+    ]
+    report = as_object(_PLAN, Rounds(drain=drains), {})
+    assert report["ratios"] == {"drain/accept": {"median": 0.5, "lowest": 0.25, "highest": 2.0}}
+    assert report["drain"]["per_second"] == 50
+    table = as_table(report)
+    assert "one worker, draining 100 messages" in table
+    assert "req/s" not in table
+    assert "idle" not in table
+
+
+def test_the_first_message_of_a_cold_service_is_not_among_the_others() -> None:
+    rounds = Rounds(latency=[_latency([900, *range(100, 0, -1)]), _latency([700, 3, 3]), _latency([800, 90, 90])])
+    report = as_object(_PLAN, rounds, {})
+    assert report["latency"]["called"] == {"p50_ms": 51, "p95_ms": 90, "first_ms": 800}
+    assert report["latency"]["recorded"] == {"p50_ms": 52, "p95_ms": 91, "first_ms": 801}
+    called, recorded = [line.split()[-3:] for line in as_table(report).splitlines()[1:3]]
+    assert called == ["51.0", "90.0", "800.0"]
+    assert recorded == ["52.0", "91.0", "801.0"]
+
+
+def _drain(messages: int, *, seconds: float, accept: float = 1, astray: Astray = _AS_IT_SHOULD) -> Drain:
+    accepted = Measurement(Seen(answered=messages, per_second=accept), rows=messages)
+    return Drain(accepted, seconds, cpu_microseconds=1, astray=astray)
+
+
+def _latency(called_ms: list[float], astray: Astray = _AS_IT_SHOULD) -> Latency:
+    count = len(called_ms)
+    return Latency(count, count, called_ms, recorded_ms=[called + 1 for called in called_ms], astray=astray)
+
+
+def test_nothing_that_is_set_for_the_service_or_its_simulator_gets_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "PGHOST", "SIMULATOR_MIX", "WORKER_CONCURRENCY"):
+        monkeypatch.setenv(name, "mine")
+    assert "mine" not in environment({}).values()
+    assert environment({"SIMULATOR_RECEIPTS": "false"})["SIMULATOR_RECEIPTS"] == "false"
+
+
+@pytest.mark.parametrize("options", [["--messages", "1064"], ["--singles", "1"], ["--only", "nothing"]])
+def test_what_could_not_be_measured_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(options)
+    assert options[0].removeprefix("--") in capsys.readouterr().err
 
 
 def test_the_load_is_the_same_every_time_and_begins_with_every_pair() -> None:
@@ -147,12 +245,20 @@ async def test_only_complete_answers_of_2xx_are_accepted_messages() -> None:
     assert 0 < seen.p50_ms <= seen.p99_ms
 
 
+async def test_a_load_of_so_many_messages_sends_no_more_and_no_less() -> None:
+    seen = await _load_on(lambda: [_OK], seconds=60, messages=20)
+    assert seen.answered == 20
+    assert seen.per_second > 0
+
+
 async def test_a_connection_that_breaks_is_noted() -> None:
     seen = await _load_on(lambda: [_OK[:10]], seconds=0.1, then_close=True)
     assert (seen.answered, seen.broken) == (0, 2)
 
 
-async def _load_on(answer: Callable[[], Iterable[bytes]], *, seconds: float, then_close: bool = False) -> Seen:
+async def _load_on(
+    answer: Callable[[], Iterable[bytes]], *, seconds: float, messages: int | None = None, then_close: bool = False
+) -> Seen:
     """What the load generator sees of a server that gives these answers, in pieces."""
 
     talks = []
@@ -173,6 +279,6 @@ async def _load_on(answer: Callable[[], Iterable[bytes]], *, seconds: float, the
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        seen = await Load(Plan(port=port, seconds=seconds, connections=2, pairs=3)).run()
+        seen = await Load(Plan(port=port, seconds=seconds, connections=2, pairs=3, messages=messages)).run()
         await asyncio.gather(*(task for task in talks if task))
         return seen

@@ -1,12 +1,18 @@
-"""What vendors with an HTTP API have in common: what an answer means, when to come back, and how an exchange can end
-without one."""
+"""What vendors with an HTTP API have in common: how they are reached, what an answer means, when to come back, and
+how an exchange can end without one."""
 
 import re
-from collections.abc import Mapping
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
+from weakref import WeakSet
 
+import httpcore
 import httpx
 
 from app.providers.base import (
@@ -21,6 +27,10 @@ from app.providers.base import (
 LONGEST_RETRY_AFTER = 86_400.0
 #: An answer to `send` is an id and a few words; what is larger is not read to its end.
 LARGEST_ANSWER = 65_536
+#: Connections that are idle are given up before the other side gives them up under a request, which is then in doubt.
+IDLE_SECONDS = 2.0
+#: A vendor that is there takes a connection in well under a second, also when the first packet is lost.
+CONNECT_SECONDS = 3.0
 
 _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -37,6 +47,115 @@ _LEFT = (
 _OF_THE_MOMENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
 #: Headers that describe the body as it travelled, no longer as we have it.
 _OF_THE_JOURNEY = {"content-encoding", "content-length", "transfer-encoding"}
+
+#: Connections to one place that no request is using, each with the time since when, the longest on the left.
+_Idle = deque[tuple[float, httpcore.AsyncHTTPConnection]]
+
+
+def new_client(timeout_seconds: float, base_url: str = "") -> httpx.AsyncClient:
+    """A client for any number of calls to a vendor at once, in one event loop; `aclose` closes its connections.
+
+    `timeout_seconds` is the wait for the next piece of an answer. Nothing is read from the environment, no request is
+    sent a second time, and redirects are not followed.
+    """
+    timeout = httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
+    return httpx.AsyncClient(base_url=base_url, transport=KeepAliveTransport(), timeout=timeout, trust_env=False)
+
+
+class KeepAliveTransport(httpx.AsyncBaseTransport):
+    """Connections of HTTP/1.1 that are kept and used again, as many as there are requests at once.
+
+    A request costs the same however many others are under way. httpx's own pool goes through all of its connections,
+    with a system call for each idle one, whenever a request begins or ends.
+    """
+
+    def __init__(self) -> None:
+        self._ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._open: WeakSet[httpcore.AsyncHTTPConnection] = WeakSet()
+        self._idle: defaultdict[tuple[bytes, bytes, int], _Idle] = defaultdict(deque)  # by scheme, host and port
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.scheme not in {"http", "https"}:
+            raise httpx.UnsupportedProtocol(f"{request.url.scheme!r} is neither http nor https.")
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        raw = httpcore.Request(
+            request.method,
+            url,
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        idle = self._idle[url.origin.scheme, url.origin.host, url.origin.port]
+        connection = await self._take(idle) or self._add(url.origin)
+        try:
+            with _in_words_of_httpx():
+                answer = await connection.handle_async_request(raw)
+        except BaseException:
+            await connection.aclose()  # httpcore leaves it open if the call is given up before the request is begun
+            raise
+        body = _Body(answer, partial(self._finish, answer, connection, idle))
+        return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
+
+    async def aclose(self) -> None:
+        connections = list(self._open)
+        self._open.clear()
+        self._idle.clear()
+        for connection in connections:
+            await connection.aclose()
+
+    async def _take(self, idle: _Idle) -> httpcore.AsyncHTTPConnection | None:
+        """The connection that was used last: those that only a busier hour needs grow old, and are closed here."""
+        while idle and time.monotonic() - idle[0][0] > IDLE_SECONDS:
+            await idle.popleft()[1].aclose()
+        while idle:
+            _, connection = idle.pop()
+            if not connection.has_expired():  # which is to say that the other side has not closed it
+                return connection
+            await connection.aclose()
+        return None
+
+    def _add(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
+        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._ssl_context)
+        self._open.add(connection)
+        return connection
+
+    async def _finish(self, answer: httpcore.Response, connection: httpcore.AsyncHTTPConnection, idle: _Idle) -> None:
+        """Close an answer, and keep its connection if it can take another request."""
+        try:
+            await answer.aclose()
+        finally:
+            if connection.is_idle() and connection in self._open:
+                idle.append((time.monotonic(), connection))
+            else:
+                await connection.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, answer: httpcore.Response, finish: Callable[[], Awaitable[None]]) -> None:
+        self._answer = answer
+        self._finish = finish
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _in_words_of_httpx():
+            async for piece in self._answer.aiter_stream():
+                yield piece
+
+    async def aclose(self) -> None:
+        await self._finish()
+
+
+@contextmanager
+def _in_words_of_httpx() -> Iterator[None]:
+    """httpx has an exception of the same name for each of httpcore's."""
+    try:
+        yield
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+        raise getattr(httpx, type(error).__name__)(str(error)) from error
 
 
 def bounded(seconds: float) -> float:
@@ -68,6 +187,8 @@ def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderF
     `detail` is the vendor's own reason, where its file can tell it.
     """
     status = response.status_code
+    if 200 <= status < 300:
+        return None
     text = " ".join(part for part in (str(status), response.reason_phrase, detail and f"- {detail}") if part)
     wait = retry_after(response.headers, datetime.now(UTC))
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -78,7 +199,7 @@ def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderF
         return CredentialsRefused(text)
     if status >= 400:
         return PermanentFailure(text)
-    return None if 200 <= status < 300 else UnknownOutcome(text)
+    return UnknownOutcome(text)
 
 
 async def exchange(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:

@@ -20,7 +20,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.http import exchange, outcome_of
+from app.providers.http import exchange, new_client, outcome_of
 from app.providers.simulation import SimulatorSettings
 
 STATUSES = {
@@ -78,8 +78,8 @@ class SimulatorProvider(BaseProvider):
 
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()
-        self._url = f"{(settings.url or '').rstrip('/')}/messages"
-        self._timeout = httpx.Timeout(settings.timeout_seconds, connect=min(3, settings.timeout_seconds))
+        self._url = httpx.URL(f"{(settings.url or '').rstrip('/')}/messages")  # read once, not for every message
+        self._timeout_seconds = settings.timeout_seconds
         self._given = client
         self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
         self.honours_idempotency_key = settings.honours_idempotency_key
@@ -137,9 +137,7 @@ class SimulatorProvider(BaseProvider):
             return self._given
         loop = asyncio.get_running_loop()
         if self._made is None or self._made[0] is not loop:
-            # Connections that idle are given up before the other side gives them up under a request.
-            limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
-            self._made = loop, httpx.AsyncClient(timeout=self._timeout, limits=limits, trust_env=False)
+            self._made = loop, new_client(self._timeout_seconds)
         return self._made[1]
 
 

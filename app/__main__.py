@@ -1,31 +1,40 @@
-"""The command line: `python -m app serve | worker | migrate | simulate`."""
+"""The command line: `python -m app serve | worker | migrate | tenants | keys | doctor | simulate`."""
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from app import simulator
-from app.assembly import running_services
+from app import administration, doctor, simulator
+from app.assembly import must_have_providers, running_services
 from app.config import Settings
 from app.database import provided_database
 from app.embedded import EmbeddedPostgresError
 from app.errors import ConfigurationError
 from app.log import configure_logging
 from app.migrate import migrate, prepare
+from app.protocol import TimedProtocol
 
 log = structlog.get_logger(__name__)
 
+_ACCEPTED_A_TURN = 32
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it ended as it should, 2 when the configuration does not allow it."""
+    """Run one command; 0 when it ended as it should, 1 when `doctor` found a problem, 2 when the configuration does
+    not allow it."""
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="serve HTTP, and deliver in the background")
@@ -33,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("worker", help="only deliver; run as many as you like")
     simulator.add_arguments(commands.add_parser("simulate", help="a carrier to try things against, over HTTP"))
     commands.add_parser("migrate", help="bring the database to this version's schema")
+    administration.add_commands(commands)
+    doctor.add_arguments(commands.add_parser("doctor", help="check the installation, and say how to mend it"))
     chosen = parser.parse_args(arguments)
     try:
         settings = Settings()
@@ -43,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return simulator.run(chosen)
         if chosen.command == "worker":
             return asyncio.run(work(settings))
+        if chosen.command in {"tenants", "keys"}:
+            return administration.run(settings, chosen)
+        if chosen.command == "doctor":
+            return doctor.run(settings, chosen)
         with provided_database(settings) as url:
             migrate(url)
         return 0
@@ -59,21 +74,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(settings: Settings, *, reload: bool) -> int:
     """Serve until a signal ends it. The database outlives reloads and worker processes, and is stopped last."""
+    must_have_providers(settings)
+    if not settings.is_production and settings.host not in _LOOPBACK:
+        log.warning(
+            "development_profile_is_public", host=settings.host, reason="anybody who reaches it may do anything"
+        )
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has shut down in order
     with provided_database(settings) as url:
         prepare(url, production=settings.is_production)
-        uvicorn.run(
-            "app.main:app",
-            host=settings.host,
-            port=settings.port,
-            workers=None if reload else settings.web_concurrency,
-            reload=reload,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_grace_seconds,
-        )
-    return 0
+        options: dict[str, Any] = {
+            "host": settings.host,
+            "port": settings.port,
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+            "http": TimedProtocol,
+            # Without it a connection's later requests inherit what its first has bound to the log.
+            "reset_contextvars": True,
+            "timeout_keep_alive": settings.keep_alive_seconds,
+            "timeout_graceful_shutdown": settings.shutdown_grace_seconds,
+        }
+        if reload or settings.web_concurrency > 1:
+            uvicorn.run(
+                "app.main:app", workers=None if reload else settings.web_concurrency, reload=reload, **options
+            )
+            return 0
+        config = uvicorn.Config("app.main:app", **options)
+        server = _Server(config)
+        with contextlib.suppress(KeyboardInterrupt):  # raised again when it has shut down in order
+            server.run(sockets=_listeners(config))
+        return 0 if server.started else 3
+
+
+def _listeners(config: uvicorn.Config) -> list[socket.socket]:
+    """One listening socket, many times: uvloop accepts one connection for each in a turn of its loop, which is not
+    enough when turns are long because there is much to do. Whoever is new then waits for seconds."""
+    listener = config.bind_socket()
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
+
+
+class _Server(uvicorn.Server):
+    """One that a second signal ends at once. Nothing is lost by that: what was in hand is taken over."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
 
 
 def _leave(*_: object) -> None:
@@ -83,8 +129,9 @@ def _leave(*_: object) -> None:
 async def work(settings: Settings) -> int:
     """Deliver until a signal ends it, and finish what is in hand; a second signal ends it at once.
 
-    Nothing is lost by that: what was in hand is taken over when its lease ends.
+    Nothing is lost by that: what was in hand is taken over.
     """
+    must_have_providers(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -43,6 +43,27 @@ def email_address(written: str, *, may_have_display_name: bool = False) -> Addre
     return Address(AddressType.EMAIL, _email_value(written, may_have_display_name), written.strip())
 
 
+def any_address(written: str, *, region: str) -> Address:
+    """The address behind an email address, with a display name or without, or whatever texts can come from."""
+    if "@" in written:
+        return email_address(written, may_have_display_name=True)
+    return phone_address(written, region=region, may_be_alphanumeric=True)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def country_of(number: str, region: str) -> str:
+    """The country (ISO 3166, two letters) that a number in E.164 belongs to, 001 where it belongs to none.
+
+    A number that no plan knows counts for the main country of its code, a short code for `region`.
+    """
+    if not number.startswith("+"):
+        return region
+    parsed = phonenumbers.parse(number)
+    assert parsed.country_code is not None
+    found = phonenumbers.region_code_for_number(parsed)
+    return found or phonenumbers.region_code_for_country_code(parsed.country_code)
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def _phone_value(written: str, region: str) -> tuple[str, bool]:
     text = _plain(written, _LONGEST_PHONE)

@@ -4,18 +4,31 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from zlib import crc32
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.database import create_serving_engine
+from app.database import create_serving_engine, database_name
+from app.errors import ConfigurationError
+from app.presence import Presence
 from app.providers.registry import provider_registry
 from app.providers.simulated import SimulatedCarrier
+from app.services.audit import RefusalLog
+from app.services.daily_caps import SpendGuard
 from app.services.doorbell import Doorbell
+from app.services.failures import FailureCount
+from app.services.keys import KeyRing
 from app.services.messages import MessageService
 from app.services.provider_events import ProviderEventService
+from app.services.rate_limits import RateLimiter
+from app.services.tenant_addresses import AddressBook
+from app.services.tenant_limits import LimitBook
 from app.services.writer import MessageWriter
 from app.worker import DeliveryWorker
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,34 @@ class Services:
     sessions: async_sessionmaker[AsyncSession]
     messages: MessageService
     provider_events: ProviderEventService
+    keys: KeyRing
+    failures: FailureCount
+    rates: RateLimiter
+    spending: SpendGuard
+    addresses: AddressBook
+    refusals: RefusalLog
+    doorbell: Doorbell
+
+
+def must_have_providers(settings: Settings) -> None:
+    """Raises `ConfigurationError` where messages would go to nobody, or only seem to go somewhere.
+
+    That is asked in production: development has its carriers, and a route there may be ahead of its provider.
+    """
+    if not settings.is_production:
+        return
+    unknown = {name for route in settings.routes.values() for name in route} - set(provider_registry)
+    if unknown:
+        raise ConfigurationError(f"ROUTES names providers that are not there: {', '.join(sorted(unknown))}.")
+    if settings.simulates:
+        log.warning("simulated_carriers_in_production")
+        return
+    simulated = {name for name, provider in provider_registry.items() if isinstance(provider, SimulatedCarrier)}
+    if not settings.routes or any(simulated.intersection(route) for route in settings.routes.values()):
+        raise ConfigurationError(
+            "In production ROUTES has to name providers that really send; those here are simulated. "
+            "SIMULATED_CARRIERS=true lets them take messages, which then reach nobody."
+        )
 
 
 @asynccontextmanager
@@ -36,16 +77,35 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
     async with AsyncExitStack() as stack:
         engine = create_serving_engine(url, settings)
         stack.push_async_callback(engine.dispose)
-        worker = DeliveryWorker(engine, settings) if deliver else None
+        # Workers on other databases have other files, so that nobody takes over from them in vain.
+        workers = settings.data_dir / "workers" / f"{crc32(database_name(url).encode()):08x}"
+        worker = DeliveryWorker(engine, settings, Presence(workers)) if deliver else None
         doorbell = Doorbell(url, engine, on_ring=worker.ring if worker else None)
         await stack.enter_async_context(doorbell)
         writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=doorbell.ring))
-        events = await stack.enter_async_context(ProviderEventService(engine, settings, writer))
+        sessions = async_sessionmaker(engine, expire_on_commit=False)
+        deadline = settings.database_statement_timeout_seconds
+        addresses = AddressBook(sessions, deadline_seconds=deadline)
+        events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses))
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):
                 provider.connect(partial(events.accept, name))
                 stack.push_async_callback(provider.close)
         if worker is not None:
             await stack.enter_async_context(worker)
-        sessions = async_sessionmaker(engine, expire_on_commit=False)
-        yield Services(sessions, MessageService(writer, sessions, settings, on_due=doorbell.ring), events)
+        limits = LimitBook(sessions, settings)
+        spending = await stack.enter_async_context(
+            SpendGuard(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
+        )
+        yield Services(
+            sessions,
+            MessageService(writer, sessions, settings, on_due=doorbell.ring),
+            events,
+            KeyRing(sessions, deadline_seconds=deadline),
+            FailureCount(a_minute=settings.auth_failures_per_minute),
+            RateLimiter(engine, limits, deadline_seconds=deadline),
+            spending,
+            addresses,
+            await stack.enter_async_context(RefusalLog(sessions)),
+            doorbell,
+        )

@@ -1,5 +1,8 @@
 """Settings: read from the environment and `.env` here, and nowhere else."""
 
+import base64
+import binascii
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -7,6 +10,16 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+from app.domain import Channel
+
+#: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
+Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
+DailyCaps = dict[Destination, Annotated[int, Field(ge=0, lt=2**63)]]
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_SHORTEST_SECRET = 24  # characters; `openssl rand -base64 32` gives 44
+_MADE_UP = re.compile(r"change|secret|example|password|placeholder|webhook|default", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -23,7 +36,22 @@ class Settings(BaseSettings):
     public_url: str | None = None
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = False
+    #: What the generic webhooks are signed with (Standard Webhooks): `whsec_` and base64, or a text. While it is
+    #: changed, the old one and the new one, with a space between them.
+    webhook_secret: SecretStr | None = None
+    #: Whether the API reference is served; unset, only in development.
+    docs_enabled: bool | None = None
+    #: Whether the carriers in the process, which send nothing, may take messages; unset, only in development.
+    simulated_carriers: bool | None = None
+    #: Which pages of other origins may read answers, exactly: `https://app.example http://localhost:3000`.
+    cors_origins: Annotated[list[str], NoDecode] = []
+    header_timeout_seconds: float = Field(10, gt=0)
+    request_timeout_seconds: float = Field(30, gt=0)
+    keep_alive_seconds: int = Field(5, ge=1)
     max_body_bytes: int = Field(1_000_000, ge=1_000)
+    #: Requests under way in a process, above which further ones are turned away at once.
+    max_requests_in_flight: int = Field(500, ge=1)
     shutdown_grace_seconds: int = Field(20, ge=1)
 
     database_url: SecretStr | None = None
@@ -42,6 +70,14 @@ class Settings(BaseSettings):
 
     default_region: str = Field("US", pattern=r"^[A-Z]{2}$")
 
+    #: Requests that a tenant's keys may make together, in a second and at once; 0 is no limit.
+    rate_limit_per_second: float = Field(1000, ge=0)
+    rate_limit_burst: int = Field(2000, ge=1)
+    #: What a tenant may send in a day (UTC) to each country, and to `email`; `*` stands for each that is not named.
+    daily_caps: Annotated[DailyCaps, NoDecode] = {}
+    #: Wrong keys that an address may show in a minute; 0 is no limit.
+    auth_failures_per_minute: int = Field(20, ge=0)
+
     accept_batch_size: int = Field(400, ge=1, le=2000)
     accept_queue_limit: int = Field(5000, ge=1)
     prefer_wait_seconds: int = Field(30, ge=0)
@@ -53,6 +89,8 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(30, ge=1)
     provider_timeout_seconds: float = Field(10, gt=0)
     provider_concurrency: int = Field(100, ge=1)
+    #: Where a provider is to have fewer calls under way, or more: `twilio:10`.
+    provider_concurrencies: Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode] = {}
     #: The most that a provider is handed in a second; texts count by their segments: `twilio:10 sendgrid:50`.
     provider_rates: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode] = {}
     breaker_failures: int = Field(10, ge=1)
@@ -64,6 +102,10 @@ class Settings(BaseSettings):
     retry_max_seconds: float = Field(900.0, gt=0)
     retry_after_max_seconds: float = Field(3600.0, gt=0)
     idempotency_hours: float = Field(24, gt=0)
+    #: How long messages are kept; unset, for ever. A tenant may have its own.
+    retention_days: int | None = Field(None, ge=1, le=36500)
+    parked_days: int = Field(7, ge=1, le=36500)
+    audit_days: int = Field(365, ge=1, le=36500)
 
     @field_validator("database_url")
     @classmethod
@@ -78,6 +120,14 @@ class Settings(BaseSettings):
             raise ValueError("only PostgreSQL is supported: postgresql://user:password@host:port/name")
         return url
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _exact_origins(cls, value: object) -> object:
+        origins = value.split() if isinstance(value, str) else value
+        if isinstance(origins, list) and not all(_ORIGIN.fullmatch(str(origin)) for origin in origins):
+            raise ValueError("name each origin as a browser does: https://app.example, without a path and never *")
+        return origins
+
     @field_validator("routes", mode="before")
     @classmethod
     def _channel_and_providers(cls, value: object) -> object:
@@ -91,28 +141,85 @@ class Settings(BaseSettings):
                 raise ValueError("write it as channel:provider,provider for each channel, spaces between them")
         return routes
 
-    @field_validator("provider_rates", mode="before")
+    @field_validator("provider_rates", "provider_concurrencies", "daily_caps", mode="before")
     @classmethod
-    def _provider_and_rate(cls, value: object) -> object:
+    def _name_and_number(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return dict(part.rpartition(":")[::2] for part in value.split())
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _can_be_read(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not all([_key_of(written) for written in _secrets_in(secret)] or [b""]):
+            raise ValueError("an empty secret keeps nobody out")
+        return secret
+
     @model_validator(mode="after")
     def _production_has_what_it_needs(self) -> Self:
-        if self.is_production and self.database_url is None:
-            raise ValueError("DATABASE_URL is needed in production: postgresql://user:password@host:port/name")
+        if not self.is_production:
+            return self
+        missing = []
+        if self.database_url is None:
+            missing.append("DATABASE_URL is needed in production: postgresql://user:password@host:port/name.")
+        if self.webhook_secret is None:
+            missing.append("WEBHOOK_SECRET is needed in production: `openssl rand -base64 32` makes a good one.")
+        elif not all(_is_random(written) for written in _secrets_in(self.webhook_secret)):
+            missing.append(
+                f"WEBHOOK_SECRET has to be {_SHORTEST_SECRET} random characters or more, no words from an example: "
+                "`openssl rand -base64 32` makes a good one."
+            )
+        if missing:
+            raise ValueError(" ".join(missing))
         return self
 
+    def webhook_keys(self) -> list[bytes]:
+        """The keys that the generic webhooks may be signed with; empty where they don't have to be."""
+        return [_key_of(written) for written in _secrets_in(self.webhook_secret)] if self.webhook_secret else []
+
+    @property
+    def serves_docs(self) -> bool:
+        return not self.is_production if self.docs_enabled is None else self.docs_enabled
+
+    @property
+    def simulates(self) -> bool:
+        """Whether the carriers in the process may take messages."""
+        return not self.is_production if self.simulated_carriers is None else self.simulated_carriers
+
     def route(self, channel: str) -> list[str]:
-        """The providers that serve a channel, in order; without a route, the one of the channel's own name."""
-        return self.routes.get(channel, [channel])
+        """The providers that serve a channel, in order; without a route, the one of the channel's own name.
+
+        Empty where that would be a simulated carrier which may not take messages.
+        """
+        return self.routes.get(channel, [channel] if self.simulates or channel not in set(Channel) else [])
+
+    def concurrency_of(self, provider: str) -> int:
+        """How many calls to a provider each worker may have under way."""
+        return self.provider_concurrencies.get(provider, self.provider_concurrency)
 
     def channels_of(self, provider: str) -> list[str]:
         """The channels that a provider serves, at whatever place of their routes."""
         routed = [channel for channel, providers in self.routes.items() if provider in providers]
-        return routed or ([] if provider in self.routes else [provider])
+        return routed or ([] if provider in self.routes else self.route(provider))
 
     @property
     def is_production(self) -> bool:
         return self.env == "production"
+
+
+def _secrets_in(secret: SecretStr) -> list[str]:
+    return secret.get_secret_value().replace(",", " ").split()
+
+
+def _key_of(written: str) -> bytes:
+    if not written.startswith("whsec_"):
+        return written.encode()
+    try:
+        return base64.b64decode(written.removeprefix("whsec_").encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise ValueError("after whsec_ a secret is base64") from None
+
+
+def _is_random(written: str) -> bool:
+    random_part = written.removeprefix("whsec_")
+    return len(random_part) >= _SHORTEST_SECRET and len(set(random_part)) >= 8 and not _MADE_UP.search(random_part)

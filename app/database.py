@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.config import Settings
 from app.embedded import EmbeddedPostgres
+from app.guard import guard
 
 _APPLICATION_NAME = "messaging-service"
 
@@ -30,6 +31,12 @@ def libpq_url(url: str) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
+def database_name(url: str) -> str:
+    """Server and database, without who we are there."""
+    parsed = make_url(url)
+    return f"{parsed.host}:{parsed.port}/{parsed.database}"
+
+
 @contextmanager
 def provided_database(settings: Settings) -> Iterator[str]:
     """The URL of the database to use; an embedded server is started for it, and stopped after, if none is set."""
@@ -41,9 +48,12 @@ def provided_database(settings: Settings) -> Iterator[str]:
 
 
 def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
-    """The pool that requests and the worker share. A connection is checked before use and renewed in time."""
+    """The pool that requests and the worker share. A connection is checked before use and renewed in time.
+
+    Statements that do not name the tenant are refused (`guard`).
+    """
     cache = 100 if settings.database_prepared_statements else 0
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=functools.partial(
             asyncpg.connect,
@@ -61,6 +71,8 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
         pool_timeout=settings.database_pool_timeout_seconds,
         hide_parameters=True,
     )
+    guard(engine)
+    return engine
 
 
 def create_command_engine(url: str) -> Engine:

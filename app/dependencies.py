@@ -8,13 +8,17 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.domain import DEFAULT_TENANT_ID
+from app.services.administration import AdministrationService
+from app.services.audit import network_of
+from app.services.contacts import ContactService
 from app.services.conversations import ConversationService
 from app.services.messages import MessageService
 from app.services.paging import Page
 
 _CANONICAL_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_CANONICAL_LIMIT = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 _LARGEST_ID = 2**63 - 1
+_LONGEST_PAGE = 1000
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?", re.IGNORECASE | re.ASCII)
 
 
@@ -27,8 +31,9 @@ SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 
 
 def tenant_id(request: Request) -> int:
-    """Whose data the request is about."""
-    return DEFAULT_TENANT_ID
+    """Whose data the request is about: the tenant that was let in. Also called directly by hot routes."""
+    tenant: int = request.state.access.tenant_id
+    return tenant
 
 
 TenantDep = Annotated[int, Depends(tenant_id)]
@@ -39,6 +44,25 @@ def conversation_service(session: SessionDep, tenant: TenantDep) -> Conversation
 
 
 ConversationsDep = Annotated[ConversationService, Depends(conversation_service)]
+
+
+def contact_service(request: Request, tenant: TenantDep) -> ContactService:
+    return ContactService(request.app.state.services.sessions, tenant)
+
+
+ContactsDep = Annotated[ContactService, Depends(contact_service)]
+
+
+def client_network(request: Request) -> str | None:
+    """Where a request came from, as it is recorded."""
+    return network_of(request.client.host) if request.client else None
+
+
+def administration_service(request: Request, session: SessionDep) -> AdministrationService:
+    return AdministrationService(session, actor=request.state.access.prefix, client=client_network(request))
+
+
+AdministrationDep = Annotated[AdministrationService, Depends(administration_service)]
 
 
 def message_service(request: Request) -> MessageService:
@@ -56,8 +80,18 @@ def _canonical_id(value: Any) -> Any:
     return value
 
 
+def _canonical_limit(value: Any) -> Any:
+    if not isinstance(value, str) or not _CANONICAL_LIMIT.fullmatch(value) or int(value) > _LONGEST_PAGE:
+        raise ValueError(f"a limit is a whole number from 1 to {_LONGEST_PAGE}, in plain digits")
+    return value
+
+
 Id = Annotated[int, BeforeValidator(_canonical_id), Path(json_schema_extra={"minimum": 1, "maximum": _LARGEST_ID})]
-Limit = Annotated[int, Query(ge=1, le=1000, description="How many to answer at most.")]
+Limit = Annotated[
+    int,
+    BeforeValidator(_canonical_limit),
+    Query(description="How many to answer at most.", json_schema_extra={"minimum": 1, "maximum": _LONGEST_PAGE}),
+]
 Cursor = Annotated[str | None, Query(max_length=200, description="From the `Link` header of another page.")]
 
 

@@ -8,6 +8,14 @@ from enum import StrEnum
 DEFAULT_TENANT_ID = 1
 
 
+class KeyScope(StrEnum):
+    """What an API key may do. None includes another."""
+
+    SEND = "send"  #: hand messages over, call them back, have them tried again
+    READ = "read"  #: see messages, conversations and how the providers fare
+    ADMIN = "admin"  #: manage the installation: tenants, keys, addresses, providers
+
+
 class Direction(StrEnum):
     INBOUND = "inbound"  #: from a contact to a customer, handed over by a provider
     OUTBOUND = "outbound"  #: from a customer to a contact, handed to a provider

@@ -34,6 +34,8 @@ import psutil
 import psycopg2
 import structlog
 
+from app.presence import HERE, Presence, lock
+
 log = structlog.get_logger(__name__)
 
 HOST, USER, DATABASE = "127.0.0.1", "app", "messaging_service"
@@ -54,7 +56,6 @@ ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT",
 #: Windows sends Ctrl-C to all processes of a console; elsewhere pg_ctl gives the server a session of its own.
 DETACHED = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 PRIVATE = functools.partial(os.open, mode=0o600)
-HERE = socket.gethostname()  #: in the names of users: every container has one of its own
 EXE = ".exe" if sys.platform == "win32" else ""
 INSTEAD = "set DATABASE_URL to a server, or PG_BINDIR to a directory with initdb and pg_ctl (17 or newer)"
 
@@ -77,7 +78,7 @@ class EmbeddedPostgres:
         self._bindir = bindir
         self._options = dict(options or {})
         self._cluster: _Cluster | None = None
-        self._user: filelock.BaseFileLock | None = None
+        self._user: Presence | None = None
 
     def start(self) -> str:
         """The libpq URL of a running server with our database in it; what is missing is made.
@@ -111,7 +112,7 @@ class EmbeddedPostgres:
         if self._cluster is None or user is None:
             return
         with self._undisturbed():
-            user.release()
+            user.leave()
             if not self._living():
                 self._cluster.shut_down()
 
@@ -123,38 +124,34 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        lock, patience = _lock(self._directory / "lock"), 2 * START_SECONDS
+        state, patience = lock(self._directory / "lock"), 2 * START_SECONDS
         try:
-            lock.acquire(timeout=patience)
+            state.acquire(timeout=patience)
         except filelock.Timeout as error:
             raise EmbeddedPostgresError(
-                f"Another process has held {lock.lock_file} for {patience} seconds: stop it and try again."
+                f"Another process has held {state.lock_file} for {patience} seconds: stop it and try again."
             ) from error
         try:
             yield
         finally:
-            lock.release()
+            state.release()
 
-    def _register(self) -> filelock.BaseFileLock:
-        user = _lock(self._directory / "users" / f"{HERE}-{os.getpid()}-{secrets.token_hex(4)}")
-        user.acquire(blocking=False)
+    def _register(self) -> Presence:
+        user = self._presence()
+        user.enter()
         return user
 
     def _living(self) -> list[str]:
         """The users that the server has. Removes the files of those that have gone."""
-        users = self._directory / "users"
-        users.mkdir(mode=0o700, exist_ok=True)
-        living = []
-        for path in users.iterdir():
-            user = _lock(path)
-            try:
-                user.acquire(blocking=False)
-            except filelock.Timeout:
-                living.append(path.name)
-            else:
-                user.release()
-                path.unlink()
-        return living
+        (self._directory / "users").mkdir(mode=0o700, exist_ok=True)
+        presence = self._user or self._presence()
+        roll = presence.call_the_roll()
+        for name in roll.gone:
+            presence.strike_off(name)
+        return roll.living
+
+    def _presence(self) -> Presence:
+        return Presence(self._directory / "users")
 
 
 @dataclass(frozen=True)
@@ -447,11 +444,6 @@ def _not_as_root(programs: _Programs, directory: Path) -> _Programs:
         f"PostgreSQL does not run as root, and nothing takes root's place here ({'; '.join(obstacles)}): "
         "run as a normal user or set DATABASE_URL."
     )
-
-
-def _lock(path: Path) -> filelock.BaseFileLock:
-    """A lock that its holder's death opens, that any thread may release, and that no other user can take."""
-    return filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
 
 
 def _free_port() -> int:

@@ -1,6 +1,6 @@
 """Every error a caller may see: a class with a status, rendered by one handler as problem+json (RFC 9457)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -19,6 +19,7 @@ class ServiceError(Exception):
     status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
     title: str = "Internal server error"
     retry_after: int | None = None  #: seconds
+    headers: Mapping[str, str] = {}  #: besides Retry-After
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -38,12 +39,72 @@ class UnsupportedMediaType(ServiceError):
     status, title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"
 
 
+class Unauthorized(ServiceError):
+    """Always answered alike. `reason`, and the prefix of the key that was shown, are for the audit alone."""
+
+    status, title = HTTPStatus.UNAUTHORIZED, "Unauthorized"
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
+
+    def __init__(self, reason: str, prefix: str | None = None) -> None:
+        super().__init__("This needs a valid API key, in the header Authorization: Bearer <key>.")
+        self.reason = reason
+        self.prefix = prefix
+
+
+class SignatureRefused(ServiceError):
+    status, title = HTTPStatus.UNAUTHORIZED, "Signature refused"
+
+
+class ScopeMissing(ServiceError):
+    status, title = HTTPStatus.FORBIDDEN, "Scope missing"
+
+
+class ChannelNotServed(ServiceError):
+    status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Channel not served"
+
+
+class TenantNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Tenant not found"
+
+
+class KeyNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Key not found"
+
+
+class AddressNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Address not found"
+
+
+class TenantExists(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Tenant exists"
+
+
+class AddressTaken(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Address taken"
+
+
 class BodyTooLarge(ServiceError):
     status, title = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large"
 
 
+class AddressTooLong(ServiceError):
+    status, title = HTTPStatus.REQUEST_URI_TOO_LONG, "Address too long"
+
+
+class TooManyHeaders(ServiceError):
+    status, title = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "Too many headers"
+
+
 class ConversationNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Conversation not found"
+
+
+class ContactNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Contact not found"
+
+
+class NotErasable(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Contact not erasable"
 
 
 class MessageNotFound(ServiceError):
@@ -76,6 +137,24 @@ class DatabaseUnavailable(ServiceError):
     """PostgreSQL is away, or did not answer in time."""
 
     status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Database unavailable", 2
+
+
+class TooManyRequests(ServiceError):
+    """A limit that time lifts: `retry_after` seconds of it."""
+
+    status, title = HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class TooManyFailures(TooManyRequests):
+    title = "Too many failures"
+
+
+class DailyCapReached(TooManyRequests):
+    title = "Daily cap reached"
 
 
 class ConfigurationError(Exception):

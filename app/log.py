@@ -1,12 +1,31 @@
-"""Structured logs: constant event names with facts as fields; a line of JSON each, or colours for a person."""
+"""Structured logs: constant event names with facts as fields; a line of JSON each, or colours for a person.
+
+Whatever is logged, by us or by a library, loses its secrets and whole addresses on the way, and can neither begin a
+line of its own nor steer a terminal. Exceptions are shown with every frame; their texts only where they can't hold
+what somebody sent.
+"""
 
 import logging
+import re
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from app.config import Settings
+from app.errors import ConfigurationError, ServiceError
+
+#: Binds facts (`tenant=...`, `message_id=...`) to everything that is logged in this task from here on.
+bind = structlog.contextvars.bind_contextvars
+
+
+def request_id() -> str | None:
+    """The id of the request that is being answered."""
+    id_: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return id_
 
 
 def configure_logging(settings: Settings) -> None:
@@ -30,21 +49,23 @@ def configure_logging(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    ending: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
         if as_json
-        else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                exception_formatter=structlog.dev.plain_traceback,  # the others print local variables: bodies
-            )
-        ]
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+            foreign_pre_chain=[*shared, _first_line_of_asyncio],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.ExceptionRenderer(_Traceback(with_texts=level <= logging.DEBUG)),
+                _cleaned,
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()
@@ -54,9 +75,125 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # A line per request costs more than the request; what went wrong is logged where it is known.
+    # Ours is a line of `routers.answers`, with the request's id and without its query.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+# Characters that end a line or steer a terminal: controls, line separators, those that turn the direction of
+# writing, and halves of characters, which no stream can encode.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+_Mask = Callable[["re.Match[str]"], str]
+_AT = r"(?:@|%40)"
+_MASKS: list[tuple[re.Pattern[str], str | _Mask]] = [
+    (re.compile(r"\bmsk_[\w-]+"), "msk_***"),
+    (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),
+    (re.compile(r"\bv1a?,[\w+/=-]{8,}"), "v1,***"),
+    (re.compile(r"\b(Bearer|Basic)\s+[^\s'\",]+", re.IGNORECASE), r"\1 ***"),
+    (re.compile(r"://[^\s/@]+@"), "://***@"),
+    # The first letter and the top-level domain of a mail address.
+    (
+        re.compile(
+            rf"([^\s@<>'\"=(,/?&%])[^\s@<>'\"=(,/?&]*{_AT}[^\s@<>'\",;)/?&]*?(\.[^\W\d_]+)?(?=[\s<>'\",;)/?&]|$)"
+        ),
+        r"\1***@***\2",
+    ),
+    # The last four digits of a phone number: with its country code, as a bare run, or the way Americans write it.
+    (
+        re.compile(
+            r"(?:\+|%2B)\d(?:[\s().-]*\d){6,14}"
+            r"|(?<![\w.-])\d{10,15}(?![\w-])"
+            r"|(?<![\w-])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\w-])",
+            re.IGNORECASE,
+        ),
+        lambda match: "***" + re.sub(r"\D", "", match[0])[-4:],
+    ),
+]
+
+
+def _masked(text: str) -> str:
+    for pattern, replacement in _MASKS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _escaped(text: str) -> str:
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _clean(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(_clean(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item) for item in value]
+    return _escaped(_masked(value if isinstance(value, str) else repr(value)))
+
+
+def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    """Every value without secrets and without steering characters; a traceback keeps its lines, all of them indented.
+
+    So each line of the console form that begins at its edge is an event, whatever an exception says.
+    """
+    written_at = event.pop("timestamp", None)
+    shown = event.pop("exception", None)
+    cleaned: EventDict = _clean(event)
+    if written_at is not None:
+        cleaned["timestamp"] = written_at
+    if shown is not None:
+        cleaned["exception"] = "\n".join("  " + _escaped(_masked(line)) for line in shown.split("\n"))
+    return cleaned
+
+
+def _first_line_of_asyncio(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    """asyncio's further lines are representations of tasks and their exceptions, with all that these may hold."""
+    if event["_record"].name == "asyncio":
+        event["event"] = event["event"].partition("\n")[0]
+    return event
+
+
+#: Texts that the interpreter, the system or we have written; others may quote what somebody sent.
+_TELLING = (
+    AttributeError,
+    ImportError,
+    NameError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    OSError,
+    ConfigurationError,
+    ServiceError,
+)
+
+
+class _Traceback:
+    """Shows exceptions from the first cause to the last effect; `with_texts` for debugging only."""
+
+    def __init__(self, *, with_texts: bool) -> None:
+        self._with_texts = with_texts
+
+    def __call__(self, exc_info: ExcInfo) -> str:
+        return "\n".join(_shown(exc_info[1], self._with_texts))
+
+
+def _shown(error: BaseException, with_texts: bool) -> Iterator[str]:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    for link in reversed(chain):
+        yield "Traceback (most recent call last):"
+        for entry in traceback.format_tb(link.__traceback__):
+            yield from entry.rstrip("\n").split("\n")
+        kind = f"{type(link).__module__}.{type(link).__qualname__}".removeprefix("builtins.")
+        is_telling = with_texts or isinstance(link, _TELLING)
+        yield f"{kind}: {link}" if is_telling else f"{kind} (LOG_LEVEL=debug shows its text)"
+        if isinstance(link, BaseExceptionGroup):
+            for member in link.exceptions:
+                yield from ("  " + line for line in _shown(member, with_texts))

@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
-from app.assembly import running_services
+from app.assembly import must_have_providers, running_services
 from app.config import Settings
 from app.database import provided_database
 from app.log import configure_logging
 from app.migrate import prepare
-from app.routers import conversations, docs, health, messages, problems, providers, webhooks
+from app.routers import admin, contacts, conversations, docs, health, messages, openapi, problems, providers, webhooks
+from app.routers.answers import Answers
 from app.routers.edge import Edge
+from app.routers.gate import Gate, Refusal
 from app.routers.hot import HotRoute
 
 
@@ -20,24 +23,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """An application that, while its lifespan is open, has a database, a writer and, if set, a delivery worker."""
     settings = settings or Settings()
     configure_logging(settings)
+    must_have_providers(settings)
     app = FastAPI(
         title="Messaging service",
         description="SMS, MMS and email through one API, and the conversations that hold the answers.",
         version="0.1.0",
         lifespan=_lifespan,
+        openapi_url="/openapi.json" if settings.serves_docs else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.webhook_keys = settings.webhook_keys()
     hot = {
         route.path: route
         for router in (messages.hot, webhooks.hot)
         for route in router.routes
         if isinstance(route, HotRoute)
     }
+    # The last one added is the outermost.
     app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, hot=hot)
+    app.add_middleware(Answers, settings=settings)
+    app.state.refusal = Refusal(settings)
+    app.add_middleware(Gate, most=settings.max_requests_in_flight, refusal=app.state.refusal)
     problems.install(app)
+    openapi.install(app)
     # The hot routes first: routes are tried in order.
     for router in (
         messages.hot,
@@ -45,17 +56,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         webhooks.router,
         messages.router,
         conversations.router,
+        contacts.router,
         providers.router,
+        admin.router,
         health.router,
     ):
         app.include_router(router)
-    docs.install(app)
+    if settings.serves_docs:
+        docs.install(app)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Start what requests need, each thing after what it stands on; stop in the opposite order."""
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Start what requests need, each thing after what it stands on; stop in the opposite order.
+
+    The server is handed what it needs before there is a request (`app.protocol`): the settings, and what it says to
+    those who are too many.
+    """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
         database = provided_database(settings)
@@ -65,7 +83,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = await stack.enter_async_context(
             running_services(url, settings, deliver=settings.worker_enabled)
         )
-        yield
+        yield {"settings": settings, "refusal": app.state.refusal}
 
 
 app = create_app()

@@ -4,17 +4,20 @@ Status and role are text with a CHECK; the names of channels, types and provider
 that a provider can bring its own. Constraint names come from the convention below, and migrations spell them out.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Text,
@@ -43,8 +46,11 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it off the class
         datetime: DateTime(timezone=True),
+        date: Date,
         int: BigInteger,
+        float: Float,
         str: Text,
+        bytes: LargeBinary,
         list[str]: JSONB,
     }
 
@@ -61,16 +67,31 @@ def _is_name(column: str) -> CheckConstraint:
 
 
 class Tenant(Base):
-    """A customer of this installation. Without tenants everything lives in tenant 1."""
+    """A customer of this installation. Without tenants everything lives in tenant 1.
+
+    `retention_days` is how long its messages are kept; null leaves that to the settings, and so it does for the
+    limits: requests a second and at once, and units (texts by their segments) a day for each destination.
+    """
 
     __tablename__ = "tenants"
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    retention_days: Mapped[int | None] = mapped_column(Integer)
+    rate_limit_per_second: Mapped[float | None]
+    rate_limit_burst: Mapped[int | None] = mapped_column(Integer)
+    daily_caps: Mapped[dict[str, int] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        CheckConstraint("retention_days >= 1", name="retention_days"),
+        CheckConstraint("rate_limit_per_second >= 0 AND rate_limit_burst >= 1", name="rate_limit"),
+    )
 
 
 class Contact(Base):
-    """An address that takes part in conversations, on either side. `address` is normalised, `written` is not."""
+    """An address that takes part in conversations, on either side. `address` is normalised, `written` is not.
+
+    `erasing_since` is set once everything about it has to go; the address is gone from then on.
+    """
 
     __tablename__ = "contacts"
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
@@ -79,10 +100,12 @@ class Contact(Base):
     address_type: Mapped[str]
     written: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    erasing_since: Mapped[datetime | None]
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "address", "address_type"),
         _is_name("address_type"),
+        Index("ix_contacts_erasing", "tenant_id", "id", postgresql_where=text("erasing_since IS NOT NULL")),
     )
 
 
@@ -141,7 +164,8 @@ class Message(Base):
     `sent_at` is the caller's time, `created_at` ours. `due_at` is when a worker has to look at it next: the next
     try of a queued message, the end of the lease of one being sent, null for what is finished; it is never later
     than `expires_at`. `attempt_count` fences: a failure only counts for the attempt that is the latest, and
-    `attempt_limit` is the last attempt there will be. `provider_type` is whom an inbound message came from, or who
+    `attempt_limit` is the last attempt there will be. `worker_deaths` counts the workers that died with it in hand,
+    `retry_count` how often somebody had it tried again. `provider_type` is whom an inbound message came from, or who
     took an outbound one. `idempotency_key` is the caller's, kept with a fingerprint of the request for a time.
     """
 
@@ -165,6 +189,8 @@ class Message(Base):
     request_fingerprint: Mapped[str | None]
     attempt_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     attempt_limit: Mapped[int | None] = mapped_column(Integer)
+    worker_deaths: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    retry_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     due_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     sent_at: Mapped[datetime]
@@ -206,6 +232,21 @@ class Message(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("ix_messages_due", "tenant_id", "channel", "due_at", "id", postgresql_where=_IS_PENDING),
+        Index(
+            "ix_messages_tried",
+            "tenant_id",
+            "channel",
+            "due_at",
+            "id",
+            postgresql_where=text("due_at IS NOT NULL AND attempt_count > 0"),
+        ),
+        Index(
+            "ix_messages_expiring",
+            "tenant_id",
+            "channel",
+            "expires_at",
+            postgresql_where=text("due_at IS NOT NULL AND expires_at IS NOT NULL"),
+        ),
         Index("ix_messages_pending", "tenant_id", "conversation_id", "id", postgresql_where=_IS_PENDING),
         Index(
             "ix_messages_attention",
@@ -218,7 +259,7 @@ class Message(Base):
 
 
 class DeliveryAttempt(Base):
-    """One hand-over of a message to a provider; stored before the call, closed after it.
+    """One hand-over of a message to a provider by a worker; stored before the call, closed after it.
 
     An attempt that has no `outcome` after its lease is in doubt: the worker died between the two.
     """
@@ -229,6 +270,7 @@ class DeliveryAttempt(Base):
     number: Mapped[int] = mapped_column(Integer)
     provider_type: Mapped[str]
     routed_because: Mapped[str | None]
+    worker: Mapped[str | None]
     outcome: Mapped[str | None]
     detail: Mapped[str | None]
     provider_message_id: Mapped[str | None]
@@ -281,6 +323,12 @@ class ProviderEvent(Base):
             "provider_message_id",
             postgresql_where=text("message_id IS NULL"),
         ),
+        Index(
+            "ix_provider_events_parked_age",
+            "tenant_id",
+            "received_at",
+            postgresql_where=text("message_id IS NULL"),
+        ),
     )
 
 
@@ -317,3 +365,89 @@ class ProviderState(Base):
     paused_reason: Mapped[str | None]
     next_slot_at: Mapped[datetime | None]
     __table_args__ = (_is_name("provider_type"),)
+
+
+class ApiKey(Base):
+    """What a client shows to be let in. The token is shown once and not kept; `prefix` is the part of it that names
+    the key, `secret_hash` the SHA-256 of the whole.
+
+    When it was used last is not kept: every read would be a write.
+    """
+
+    __tablename__ = "api_keys"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    prefix: Mapped[str]
+    name: Mapped[str]
+    secret_hash: Mapped[bytes]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "prefix"),
+        CheckConstraint("length(secret_hash) = 32", name="secret_hash"),
+    )
+
+
+class TenantAddress(Base):
+    """Which tenant a number or a mail address belongs to; one that nobody owns is tenant 1's.
+
+    The key leads with the address and not with the tenant, because this is how the tenant of what comes in is found:
+    an address has one owner in the whole installation. Where tables are distributed, this one is a reference table.
+    """
+
+    __tablename__ = "tenant_addresses"
+    address: Mapped[str]
+    address_type: Mapped[str]
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        PrimaryKeyConstraint("address", "address_type"),
+        _is_name("address_type"),
+        Index("ix_tenant_addresses_tenant", "tenant_id", "id"),
+    )
+
+
+class AuditEvent(Base):
+    """Who changed what about the installation, and who was turned away; rows are only added.
+
+    `actor` is a key's prefix or `command line`, null for somebody unknown. `client` is the address that the request
+    came from, without its last part. The primary key, read backwards, lists the newest first.
+    """
+
+    __tablename__ = "audit_events"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    kind: Mapped[str]
+    actor: Mapped[str | None]
+    detail: Mapped[dict[str, object]] = mapped_column(JSONB)
+    client: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "id"), _is_name("kind"))
+
+
+class RateBudget(Base):
+    """The token bucket of a tenant, as it was when a process last took from it.
+
+    Not logged: a crash leaves it empty, which means a full bucket, and taking from it waits for no disk.
+    """
+
+    __tablename__ = "rate_budgets"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    tokens: Mapped[float]
+    refilled_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+
+class DailyBudget(Base):
+    """What processes have taken, to send in a day (UTC), of what a tenant may send to a destination."""
+
+    __tablename__ = "daily_budgets"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    day: Mapped[date]
+    destination: Mapped[str]
+    used: Mapped[int] = mapped_column(server_default=text("0"))
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "day", "destination"),)

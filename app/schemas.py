@@ -21,7 +21,8 @@ from pydantic import (
 )
 
 from app.addresses import InvalidAddress, email_address, phone_address
-from app.domain import Address, AttemptOutcome, Channel, Direction, MessageStatus, MessageType, NewMessage
+from app.config import Destination
+from app.domain import Address, AttemptOutcome, Channel, Direction, KeyScope, MessageStatus, MessageType, NewMessage
 
 _LOOKS_LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -99,6 +100,13 @@ def _list_or_null(value: object) -> object:
     return [] if value is None else value
 
 
+def _number(value: object) -> object:
+    """Pydantic reads true as 1 and "5" as 5, and a strict one refuses 5.0, which JSON can't tell from 5."""
+    if isinstance(value, bool | str):
+        raise ValueError("this is a number, without quotes")
+    return value
+
+
 def _received_text(value: object) -> object:
     """Nothing is an empty text, and NUL, which PostgreSQL can't keep, is the sign for a character that was lost."""
     if value is None:
@@ -118,8 +126,8 @@ def _read(parse: Callable[[str, ValidationInfo], Address]) -> PlainValidator:
     return PlainValidator(validate, json_schema_input_type=str)
 
 
-def _shown(description: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, "examples": [example]})
+def _shown(description: str, example: str, *, format: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "format": format, "description": description, "examples": [example]})
 
 
 def _region(info: ValidationInfo) -> str:
@@ -132,43 +140,63 @@ _PHONE = "A phone number, best with + and country code; without one it is read a
 SmsSender = Annotated[
     Address,
     _read(lambda value, info: phone_address(value, region=_region(info), may_be_alphanumeric=True)),
-    _shown(_PHONE + " A short code or an alphanumeric sender is legal too.", "+12016661234"),
+    _shown(_PHONE + " A short code or an alphanumeric sender is legal too.", "+12016661234", format="phone"),
 ]
 SmsRecipient = Annotated[
     Address,
     _read(lambda value, info: phone_address(value, region=_region(info), may_be_alphanumeric=False)),
-    _shown(_PHONE, "+18045551234"),
+    _shown(_PHONE, "+18045551234", format="phone"),
 ]
 EmailAddress = Annotated[
     Address,
     _read(lambda value, info: email_address(value)),
-    _shown("An email address.", "user@example.com"),
+    _shown("An email address.", "user@example.com", format="idn-email"),
 ]
 EmailParty = Annotated[
     Address,
     _read(lambda value, info: email_address(value, may_have_display_name=True)),
-    _shown("An email address, with a display name or without.", "contact@example.com"),
+    _shown("An email address, with a display name or without.", "contact@example.com", format="mailbox"),
 ]
 
-Words = Annotated[str, AfterValidator(_text)]
-Subject = Annotated[str, Field(max_length=998), AfterValidator(_line)]
-ProviderMessageId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_text)]
+# Patterns are only shown: the functions beside them are faster, and have sentences.
+_SHOWN_TEXT = {"pattern": r"^[^\x00]*$"}
+_SHOWN_LINE = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
+Words = Annotated[str, Field(json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)]
+Subject = Annotated[str, Field(max_length=998, json_schema_extra=_SHOWN_LINE), AfterValidator(_line)]
+ProviderMessageId = Annotated[
+    str, Field(min_length=1, max_length=512, json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)
+]
 Timestamp = Annotated[
     datetime,
     BeforeValidator(_iso_8601, json_schema_input_type=str),
     AfterValidator(_utc),
-    Field(description="ISO 8601. Any offset is converted to UTC; without one it is read as UTC."),
+    Field(
+        description="ISO 8601, from 1970 to 2100. Any offset is converted to UTC; without one it is read as UTC.",
+        json_schema_extra={"format": "date-time"},
+    ),
 ]
-_ReceivedTimestamp = Annotated[Timestamp, BeforeValidator(_any_second_of_a_day, json_schema_input_type=str)]
-_Url = Annotated[str, Field(max_length=2048), AfterValidator(_text), AfterValidator(_http_url)]
-_Reference = Annotated[str, Field(max_length=2048), AfterValidator(_text), AfterValidator(_media_reference)]
-_Urls = Annotated[
-    list[_Url], Field(max_length=10), BeforeValidator(_list_or_null, json_schema_input_type=list[_Url] | None)
+_ReceivedTimestamp = Annotated[
+    Timestamp,
+    BeforeValidator(_any_second_of_a_day, json_schema_input_type=str),
+    Field(json_schema_extra={"format": "date-time"}),
 ]
+_Url = Annotated[
+    str,
+    Field(max_length=2048, json_schema_extra={"format": "uri"}),
+    AfterValidator(_text),
+    AfterValidator(_http_url),
+]
+_Reference = Annotated[
+    str,
+    Field(max_length=2048, json_schema_extra={"format": "uri-reference"}),
+    AfterValidator(_text),
+    AfterValidator(_media_reference),
+]
+_MostUrls = Annotated[list[_Url], Field(max_length=10)]
+_MostReferences = Annotated[list[_Reference], Field(max_length=10)]
+_Urls = Annotated[_MostUrls, BeforeValidator(_list_or_null, json_schema_input_type=_MostUrls | None)]
 _References = Annotated[
-    list[_Reference],
-    Field(max_length=10),
-    BeforeValidator(_list_or_null, json_schema_input_type=list[_Reference] | None),
+    _MostReferences, BeforeValidator(_list_or_null, json_schema_input_type=_MostReferences | None)
 ]
 _ReceivedWords = Annotated[str, BeforeValidator(_received_text, json_schema_input_type=str | None)]
 
@@ -236,8 +264,9 @@ class SmsSend(_Send):
     type: Literal["sms", "mms"]
     body: Words = Field(max_length=1600)
 
-    def new_message(self, idempotency_key: str | None = None) -> NewMessage:
+    def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
         return NewMessage(
+            tenant_id=tenant_id,
             direction=Direction.OUTBOUND,
             channel=Channel.SMS,
             type=self.type,
@@ -274,8 +303,9 @@ class EmailSend(_Send):
     to: EmailAddress
     subject: Subject | None = None
 
-    def new_message(self, idempotency_key: str | None = None) -> NewMessage:
+    def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
         return NewMessage(
+            tenant_id=tenant_id,
             direction=Direction.OUTBOUND,
             channel=Channel.EMAIL,
             type=MessageType.EMAIL,
@@ -321,8 +351,9 @@ class SmsInbound(_Inbound):
     type: Literal["sms", "mms"]
     messaging_provider_id: ProviderMessageId
 
-    def new_message(self) -> NewMessage:
+    def new_message(self, tenant_id: int) -> NewMessage:
         return NewMessage(
+            tenant_id=tenant_id,
             direction=Direction.INBOUND,
             channel=Channel.SMS,
             type=self.type,
@@ -359,8 +390,9 @@ class EmailInbound(_Inbound):
     xillio_id: ProviderMessageId
     subject: Subject | None = None
 
-    def new_message(self) -> NewMessage:
+    def new_message(self, tenant_id: int) -> NewMessage:
         return NewMessage(
+            tenant_id=tenant_id,
             direction=Direction.INBOUND,
             channel=Channel.EMAIL,
             type=MessageType.EMAIL,
@@ -463,6 +495,170 @@ class ProviderView(_View):
     reason: str | None = Field(description="What it said when it was paused.")
 
 
+_NUMBER = BeforeValidator(_number)
+_Name = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=_SHOWN_LINE), AfterValidator(_line)]
+TenantName = Annotated[
+    _Name,
+    Field(
+        pattern="[^0-9]",
+        description="Not only digits, which are ids.",
+        json_schema_extra={"pattern": _SHOWN_LINE["pattern"].replace("^", "^(?![0-9]*$)", 1)},
+    ),
+]
+
+
+class NewTenant(BaseModel):
+    name: TenantName = Field(examples=["Acme"])
+
+
+_DailyCaps = Annotated[
+    dict[Destination, Annotated[int, Field(ge=0, lt=2**63), _NUMBER]],
+    Field(json_schema_extra={"additionalProperties": False}),
+]
+
+
+class TenantChange(BaseModel):
+    """Null leaves to the settings what it is about."""
+
+    retention_days: Annotated[int, Field(ge=1, le=36500), _NUMBER] | None = Field(
+        None, description="How long its messages are kept."
+    )
+    rate_limit_per_second: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), _NUMBER] | None = Field(
+        None, description="Requests of its keys a second; 0 is no limit."
+    )
+    rate_limit_burst: Annotated[int, Field(ge=1, le=10**9), _NUMBER] | None = Field(
+        None, description="Requests at once."
+    )
+    daily_caps: _DailyCaps | None = Field(
+        None,
+        description="What it may send in a day (UTC), texts by their segments: by country, by `email`, and by `*` "
+        "for each that is not named.",
+        examples=[{"*": 10_000, "US": 200_000, "KP": 0}],
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "TenantChange":
+        if not self.model_fields_set:
+            raise ValueError("name what is to change")
+        return self
+
+
+class TenantView(_View):
+    id: int
+    name: str
+    retention_days: int | None
+    rate_limit_per_second: float | None
+    rate_limit_burst: int | None
+    daily_caps: dict[str, int] | None
+    created_at: datetime
+
+
+class NewKey(BaseModel):
+    tenant_id: Annotated[int, Field(ge=1, lt=10**18), _NUMBER]
+    name: _Name = Field(examples=["Billing, staging"])
+    scopes: list[KeyScope] = Field(min_length=1)
+    expires_in_days: Annotated[int, Field(ge=1, le=3650), _NUMBER] | None = Field(
+        None, description="Without it, it doesn't expire."
+    )
+
+
+class KeyView(_View):
+    tenant_id: int
+    id: int
+    prefix: str = Field(description="The part of the token that names the key.")
+    name: str
+    scopes: list[KeyScope]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KeyCreated(KeyView):
+    token: str = Field(description="Shown this once; only its hash is kept.")
+
+
+class NewAddress(BaseModel):
+    address: str = Field(
+        description="An email address, or a number, short code or alphanumeric sender.",
+        examples=["+12016661234"],
+        json_schema_extra={"format": "address"},
+    )
+
+
+class AddressView(_View):
+    id: int
+    type: str = Field(validation_alias="address_type", serialization_alias="type")
+    address: str
+    created_at: datetime
+
+
+class AuditView(_View):
+    tenant_id: int
+    id: int
+    kind: str = Field(examples=["key_created"])
+    actor: str | None = Field(description="The prefix of the key, or `command line`.")
+    client: str | None = Field(description="The network that the request came from.")
+    detail: dict[str, object]
+    created_at: datetime
+
+
+class ContactView(_View):
+    id: int
+    type: str = Field(validation_alias="address_type", serialization_alias="type")
+    address: str
+    written: str = Field(description="As it was written the first time.")
+    created_at: datetime
+
+
+class ReceiptView(_View):
+    """What a provider said about a message."""
+
+    provider_type: str
+    event_id: str
+    provider_message_id: str | None
+    status: MessageStatus | None
+    detail: str | None
+    raw: dict[str, object] = Field(description="As it came.")
+    occurred_at: datetime | None
+    received_at: datetime
+
+
+class DeedView(_View):
+    """What somebody did with a message besides delivering it."""
+
+    kind: str = Field(examples=["canceled"])
+    created_at: datetime
+
+
+class ExportedMessage(MessageDetail):
+    idempotency_key: str | None
+    receipts: list[ReceiptView] = []
+    history: list[DeedView] = []
+
+
+class ExportedConversation(ConversationView):
+    messages: list[ExportedMessage] = []
+
+
+class ContactExport(BaseModel):
+    """Everything that is stored about a contact. It is written piece by piece, so each list comes last."""
+
+    contact: ContactView
+    exported_at: datetime
+    conversations: list[ExportedConversation] = []
+
+
+class Erased(BaseModel):
+    """How much was erased of what."""
+
+    contacts: int = 0
+    conversations: int = 0
+    messages: int = 0
+    attempts: int = 0
+    receipts: int = 0
+    events: int = 0
+
+
 class FieldProblem(BaseModel):
     location: str = Field(examples=["body.from"])
     message: str = Field(examples=["an address can't be empty"])
@@ -475,4 +671,5 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    request_id: str | None = Field(None, description="Where it is not the caller's doing: what the log calls it.")
     errors: list[FieldProblem] | None = Field(None, description="One entry per field of a malformed request.")

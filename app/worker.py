@@ -6,96 +6,81 @@ Runs in the background of the web process, or by itself as `python -m app worker
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.database import is_unavailable
-from app.domain import AttemptOutcome, Channel, MessageStatus
-from app.errors import DatabaseUnavailable, Overloaded
+from app.domain import Channel
 from app.models import Tenant
-from app.providers.base import CredentialsRefused, ProviderFailure, ProviderResult, TemporaryFailure, call
+from app.presence import HERE, Presence
+from app.providers.base import ProviderFailure, ProviderResult, TemporaryFailure, call
 from app.providers.registry import provider_registry
 from app.segments import segment_count
-from app.services.batching import GroupCommit
-from app.services.delivery import (
-    TAKEN_OVER,
-    Claim,
-    DueWork,
-    Outcome,
-    claim_due,
-    due_work,
-    expire_overdue,
-    forget_idempotency_keys,
-    record_outcomes,
-    renew_leases,
-    take_over,
-)
+from app.services.claims import Claim, DueWork, Wanted, claim_due, due_work, renew_leases
+from app.services.daily_caps import forget_daily_budgets
+from app.services.outcomes import TAKEN_OVER, Outcome, release, take_over
 from app.services.policy import ACCEPTED, Verdict, after_failure, can_be_asked, in_doubt
 from app.services.provider_states import (
     WELL,
     Health,
-    Tally,
     draw_from_rate,
+    give_back_probe,
     health_of_providers,
-    record_tallies,
     take_probe,
 )
 from app.services.receipts import sweep_parked
+from app.services.recorder import OutcomeRecorder, Record
+from app.services.retention import remove_what_is_over
+from app.services.upkeep import expire_overdue, forget_idempotency_keys
 
 log = structlog.get_logger(__name__)
 
 _CLEAN_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # how often leases, expiries and parked receipts are looked at
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What is written about one attempt: its outcome, and what it says about the provider."""
-
-    outcome: Outcome
-    error: Exception | None
+_WATCH_SECONDS = 0.2  # how soon a worker of the same machine is missed
 
 
 class DeliveryWorker:
-    """Delivers until its context is left; then finishes what is in hand, within the grace period."""
+    """Delivers until its context is left; then finishes what is in hand, within the grace period.
 
-    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
+    By its `presence` the other workers of this machine see at once when it has died.
+    """
+
+    def __init__(self, engine: AsyncEngine, settings: Settings, presence: Presence) -> None:
         self._engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
+        self._presence = presence
         self._bell = asyncio.Event()
         self._closing = False
         self._in_hand: dict[asyncio.Task[None], Claim] = {}
+        self._suspect: asyncio.Task[None] | None = None
         self._calls: Counter[str] = Counter()
         self._looked_at = 0.0
         self._health: dict[str, Health] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._recorder: GroupCommit[_Record, bool] = GroupCommit(
-            engine,
-            self._record,
-            batch_size=settings.accept_batch_size,
-            queue_limit=max(settings.accept_queue_limit, settings.worker_concurrency),
-            deadline_seconds=settings.database_statement_timeout_seconds,
-            tenant_of=lambda record: record.outcome.tenant_id,
-            name="outcomes",
-        )
+        self._recorder = OutcomeRecorder(engine, settings, is_well=lambda name: name not in self._health)
 
     def ring(self) -> None:
         """Say that something may be due. Who forgets to ring is found by polling."""
         self._bell.set()
 
     async def __aenter__(self) -> Self:
+        try:
+            self._presence.enter()
+        except OSError as error:  # a read-only file system, say
+            log.info("death_shows_by_leases_only", error=type(error).__name__)
         await self._recorder.__aenter__()
         self._tasks = [
             asyncio.create_task(self._run(), name="delivery-worker"),
+            asyncio.create_task(self._watch(), name="neighbour-watch"),
             asyncio.create_task(self._renew(), name="lease-renewal"),
-            asyncio.create_task(self._forget(), name="key-cleaning"),
+            asyncio.create_task(self._forget(), name="cleaning"),
         ]
         return self
 
@@ -114,6 +99,7 @@ class DeliveryWorker:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._recorder.__aexit__()
+        self._presence.leave()
 
     async def _run(self) -> None:
         while not self._closing:
@@ -145,21 +131,36 @@ class DeliveryWorker:
                 claimed += await self._claim_for_its_route(connection, item, share=len(due))
             if asyncio.get_running_loop().time() - self._looked_at >= _LOOK_SECONDS:
                 self._looked_at = asyncio.get_running_loop().time()
+                await self._look_after(work)
                 for item in due:
                     claimed += await self._claim_in_doubt(connection, item, share=len(due))
-                await self._look_after(due)
+                    claimed += await self._claim_suspect(connection, item)
         return claimed, min(later, poll)
 
-    async def _look_after(self, due: list[DueWork]) -> None:
+    async def _look_after(self, work: list[DueWork]) -> None:
         """What nobody has claimed: the messages of the dead, what has expired, receipts that missed their attempt."""
-        for item in due:
+        dead = self._dead_neighbours()
+        for item in work:
+            if item.wait_seconds > 0 and not dead:
+                continue
             async with self._engine.begin() as connection:
+                for name in dead:
+                    await release(connection, item.tenant_id, item.channel, name)
                 taken = await take_over(connection, item.tenant_id, item.channel, self._judge_abandoned)
                 expired = await expire_overdue(connection, item.tenant_id, item.channel)
             if taken or expired:
                 log.warning("messages_looked_after", taken_over=taken, expired=expired, channel=item.channel)
+        for name in dead:
+            self._presence.strike_off(name)
         async with self._engine.begin() as connection:
             await sweep_parked(connection)
+
+    def _dead_neighbours(self) -> list[str]:
+        """Workers of this machine that have died; those of others show by their leases."""
+        try:
+            return [name for name in self._presence.call_the_roll().gone if name.rsplit("-", 2)[0] == HERE]
+        except OSError:
+            return []
 
     def _judge_abandoned(self, provider_type: str, attempt: int, limit: int | None, deaths: int) -> Verdict:
         return self._judge_cut_off(TAKEN_OVER, provider_type, attempt, limit, deaths=deaths)
@@ -194,8 +195,21 @@ class DeliveryWorker:
         claimed = 0
         for name in {*self._settings.route(item.channel), *provider_registry}:
             if name != first and self._health_of(name).trouble is None:
-                claimed += await self._claim(connection, item, name, share=share, because=None, fresh=False)
+                claimed += await self._claim(
+                    connection, item, name, share=share, because=None, wanted=Wanted.IN_DOUBT
+                )
         return claimed
+
+    async def _claim_suspect(self, connection: AsyncConnection, item: DueWork) -> int:
+        """Claim one message that workers have died with, if none is in hand: a further death tells which it was."""
+        for name in {*self._settings.route(item.channel), *provider_registry}:
+            if self._suspect is not None:
+                return 0
+            if self._health_of(name).trouble is None and await self._claim(
+                connection, item, name, share=1, because=None, wanted=Wanted.SUSPECTS
+            ):
+                return 1
+        return 0
 
     def _first_well(self, channel: str) -> str | None:
         """The first provider of a channel's route that nothing keeps from being handed messages."""
@@ -210,30 +224,33 @@ class DeliveryWorker:
         *,
         share: int,
         because: str | None,
-        fresh: bool = True,
+        wanted: Wanted = Wanted.ANYTHING,
     ) -> int:
         """Claim for a provider, as much as it has hands for; every message gets a task of its own."""
         health, limit = self._health_of(name), self._hands_for(name, share)
         if limit <= 0 or health.is_at_its_rate:
             return 0
-        if health.probing:
-            if not await take_probe(connection, name, self._settings):
-                return 0
-            limit = 1
+        if health.probing and not await take_probe(connection, name, self._settings):
+            return 0
         claims = await claim_due(
             connection,
             item.tenant_id,
             item.channel,
-            limit=limit,
+            limit=1 if health.probing or wanted is Wanted.SUSPECTS else limit,
             lease_seconds=self._settings.lease_seconds,
             provider_type=name,
+            worker=self._presence.name,
             routed_because=because,
-            fresh=fresh,
+            wanted=wanted,
         )
+        if health.probing and not claims:
+            await give_back_probe(connection, name)
         for claim in claims:
             self._calls[claim.provider_type] += 1
             task = asyncio.create_task(self._deliver(claim))
             self._in_hand[task] = claim
+            if wanted is Wanted.SUSPECTS:
+                self._suspect = task
             task.add_done_callback(self._laid_down)
         rate = self._settings.provider_rates.get(name)
         if rate and claims:
@@ -248,13 +265,16 @@ class DeliveryWorker:
         """How many more messages may be taken for a provider: a slow one uses up its own hands, not everybody's."""
         settings = self._settings
         free = settings.worker_concurrency - len(self._in_hand)
-        free_here = settings.provider_concurrency - self._calls[provider_type]
+        free_here = settings.concurrency_of(provider_type) - self._calls[provider_type]
         limit = min(settings.worker_batch_size, max(free // share, 1) if free > 0 else 0, free_here)
         rate = settings.provider_rates.get(provider_type)
         return min(limit, max(int(rate), 1)) if rate else limit
 
     def _laid_down(self, task: asyncio.Task[None]) -> None:
         del self._in_hand[task]
+        if task is self._suspect:
+            self._suspect = None
+            self._looked_at = 0.0  # there may be another
         self._bell.set()
         if not task.cancelled() and (error := task.exception()):
             log.error("delivery_not_recorded", error=type(error).__name__, exc_info=error)
@@ -264,16 +284,16 @@ class DeliveryWorker:
             record = await self._hand_over(claim)
         finally:
             self._calls[claim.provider_type] -= 1
-        await self._write_down(record)
+        await self._recorder.write_down(record)
 
-    async def _hand_over(self, claim: Claim) -> _Record:
+    async def _hand_over(self, claim: Claim) -> Record:
         """Call the provider, and say what came of it; never raises."""
         try:
             result = await self._call(claim)
         except asyncio.CancelledError:
             detail = "The service was stopped before the provider answered."
             verdict = self._judge_cut_off(detail, claim.provider_type, claim.number, claim.limit)
-            return _Record(_outcome(claim, verdict), None)
+            return Record(_outcome(claim, verdict), None)
         except Exception as error:
             if not isinstance(error, ProviderFailure | TimeoutError):
                 log.exception("provider_raised", provider=claim.provider_type, message_id=claim.message_id)
@@ -284,8 +304,8 @@ class DeliveryWorker:
                 provider=provider_registry.get(claim.provider_type),
                 settings=self._settings,
             )
-            return _Record(_outcome(claim, verdict), error)
-        return _Record(_outcome(claim, ACCEPTED, result.provider_message_id), None)
+            return Record(_outcome(claim, verdict), error)
+        return Record(_outcome(claim, ACCEPTED, result.provider_message_id), None)
 
     async def _call(self, claim: Claim) -> ProviderResult:
         provider = provider_registry.get(claim.provider_type)
@@ -298,45 +318,13 @@ class DeliveryWorker:
                     return earlier
             return await call(provider, claim.payload)
 
-    async def _write_down(self, record: _Record) -> None:
-        """Record an outcome, however long that takes: what a provider has said must not be forgotten."""
-        outcome = record.outcome
+    async def _watch(self) -> None:
+        """Look at once when a worker of this machine has died."""
         while True:
-            try:
-                counted = await self._recorder.submit(record)
-                break
-            except DatabaseUnavailable:
-                await asyncio.sleep(self._settings.worker_poll_seconds)
-            except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
-                log.warning("outcome_not_recorded", message_id=outcome.message_id, attempt=outcome.number)
-                return
-        tell = log.debug if outcome.verdict is ACCEPTED else log.info
-        tell(
-            "message_" + outcome.verdict.status if counted else "outcome_came_late",
-            message_id=outcome.message_id,
-            provider=outcome.provider_type,
-            attempt=outcome.number,
-            outcome=outcome.verdict.outcome,
-        )
-
-    async def _record(self, connection: AsyncConnection, records: list[_Record]) -> list[bool]:
-        """Record a batch, and what it says about the providers."""
-        counted = await _record_outcomes(connection, [record.outcome for record in records])
-        tallies: dict[str, Tally] = {}
-        for record in records:
-            _count(tallies.setdefault(record.outcome.provider_type, Tally()), record, self._settings)
-        for name, tally in tallies.items():
-            if name not in self._health:
-                tally.successes = 0  # nothing to recover from
-            if tally.refused is not None:
-                log.error(
-                    "provider_paused",
-                    provider=name,
-                    reason=tally.refused,
-                    resume=f"POST /api/providers/{name}/resume",
-                )
-        await record_tallies(connection, tallies, self._settings)
-        return counted
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._dead_neighbours():
+                self._looked_at = 0.0
+                self._bell.set()
 
     async def _renew(self) -> None:
         """Renew the leases of what is in hand, often enough that one failure to do so does no harm."""
@@ -349,15 +337,17 @@ class DeliveryWorker:
                 log.warning("leases_not_renewed", error=type(error).__name__)
 
     async def _forget(self) -> None:
-        """Free idempotency keys whose time is over, a few at a time."""
+        """Remove what has had its time, a little at a time: idempotency keys, yesterday's counts, old messages."""
         while True:
             await asyncio.sleep(_CLEAN_SECONDS)
             try:
                 async with self._engine.begin() as connection:
                     for tenant_id in (await connection.execute(select(Tenant.id))).scalars().all():
                         await forget_idempotency_keys(connection, tenant_id, self._settings.idempotency_hours * 3600)
+                        await forget_daily_budgets(connection, tenant_id)
+                await remove_what_is_over(self._engine, self._settings)
             except Exception as error:
-                log.warning("keys_not_cleaned", error=type(error).__name__)
+                log.warning("not_cleaned", error=type(error).__name__)
 
 
 def _units(claim: Claim) -> int:
@@ -367,32 +357,3 @@ def _units(claim: Claim) -> int:
 
 def _outcome(claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> Outcome:
     return Outcome(claim.tenant_id, claim.message_id, claim.number, claim.provider_type, verdict, provider_message_id)
-
-
-def _count(tally: Tally, record: _Record, settings: Settings) -> None:
-    """A provider that refuses one message is well; one that can't be reached or does not answer is not."""
-    error = record.error
-    if isinstance(error, CredentialsRefused):
-        tally.refused = str(error)
-    elif isinstance(error, TemporaryFailure) and error.throttled:
-        wanted = settings.retry_base_seconds if error.retry_after is None else max(error.retry_after, 0)
-        tally.throttled_for = max(tally.throttled_for, min(wanted, settings.retry_after_max_seconds))
-    elif record.outcome.verdict.outcome in {AttemptOutcome.TEMPORARY, AttemptOutcome.UNKNOWN}:
-        tally.failures += 1
-    else:
-        tally.successes += 1
-
-
-async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:
-    """Record a batch; an id that the provider has given to two messages stays with the first."""
-    if len(outcomes) > 1:
-        return await record_outcomes(connection, outcomes)  # if it fails, the group commit tries them one by one
-    try:
-        async with connection.begin_nested():
-            return await record_outcomes(connection, outcomes)
-    except IntegrityError:
-        [outcome] = outcomes
-        detail = "The provider answered with an id that it had given to another message."
-        verdict = Verdict(outcome.verdict.outcome, MessageStatus.SENT, detail)
-        nameless = Outcome(outcome.tenant_id, outcome.message_id, outcome.number, outcome.provider_type, verdict)
-        return await record_outcomes(connection, [nameless])

@@ -110,14 +110,15 @@ def database_url(_process_database: str) -> Iterator[str]:
     execute(
         _process_database,
         f"TRUNCATE {names} RESTART IDENTITY CASCADE",
-        "DELETE FROM tenants WHERE id > 1",
+        "DELETE FROM tenants",
+        "INSERT INTO tenants (id, name) VALUES (1, 'default')",
     )
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
+def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings that read nothing of the environment; a test changes what it is about with `model_copy`."""
-    return make_settings(database_url=database_url)
+    return make_settings(database_url=database_url, data_dir=tmp_path)
 
 
 def make_settings(**values: object) -> Settings:

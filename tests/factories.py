@@ -95,7 +95,11 @@ PENDING = (MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING)
 
 
 async def make_messages(
-    connection: AsyncConnection, count: int = 1, *, status: MessageStatus = MessageStatus.QUEUED
+    connection: AsyncConnection,
+    count: int = 1,
+    *,
+    status: MessageStatus = MessageStatus.QUEUED,
+    tenant_id: int = 1,
 ) -> list[int]:
     """Outbound texts, each to another contact, in the given status; their ids, in order."""
 
@@ -106,9 +110,11 @@ async def make_messages(
         NewMessage(Direction.OUTBOUND, "sms", "sms", phone(CUSTOMER), phone(f"+1804{5550000 + number}"), "Hello!")
         for number in range(count)
     ]
-    ids = [stored.id for stored in await store_messages(connection, 1, new)]
+    ids = [stored.id for stored in await store_messages(connection, tenant_id, new)]
     changed: dict[str, Any] = {"status": status.value} | ({} if status in PENDING else {"due_at": None})
-    await connection.execute(update(Message).where(Message.tenant_id == 1, Message.id.in_(ids)).values(changed))
+    await connection.execute(
+        update(Message).where(Message.tenant_id == tenant_id, Message.id.in_(ids)).values(changed)
+    )
     return ids
 
 

@@ -75,3 +75,8 @@ def test_every_spelling_of_a_database_url_is_read_by_both_drivers(scheme: str) -
     assert libpq_url(make_settings(database_url=url).database_url.get_secret_value()) == (  # type: ignore[union-attr]
         "postgresql://user:p%40ss@host:5433/name?sslmode=require"
     )
+
+
+def test_a_provider_may_have_a_concurrency_of_its_own() -> None:
+    settings = make_settings(provider_concurrencies="acme:1", provider_concurrency=20)
+    assert (settings.concurrency_of("acme"), settings.concurrency_of("twilio")) == (1, 20)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.assembly import running_services
 from app.config import Settings
 from app.database import create_serving_engine
+from app.presence import Presence
 from app.providers.base import ProviderResult
 from app.providers.registry import provider_registry
 from app.services import doorbell
@@ -121,20 +122,29 @@ async def test_a_worker_in_another_process_is_woken_long_before_it_would_look(
     assert await asyncio.to_thread(worker_process.wait, 20) == 0
 
 
+@pytest.fixture
+def presence(tmp_path: Path) -> Presence:
+    return Presence(tmp_path / "workers")
+
+
 async def test_a_worker_that_nobody_can_ring_finds_messages_by_looking(
-    accepting: httpx.AsyncClient, engine: AsyncEngine, settings: Settings, provider: Scripted
+    accepting: httpx.AsyncClient,
+    engine: AsyncEngine,
+    settings: Settings,
+    presence: Presence,
+    provider: Scripted,
 ) -> None:
-    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": 0.05})):
+    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": 0.05}), presence):
         for number in range(1, 4):
             await sent_after(accepting, SOON)
             assert len(provider.handed) == number
 
 
 async def test_what_was_waiting_before_the_worker_came_needs_no_ring(
-    accepting: httpx.AsyncClient, engine: AsyncEngine, settings: Settings
+    accepting: httpx.AsyncClient, engine: AsyncEngine, settings: Settings, presence: Presence
 ) -> None:
     message_id = (await accepting.post("/api/messages/sms", json=sms())).json()["message_id"]
-    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": LONG})):
+    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": LONG}), presence):
         await until(
             lambda: accepting.get(f"/api/messages/{message_id}"), lambda answer: answer.json()["status"] == "sent"
         )

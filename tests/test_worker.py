@@ -21,7 +21,8 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
-from app.services.delivery import TAKEN_OVER, Claim, Outcome, claim_due, record_outcomes, take_over
+from app.services.claims import Claim, Wanted, claim_due
+from app.services.outcomes import TAKEN_OVER, Outcome, record_outcomes, release, take_over
 from app.services.policy import ACCEPTED, Verdict
 
 pytestmark = pytest.mark.anyio
@@ -218,11 +219,29 @@ class Queue:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def claim(self, *, lease_seconds: float = 30, limit: int = 10) -> list[Claim]:
+    async def claim(
+        self,
+        *,
+        lease_seconds: float = 30,
+        limit: int = 10,
+        worker: str = "somebody",
+        wanted: Wanted = Wanted.ANYTHING,
+    ) -> list[Claim]:
         async with self._engine.begin() as connection:
             return await claim_due(
-                connection, 1, "sms", limit=limit, lease_seconds=lease_seconds, provider_type="sms"
+                connection,
+                1,
+                "sms",
+                limit=limit,
+                lease_seconds=lease_seconds,
+                provider_type="sms",
+                worker=worker,
+                wanted=wanted,
             )
+
+    async def release(self, worker: str) -> None:
+        async with self._engine.begin() as connection:
+            await release(connection, 1, "sms", worker)
 
     async def take_over(self, verdict: Verdict = RETRY) -> int:
         async with self._engine.begin() as connection:
@@ -313,3 +332,29 @@ async def test_an_attempt_that_was_taken_over_is_in_doubt(idle: httpx.AsyncClien
     assert (first["outcome"], first["detail"]) == ("unknown", TAKEN_OVER)
     assert (second["outcome"], second["finished_at"]) == (None, None)
     assert second["routed_because"] == "it may have it already"
+
+
+async def test_what_a_worker_held_that_is_known_to_be_dead_is_taken_over_at_once(
+    idle: httpx.AsyncClient, queue: Queue
+) -> None:
+    for number in range(2):
+        await idle.post("/api/messages/sms", json=SMS | {"to": f"+1804555{number:04}"})
+    [dead] = await queue.claim(worker="dead", limit=1)
+    [living] = await queue.claim(worker="living", limit=1)
+    assert await queue.take_over() == 0
+    await queue.release("dead")
+    assert await queue.take_over() == 1
+    assert [claim.message_id for claim in await queue.claim()] == [dead.message_id]
+    assert await queue.record(living, ACCEPTED)
+
+
+async def test_a_message_that_workers_die_with_goes_apart_from_the_others(
+    idle: httpx.AsyncClient, queue: Queue
+) -> None:
+    await idle.post("/api/messages/sms", json=SMS)
+    for _ in range(2):
+        [claim] = await queue.claim(lease_seconds=0)
+        await queue.take_over()
+    await idle.post("/api/messages/sms", json=SMS | {"to": "+18045550000"})
+    assert [other.message_id for other in await queue.claim()] == [claim.message_id + 1]
+    assert [suspect.message_id for suspect in await queue.claim(wanted=Wanted.SUSPECTS)] == [claim.message_id]

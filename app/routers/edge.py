@@ -1,20 +1,24 @@
-"""The outermost layer: either spelling of an address, no body over the limit, a short way for hot routes."""
+"""What holds before any routing: one spelling of an address, no body over the limit, a short way for hot routes."""
 
 from collections.abc import Mapping
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BadRequest, BodyTooLarge
+from app.errors import AddressTooLong, BadRequest, BodyTooLarge, TooManyHeaders, UnsupportedMediaType
+from app.routers.access import admit
 from app.routers.hot import HotRoute
-from app.routers.problems import answer_to, service_problem
+
+_LONGEST_ADDRESS = 8_192
+#: More than any proxy adds, and few enough to look through.
+MOST_HEADERS = 100
 
 
 class Edge:
     """Every route answers with a slash at its end and without one; a body over the limit is never read to its end.
 
     A body whose length is announced is refused at once. One that comes in chunks is counted while it is read, and
-    `BodyTooLarge` is raised into whoever reads it. A POST to one of the `hot` paths is served from here.
+    `BodyTooLarge` is raised into whoever reads it. A compressed body is not unpacked: a small one can hold a very
+    large one. A POST to one of the `hot` paths is served from here. Errors are raised to the layer around this one.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, hot: Mapping[str, HotRoute]) -> None:
@@ -28,24 +32,26 @@ class Edge:
             return
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"][:-1]}
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        if len(scope["path"]) + len(scope["query_string"]) > _LONGEST_ADDRESS:
+            raise AddressTooLong(f"An address has at most {_LONGEST_ADDRESS} characters.")
+        if len(scope["headers"]) > MOST_HEADERS:
+            raise TooManyHeaders(f"A request has at most {MOST_HEADERS} headers.")
+        await admit(scope)
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length")
         if length is None:
             receive = self._counted(receive)
         elif not length.isdigit():
-            await service_problem(BadRequest("The Content-Length is not a number."))(scope, receive, send)
-            return
+            raise BadRequest("The Content-Length is not a number.")
         elif int(length[:20]) > self._limit:
-            await service_problem(self._too_large())(scope, receive, send)
-            return
+            raise self._too_large()
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
         route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
         if route is None:
             await self._app(scope, receive, send)
-            return
-        try:
-            await route.serve(scope, receive, send)
-        except Exception as error:
-            response = await answer_to(Request(scope, receive), error)
-            await response(scope, receive, send)
+        else:
+            await route.serve(scope, receive, send, headers)
 
     def _counted(self, receive: Receive) -> Receive:
         size = 0

@@ -7,6 +7,7 @@ body and the request, in that order, and returns a model, or a whole response.
 
 import codecs
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -17,6 +18,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.errors import UnsupportedMediaType
+from app.routers.json_shape import check_shape
 from app.routers.problems import invalid_request
 
 _OTHER_ENCODINGS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -38,16 +40,16 @@ class HotRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
-            await self.serve(scope, receive, send)
+            await self.serve(scope, receive, send, dict(scope["headers"]))
         else:
             await super().handle(scope, receive, send)  # answers 405
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
         """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""
         request = Request(scope, receive, send)
         settings = request.app.state.settings
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type != "application/json" and not content_type.endswith("+json"):
+        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if content_type != b"application/json" and not content_type.endswith(b"+json"):
             raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
         content = await request.body()
         if content.startswith(_OTHER_ENCODINGS):
@@ -56,11 +58,12 @@ class HotRoute(APIRoute):
             body = self._validator.validate_json(content, context={"default_region": settings.default_region})
         except ValidationError as error:
             raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
+        check_shape(content)
         answer = await self.endpoint(body, request)
         if isinstance(answer, Response):
             await answer(scope, receive, send)
             return
         content = answer.__pydantic_serializer__.to_json(answer)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        about = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": 200, "headers": about})
         await send({"type": "http.response.body", "body": content})

@@ -8,21 +8,32 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from app.dependencies import Cursor, Id, Limit, MessagesDep, TenantDep, link_pages, message_service, preferred_wait
-from app.domain import MessageStatus, NewMessage
-from app.errors import FieldError, InvalidRequest
+from app.dependencies import (
+    Cursor,
+    Id,
+    Limit,
+    MessagesDep,
+    TenantDep,
+    link_pages,
+    message_service,
+    preferred_wait,
+    tenant_id,
+)
+from app.domain import MessageStatus, NewMessage, StoredMessage
+from app.errors import ChannelNotServed, DailyCapReached, FieldError, IdempotencyConflict, InvalidRequest, Overloaded
 from app.models import Message
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
-from app.schemas import EmailSend, MessageDetail, MessageView, SendAccepted, SmsSend, StepView, Timestamp
+from app.schemas import EmailSend, MessageDetail, MessageView, SendAccepted, SmsSend, StepView, Timestamp, Words
+from app.services.daily_caps import SpendGuard
 from app.services.messages import MessageFilter, MessageService
 from app.services.timeline import Step
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def _header(name: str, description: str, example: str) -> dict[str, object]:
-    schema = {"type": "string", "maxLength": 255}
+def _header(name: str, description: str, example: str, **schema: str) -> dict[str, object]:
+    schema = {"type": "string", **schema}
     return {"name": name, "in": "header", "schema": schema, "description": description, "example": example}
 
 
@@ -33,6 +44,7 @@ _HEADERS = {
             "Idempotency-Key",
             "The same key with the same body is the same message, and is answered like the first time.",
             "8e03978e-40d5-43e8-bc93-6894a57f9324",
+            pattern=f"^{_IDEMPOTENCY_KEY.pattern}$",
         ),
     ]
 }
@@ -40,6 +52,7 @@ _SEND_ERRORS = responses(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 
@@ -65,10 +78,17 @@ async def send_email(message: EmailSend, request: Request) -> SendAccepted | Res
 
 async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted | Response:
     service = message_service(request)
-    new = message.new_message(_idempotency_key(request))
+    new = message.new_message(tenant_id(request), _idempotency_key(request))
+    if not request.app.state.settings.route(new.channel):
+        raise ChannelNotServed(
+            f"Nobody is there to take messages for {new.channel}: this installation has no provider."
+        )
+    if await request.app.state.services.addresses.tenant_of(new.sender) != new.tenant_id:
+        error = FieldError("body.from", "this address is not one of yours")
+        raise InvalidRequest("A message is sent from an address of one's own.", errors=[error])
     if over := message.is_over():
         await _must_be_a_repeat(new, over, service)
-    stored = await service.accept(new)
+    stored = await _accept(new, service, request.app.state.services.spending)
     answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
     headers = {}
     if stored.duplicate:
@@ -77,6 +97,26 @@ async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted 
         headers["Preference-Applied"] = f"wait={seconds}"
         answer.provider_message_id = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
     return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
+
+
+async def _accept(new: NewMessage, service: MessageService, spending: SpendGuard) -> StoredMessage:
+    """Store a message that its tenant's daily cap allows. A repeat costs nothing, and is answered also beyond it."""
+    try:
+        charge = await spending.set_aside(new)
+    except DailyCapReached:
+        if not await service.is_repeat(new):
+            raise
+        charge = None
+    if charge is None:
+        return await service.accept(new)
+    try:
+        stored = await service.accept(new)
+    except (IdempotencyConflict, Overloaded):  # other errors leave open whether it was stored
+        spending.give_back(charge)
+        raise
+    if stored.duplicate:
+        spending.give_back(charge)
+    return stored
 
 
 async def _must_be_a_repeat(new: NewMessage, over: dict[str, str], service: MessageService) -> None:
@@ -100,7 +140,7 @@ async def list_messages(
     request: Request,
     response: Response,
     status: MessageStatus | None = None,
-    provider: Annotated[str | None, Query(max_length=63)] = None,
+    provider: Annotated[Words | None, Query(max_length=63)] = None,
     conversation_id: Annotated[Id | None, Query()] = None,
     since: Annotated[Timestamp | None, Query(description="Stored at this time or later.")] = None,
     until: Annotated[Timestamp | None, Query(description="Stored before this time.")] = None,

@@ -14,6 +14,8 @@ from starlette.responses import JSONResponse, Response
 
 from app.database import is_unavailable
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
+from app.log import request_id
+from app.routers.access import needs_of
 from app.schemas import Problem
 
 log = structlog.get_logger(__name__)
@@ -41,13 +43,18 @@ def problem(
     errors: Iterable[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer for an error. `type` is a name that stays the same while wording changes."""
+    """The answer for an error. `type` is a name that stays the same while wording changes.
+
+    What is not the caller's doing names the request, so that it can be found in the log.
+    """
     content: dict[str, Any] = {
         "type": "urn:problem-type:messaging:" + title.lower().replace(" ", "-"),
         "title": title,
         "status": status,
         "detail": detail,
     }
+    if status >= 500:
+        content["request_id"] = request_id()
     if listed := [{"location": error.location, "message": error.message} for error in errors]:
         content["errors"] = listed
     return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
@@ -77,7 +84,6 @@ def install(app: FastAPI) -> None:
     """Render all errors of an application as problems: ours, the framework's, and those of the database."""
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    app.add_exception_handler(Exception, _bug)
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -91,12 +97,16 @@ def install(app: FastAPI) -> None:
 
 
 def service_problem(error: ServiceError) -> Response:
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     return problem(error.status, error.title, error.detail, errors=error.errors, headers=headers)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    if error.status >= 500:
+        log.warning("request_refused", method=request.method, path=request.url.path, reason=error.title)
     return service_problem(error)
 
 
@@ -112,14 +122,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
         HTTPStatus.NOT_FOUND: "There is nothing at this address.",
         HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method; see the Allow header.",
     }.get(status, error.detail)
-    return problem(status, status.phrase.capitalize(), detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The router names the methods of the one route it has found, not those of the address.
+        methods = needs_of(request.scope["path"])
+        headers["Allow"] = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+    return problem(status, status.phrase.capitalize(), detail, headers=headers)
 
 
 async def _dependency_error(request: Request, error: Exception) -> Response:
     if not is_unavailable(error):
         return await _bug(request, error)
     log.warning("database_unavailable", path=request.url.path, error=type(error).__name__)
-    return await _service_error(request, DatabaseUnavailable("The database can't be reached. Try again shortly."))
+    return service_problem(DatabaseUnavailable("The database can't be reached. Try again shortly."))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
@@ -143,6 +158,6 @@ _HANDLERS: dict[type[Exception], Handler] = {
 
 
 async def answer_to(request: Request, error: Exception) -> Response:
-    """What an error is answered with, for what is served past the framework."""
+    """What an error is answered with that was raised past the framework, or outside of it."""
     handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), _bug)
     return await handler(request, error)

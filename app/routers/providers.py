@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 
-from app.dependencies import SessionDep
+from app.dependencies import AdministrationDep, SessionDep
 from app.errors import ProviderNotFound
 from app.providers.registry import provider_registry
 from app.routers.problems import responses
@@ -30,10 +30,14 @@ async def list_providers(session: SessionDep, request: Request) -> list[Provider
 
 
 @router.post("/{name}/resume", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
-async def resume_provider(name: str, session: SessionDep, request: Request) -> list[ProviderView]:
+async def resume_provider(
+    name: str, session: SessionDep, administration: AdministrationDep, request: Request
+) -> list[ProviderView]:
     """Hand messages to a provider again that was paused, or whose breaker is open. Answers like the list."""
     if name not in provider_registry:
         raise ProviderNotFound("There is no provider of this name.")
     await resume(await session.connection(), name)
+    await administration.provider_resumed(name)
     await session.commit()
+    request.app.state.services.doorbell.ring()
     return await list_providers(session, request)

@@ -1,15 +1,18 @@
 """What providers hand over. Answered after the commit; a repeat stores nothing and is answered the same."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
+from starlette.types import Message, Receive, Scope, Send
 
 from app.addresses import InvalidAddress
-from app.dependencies import message_service
-from app.errors import InvalidRequest, ProviderNotFound
+from app.assembly import Services
+from app.errors import InvalidRequest, ProviderNotFound, SignatureRefused
 from app.providers.registry import provider_registry
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
+from app.routers.webhook_signature import must_be_signed
 from app.schemas import EmailInbound, SmsInbound, WebhookAccepted
 
 _ERRORS = responses(
@@ -18,22 +21,60 @@ _ERRORS = responses(
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
-hot = APIRouter(prefix="/api/webhooks", tags=["webhooks"], route_class=HotRoute, responses=_ERRORS)
+
+
+class SignedRoute(HotRoute):
+    """A hot route that, where there is a `WEBHOOK_SECRET`, looks at the signature before it reads anything else."""
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+        state = scope["app"].state
+        if state.webhook_keys:
+            request = Request(scope, receive)
+            body = await request.body()
+            try:
+                must_be_signed(request.headers, body, state.webhook_keys)
+            except SignatureRefused:
+                client = request.client.host if request.client else None
+                state.services.refusals.refused("signature_refused", client=client, path=scope["path"])
+                raise
+            receive = _again(body)
+        await super().serve(scope, receive, send, headers)
+
+
+def _again(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+hot = APIRouter(
+    prefix="/api/webhooks",
+    tags=["webhooks"],
+    route_class=SignedRoute,
+    responses=_ERRORS | responses(HTTPStatus.UNAUTHORIZED),
+)
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], responses=_ERRORS)
 
 
 @hot.post("/sms", response_model=WebhookAccepted)
 async def receive_sms(message: SmsInbound, request: Request) -> WebhookAccepted:
     """A text or media message came in. Stored exactly once per `messaging_provider_id`."""
-    await message_service(request).accept(message.new_message())
+    await _accept(message, request)
     return WebhookAccepted()
 
 
 @hot.post("/email", response_model=WebhookAccepted)
 async def receive_email(message: EmailInbound, request: Request) -> WebhookAccepted:
     """A mail came in. Stored exactly once per `xillio_id`."""
-    await message_service(request).accept(message.new_message())
+    await _accept(message, request)
     return WebhookAccepted()
+
+
+async def _accept(message: SmsInbound | EmailInbound, request: Request) -> None:
+    """Whose it is says the address that it was sent to, which the one who sends it can't claim as its own."""
+    services: Services = request.app.state.services
+    await services.messages.accept(message.new_message(await services.addresses.tenant_of(message.to)))
 
 
 @router.post("/{provider}", responses=responses(HTTPStatus.NOT_FOUND))

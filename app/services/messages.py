@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, null, select, update
+from sqlalchemy import ColumnElement, case, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
@@ -14,7 +14,7 @@ from app.database import is_unavailable
 from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
 from app.errors import IdempotencyConflict, MessageNotFound, NotCancelable, NotRetriable
 from app.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
-from app.services.delivery import note
+from app.services.message_events import note
 from app.services.paging import Page, fetch_page
 from app.services.timeline import Step, timeline_of
 from app.services.writer import MessageWriter
@@ -84,7 +84,10 @@ class MessageService:
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
                     async with self._sessions() as session:
-                        status, provider_message_id = (await session.execute(question)).one()
+                        row = (await session.execute(question)).one_or_none()
+                    if row is None:
+                        return None  # it was erased meanwhile
+                    status, provider_message_id = row
                     if status not in {MessageStatus.QUEUED, MessageStatus.SENDING} or provider_message_id:
                         return provider_message_id
         except Exception as error:
@@ -121,6 +124,8 @@ class MessageService:
     async def timeline(self, tenant_id: int, message_id: int) -> list[Step]:
         """Every step of a message in order, with its time and a sentence. Raises `MessageNotFound`."""
         async with self._sessions() as session:
+            # One snapshot: what happens between the questions must not show in half of the answers.
+            await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             message = await _load(session, tenant_id, message_id)
             said = select(ProviderEvent).where(
                 ProviderEvent.tenant_id == tenant_id, ProviderEvent.message_id == message_id
@@ -162,8 +167,18 @@ class MessageService:
     async def retry(self, tenant_id: int, message_id: int) -> Message:
         """Queue a message again that has failed, or whose outcome is unknown, with a full count of attempts.
 
-        Raises `MessageNotFound` and `NotRetriable`.
+        The provider gets it under a new key, unless it may have gone out under the old one. Raises `MessageNotFound`
+        and `NotRetriable`.
         """
+        in_doubt = (
+            select(DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value)
+            .where(
+                DeliveryAttempt.tenant_id == tenant_id,
+                DeliveryAttempt.message_id == Message.id,
+                DeliveryAttempt.number == Message.attempt_count,
+            )
+            .scalar_subquery()
+        )
         queued = (
             update(Message)
             .where(*_is(tenant_id, message_id))
@@ -174,6 +189,8 @@ class MessageService:
                 due_at=func.now(),
                 expires_at=null(),
                 attempt_limit=Message.attempt_count + self._max_attempts,
+                worker_deaths=0,
+                retry_count=Message.retry_count + case((func.coalesce(in_doubt, False), 0), else_=1),
             )
             .returning(Message.id)
         )

@@ -15,8 +15,8 @@ from app.providers.base import (
     UnknownOutcome,
 )
 
-#: After so many workers died with a message in hand it is the message that is suspected. Where asking again is safe
-#: it is not: whoever was in hand beside the culprit would be given up with it, and the attempts have a limit anyway.
+#: After so many workers died with a message in hand, the last time with no other suspect beside it, it is given up.
+#: Where asking again is safe the attempts are limit enough.
 DEATHS_BEFORE_GIVING_UP = 3
 
 

@@ -5,20 +5,24 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.addresses import email_address, phone_address
+from app.addresses import any_address
 from app.config import Settings
-from app.domain import DEFAULT_TENANT_ID, Address, Direction, NewMessage
+from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage
 from app.providers.base import InboundMessage, ProviderEvent, Receipt
 from app.services.batching import GroupCommit
 from app.services.receipts import store_receipts
+from app.services.tenant_addresses import AddressBook
 from app.services.writer import MessageWriter
 
 
 class ProviderEventService:
     """Takes events of any provider; an async context manager, because receipts are committed in groups."""
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, writer: MessageWriter) -> None:
+    def __init__(
+        self, engine: AsyncEngine, settings: Settings, writer: MessageWriter, addresses: AddressBook
+    ) -> None:
         self._writer = writer
+        self._addresses = addresses
         self._region = settings.default_region
         self._ledger: GroupCommit[tuple[str, Receipt], None] = GroupCommit(
             engine,
@@ -26,7 +30,7 @@ class ProviderEventService:
             batch_size=settings.accept_batch_size,
             queue_limit=settings.accept_queue_limit,
             deadline_seconds=settings.database_statement_timeout_seconds,
-            tenant_of=lambda _: DEFAULT_TENANT_ID,
+            tenant_of=lambda _: DEFAULT_TENANT_ID,  # whose they are shows when they are stored
             name="receipts",
         )
 
@@ -49,15 +53,17 @@ class ProviderEventService:
         if isinstance(event, Receipt):
             await self._ledger.submit((provider_type, event))
         else:
-            await self._writer.write(self._new_message(provider_type, event))
+            await self._writer.write(await self._new_message(provider_type, event))
 
-    def _new_message(self, provider_type: str, event: InboundMessage) -> NewMessage:
+    async def _new_message(self, provider_type: str, event: InboundMessage) -> NewMessage:
+        recipient = any_address(event.to_address, region=self._region)
         return NewMessage(
+            tenant_id=await self._addresses.tenant_of(recipient),
             direction=Direction.INBOUND,
             channel=event.channel,
             type=event.type,
-            sender=self._address(event.from_address),
-            recipient=self._address(event.to_address),
+            sender=any_address(event.from_address, region=self._region),
+            recipient=recipient,
             subject=event.subject,
             body=event.body,
             attachments=event.attachments,
@@ -66,12 +72,7 @@ class ProviderEventService:
             provider_message_id=event.provider_message_id,
         )
 
-    def _address(self, written: str) -> Address:
-        if "@" in written:
-            return email_address(written, may_have_display_name=True)
-        return phone_address(written, region=self._region, may_be_alphanumeric=True)
-
 
 async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]]) -> list[None]:
-    await store_receipts(connection, DEFAULT_TENANT_ID, receipts)
+    await store_receipts(connection, receipts)
     return [None] * len(receipts)

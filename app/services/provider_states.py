@@ -69,6 +69,14 @@ async def take_probe(connection: AsyncConnection, provider_type: str, settings: 
     return (await connection.execute(_PROBE, parameters)).scalar() is not None
 
 
+_GIVE_BACK = update(ProviderState).where(ProviderState.provider_type == _NAME).values(open_until=func.now())
+
+
+async def give_back_probe(connection: AsyncConnection, provider_type: str) -> None:
+    """Let the next worker try: this one found nothing to try it with."""
+    await connection.execute(_GIVE_BACK, {"provider": provider_type})
+
+
 _DRAW = insert(ProviderState).values(
     provider_type=_NAME, next_slot_at=func.now() + bindparam("span", type_=Float()) * SECOND
 )

@@ -6,13 +6,30 @@ parked, and attached when the attempt is recorded; a sweep finds those that cros
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, DateTime, Text, and_, case, cast, func, null, select, update
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Delete,
+    Executable,
+    SQLColumnExpression,
+    Text,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    null,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain import STATUS_RANK, MessageStatus
+from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
 from app.models import DeliveryAttempt, Message, ProviderEvent, Tenant
 from app.providers.base import Receipt
 from app.services.ranks import rank_of
@@ -21,10 +38,12 @@ from app.services.statements import TENANT, given, rows
 
 #: Parked events are looked for this long; later ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)
+_LONGEST_TENANT_ID = 18  # digits, so that it fits into a bigint
 
 _received = rows(
     provider_type=Text(),
     event_id=Text(),
+    tenant_id=BigInteger(),
     message_id=BigInteger(),
     created_at=DateTime(timezone=True),
     provider_message_id=Text(),
@@ -34,32 +53,61 @@ _received = rows(
     occurred_at=DateTime(timezone=True),
 )
 _RECEIVED = [column.name for column in _received.c][:-1]
+#: The message is held until its receipt is stored: one that is being erased meanwhile is either there for it or not.
+#: Our reference is believed only where the message has been handed to the provider that shows it.
 _named_by_us = (
-    select(Message.id)
+    select(Tenant.id.label("tenant_id"), Message.id.label("message_id"))
+    .join(Message, Message.tenant_id == Tenant.id)
+    .join(
+        DeliveryAttempt,
+        and_(DeliveryAttempt.tenant_id == Tenant.id, DeliveryAttempt.message_id == Message.id),
+    )
     .where(
-        Message.tenant_id == TENANT,
+        Tenant.id == _received.c.tenant_id,
         Message.id == _received.c.message_id,
         Message.created_at == _received.c.created_at,
+        DeliveryAttempt.provider_type == _received.c.provider_type,
     )
-    .scalar_subquery()
+    .limit(1)
+    .with_for_update(of=Message, read=True, key_share=True)
+    .lateral("named_by_us")
 )
-_named_by_them = (
+_attempt_named_by_them = (
     select(DeliveryAttempt.message_id)
     .where(
-        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.tenant_id == Tenant.id,
         DeliveryAttempt.provider_type == _received.c.provider_type,
         DeliveryAttempt.provider_message_id == _received.c.provider_message_id,
         DeliveryAttempt.provider_message_id.is_not(None),
     )
-    .order_by(DeliveryAttempt.message_id)
     .limit(1)
+    .correlate(Tenant, _received)
     .scalar_subquery()
 )
+#: Each step is limited, so that it goes by its index, whatever PostgreSQL knows about the size of the tables.
+_message_named_by_them = (
+    select(Message.id)
+    .where(Message.tenant_id == Tenant.id, Message.id == _attempt_named_by_them)
+    .limit(1)
+    .with_for_update(of=Message, read=True, key_share=True)
+    .correlate(Tenant, _received)
+    .lateral("message_named_by_them")
+)
+_named_by_them = (
+    select(Tenant.id.label("tenant_id"), _message_named_by_them.c.id.label("message_id"))
+    .select_from(Tenant)
+    .join(_message_named_by_them, true())
+    .order_by(Tenant.id)
+    .limit(1)
+    .lateral("named_by_them")
+)
 _EVENT_VALUES = {
-    ProviderEvent.tenant_id: TENANT,
+    ProviderEvent.tenant_id: func.coalesce(
+        _named_by_us.c.tenant_id, _named_by_them.c.tenant_id, literal(DEFAULT_TENANT_ID, BigInteger())
+    ),
     ProviderEvent.provider_type: _received.c.provider_type,
     ProviderEvent.event_id: _received.c.event_id,
-    ProviderEvent.message_id: func.coalesce(_named_by_us, _named_by_them),
+    ProviderEvent.message_id: func.coalesce(_named_by_us.c.message_id, _named_by_them.c.message_id),
     ProviderEvent.provider_message_id: _received.c.provider_message_id,
     ProviderEvent.status: _received.c.status,
     ProviderEvent.detail: _received.c.detail,
@@ -68,29 +116,33 @@ _EVENT_VALUES = {
 }
 _INSERT_EVENTS = (
     insert(ProviderEvent)
-    .from_select(list(_EVENT_VALUES), select(*_EVENT_VALUES.values()).order_by(_received.c.position))
+    .from_select(
+        list(_EVENT_VALUES),
+        select(*_EVENT_VALUES.values())
+        .select_from(
+            _received.outerjoin(_named_by_us, true()).outerjoin(_named_by_them, _named_by_us.c.tenant_id.is_(None))
+        )
+        .order_by(_received.c.position),
+    )
     .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
-    .returning(ProviderEvent.id, ProviderEvent.message_id)
+    .returning(ProviderEvent.tenant_id, ProviderEvent.id, ProviderEvent.message_id)
 )
 
 
-async def store_receipts(
-    connection: AsyncConnection, tenant_id: int, receipts: Sequence[tuple[str, Receipt]]
-) -> None:
+async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[str, Receipt]]) -> None:
     """Keep receipts, each with its provider's name, and raise the status of the messages they are about.
 
-    An event that is known already, or stands twice in the batch, is kept once.
+    An event that is known already, or stands twice in the batch, is kept once. Its tenant is the one of its message;
+    what is parked belongs to tenant 1 until its message is known.
     """
     once = {(provider_type, receipt.event_id): (provider_type, receipt) for provider_type, receipt in receipts}
     values = []
     for _, (provider_type, receipt) in sorted(once.items(), key=lambda item: item[0]):
-        message_id, created_at = parse_reference(receipt.idempotency_key, tenant_id) or (None, None)
         values.append(
             (
                 provider_type,
                 receipt.event_id,
-                message_id,
-                created_at,
+                *_named_in(receipt.idempotency_key),
                 receipt.provider_message_id,
                 receipt.status.value if receipt.status else None,
                 receipt.detail,
@@ -98,23 +150,54 @@ async def store_receipts(
                 receipt.occurred_at,
             )
         )
-    inserted = await connection.execute(_INSERT_EVENTS, given(tenant_id, _RECEIVED, values))
-    attached = [row.id for row in inserted if row.message_id is not None]
-    await _raise_statuses(connection, tenant_id, attached)
+    inserted = await connection.execute(_INSERT_EVENTS, given(DEFAULT_TENANT_ID, _RECEIVED, values))
+    attached: dict[int, list[int]] = {}
+    for row in inserted:
+        if row.message_id is not None:
+            attached.setdefault(row.tenant_id, []).append(row.id)
+    for tenant_id, event_ids in sorted(attached.items()):
+        await _raise_statuses(connection, tenant_id, event_ids)
+
+
+def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, None, None]:
+    """The tenant, the message and its time of creation that a reference claims to be about."""
+    tenant = (reference or "").partition("-")[0]
+    tenant_id = int(tenant) if tenant.isdecimal() and len(tenant) <= _LONGEST_TENANT_ID else 0
+    named = parse_reference(reference, tenant_id)
+    return (tenant_id, *named) if named is not None else (None, None, None)
 
 
 _recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())
+_PARKED = (ProviderEvent.tenant_id == DEFAULT_TENANT_ID, ProviderEvent.message_id.is_(None))
+_IS_RECORDED = (
+    ProviderEvent.provider_type == _recorded.c.provider_type,
+    ProviderEvent.provider_message_id == _recorded.c.provider_message_id,
+    Message.tenant_id == TENANT,
+    Message.id == _recorded.c.message_id,  # it may have been erased while it was with the provider
+)
 _ATTACH = (
     update(ProviderEvent)
-    .where(
-        ProviderEvent.tenant_id == TENANT,
-        ProviderEvent.provider_type == _recorded.c.provider_type,
-        ProviderEvent.provider_message_id == _recorded.c.provider_message_id,
-        ProviderEvent.message_id.is_(None),
-    )
+    .where(*_PARKED, *_IS_RECORDED)
     .values(message_id=_recorded.c.message_id)
     .returning(ProviderEvent.id)
 )
+
+
+def _moving(found: Delete, tenant_id: SQLColumnExpression[int], message_id: SQLColumnExpression[int]) -> Executable:
+    """Takes parked events from tenant 1 and gives them to their message's tenant: a key isn't changed in place."""
+    kept = [column for column in ProviderEvent.__table__.c if column.name not in {"tenant_id", "id", "message_id"}]
+    taken = found.returning(tenant_id.label("its_tenant"), message_id.label("its_message"), *kept).cte("taken")
+    columns = ["tenant_id", "message_id", *(column.name for column in kept)]
+    values = [taken.c.its_tenant, taken.c.its_message, *(taken.c[column.name] for column in kept)]
+    return (
+        insert(ProviderEvent)
+        .from_select(columns, select(*values).order_by(taken.c.received_at))
+        .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
+        .returning(ProviderEvent.tenant_id, ProviderEvent.id)
+    )
+
+
+_ATTACH_ELSEWHERE = _moving(delete(ProviderEvent).where(*_PARKED, *_IS_RECORDED), TENANT, _recorded.c.message_id)
 
 
 async def attach_parked(
@@ -124,45 +207,43 @@ async def attach_parked(
 
     `recorded` holds message id, provider and the provider's id.
     """
-    found = await connection.execute(
-        _ATTACH, given(tenant_id, ("message_id", "provider_type", "provider_message_id"), recorded)
-    )
-    await _raise_statuses(connection, tenant_id, [id for (id,) in found])
+    statement = _ATTACH if tenant_id == DEFAULT_TENANT_ID else _ATTACH_ELSEWHERE
+    parameters = given(tenant_id, ("message_id", "provider_type", "provider_message_id"), recorded)
+    found = (await connection.execute(statement, parameters)).all()
+    await _raise_statuses(connection, tenant_id, [row.id for row in found])
 
 
+_CROSSED = (
+    *_PARKED,
+    ProviderEvent.received_at > func.now() - _SWEEP_BACK,
+    DeliveryAttempt.tenant_id == Tenant.id,
+    DeliveryAttempt.provider_type == ProviderEvent.provider_type,
+    DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
+    DeliveryAttempt.provider_message_id.is_not(None),
+)
 _SWEEP = (
     update(ProviderEvent)
-    .where(
-        ProviderEvent.tenant_id == TENANT,
-        ProviderEvent.message_id.is_(None),
-        ProviderEvent.received_at > func.now() - _SWEEP_BACK,
-        DeliveryAttempt.tenant_id == TENANT,
-        DeliveryAttempt.provider_type == ProviderEvent.provider_type,
-        DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
-        DeliveryAttempt.provider_message_id.is_not(None),
-    )
+    .where(*_CROSSED, Tenant.id == DEFAULT_TENANT_ID)
     .values(message_id=DeliveryAttempt.message_id)
-    .returning(ProviderEvent.id)
+    .returning(ProviderEvent.tenant_id, ProviderEvent.id)
 )
-
-
-_parked = (
-    select(ProviderEvent.id)
-    .where(ProviderEvent.tenant_id == Tenant.id, ProviderEvent.message_id.is_(None))
-    .where(ProviderEvent.received_at > func.now() - _SWEEP_BACK)
-    .exists()
+_SWEEP_ELSEWHERE = _moving(
+    delete(ProviderEvent).where(*_CROSSED, Tenant.id != DEFAULT_TENANT_ID), Tenant.id, DeliveryAttempt.message_id
 )
-_TENANTS_WITH_PARKED = select(Tenant.id).where(_parked)
+_ANY_PARKED = select(ProviderEvent.id).where(*_PARKED, ProviderEvent.received_at > func.now() - _SWEEP_BACK).limit(1)
 
 
 async def sweep_parked(connection: AsyncConnection) -> int:
     """Attach parked events that crossed the recording of their attempt on the way; returns how many there were."""
-    count = 0
-    for tenant_id in (await connection.execute(_TENANTS_WITH_PARKED)).scalars().all():
-        found = [id for (id,) in await connection.execute(_SWEEP, {"tenant": tenant_id})]
-        await _raise_statuses(connection, tenant_id, found)
-        count += len(found)
-    return count
+    if (await connection.execute(_ANY_PARKED)).scalar() is None:
+        return 0
+    found: dict[int, list[int]] = {}
+    for statement in (_SWEEP, _SWEEP_ELSEWHERE):
+        for row in await connection.execute(statement):
+            found.setdefault(row.tenant_id, []).append(row.id)
+    for tenant_id, event_ids in sorted(found.items()):
+        await _raise_statuses(connection, tenant_id, event_ids)
+    return sum(map(len, found.values()))
 
 
 _told = rows(event_id=BigInteger())

@@ -1,6 +1,8 @@
 """How we name a message to a provider: the same for every attempt, and never used again.
 
-It holds the time of creation because ids begin at 1 again in a new database, while a provider remembers.
+It holds the time of creation because ids begin at 1 again in a new database, while a provider remembers. Somebody who
+has a refused message tried again means another try: it goes by another name, or a provider that honours the name
+would only repeat its refusal.
 """
 
 import re
@@ -8,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_REFERENCE = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,17})-([0-9]{1,16})", re.ASCII)
+_REFERENCE = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,17})-([0-9]{1,16})(?:-[1-9][0-9]{0,8})?", re.ASCII)
 
 
-def reference_of(tenant_id: int, message_id: int, created_at: datetime) -> str:
-    return f"{tenant_id}-{message_id}-{(created_at - _EPOCH) // _MICROSECOND}"
+def reference_of(tenant_id: int, message_id: int, created_at: datetime, retry_count: int = 0) -> str:
+    name = f"{tenant_id}-{message_id}-{(created_at - _EPOCH) // _MICROSECOND}"
+    return f"{name}-{retry_count}" if retry_count else name
 
 
 def parse_reference(reference: str | None, tenant_id: int) -> tuple[int, datetime] | None:

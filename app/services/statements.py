@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Interval, TableValuedAlias, bindparam, column, func, literal
+from sqlalchemy import ARRAY, BigInteger, Interval, TableValuedAlias, Text, bindparam, column, func, literal
 from sqlalchemy.types import TypeEngine
 
 
@@ -29,5 +29,16 @@ def given(tenant_id: int, names: Sequence[str], values: Iterable[Sequence[Any]])
 #: Whose rows a statement is about.
 TENANT = bindparam("tenant", type_=BigInteger())
 
+#: What they travel by.
+CHANNEL = bindparam("on_channel", type_=Text())
+
 #: For times that are reckoned by the database's clock: `func.now() + seconds * SECOND`.
 SECOND = literal(timedelta(seconds=1), Interval())
+
+
+def by_tenant(items: Iterable[Any]) -> list[tuple[int, list[Any]]]:
+    """One group for each tenant, in the order of message ids, so that all who lock them do it in the same order."""
+    groups: dict[int, list[Any]] = {}
+    for item in sorted(items, key=lambda item: (item.tenant_id, item.message_id)):
+        groups.setdefault(item.tenant_id, []).append(item)
+    return list(groups.items())

@@ -333,13 +333,18 @@ def _conversation_key(message: NewMessage) -> ConversationKey:
 
 
 _wanted_pairs = rows(customer_address=Text(), contact_address=Text())
-_FIND_CONVERSATIONS = select(Conversation.customer_address, Conversation.contact_address).join(
-    _wanted_pairs,
-    and_(
-        Conversation.tenant_id == TENANT,
-        Conversation.customer_address == _wanted_pairs.c.customer_address,
-        Conversation.contact_address == _wanted_pairs.c.contact_address,
-    ),
+#: What is found stays until the end of the transaction, whoever is about to erase it; it stands in nobody else's way.
+_FIND_CONVERSATIONS = (
+    select(Conversation.customer_address, Conversation.contact_address)
+    .join(
+        _wanted_pairs,
+        and_(
+            Conversation.tenant_id == TENANT,
+            Conversation.customer_address == _wanted_pairs.c.customer_address,
+            Conversation.contact_address == _wanted_pairs.c.contact_address,
+        ),
+    )
+    .with_for_update(of=Conversation, read=True, key_share=True)
 )
 
 _new_pairs = rows(customer_address=Text(), contact_address=Text(), sent_at=DateTime(timezone=True))
@@ -397,13 +402,17 @@ async def _find_conversations(
 
 
 _wanted_contacts = rows(address=Text(), address_type=Text())
-_FIND_CONTACTS = select(Contact.address, Contact.address_type, Contact.id).join(
-    _wanted_contacts,
-    and_(
-        Contact.tenant_id == TENANT,
-        Contact.address == _wanted_contacts.c.address,
-        Contact.address_type == _wanted_contacts.c.address_type,
-    ),
+_FIND_CONTACTS = (
+    select(Contact.address, Contact.address_type, Contact.id)
+    .join(
+        _wanted_contacts,
+        and_(
+            Contact.tenant_id == TENANT,
+            Contact.address == _wanted_contacts.c.address,
+            Contact.address_type == _wanted_contacts.c.address_type,
+        ),
+    )
+    .with_for_update(of=Contact, read=True, key_share=True)
 )
 
 _new_contacts = rows(address=Text(), address_type=Text(), written=Text())

@@ -197,12 +197,13 @@ class Rig:
         carrier: Carrier = "knows_keys",
         web_delivers: bool = False,
         callback: bool = False,
+        module: str | None = None,
         **environment: str,
     ) -> None:
         self.directory = directory
         self.postgres = postgres
         self.database = postgres.new_database()
-        self._module = "tests.faults.unasked" if carrier == "neither" else "app"
+        self._module = module or ("tests.faults.unasked" if carrier == "neither" else "app")
         web_port = free_port()
         receipts_to = f"http://127.0.0.1:{web_port}/api/webhooks/simulator" if callback else None
         self.carrier = CarrierProcess(directory, carrier=carrier, callback=receipts_to, **environment)
@@ -235,7 +236,8 @@ class Rig:
     def add_worker(self, **environment: str) -> WorkerProcess:
         """One more, launched but not waited for."""
         log = self.directory / f"worker-{len(self.workers)}.log"
-        worker = WorkerProcess(log, "worker", module=self._module, **self._environment | environment)
+        own = {"DATA_DIR": str(self.web.data_dir)}
+        worker = WorkerProcess(log, "worker", module=self._module, **self._environment | own | environment)
         self.workers.append(worker)
         self.started.append(worker)
         worker.launch()

@@ -285,26 +285,29 @@ async def _hand_overs(rig: Rig, more: int, *, seen: int | None = None) -> None:
     await until(lambda: len(rig.carrier.entries()) >= wanted, within_seconds=30, why="hand-overs")
 
 
-async def test_a_second_sigterm_ends_a_worker_at_once(make_rig: MakeRig) -> None:
-    rig = make_rig(SIMULATOR_MIX="silent:1", SIMULATOR_RECEIPTS="false")
-    rig.start(workers=1)
-    [worker] = rig.workers
-    assert worker.process is not None
+@pytest.mark.parametrize("stopped", ["worker", "web"])
+async def test_a_second_sigterm_ends_it_at_once(make_rig: MakeRig, stopped: str) -> None:
+    rig = make_rig(web_delivers=stopped == "web", SIMULATOR_MIX="silent:1", SIMULATOR_RECEIPTS="false")
+    rig.start(workers=0 if stopped == "web" else 1)
+    target = rig.web if stopped == "web" else rig.workers[0]
+    assert target.process is not None
     load = Load(rig.web.port)
     await load.send(20)
     await until(lambda: len(rig.carrier.acceptances()) == 20, within_seconds=20, why="acceptances")
-    worker.process.send_signal(signal.SIGTERM)
-    await until(lambda: b"worker_stopping" in worker.log.read_bytes(), within_seconds=10, why="the first SIGTERM")
+    target.process.send_signal(signal.SIGTERM)
+    said = b"worker_stopping" if stopped == "worker" else b"Shutting down"
+    await until(lambda: said in target.log.read_bytes(), within_seconds=10, why="the first SIGTERM")
     began = time.monotonic()
-    code = await asyncio.to_thread(worker.stop)
+    code = await asyncio.to_thread(target.stop)
     ended = time.monotonic() - began
-    worker.launch()
+    target.launch()
+    await asyncio.to_thread(target.wait_until, target.is_ready)
     began = time.monotonic()
     await rig.settled(within_seconds=35)
     recovery = time.monotonic() - began
     account = rig.account(load)
     report(
-        "second_sigterm",
+        f"second_sigterm_{stopped}",
         n=account.n,
         lost=account.lost,
         doubled=account.doubled,

@@ -12,8 +12,8 @@ from tests.faults.rig import MakeRig, Postgres, Rig, drawn_seed, report, size, u
 
 pytestmark = pytest.mark.anyio
 
-#: The service gives up after five; the rest is what a busy machine adds.
-ANSWER_SECONDS = 7.0
+#: The service gives up after four; the rest is what a busy machine adds.
+ANSWER_SECONDS = 6.0
 #: From the return of the server to the first message that is accepted again.
 RECOVERY_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ async def freeze(postgres: Postgres, rig: Rig) -> None:
             while time.monotonic() - frozen_at < size(7, 30):  # that long, and the process lives all the while
                 began = time.monotonic()
                 assert (await client.get("/healthz")).status_code == 200
-                assert time.monotonic() - began < 3  # the loop lives; it is the machine that is busy
+                assert time.monotonic() - began < 1  # the loop lives
                 await anyio.sleep(0.2)
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 
+from app.routers.access import NEEDS
 from tests.factories import POSTS, sms
 from tests.routers import DOCUMENT, OPERATIONS, stored
 
@@ -17,7 +18,6 @@ pytestmark = pytest.mark.anyio
 
 FILES = Path(__file__).parents[2] / "app" / "web" / "docs"
 NAMES = [f"{method} {path}" for method, path, _ in OPERATIONS]
-
 each_operation = pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
 
 
@@ -122,18 +122,31 @@ def test_every_route_says_what_it_does_and_what_it_answers(method: str, path: st
     assert operation["responses"]["200"]["content"]["application/json"]["schema"]
 
 
+#: What can be there already.
+MAY_CONFLICT = {
+    ("POST", "/api/admin/tenants"),
+    ("POST", "/api/admin/tenants/{tenant_id}/addresses"),
+    ("DELETE", "/api/contacts/{contact_id}"),
+}
+
+
 @each_operation
 def test_every_route_documents_its_problems(method: str, path: str, operation: dict[str, Any]) -> None:
-    expected = set()
+    expected = {"400", "408", "413", "414", "415", "431"}
     if path != "/healthz":
         expected |= {"503"}
     if "requestBody" in operation or path.startswith("/api/webhooks/"):
-        expected |= {"413", "415", "422"}
-    if path.endswith(("/cancel", "/retry")):
+        expected |= {"422"}
+    if path.endswith(("/cancel", "/retry")) or (method, path) in MAY_CONFLICT:
         expected |= {"409"}
+    if path in {"/api/webhooks/sms", "/api/webhooks/email"}:
+        expected |= {"401"}
+    if NEEDS[path][method] is not None:
+        expected |= {"401", "403", "429"}
+        assert operation["security"] == [{"key": [NEEDS[path][method]]}]
     if any(parameter["in"] in {"path", "query"} for parameter in operation.get("parameters", [])):
         expected |= {"422"}
-    if "{" in path:
+    if "{" in path or (method, path) == ("POST", "/api/admin/keys"):
         expected |= {"404"}
     documented = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
     assert set(documented) == expected

@@ -12,6 +12,7 @@ from app.config import Settings
 from tests.conftest import make_settings
 from tests.factories import POSTS, sms
 from tests.routers import problem_of, row_counts
+from tests.tenancy import bearer, make_key, production
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +96,15 @@ async def test_without_its_database_it_is_alive_refuses_work_and_comes_back_by_i
     assert (await client.get("/readyz")).status_code == 200
     assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
     assert len((await client.get("/api/conversations/1/messages")).json()) == 2
+
+
+async def test_without_its_database_a_key_is_neither_good_nor_bad(
+    database_url: str, settings: Settings, relay: Relay, serve: Serve
+) -> None:
+    url = make_url(database_url).set(host="127.0.0.1", port=relay.port).render_as_string(hide_password=False)
+    client = await serve(production(settings, database_url=url, worker_enabled=False))
+    headers = [bearer(token) for token in (make_key(database_url), make_key(database_url)[:-4] + "____")]
+    await relay.cut()
+    for shown in headers:
+        response = await client.get("/api/conversations", headers=shown)
+        assert problem_of(response, 503)["type"] == "urn:problem-type:messaging:database-unavailable"

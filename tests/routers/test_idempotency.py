@@ -11,7 +11,7 @@ import pytest
 
 from app.config import Settings
 from app.database import create_serving_engine
-from app.services.delivery import forget_idempotency_keys
+from app.services.upkeep import forget_idempotency_keys
 from tests.factories import SENDS, email, sms, until
 from tests.routers import locations_of, problem_of, row_counts, rows_of
 

@@ -125,11 +125,60 @@ async def test_another_encoding_is_taken_or_said_to_be_unsupported(
         problem_of(response, 415)
 
 
-async def test_of_a_key_that_stands_twice_the_last_one_counts(client: httpx.AsyncClient) -> None:
+DUPLICATES = {
+    "at the beginning": (b'{"body": "first", ', "body.body"),
+    "of the wrong type": (b'{"body": 17, ', "body.body"),
+    "with an escape": (rb'{"bod\u0079": "first", ', "body.body"),
+    "that nobody reads": (b'{"x": 1, "x": 1, ', "body.x"),
+    "within": (b'{"x": [{"y": {"a-b": 1, "a-b": 2}}], ', "body.a-b"),
+    "empty": (b'{"": 1, "": 1, ', "body."),
+    "odd": ('{"\u202e ß\\n": 1, "\u202e ß\\n": 2, '.encode(), "body.????"),
+}
+
+
+@pytest.mark.parametrize(("begin", "location"), DUPLICATES.values(), ids=DUPLICATES)
+async def test_a_key_that_stands_twice_is_refused_and_named(
+    untouched: httpx.AsyncClient, begin: bytes, location: str
+) -> None:
     for path, make in POSTS.items():
-        content = json.dumps(make(body="last")).encode().replace(b"{", b'{"body": 17, "body": "first", ', 1)
-        assert (await client.post(path, content=content, headers=JSON)).status_code == 200
-    assert [message["body"] for message in await stored(client)] == ["last"] * len(POSTS)
+        content = json.dumps(make()).encode().replace(b"{", begin, 1)
+        assert locations_of(await untouched.post(path, content=content, headers=JSON)) == [location]
+
+
+async def test_the_same_key_in_two_objects_and_in_words_is_no_duplicate(client: httpx.AsyncClient) -> None:
+    odd = {"x": [{"body": 1}, {"body": 2}], "y": {"body": {"body": None}}}
+    for path, make in POSTS.items():
+        response = await client.post(path, json=make(body='{"body": 1, "body": 2}', **odd))
+        assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        pytest.param(b"[" * 31 + b"]" * 31, 200, id="32 deep"),
+        pytest.param(b"[" * 32 + b"]" * 32, 422, id="33 deep"),
+        pytest.param(b'{"a":[' * 15 + b"{}" + b"]}" * 15, 200, id="32 deep, of both kinds"),
+        pytest.param(b'{"a":[' * 16 + b"]}" * 16, 422, id="33 deep, of both kinds"),
+        pytest.param(b'"' + b"[{" * 500 + b'"', 200, id="deep in words"),
+        pytest.param(rb'"\"' + b"[{" * 500 + b'"', 200, id="deep in words with a quotation mark"),
+        pytest.param(b"[" + b"[],{}," * 500 + b"0]", 200, id="wide"),
+    ],
+)
+async def test_a_body_is_nested_at_most_32_deep(client: httpx.AsyncClient, value: bytes, status: int) -> None:
+    for path, make in POSTS.items():
+        response = await client.post(path, content=spelled(make(unknown=None), unknown=value), headers=JSON)
+        assert response.status_code == status, response.text
+        if status == 422:
+            assert locations_of(response) == ["body"]
+
+
+async def test_an_object_has_at_most_1000_keys(client: httpx.AsyncClient) -> None:
+    for path, make in POSTS.items():
+        many = make() | {f"key-{number}": number for number in range(1_000 - len(make()))}
+        assert (await client.post(path, json=many)).status_code == 200
+        assert locations_of(await client.post(path, json=many | {"another": 1})) == ["body"]
+        within = make(unknown=[dict.fromkeys(map(str, range(1_001)))])
+        assert locations_of(await client.post(path, json=within)) == ["body"]
 
 
 @pytest.mark.parametrize(
@@ -519,7 +568,6 @@ async def test_an_id_of_64_bits_is_looked_for(untouched: httpx.AsyncClient, addr
         "9223372036854775808",
         "9" * 30,
         "9" * 4_300,
-        "9" * 20_000,
     ],
     ids=lambda spelling: spelling[:20],
 )
@@ -527,6 +575,31 @@ async def test_an_id_has_one_spelling(
     untouched: httpx.AsyncClient, address: str, location: str, spelling: str
 ) -> None:
     assert locations_of(await untouched.get(address.format(spelling))) == [location]
+
+
+@each_address_with_id
+async def test_an_address_without_an_end_is_refused(
+    untouched: httpx.AsyncClient, address: str, location: str
+) -> None:
+    problem_of(await untouched.get(address.format("9" * 20_000)), 414)
+
+
+@pytest.mark.parametrize("path", ["/api/conversations", "/api/conversations/1/messages", "/api/messages"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *("0", "-1", "+5", "%2B5", " 5", "%205", "5%20", "5%0A", "5%00", "05", "5.0", "1_0", "5e0", "0x5"),
+        *("%D9%A5", "%EF%BC%95", "1001", "10000", "9" * 30, "9" * 4_300, "", "null", "NaN"),
+    ],
+    ids=lambda spelling: spelling[:20],
+)
+async def test_a_limit_has_one_spelling(untouched: httpx.AsyncClient, path: str, spelling: str) -> None:
+    assert locations_of(await untouched.get(f"{path}?limit={spelling}")) == ["query.limit"]
+
+
+async def test_a_limit_lies_between_1_and_1000(client: httpx.AsyncClient) -> None:
+    for spelling in ("1", "10", "999", "1000"):
+        assert (await client.get(f"/api/conversations?limit={spelling}")).status_code == 200
 
 
 async def test_an_odd_spelling_does_not_find_what_is_there(client: httpx.AsyncClient) -> None:

@@ -15,7 +15,7 @@ from app.database import create_serving_engine
 from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure
 from app.providers.registry import provider_registry
-from app.services.delivery import Claim
+from app.services.claims import Claim
 from app.services.policy import ACCEPTED, Verdict
 from tests.factories import email, make_messages, sms, until
 from tests.test_worker import Queue, Scripted

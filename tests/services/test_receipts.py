@@ -8,19 +8,21 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.database import create_serving_engine
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
+from app.models import DeliveryAttempt
 from app.providers.base import OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
-from app.services.delivery import Claim
+from app.services.claims import Claim
 from app.services.policy import ACCEPTED, Verdict
-from app.services.receipts import store_receipts, sweep_parked
+from app.services.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.references import reference_of
 from tests.factories import PENDING, make_messages, sms, until
+from tests.tenancy import make_tenant
 from tests.test_worker import Queue, Scripted
 
 pytestmark = pytest.mark.anyio
@@ -35,12 +37,23 @@ class Ledger:
     """Messages of the provider `sms`, what it says about them, and what came of it."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self.queue = Queue(engine)
 
     async def make(self, count: int = 1, *, status: MessageStatus = MessageStatus.QUEUED) -> list[int]:
-        async with self._engine.begin() as connection:
+        async with self.engine.begin() as connection:
             return await make_messages(connection, count, status=status)
+
+    async def handed_over(self, *, status: MessageStatus) -> int:
+        """A message in the given status that was handed to the provider once."""
+        [message_id] = await self.make(status=status)
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                insert(DeliveryAttempt).values(
+                    tenant_id=1, message_id=message_id, number=1, provider_type="sms", started_at=func.now()
+                )
+            )
+        return message_id
 
     async def claimed(self) -> Claim:
         """A message that a worker has in hand."""
@@ -55,16 +68,17 @@ class Ledger:
         return claim.message_id
 
     async def say(self, *receipts: Receipt) -> None:
-        async with self._engine.begin() as connection:
-            await store_receipts(connection, 1, [("sms", receipt) for receipt in receipts])
+        async with self.engine.begin() as connection:
+            await store_receipts(connection, [("sms", receipt) for receipt in receipts])
 
     async def sweep(self) -> int:
-        async with self._engine.begin() as connection:
+        async with self.engine.begin() as connection:
             return await sweep_parked(connection)
 
     async def ask(self, question: str, **values: object) -> list[Any]:
-        async with self._engine.connect() as connection:
-            return list((await connection.execute(text(question), values)).all())
+        async with self.engine.connect() as connection:
+            everything = text(question).execution_options(all_tenants="a test looks at all there is")
+            return list((await connection.execute(everything, values)).all())
 
     async def message(self, message_id: int) -> Any:
         [row] = await self.ask("SELECT * FROM messages WHERE id = :id", id=message_id)
@@ -98,7 +112,7 @@ async def test_a_receipt_raises_the_rank_and_never_lowers_it(ledger: Ledger, sai
     became: dict[str, MessageStatus] = {}
     expected: dict[str, MessageStatus] = {}
     for status in MessageStatus:
-        [message_id] = await ledger.make(status=status)
+        message_id = await ledger.handed_over(status=status)
         await ledger.say(Receipt(f"event-{status}", said, idempotency_key=await ledger.reference(message_id)))
         became[status] = await ledger.status(message_id)
         raised = STATUS_RANK[said] > STATUS_RANK[status]
@@ -117,7 +131,7 @@ async def test_a_receipt_that_says_less_than_sent_takes_no_message_out_of_the_qu
 ) -> None:
     """`queued` over there says nothing about whether we still have to hand it over."""
     for status in PENDING:
-        [message_id] = await ledger.make(status=status)
+        message_id = await ledger.handed_over(status=status)
         await ledger.say(Receipt(f"event-{status}", said, idempotency_key=await ledger.reference(message_id)))
         message = await ledger.message(message_id)
         assert message.due_at is not None, f"{status} became {message.status}, and nobody looks at it again"
@@ -174,7 +188,7 @@ async def test_fifty_copies_of_an_event_at_once_are_kept_once(ledger: Ledger) ->
 
 async def test_two_providers_may_use_the_same_event_id(ledger: Ledger, engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
-        await store_receipts(connection, 1, [("sms", Receipt("1", SENT, "a")), ("other", Receipt("1", SENT, "b"))])
+        await store_receipts(connection, [("sms", Receipt("1", SENT, "a")), ("other", Receipt("1", SENT, "b"))])
     assert {event.provider_type for event in await ledger.events()} == {"sms", "other"}
 
 
@@ -218,7 +232,7 @@ async def test_a_receipt_of_another_provider_with_the_same_id_stays_parked(
     ledger: Ledger, engine: AsyncEngine
 ) -> None:
     async with engine.begin() as connection:
-        await store_receipts(connection, 1, [("other", Receipt("1", DELIVERED, "vendor-1"))])
+        await store_receipts(connection, [("other", Receipt("1", DELIVERED, "vendor-1"))])
     message_id = await ledger.accepted("vendor-1")
     assert await ledger.sweep() == 0
     assert await ledger.status(message_id) is SENT
@@ -230,7 +244,7 @@ async def test_a_receipt_that_crosses_its_answer_on_the_way_is_found_by_the_swee
     """Neither transaction sees the other's row; both commit."""
     claim = await ledger.claimed()
     async with engine.begin() as connection:
-        await store_receipts(connection, 1, [("sms", Receipt("1", DELIVERED, "vendor-1"))])
+        await store_receipts(connection, [("sms", Receipt("1", DELIVERED, "vendor-1"))])
         assert await ledger.queue.record(claim, ACCEPTED, "vendor-1")
     assert await ledger.status(claim.message_id) is SENT
     assert await ledger.sweep() == 1
@@ -245,7 +259,7 @@ async def test_a_running_worker_sweeps_by_itself(
 ) -> None:
     claim = await ledger.claimed()
     async with engine.begin() as connection:
-        await store_receipts(connection, 1, [("sms", Receipt("1", DELIVERED, "vendor-1"))])
+        await store_receipts(connection, [("sms", Receipt("1", DELIVERED, "vendor-1"))])
         assert await ledger.queue.record(claim, ACCEPTED, "vendor-1")
     await serve(settings)
     await until(lambda: ledger.status(claim.message_id), lambda status: status is DELIVERED)
@@ -399,3 +413,89 @@ async def test_what_a_provider_calls_back_with_is_in_the_ledger_before_it_is_ans
         assert await ledger.status(1) is DELIVERED
         [event] = await ledger.events()
         assert event.raw == said
+
+
+class Acme:
+    """Another tenant with one message, handed to `sms`."""
+
+    def __init__(self, ledger: Ledger, url: str) -> None:
+        self._ledger = ledger
+        self.tenant_id = make_tenant(url)
+
+    async def hand_over(self, *, provider_message_id: str | None = None) -> int:
+        async with self._ledger.engine.begin() as connection:
+            [message_id] = await make_messages(connection, tenant_id=self.tenant_id, status=MessageStatus.SENDING)
+            await connection.execute(
+                insert(DeliveryAttempt).values(
+                    tenant_id=self.tenant_id,
+                    message_id=message_id,
+                    number=1,
+                    provider_type="sms",
+                    provider_message_id=provider_message_id,
+                    started_at=func.now(),
+                )
+            )
+        return message_id
+
+    async def attach(self, message_id: int, provider_message_id: str) -> None:
+        async with self._ledger.engine.begin() as connection:
+            await attach_parked(connection, self.tenant_id, [(message_id, "sms", provider_message_id)])
+
+    async def reference(self, message_id: int) -> str:
+        return reference_of(self.tenant_id, message_id, (await self._ledger.message(message_id)).created_at)
+
+
+@pytest.fixture
+def acme(ledger: Ledger, database_url: str) -> Acme:
+    return Acme(ledger, database_url)
+
+
+async def test_a_receipt_finds_the_tenant_of_its_message_by_either_name(ledger: Ledger, acme: Acme) -> None:
+    by_us, by_them = await acme.hand_over(), await acme.hand_over(provider_message_id="vendor-2")
+    await ledger.say(
+        Receipt("1", DELIVERED, idempotency_key=await acme.reference(by_us)), Receipt("2", DELIVERED, "vendor-2")
+    )
+    assert [await ledger.status(id) for id in (by_us, by_them)] == [DELIVERED, DELIVERED]
+    assert {event.tenant_id for event in await ledger.events()} == {acme.tenant_id}
+
+
+async def test_our_name_for_a_message_is_believed_only_from_whom_it_was_handed_to(ledger: Ledger, acme: Acme) -> None:
+    message_id = await acme.hand_over()
+    reference = await acme.reference(message_id)
+    async with ledger.engine.begin() as connection:
+        await store_receipts(connection, [("other", Receipt("1", DELIVERED, idempotency_key=reference))])
+    assert await ledger.status(message_id) == MessageStatus.SENDING
+    [event] = await ledger.events()
+    assert (event.tenant_id, event.message_id) == (1, None)
+
+
+@pytest.mark.parametrize("tenant", ["0", "7", "999999999999999999", "9" * 5000, "\u0661", "-1", ""])
+async def test_a_name_of_a_tenant_that_is_none_is_no_name(ledger: Ledger, tenant: str) -> None:
+    await ledger.say(Receipt("1", DELIVERED, idempotency_key=f"{tenant}-1-1730469600000000"))
+    [event] = await ledger.events()
+    assert (event.tenant_id, event.message_id) == (1, None)
+
+
+async def test_a_parked_event_moves_to_the_tenant_of_its_message(ledger: Ledger, acme: Acme) -> None:
+    message_id = await acme.hand_over()
+    await ledger.say(Receipt("1", DELIVERED, "vendor-1", detail="kept"))
+    [parked] = await ledger.events()
+    assert (parked.tenant_id, parked.message_id) == (1, None)
+    await acme.attach(message_id, "vendor-1")
+    [moved] = await ledger.events()
+    assert (moved.tenant_id, moved.message_id, moved.detail) == (acme.tenant_id, message_id, "kept")
+    assert moved.received_at == parked.received_at
+    assert await ledger.status(message_id) == DELIVERED
+    await ledger.say(Receipt("1", DELIVERED, "vendor-1"))
+    await acme.attach(message_id, "vendor-1")
+    assert len(await ledger.events()) == 1
+
+
+async def test_the_sweep_finds_what_crossed_the_recording_of_another_tenants_attempt(
+    ledger: Ledger, acme: Acme
+) -> None:
+    await ledger.say(Receipt("1", DELIVERED, "vendor-1"))
+    message_id = await acme.hand_over(provider_message_id="vendor-1")
+    assert await ledger.sweep() == 1
+    assert await ledger.status(message_id) == DELIVERED
+    assert await ledger.sweep() == 0

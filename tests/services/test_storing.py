@@ -24,7 +24,8 @@ Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 @pytest.fixture
 async def two_clients(serve: Serve, settings: Settings) -> list[httpx.AsyncClient]:
     """Two applications on one database: what one process would settle in its queue, PostgreSQL has to settle."""
-    quiet = settings.model_copy(update={"worker_enabled": False, "database_statement_timeout_seconds": 60})
+    patient = {"database_statement_timeout_seconds": 60, "max_requests_in_flight": 5_000}
+    quiet = settings.model_copy(update={"worker_enabled": False, **patient})
     return [await serve(quiet), await serve(quiet)]
 
 

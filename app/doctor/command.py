@@ -1,0 +1,47 @@
+"""The command line's part of the doctor."""
+
+import argparse
+import json
+import sys
+
+from app.config import Settings
+from app.doctor.examination import Report, examine
+from app.doctor.findings import Level, counted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m app doctor`."""
+    parser.add_argument("--json", action="store_true", help="for machines: one JSON document")
+    parser.add_argument("--online", action="store_true", help="also fetch PUBLIC_URL, which by default is left alone")
+
+
+def run(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Print what is found; 1 when there is a problem among it, 0 when there is none."""
+    report = examine(settings, online=chosen.online)
+    print(_as_json(report) if chosen.json else _as_text(report), file=sys.stdout)  # noqa: T201 - it was asked for
+    return 1 if report.count(Level.PROBLEM) else 0
+
+
+def _as_text(report: Report) -> str:
+    """A line for each finding, and below it, further in, how to mend it."""
+    width = max(len(name) for name, _ in report.findings)
+    lines = []
+    for name, finding in report.findings:
+        lines.append(f"{finding.level:7}  {name:{width}}  {finding.text}")
+        if finding.mending:
+            lines.append(f"{'':7}  {'':{width}}  > {finding.mending}")
+    if report.left_out:
+        lines.append(f"\nNot looked at, because of the above: {', '.join(report.left_out)}.")
+    problems, warnings = report.count(Level.PROBLEM), report.count(Level.WARNING)
+    lines.append(f"\n{counted(problems, 'problem')}, {counted(warnings, 'warning')}.")
+    return "\n".join(lines)
+
+
+def _as_json(report: Report) -> str:
+    """`findings` are objects of `check`, `level`, `text` and `mending`, which is null where all is well."""
+    findings = [
+        {"check": name, "level": finding.level.value, "text": finding.text, "mending": finding.mending}
+        for name, finding in report.findings
+    ]
+    counts = {"problems": report.count(Level.PROBLEM), "warnings": report.count(Level.WARNING)}
+    return json.dumps({**counts, "findings": findings, "left_out": report.left_out}, indent=2)

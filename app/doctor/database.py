@@ -1,0 +1,265 @@
+"""Checks of the PostgreSQL server, of our role there, and of the schema."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from app.config import Settings
+from app.doctor.findings import Finding, counted, ok, problem, warning
+from app.migrate import alembic_config, differences
+from app.models import Base
+
+_OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with
+_SKEW_WARNING, _SKEW_PROBLEM = 1.0, 30.0  # seconds
+_SHOWN = 5  # of a list; whoever mends these sees the rest next time
+
+
+def database(_: Settings, connection: Connection) -> Iterator[Finding]:
+    """Stands first: that it is reached at all is found here."""
+    version, number = connection.execute(
+        text("SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000")
+    ).one()
+    name = f"PostgreSQL {version.split()[0]}"
+    if number < _OLDEST:
+        yield problem(f"{name} is too old.", f"Move the database to PostgreSQL {_OLDEST} to {_NEWEST}.")
+    elif number > _NEWEST:
+        yield warning(
+            f"{name} is newer than what this version is tested with.",
+            f"Look for a newer version of this service, or use PostgreSQL {_OLDEST} to {_NEWEST}.",
+        )
+    else:
+        yield ok(f"{name} answers")
+
+
+def encoding(_: Settings, connection: Connection) -> Iterator[Finding]:
+    found = connection.execute(text("SELECT current_setting('server_encoding')")).scalar_one()
+    if found != "UTF8":
+        yield problem(
+            f"The database is encoded as {found}: letters that it does not have can't be stored.",
+            "Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and move over with pg_dump.",
+        )
+    else:
+        yield ok("UTF8")
+
+
+_RISKS = {
+    "fsync": "a power cut can destroy the database",
+    "full_page_writes": "a power cut can damage pages of the database",
+    "synchronous_commit": "a crash of PostgreSQL loses messages that were accepted just before",
+}
+_RESETS = {
+    "database": "Run `ALTER DATABASE {database} RESET {name}`, and restart the service.",
+    "user": "Run `ALTER ROLE {role} RESET {name}`, and restart the service.",
+    "database user": "Run `ALTER ROLE {role} IN DATABASE {database} RESET {name}`, and restart the service.",
+    "client": "Take {name} out of DATABASE_URL and PGOPTIONS, and restart the service.",
+    "command line": "Start PostgreSQL without {name} on its command line.",
+}
+_ELSEWHERE = "Set {name} = on in postgresql.conf or with ALTER SYSTEM, and run `SELECT pg_reload_conf()`."
+
+
+def durability(_: Settings, connection: Connection) -> Iterator[Finding]:
+    """As it is for our role in our database, wherever it was set."""
+    names = connection.execute(
+        text("SELECT quote_ident(current_user) AS role, quote_ident(current_database()) AS database")
+    )
+    ours = names.mappings().one()
+    found = connection.execute(
+        text("SELECT name, source FROM pg_settings WHERE name = ANY(:names) AND setting = 'off' ORDER BY name"),
+        {"names": list(_RISKS)},
+    ).all()
+    for name, source in found:
+        mending = _RESETS.get(source, _ELSEWHERE).format(name=name, **ours)
+        yield problem(f"{name} is off (set by: {source}): {_RISKS[name]}.", mending)
+    if not found:
+        yield ok(f"{', '.join(_RISKS)} are on")
+
+
+_TRAITS = text("""
+    SELECT rolsuper,
+           coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
+           OR EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY(:tables)
+                      AND pg_has_role(tableowner, 'USAGE')) AS changes_schema
+    FROM pg_roles WHERE rolname = current_user
+""")
+_A_ROLE = (
+    "Migrate with this role, and serve with another one in DATABASE_URL: CREATE ROLE ... LOGIN PASSWORD ...; "
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO it."
+)
+
+
+def role(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    """What somebody who takes the service over could do to the database."""
+    is_superuser, changes_schema = connection.execute(_TRAITS, {"tables": list(Base.metadata.tables)}).one()
+    if not settings.is_production:
+        yield ok("a superuser, as development may have" if is_superuser else "no superuser")
+    elif is_superuser:
+        yield problem("The service is a superuser of the whole database server.", _A_ROLE)
+    elif changes_schema:
+        yield warning("The service may change and drop its tables, which it never needs.", _A_ROLE)
+    else:
+        yield ok("no superuser, and may not change the schema")
+
+
+_ROOM = text("""
+    SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                 - coalesce(current_setting('reserved_connections', true)::int, 0),
+                 (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+                 (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())) AS room,
+           (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND query NOT LIKE 'LISTEN %'
+            AND application_name <> current_setting('application_name')) AS others
+""")
+
+
+def connections(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    room, others = connection.execute(_ROOM).one()
+    each = settings.database_pool_size + settings.database_pool_overflow + 1  # one listens for what is due
+    needed = settings.web_concurrency * each
+    facts = (
+        f"{counted(settings.web_concurrency, 'web process', 'web processes')} may open {needed}, each worker process "
+        f"{each} more, and there is room for {room}"
+    )
+    mending = (
+        "Raise max_connections (and restart PostgreSQL) or the limit of the role or the database, or lower "
+        "DATABASE_POOL_SIZE, DATABASE_POOL_OVERFLOW or WEB_CONCURRENCY."
+    )
+    if needed > room:
+        yield problem(f"{facts}: under load requests will be answered 503.", mending)
+    elif needed + others > room:
+        yield warning(f"{facts}, of which others use {others} now.", mending)
+    else:
+        yield ok(facts)
+
+
+def clock(_: Settings, connection: Connection) -> Iterator[Finding]:
+    before = datetime.now(UTC)
+    theirs, zone = connection.execute(text("SELECT clock_timestamp(), current_setting('TimeZone')")).one()
+    after = datetime.now(UTC)
+    # Where in between the database looked at its clock can't be told, so half of the way is in its favour.
+    half = (after - before) / 2
+    yield skew_finding((abs(theirs - (before + half)) - half).total_seconds(), zone)
+
+
+def skew_finding(seconds: float, zone: str) -> Finding:
+    """What to say of clocks that are so far apart."""
+    if seconds <= _SKEW_WARNING:
+        return ok(f"less than {_SKEW_WARNING:g} s from the database's, whose time zone is {zone} (we store UTC)")
+    say = problem if seconds > _SKEW_PROBLEM else warning
+    return say(
+        f"This machine's clock is {seconds:.0f} s from the database's: signatures of webhooks are judged by the one, "
+        "what is due by the other.",
+        "Have both machines follow NTP: `timedatectl set-ntp true`.",
+    )
+
+
+def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    """Whether it is what the migrations of this version leave."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    history = ScriptDirectory.from_config(alembic_config())
+    newest = history.get_current_head()
+    if current != newest:
+        is_unknown = current is not None and current not in {each.revision for each in history.walk_revisions()}
+        text_ = f"The database is at revision {current or 'none'}, and this version needs {newest}."
+        if is_unknown:
+            yield problem(
+                text_,
+                "Run the version of the service that migrated this database, or a newer one.",
+                hides_the_rest=True,
+            )
+        elif settings.is_production:
+            yield problem(text_, "Run `python -m app migrate`.", hides_the_rest=True)
+        else:
+            yield warning(
+                text_, "Start the service, or run `python -m app migrate`: either migrates it.", hides_the_rest=True
+            )
+        return
+    found = [_described(each) for each in differences(connection)]
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        yield problem(
+            f"It was changed by hand: {', '.join(found[:_SHOWN])}{more}.",
+            "Put it back as app/models.py has it, or restore a backup: "
+            + (
+                "the service does not start with it."
+                if settings.is_production
+                else "only whole tables come back, empty, at the next start."
+            ),
+        )
+    else:
+        yield ok(f"at revision {newest}, as the migrations left it")
+
+
+_STANDINGS = {"add": "missing", "remove": "unknown", "modify": "changed"}
+
+
+def _described(difference: Any) -> str:
+    """One entry of alembic's comparison, seen from the database: `missing column messages.subject`."""
+    kind, *parts = difference[0] if isinstance(difference, list) else difference
+    verb, _, thing = kind.partition("_")
+    if verb == "modify" or thing == "column":
+        _schema, table, column, *_rest = parts
+        return f"{_STANDINGS[verb]} column {table}.{getattr(column, 'name', column)}"
+    return f"{_STANDINGS.get(verb, verb)} {thing} {parts[0].name}"
+
+
+_INVALID_INDEXES = text("""
+    SELECT quote_ident(indexed.relname) FROM pg_index
+    JOIN pg_class indexed ON indexed.oid = indexrelid JOIN pg_class own ON own.oid = indrelid
+    WHERE NOT (indisvalid AND indisready) AND own.relnamespace = current_schema()::regnamespace
+      AND own.relname = ANY(:tables)
+      AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index)
+    ORDER BY 1
+""")
+_INVALID_CONSTRAINTS = text("""
+    SELECT own.relname, quote_ident(conname) FROM pg_constraint JOIN pg_class own ON own.oid = conrelid
+    WHERE NOT convalidated AND own.relnamespace = current_schema()::regnamespace AND own.relname = ANY(:tables)
+    ORDER BY 1, 2
+""")
+
+
+def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
+    ours = {"tables": list(Base.metadata.tables)}
+    broken = connection.execute(_INVALID_INDEXES, ours).scalars().all()
+    unchecked = connection.execute(_INVALID_CONSTRAINTS, ours).all()
+    for name in broken:
+        yield problem(
+            f"The index {name} was not built to its end: it is not used, and promises nothing.",
+            f"Run `REINDEX INDEX CONCURRENTLY {name}`; where that finds duplicates, remove them first.",
+        )
+    for table, name in unchecked:
+        yield warning(
+            f"The constraint {name} was not checked against the rows that were there.",
+            f"Run `ALTER TABLE {table} VALIDATE CONSTRAINT {name}`.",
+        )
+    if not broken and not unchecked:
+        yield ok("all of them, and all constraints, are valid")
+
+
+# Autovacuum comes at 50 rows and a fifth of the table, so that it can't have come where these hold.
+_UNTIDY = text("""
+    SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
+    WHERE schemaname = current_schema() AND relname = ANY(:tables)
+      AND (n_dead_tup > 10000 + n_live_tup / 2
+           OR n_live_tup + n_dead_tup > 100000 AND coalesce(last_vacuum, last_autovacuum) IS NULL)
+    ORDER BY n_dead_tup DESC
+""")
+
+
+def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
+    is_on = connection.execute(text("SELECT current_setting('autovacuum') = 'on'")).scalar_one()
+    untidy = connection.execute(_UNTIDY, {"tables": list(Base.metadata.tables)}).all()
+    if not is_on:
+        yield warning(
+            "autovacuum is off: tables grow, and everything gets slower.",
+            "Set autovacuum = on in postgresql.conf or with ALTER SYSTEM, and run `SELECT pg_reload_conf()`.",
+        )
+    for table, dead, live in untidy:
+        yield warning(
+            f"{table} has {dead} dead rows beside {live} living ones, or was never vacuumed.",
+            f"Run `VACUUM (ANALYZE) {table}`, and look in pg_stat_activity for a transaction that is open for long.",
+        )
+    if is_on and not untidy:
+        yield ok("tables are tidy")

@@ -1,0 +1,165 @@
+"""Checks of what the service has stored: keys, how the providers fare, the queue. Counts only, of all tenants."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, text
+
+from app.config import Settings
+from app.doctor.findings import Finding, counted, duration, ok, problem, warning
+
+_SHOWN = 5
+
+_KEYS = text("""
+    SELECT count(*) FILTER (WHERE expires_at IS NULL OR expires_at > now()) AS valid,
+           count(*) FILTER (WHERE (expires_at IS NULL OR expires_at > now()) AND scopes ? 'admin') AS admin
+    FROM api_keys WHERE revoked_at IS NULL
+""")
+_EXPIRING = text("""
+    SELECT format('%s of tenant %s', id, tenant_id) AS name, expires_at <= now() AS is_over,
+           extract(epoch FROM expires_at - now()) AS seconds
+    FROM api_keys WHERE revoked_at IS NULL AND expires_at <= now() + interval '14 days' ORDER BY expires_at
+""")
+
+
+def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    """The keys that let clients in. They are named by their ids, as `python -m app keys list` shows them."""
+    valid, admin = connection.execute(_KEYS).one()
+    expiring = connection.execute(_EXPIRING).all()
+    make = "`python -m app keys create --name ...`"
+    if settings.is_production and not valid:
+        yield problem("There is no valid API key: every request is refused.", f"Make one: {make}.")
+    for name, is_over, seconds in expiring[:_SHOWN]:
+        if is_over:
+            yield warning(
+                f"Key {name} has expired: whoever uses it is refused.",
+                f"If it is still needed, make another with {make}; then `python -m app keys revoke TENANT ID`.",
+            )
+        else:
+            yield warning(
+                f"Key {name} expires in {duration(float(seconds))}.",
+                f"Make another with {make}, hand it over, and then `python -m app keys revoke TENANT ID`.",
+            )
+    if len(expiring) > _SHOWN:
+        yield warning(
+            f"{len(expiring) - _SHOWN} more have expired or will within 14 days.",
+            "`python -m app keys list` has them.",
+        )
+    if not expiring and (valid or not settings.is_production):
+        yield ok(f"{valid} valid, {admin} of them with the scope admin")
+
+
+_TROUBLED = text("""
+    SELECT provider_type, paused_at IS NOT NULL AS is_paused,
+           extract(epoch FROM now() - paused_at) AS paused_for,
+           coalesce(open_until > now(), false) AS is_open, failure_count,
+           coalesce(throttled_until > now(), false) AS is_throttled,
+           extract(epoch FROM throttled_until - now()) AS throttled_for
+    FROM provider_states ORDER BY provider_type
+""")
+
+
+def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
+    """Those who have had trouble. Why one is paused are its vendor's words, which are not repeated here."""
+    in_trouble = False
+    for name, is_paused, paused_for, is_open, failures, is_throttled, throttled_for in connection.execute(_TROUBLED):
+        if is_paused:
+            yield problem(
+                f"{name} refused our credentials {duration(float(paused_for))} ago and is paused; its queue is kept.",
+                f"GET /api/providers says why. Correct them, restart, and POST /api/providers/{name}/resume.",
+            )
+        elif is_open:
+            yield warning(
+                f"{name} has failed {failures} times in a row and is left alone for a while.",
+                "It is tried again by itself. See the vendor's status page, and the last attempts in "
+                f"GET /api/messages?provider={name}.",
+            )
+        elif is_throttled:
+            yield warning(
+                f"{name} asked for a pause of which {duration(float(throttled_for))} are left.",
+                f"It goes on by itself. If that comes often, set PROVIDER_RATES={name}:N to what the vendor allows.",
+            )
+        in_trouble |= is_paused or is_open or is_throttled
+    if not in_trouble:
+        yield ok("none is paused, throttled or failing")
+
+
+# What waits for an earlier message of its conversation is not overdue; that one may be.
+_DUE = text("""
+    SELECT count(*) FILTER (WHERE due_at < now() - interval '1 minute') AS overdue,
+           extract(epoch FROM now() - min(due_at)) AS oldest
+    FROM messages m
+    WHERE due_at <= now() AND NOT EXISTS (
+        SELECT FROM messages earlier
+        WHERE earlier.tenant_id = m.tenant_id AND earlier.conversation_id = m.conversation_id
+          AND earlier.channel = m.channel AND earlier.id < m.id AND earlier.due_at IS NOT NULL
+          AND earlier.status <> 'scheduled')
+""")
+# A worker listens for what is due. Behind a pooler that can't be seen, but the leases that it renews can.
+_WORKERS = text("""
+    SELECT greatest(
+        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'),
+        (SELECT count(*) FROM (SELECT FROM messages WHERE status = 'sending' AND due_at > now() LIMIT 1) AS leased))
+""")
+
+
+def queue(_: Settings, connection: Connection) -> Iterator[Finding]:
+    overdue, oldest = connection.execute(_DUE).one()
+    workers = connection.execute(_WORKERS).scalar_one()
+    at_work = counted(workers, "worker is", "workers are") + " connected" if workers else "no worker is connected"
+    if not overdue:
+        waiting = f"the oldest due message waits for {duration(float(oldest))}" if oldest else "nothing is due"
+        yield ok(f"{waiting}; {at_work}")
+        return
+    text_ = (
+        f"{counted(overdue, 'message')} should have left, the oldest {duration(float(oldest))} ago, and {at_work}."
+    )
+    if workers:
+        yield warning(
+            text_,
+            "If a provider above is paused or asked for a pause, they wait for it. Otherwise start more workers "
+            "(`python -m app worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES.",
+        )
+    else:
+        yield problem(text_, "Start `python -m app worker`, or the service with WORKER_ENABLED=true.")
+
+
+_ENDED = text("""
+    SELECT count(*) FILTER (WHERE status = 'failed') AS failed,
+           count(*) FILTER (WHERE status = 'unknown' AND due_at IS NULL) AS in_doubt
+    FROM messages WHERE status IN ('failed', 'unknown') AND created_at > now() - interval '1 day'
+""")
+
+
+def outcomes(_: Settings, connection: Connection) -> Iterator[Finding]:
+    failed, in_doubt = connection.execute(_ENDED).one()
+    if in_doubt:
+        yield warning(
+            f"{counted(in_doubt, 'message')} of the last day may or may not have gone out.",
+            "GET /api/messages?status=unknown lists them. A receipt settles one; POST /api/messages/ID/retry sends "
+            "it again, perhaps for the second time.",
+        )
+    if failed:
+        yield warning(
+            f"{counted(failed, 'message')} of the last day failed.",
+            "GET /api/messages?status=failed lists them with their reasons; POST /api/messages/ID/retry tries again.",
+        )
+    if not failed and not in_doubt:
+        yield ok("nothing of the last day failed or is in doubt")
+
+
+_PARKED = text("""
+    SELECT provider_type, count(*) FROM provider_events
+    WHERE message_id IS NULL AND received_at < now() - interval '1 hour' GROUP BY 1 ORDER BY 1
+""")
+
+
+def receipts(_: Settings, connection: Connection) -> Iterator[Finding]:
+    parked = connection.execute(_PARKED).all()
+    for name, count in parked:
+        yield warning(
+            f"{counted(count, 'receipt')} of {name}, an hour old or more, name messages that we don't have.",
+            f"See in the vendor's console whether another system sends with the account of {name}, and let each have "
+            "a webhook address of its own.",
+        )
+    if not parked:
+        yield ok("every one has found its message")

@@ -1,0 +1,153 @@
+"""HTTP/1.1 with an end to its patience: uvicorn's parser waits for a client as long as the client likes.
+
+In use where `python -m app serve` starts the server; `uvicorn app.main:app` has uvicorn's own protocol.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.config import Settings
+from app.errors import Overloaded
+from app.routers.answers import Headers, data_headers, request_ids
+from app.routers.edge import MOST_HEADERS
+from app.routers.gate import NEVER_SHED, Refusal
+from app.routers.problems import problem
+
+_LARGEST_HEAD = 65_536  # bytes
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
+_UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
+_ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
+_LOOKS = 4  # within the shortest of the times, so that no deadline is overrun by more than a quarter of it
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """A connection that has to complete the head of a request, and then its body, each within a time.
+
+    `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
+    it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
+    is answered 408, one whose head grows without an end 431, one whose request can't be read 400; then the connection
+    is closed. While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before they are parsed. The
+    settings come with the lifespan's state.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._settings: Settings = self.app_state["settings"]
+        self._refusal: Refusal = self.app_state["refusal"]
+        self._deadline: float | None = None  # None while a whole request is being answered
+        self._in_head = True
+        self._unfinished = 0  # bytes of a head that is not complete
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if len(self.tasks) >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
+            self._shed()
+            return
+        super().data_received(data)
+        if self._deadline is not None and not self.transport.is_closing():
+            self._unfinished += len(data) if self._in_head else 0
+            # After the head more headers may come: those behind a body in chunks.
+            if self._unfinished > _LARGEST_HEAD or (self.headers and len(self.headers) > 2 * MOST_HEADERS):
+                self._give_up(431, "Too many headers", f"The head of a request has at most {_LARGEST_HEAD} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._unfinished = 0
+        self._deadline = self.loop.time() + self._settings.request_timeout_seconds
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._deadline = None
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:
+            self._await_head(kept_seconds=self.timeout_keep_alive)
+
+    def _is_idle(self) -> bool:
+        """Whether what comes now is the beginning of a request, and nothing is to be answered before it."""
+        return self._in_head and not self._unfinished and (self.cycle is None or self.cycle.response_complete)
+
+    def _shed(self) -> None:
+        """Say no before anything is parsed, and hear nothing more until the time that it names is over.
+
+        Saying no must not use up the process: a client that asks again at once would have the more of it, the less it
+        gets.
+        """
+        headers, body = self._refusal.answer(in_flight=len(self.tasks))
+        self.transport.write(_head(Overloaded.status, headers) + b"\r\n" + body)
+        self._await_head(kept_seconds=self.timeout_keep_alive)
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.flow.pause_reading()
+        self.loop.call_later(Overloaded.retry_after, self._hear_again)
+
+    def _hear_again(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        self._give_up(400, "Bad request", "This is not a request of HTTP/1.1.")
+
+    def _await_head(self, *, kept_seconds: float = 0) -> None:
+        self._in_head = True
+        self._deadline = self.loop.time() + kept_seconds + self._settings.header_timeout_seconds
+
+    def _look(self) -> None:
+        if self._deadline is not None and self.loop.time() >= self._deadline:
+            if self._in_head and not self._unfinished:
+                self.transport.close()  # it has not begun to ask anything
+            else:
+                self._give_up(408, "Request timeout", "The request did not come to its end in time.")
+        if not self.transport.is_closing():
+            shortest = min(self._settings.header_timeout_seconds, self._settings.request_timeout_seconds)
+            self._timer = self.loop.call_later(shortest / _LOOKS, self._look)
+
+    def _give_up(self, status: int, title: str, detail: str) -> None:
+        """Answer past the application, if nothing has been answered yet, and close."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_as_bytes(problem(status, title, detail), self._settings))
+        self.transport.close()
+
+
+def _as_bytes(answer: Response, settings: Settings) -> bytes:
+    headers = [*answer.raw_headers, (b"x-request-id", next(request_ids())), *data_headers(settings)]
+    return _head(answer.status_code, headers) + b"connection: close\r\n\r\n" + bytes(answer.body)
+
+
+def _head(status: int, headers: Headers) -> bytes:
+    return b"".join([STATUS_LINE[status], *(name + b": " + value + b"\r\n" for name, value in headers)])
+
+
+def _may_be_shed(data: bytes) -> bool:
+    """Whether these bytes are exactly one request of the plain kind, so that what follows them is the next one.
+
+    Anything else, such as a part of a request, or one that wants the connection closed, goes the ordinary way.
+    """
+    if data.startswith(_ALWAYS_SERVED):
+        return False
+    end = data.find(b"\r\n\r\n")
+    head = data[: end + 2].lower()
+    if end < 0 or any(name in head for name in _UNUSUAL):
+        return False
+    length = _LENGTH.findall(head)
+    return len(length) <= 1 and len(data) == end + 4 + (int(length[0]) if length else 0)

@@ -1,0 +1,155 @@
+"""Who may ask for what: every request is looked at here before it is routed, and before its body is read.
+
+Plain functions, because the routes that carry the load resolve no dependencies.
+"""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from app.domain import DEFAULT_TENANT_ID, KeyScope
+from app.errors import ScopeMissing, TooManyFailures, Unauthorized
+from app.routers import limits
+from app.services.keys import Access
+from app.services.rate_limits import RateLimited
+
+_SEND, _READ, _ADMIN = KeyScope.SEND, KeyScope.READ, KeyScope.ADMIN
+
+#: What a route asks of a key; None is open to everybody. A route that is missing here is served to nobody in
+#: production, so that a new one can't be open because somebody forgot.
+NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
+    "/api/messages/sms": {"POST": _SEND},
+    "/api/messages/email": {"POST": _SEND},
+    "/api/messages": {"GET": _READ},
+    "/api/messages/{message_id}": {"GET": _READ},
+    "/api/messages/{message_id}/timeline": {"GET": _READ},
+    "/api/messages/{message_id}/cancel": {"POST": _SEND},
+    "/api/messages/{message_id}/retry": {"POST": _SEND},
+    "/api/conversations": {"GET": _READ},
+    "/api/conversations/{conversation_id}/messages": {"GET": _READ},
+    "/api/contacts": {"GET": _READ},
+    "/api/contacts/{contact_id}": {"GET": _READ, "DELETE": _ADMIN},
+    "/api/contacts/{contact_id}/export": {"GET": _READ},
+    "/api/providers": {"GET": _READ},
+    "/api/providers/{name}/resume": {"POST": _ADMIN},
+    "/api/admin/tenants": {"GET": _ADMIN, "POST": _ADMIN},
+    "/api/admin/tenants/{tenant_id}": {"PATCH": _ADMIN},
+    "/api/admin/tenants/{tenant_id}/addresses": {"GET": _ADMIN, "POST": _ADMIN},
+    "/api/admin/tenants/{tenant_id}/addresses/{address_id}": {"DELETE": _ADMIN},
+    "/api/admin/keys": {"GET": _ADMIN, "POST": _ADMIN},
+    "/api/admin/keys/{tenant_id}/{key_id}": {"DELETE": _ADMIN},
+    "/api/admin/audit": {"GET": _ADMIN},
+    # Providers call these: they sign, and have no key.
+    "/api/webhooks/sms": {"POST": None},
+    "/api/webhooks/email": {"POST": None},
+    "/api/webhooks/{provider}": {"POST": None},
+    "/healthz": {"GET": None},
+    "/readyz": {"GET": None},
+    # Where the reference is switched off there is nothing here.
+    "/openapi.json": {"GET": None},
+    "/docs": {"GET": None},
+    "/docs/assets": {"GET": None},
+    "/docs/assets/{path:path}": {"GET": None},
+}
+
+_PATTERNS = [
+    (re.compile(re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".*", path))), needs)
+    for path, needs in NEEDS.items()
+    if "{" in path
+]
+_NOTHING: Mapping[str, KeyScope | None] = {}
+#: Development without a key: everything, as tenant 1.
+_EVERYTHING = Access(DEFAULT_TENANT_ID, frozenset(KeyScope))
+
+
+async def admit(scope: Scope) -> None:
+    """Let a request in, and put whose it is into its state as `access`, or raise.
+
+    A key's request counts against its tenant's rate, which the answer tells. Raises `RateLimited` where that is used
+    up, `Unauthorized` without a valid key, `TooManyFailures` instead where a client has shown many, `ScopeMissing`
+    where the key lacks what the route needs, and in production 404 and 405 for what no table names.
+    """
+    path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
+    needs = needs_of(path)
+    need = needs.get(method)
+    if need is None and method in needs:
+        return
+    app = scope["app"].state
+    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not shown and not app.settings.is_production:
+        access = _EVERYTHING
+    else:
+        try:
+            access = await _access(app, shown, _client(scope))
+        except Unauthorized as refusal:
+            app.services.refusals.refused(
+                "authentication_failed",
+                client=_client(scope),
+                reason=refusal.reason,
+                **({"prefix": refusal.prefix} if refusal.prefix else {}),
+            )
+            raise
+        await _draw(app, scope, access)
+    if need is None:
+        if app.settings.is_production:
+            raise _nothing_for(needs)
+    elif need not in access.scopes:
+        app.services.refusals.refused(
+            "tenant_denied", tenant_id=access.tenant_id, actor=access.prefix, client=_client(scope), scope=need.value
+        )
+        raise ScopeMissing(f"This key lacks the scope `{need}`.")
+    scope.setdefault("state", {})["access"] = access
+
+
+def needs_of(path: str) -> Mapping[str, KeyScope | None]:
+    """What each method of an address asks of a key; nothing where there is no such address."""
+    return NEEDS.get(path) or _matched(path)
+
+
+def _matched(path: str) -> Mapping[str, KeyScope | None]:
+    return next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
+
+
+async def _access(app: Any, shown: list[bytes], client: str | None) -> Access:
+    if not shown:
+        raise Unauthorized("missing")
+    services = app.services
+    seconds = services.failures.seconds_left(client)
+    # A key that was good lately is no guess, and whoever shares an address with somebody who guesses keeps working.
+    if seconds and not services.keys.has_let_in(shown[0]):
+        raise TooManyFailures("Too many wrong keys came from this address.", retry_after=seconds)
+    try:
+        if len(shown) != 1:
+            raise Unauthorized("malformed")
+        access: Access = await services.keys.access(shown[0])
+    except Unauthorized:
+        services.failures.note(client)
+        raise
+    structlog.contextvars.bind_contextvars(tenant=access.tenant_id)
+    return access
+
+
+async def _draw(app: Any, scope: Scope, access: Access) -> None:
+    try:
+        standing = await app.services.rates.take(access.tenant_id)
+    except RateLimited as refusal:
+        limits.tell(scope, refusal.standing)
+        raise
+    if standing is not None:
+        limits.tell(scope, standing)
+
+
+def _client(scope: Scope) -> str | None:
+    return scope["client"][0] if scope.get("client") else None
+
+
+def _nothing_for(needs: Mapping[str, KeyScope | None]) -> HTTPException:
+    """What the router would say if there were nothing."""
+    if not needs:
+        return HTTPException(HTTPStatus.NOT_FOUND)
+    return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(needs)})

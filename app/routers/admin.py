@@ -1,0 +1,169 @@
+"""Managing the installation over HTTP: tenants, keys, addresses and the record of it all.
+
+The scope `admin` is about the installation, whichever tenant the key belongs to.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.addresses import InvalidAddress, any_address
+from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, link_pages
+from app.errors import FieldError, InvalidRequest
+from app.models import ApiKey, AuditEvent, Tenant, TenantAddress
+from app.routers.problems import responses
+from app.schemas import (
+    AddressView,
+    AuditView,
+    KeyCreated,
+    KeyView,
+    NewAddress,
+    NewKey,
+    NewTenant,
+    TenantChange,
+    TenantView,
+)
+
+router = APIRouter(
+    prefix="/api/admin",
+    tags=["administration"],
+    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+_BODY = responses(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+_OfTenant = Annotated[Id | None, Query(description="Of this tenant; of all, if left out.")]
+
+
+@router.get("/tenants", response_model=list[TenantView])
+async def list_tenants(
+    service: AdministrationDep, request: Request, response: Response, limit: Limit = 100, cursor: Cursor = None
+) -> Sequence[Tenant]:
+    """Every tenant, the oldest first."""
+    page = await service.tenants(limit=limit, cursor=cursor)
+    link_pages(request, response, page)
+    return page.rows
+
+
+@router.post("/tenants", response_model=TenantView, responses=_BODY | responses(HTTPStatus.CONFLICT))
+async def create_tenant(new: NewTenant, service: AdministrationDep, session: SessionDep) -> Tenant:
+    """A new tenant. It has no key and no address yet."""
+    tenant = await service.create_tenant(new.name)
+    await session.commit()
+    return tenant
+
+
+@router.patch("/tenants/{tenant_id}", response_model=TenantView, responses=_BODY | responses(HTTPStatus.NOT_FOUND))
+async def change_tenant(
+    tenant_id: Id, change: TenantChange, service: AdministrationDep, session: SessionDep
+) -> Tenant:
+    """How long a tenant's messages are kept: from the next minute on, older ones are removed for good.
+
+    And how much it may ask for and send, in force within three seconds. What is left out stays as it is.
+    """
+    given = change.model_dump(exclude_unset=True)
+    limits = {name: value for name, value in given.items() if name != "retention_days"}
+    if "retention_days" in given:
+        tenant = await service.set_retention(tenant_id, given["retention_days"])
+    if limits:
+        tenant = await service.set_limits(tenant_id, limits)
+    await session.commit()
+    return tenant
+
+
+@router.get("/keys", response_model=list[KeyView])
+async def list_keys(
+    service: AdministrationDep,
+    request: Request,
+    response: Response,
+    tenant_id: _OfTenant = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Sequence[ApiKey]:
+    """Keys, the newest first, revoked ones too; never their secrets, which nobody has any more."""
+    page = await service.keys(tenant_id, limit=limit, cursor=cursor)
+    link_pages(request, response, page)
+    return page.rows
+
+
+@router.post("/keys", responses=_BODY | responses(HTTPStatus.NOT_FOUND))
+async def create_key(new: NewKey, service: AdministrationDep, session: SessionDep) -> KeyCreated:
+    """A new key for a tenant. Its token is in this answer, and nowhere else ever after."""
+    expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
+    key, token = await service.create_key(new.tenant_id, name=new.name, scopes=new.scopes, expires_at=expires_at)
+    await session.commit()
+    return KeyCreated(**KeyView.model_validate(key).model_dump(), token=token)
+
+
+@router.delete("/keys/{tenant_id}/{key_id}", response_model=KeyView, responses=responses(HTTPStatus.NOT_FOUND))
+async def revoke_key(tenant_id: Id, key_id: Id, service: AdministrationDep, session: SessionDep) -> ApiKey:
+    """From now on it lets nobody in; every process knows within five seconds. It stays in the list."""
+    key = await service.revoke_key(tenant_id, key_id)
+    await session.commit()
+    return key
+
+
+@router.get(
+    "/tenants/{tenant_id}/addresses", response_model=list[AddressView], responses=responses(HTTPStatus.NOT_FOUND)
+)
+async def list_addresses(
+    tenant_id: Id,
+    service: AdministrationDep,
+    request: Request,
+    response: Response,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Sequence[TenantAddress]:
+    """A tenant's addresses, the oldest first."""
+    page = await service.addresses(tenant_id, limit=limit, cursor=cursor)
+    link_pages(request, response, page)
+    return page.rows
+
+
+@router.post(
+    "/tenants/{tenant_id}/addresses",
+    response_model=AddressView,
+    responses=_BODY | responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+async def add_address(
+    tenant_id: Id, new: NewAddress, service: AdministrationDep, session: SessionDep, request: Request
+) -> TenantAddress:
+    """Give a tenant an address: what comes in for it is theirs, and only they may send from it."""
+    try:
+        address = any_address(new.address, region=request.app.state.settings.default_region)
+    except InvalidAddress as error:
+        field = FieldError("body.address", str(error))
+        raise InvalidRequest("This is not an address.", errors=[field]) from None
+    added = await service.add_address(tenant_id, address)
+    await session.commit()
+    return added
+
+
+@router.delete(
+    "/tenants/{tenant_id}/addresses/{address_id}",
+    response_model=AddressView,
+    responses=responses(HTTPStatus.NOT_FOUND),
+)
+async def remove_address(
+    tenant_id: Id, address_id: Id, service: AdministrationDep, session: SessionDep
+) -> TenantAddress:
+    """Take an address away. What comes in for it is tenant 1's then; what came before stays where it is."""
+    address = await service.remove_address(tenant_id, address_id)
+    await session.commit()
+    return address
+
+
+@router.get("/audit", response_model=list[AuditView])
+async def list_audit(
+    service: AdministrationDep,
+    request: Request,
+    response: Response,
+    tenant_id: _OfTenant = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Sequence[AuditEvent]:
+    """Who changed what, and who was turned away, the newest first."""
+    page = await service.audit(tenant_id, limit=limit, cursor=cursor)
+    link_pages(request, response, page)
+    return page.rows

@@ -1,0 +1,117 @@
+"""Contacts, and what a person may ask for: everything that is stored about them, and to have it erased."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from app.addresses import InvalidAddress, any_address
+from app.dependencies import ContactsDep, Cursor, Id, Limit, client_network, link_pages
+from app.domain import Address
+from app.errors import FieldError, InvalidRequest
+from app.models import Contact
+from app.routers.problems import responses
+from app.schemas import (
+    ContactExport,
+    ContactView,
+    DeedView,
+    Erased,
+    ExportedConversation,
+    ExportedMessage,
+    ReceiptView,
+)
+from app.services.contacts import ContactService, Dossier
+
+router = APIRouter(
+    prefix="/api/contacts",
+    tags=["contacts"],
+    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+_NOT_FOUND = responses(HTTPStatus.NOT_FOUND)
+_END = "]}"
+
+
+@router.get("", response_model=list[ContactView])
+async def list_contacts(
+    service: ContactsDep,
+    request: Request,
+    response: Response,
+    address: Annotated[
+        str | None,
+        Query(
+            description="Only the one with this address, in any spelling.", json_schema_extra={"format": "address"}
+        ),
+    ] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Sequence[Contact]:
+    """Contacts, those known longest first: the people, and the addresses of your own that they talk to."""
+    wanted = None if address is None else _address(address, request)
+    page = await service.contacts(wanted, limit=limit, cursor=cursor)
+    link_pages(request, response, page)
+    return page.rows
+
+
+def _address(written: str, request: Request) -> Address:
+    # In a query a plus sign that nobody has escaped is a space.
+    plus = "+" if written[:1] == " " and written[1:2].isdigit() else ""
+    try:
+        return any_address(plus + written.lstrip(), region=request.app.state.settings.default_region)
+    except InvalidAddress as error:
+        field = FieldError("query.address", str(error))
+        raise InvalidRequest("This is not an address.", errors=[field]) from None
+
+
+@router.get("/{contact_id}", response_model=ContactView, responses=_NOT_FOUND)
+async def get_contact(contact_id: Id, service: ContactsDep) -> Contact:
+    """A contact and its address."""
+    return await service.contact(contact_id)
+
+
+@router.get("/{contact_id}/export", response_model=ContactExport, responses=_NOT_FOUND)
+async def export_contact(contact_id: Id, service: ContactsDep) -> Any:
+    """Everything that is stored about a contact, as one document, which may be long: it is sent while it is read."""
+    contact = await service.contact(contact_id)
+    headers = {"Content-Disposition": f'attachment; filename="contact-{contact_id}.json"'}
+    return StreamingResponse(_export(service, contact), media_type="application/json", headers=headers)
+
+
+async def _export(service: ContactService, contact: Contact) -> AsyncIterator[str]:
+    """A `ContactExport`, piece by piece."""
+    document = ContactExport(contact=ContactView.model_validate(contact), exported_at=datetime.now(UTC))
+    yield _open(document)
+    between_conversations = ""
+    async for conversation in service.conversations(contact.id):
+        yield between_conversations + _open(ExportedConversation.model_validate(conversation))
+        between_conversations, between_messages = ",", ""
+        async for dossier in service.dossiers(conversation.id):
+            yield between_messages + _exported(dossier).model_dump_json(by_alias=True)
+            between_messages = ","
+        yield _END
+    yield _END
+
+
+def _open(document: ContactExport | ExportedConversation) -> str:
+    """Its JSON up to where the list begins that stands at its end."""
+    return document.model_dump_json(by_alias=True).removesuffix(_END)
+
+
+def _exported(dossier: Dossier) -> ExportedMessage:
+    message = ExportedMessage.model_validate(dossier.message)
+    message.receipts = [ReceiptView.model_validate(receipt) for receipt in dossier.receipts]
+    message.history = [DeedView.model_validate(event) for event in dossier.history]
+    return message
+
+
+@router.delete("/{contact_id}", response_model=Erased, responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
+async def erase_contact(contact_id: Id, service: ContactsDep, request: Request) -> Erased:
+    """Erase everything about a contact, for good; what waits to be sent to it is not sent any more.
+
+    Messages, attempts, receipts as they came, idempotency keys, conversations and the contact itself. If it is cut
+    off, the rest follows in the background, or when it is asked for again. An address of your own can't be erased.
+    """
+    erased = await service.erase(contact_id, actor=request.state.access.prefix, client=client_network(request))
+    return Erased(**erased)

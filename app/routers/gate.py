@@ -1,0 +1,85 @@
+"""The door of the process: when more is under way than it can do in time, whoever comes next is turned away at once.
+
+Without it everybody waits, and the work that is done is for callers who have given up.
+"""
+
+import json
+import time
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.config import Settings
+from app.errors import Overloaded
+from app.routers.answers import Headers, data_headers, request_ids
+from app.routers.problems import problem
+
+log = structlog.get_logger(__name__)
+
+#: Whoever watches over the process has to be told the truth also when it is busy.
+NEVER_SHED = frozenset({"/healthz", "/readyz"})
+_LOG_SECONDS = 1.0
+_ID = b"0" * 24  # as long as those of `request_ids`
+
+
+class Refusal:
+    """The answer to those who are too many, made beforehand but for its id. Said in the log once a second."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._headers, self._body = _busy(settings)
+        self._ids = request_ids()
+        self._count = 0
+        self._logged_at = 0.0
+
+    def answer(self, *, in_flight: int) -> tuple[Headers, bytes]:
+        """Headers and body for one request, which comes while so many are under way."""
+        self._count += 1
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_SECONDS:
+            log.warning("requests_shed", count=self._count, in_flight=in_flight)
+            self._logged_at, self._count = now, 0
+        id_ = next(self._ids)
+        return [(b"x-request-id", id_), *self._headers], self._body.replace(_ID, id_)
+
+
+class Gate:
+    """Turns away at once what comes while `MAX_REQUESTS_IN_FLIGHT` are under way.
+
+    The outermost layer: the less it costs to say no, the more is left for those who are let in. `TimedProtocol` says
+    it for even less.
+    """
+
+    def __init__(self, app: ASGIApp, *, most: int, refusal: Refusal) -> None:
+        self._app = app
+        self._most = most
+        self._refusal = refusal
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)  # the lifespan, which is under way all the time
+            return
+        if self._in_flight >= self._most and scope["path"] not in NEVER_SHED:
+            headers, body = self._refusal.answer(in_flight=self._in_flight)
+            await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        self._in_flight += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+
+def _busy(settings: Settings) -> tuple[Headers, bytes]:
+    """Headers and body of the answer, which has `_ID` where the request's own goes."""
+    answer = problem(
+        Overloaded.status,
+        Overloaded.title,
+        "More requests are under way than the service can take on right now. Try again shortly.",
+        headers={"Retry-After": str(Overloaded.retry_after)},
+    )
+    body = json.loads(bytes(answer.body)) | {"request_id": _ID.decode()}
+    content = json.dumps(body, separators=(",", ":")).encode()
+    headers = [(name, value) for name, value in answer.raw_headers if name != b"content-length"]
+    return [*headers, (b"content-length", b"%d" % len(content)), *data_headers(settings)], content

@@ -1,0 +1,53 @@
+"""Standard Webhooks signatures (github.com/standard-webhooks/standard-webhooks, spec): whether a request is from
+somebody who knows the secret, and of now."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+
+from app.errors import SignatureRefused
+
+_TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+_ID = re.compile(r"[\x21-\x7e]{1,255}")
+_TOLERANCE_SECONDS = 300
+_MOST_SIGNATURES = 16
+
+
+def must_be_signed(headers: Headers, body: bytes, secrets: Sequence[bytes]) -> None:
+    """Raises `SignatureRefused` unless one of the signatures is one of the secrets' over exactly this body, and the
+    timestamp is within five minutes of now, either way."""
+    written = [headers.getlist(name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")]
+    if any(len(values) != 1 for values in written):
+        raise _refused()
+    [[id], [timestamp], [signatures]] = written
+    if not _ID.fullmatch(id) or not _TIMESTAMP.fullmatch(timestamp):
+        raise _refused()
+    if abs(time.time() - int(timestamp)) > _TOLERANCE_SECONDS:
+        raise _refused()
+    signed = f"{id}.{timestamp}.".encode() + body
+    expected = [hmac.digest(secret, signed, hashlib.sha256) for secret in secrets]
+    shown = [_signature(each) for each in signatures.split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]]
+    # All pairs are compared, so that time doesn't tell which secret it was.
+    if sum(hmac.compare_digest(one, other) for one in expected for other in shown) == 0:
+        raise _refused()
+
+
+def _signature(written: str) -> bytes:
+    """The bytes of one signature; of another version, or of what isn't one, none."""
+    version, _, signature = written.partition(",")
+    try:
+        return base64.b64decode(signature.encode("ascii"), validate=True) if version == "v1" else b""
+    except (binascii.Error, UnicodeEncodeError):
+        return b""
+
+
+def _refused() -> SignatureRefused:
+    return SignatureRefused(
+        "This needs a valid signature, as Standard Webhooks describe it, made within five minutes."
+    )

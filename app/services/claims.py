@@ -1,0 +1,283 @@
+"""The delivery queue: what is due, who has claimed it, and for how long.
+
+The message row is the queue. A claim and its attempt row are committed before the provider is called, and closed
+after it: a crash in between leaves an attempt in doubt, never one that looks as if it had not been made. Due times
+and leases go by the database's clock.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    case,
+    column,
+    extract,
+    false,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from app.domain import AttemptOutcome, MessageStatus
+from app.models import DeliveryAttempt, Message, Tenant
+from app.providers.base import OutboundMessage
+from app.services.references import reference_of
+from app.services.statements import CHANNEL, SECOND, TENANT, by_tenant, given, rows
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message that this worker is to hand over, as its attempt `number`, before its lease ends."""
+
+    tenant_id: int
+    number: int
+    limit: int | None  #: the number of its last attempt, where that is not what the settings say
+    provider_type: str
+    in_doubt: bool  #: an earlier attempt may have gone out
+    payload: OutboundMessage
+
+    @property
+    def message_id(self) -> int:
+        return self.payload.message_id
+
+
+@dataclass(frozen=True, slots=True)
+class DueWork:
+    """What a tenant has waiting on a channel; `wait_seconds` is zero or less when it is due."""
+
+    tenant_id: int
+    channel: str
+    wait_seconds: float
+
+
+_channels = (
+    func.unnest(bindparam("channels", type_=ARRAY(Text())))
+    .table_valued(column("channel", Text()), name="channels")
+    .render_derived()
+)
+_next = (
+    select(Message.due_at)
+    .where(Message.tenant_id == Tenant.id, Message.channel == _channels.c.channel, Message.due_at.is_not(None))
+    .order_by(Message.due_at)
+    .limit(1)
+    .lateral("next")
+)
+_DUE_WORK = (
+    select(Tenant.id, _channels.c.channel, extract("epoch", _next.c.due_at - func.now()))
+    .select_from(Tenant)
+    .join(_channels, true())
+    .join(_next, true())
+    .order_by(func.random())
+)
+
+
+async def due_work(connection: AsyncConnection, channels: Iterable[str]) -> list[DueWork]:
+    """Who has something waiting, in no order, so that nobody is always last."""
+    found = await connection.execute(_DUE_WORK, {"channels": list(channels)})
+    return [DueWork(tenant_id, channel, float(seconds)) for tenant_id, channel, seconds in found]
+
+
+_earlier = aliased(Message)
+_WAITING = [MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value, MessageStatus.UNKNOWN.value]
+_in_doubt_with = (
+    select(DeliveryAttempt.provider_type)
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == Message.id,
+        DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value,
+    )
+    .order_by(DeliveryAttempt.number.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_PROVIDER = bindparam("provider", type_=Text())
+_was_tried = Message.attempt_count > 0
+#: In a conversation messages leave in the order in which they were accepted.
+_is_next = (
+    ~select(literal(1))
+    .where(
+        _earlier.tenant_id == TENANT,
+        _earlier.conversation_id == Message.conversation_id,
+        _earlier.channel == Message.channel,
+        _earlier.id < Message.id,
+        _earlier.due_at.is_not(None),
+        _earlier.status != MessageStatus.SCHEDULED.value,
+    )
+    .exists()
+)
+_lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
+_ITS_OWN = "it may have it already"
+#: After so many workers died with a message in hand it is handed over apart from others: at the next death it is the
+#: one that is suspected, and nobody beside it.
+DEATHS_BEFORE_SUSPICION = 2
+
+
+class Wanted(Enum):
+    """Which of the messages that are due are claimed for a provider."""
+
+    ANYTHING = "anything"  #: whatever may be handed to it
+    IN_DOUBT = "in doubt"  #: only what it may have already
+    SUSPECTS = "suspects"  #: of that, what workers have died with
+
+
+def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
+    """Pick, take and open in one statement."""
+    picked = (
+        select(Message.id, case((_was_tried, _in_doubt_with), else_=null()).label("in_doubt_with"))
+        .where(
+            Message.tenant_id == TENANT,
+            Message.channel == CHANNEL,
+            Message.due_at <= func.now(),
+            Message.status.in_(_WAITING),
+            or_(
+                Message.expires_at.is_(None),
+                Message.expires_at > func.now(),
+                Message.status == MessageStatus.UNKNOWN.value,  # it may have left in time: its outcome still matters
+            ),
+            *wanted,
+            # Within CASE, because PostgreSQL makes a bad join of it where it has no statistics yet.
+            case((Message.due_at.is_not(None), _is_next), else_=false()),
+        )
+        .order_by(Message.due_at, Message.id)
+        .limit(bindparam("limit", type_=Integer()))
+        .with_for_update(of=Message, skip_locked=True, key_share=True)
+        .cte("picked")
+    )
+    taken = (
+        update(Message)
+        .where(Message.tenant_id == TENANT, Message.id == picked.c.id)
+        .values(status=MessageStatus.SENDING.value, attempt_count=Message.attempt_count + 1, due_at=_lease_end)
+        .returning(
+            Message.id,
+            Message.attempt_count,
+            Message.attempt_limit,
+            Message.channel,
+            Message.type,
+            Message.from_address,
+            Message.to_address,
+            Message.subject,
+            Message.body,
+            Message.attachments,
+            Message.created_at,
+            Message.retry_count,
+            picked.c.in_doubt_with,
+        )
+        .cte("taken")
+    )
+    opened = (
+        insert(DeliveryAttempt)
+        .from_select(
+            ["tenant_id", "message_id", "number", "provider_type", "routed_because", "worker", "started_at"],
+            select(
+                TENANT,
+                taken.c.id,
+                taken.c.attempt_count,
+                _PROVIDER,
+                case((taken.c.in_doubt_with.is_not(None), _ITS_OWN), else_=bindparam("because", type_=Text())),
+                bindparam("by_worker", type_=Text()),
+                func.clock_timestamp(),
+            ),
+        )
+        .returning(DeliveryAttempt.message_id)
+        .cte("opened")
+    )
+    return select(taken).add_cte(opened).order_by(taken.c.id)
+
+
+# What may be with a provider already stays with it, and waits for it.
+_CLAIMS = {
+    Wanted.ANYTHING: _claim(
+        Message.worker_deaths < DEATHS_BEFORE_SUSPICION,
+        case((_was_tried, func.coalesce(_in_doubt_with == _PROVIDER, true())), else_=true()),
+    ),
+    Wanted.IN_DOUBT: _claim(_was_tried, Message.worker_deaths < DEATHS_BEFORE_SUSPICION, _in_doubt_with == _PROVIDER),
+    Wanted.SUSPECTS: _claim(
+        _was_tried, Message.worker_deaths >= DEATHS_BEFORE_SUSPICION, _in_doubt_with == _PROVIDER
+    ),
+}
+
+
+async def claim_due(
+    connection: AsyncConnection,
+    tenant_id: int,
+    channel: str,
+    *,
+    limit: int,
+    lease_seconds: float,
+    provider_type: str,
+    worker: str,
+    routed_because: str | None = None,
+    wanted: Wanted = Wanted.ANYTHING,
+) -> list[Claim]:
+    """Take up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
+
+    One statement; commit before calling the provider. No message is given to two workers at once, and none before an
+    earlier one of its conversation has left. One that another provider may have is left to that provider.
+    """
+    parameters = {
+        "tenant": tenant_id,
+        "on_channel": channel,
+        "limit": limit,
+        "lease": lease_seconds,
+        "provider": provider_type,
+        "by_worker": worker,
+        "because": routed_because,
+    }
+    return [
+        Claim(
+            tenant_id=tenant_id,
+            number=row.attempt_count,
+            limit=row.attempt_limit,
+            provider_type=provider_type,
+            in_doubt=row.in_doubt_with is not None,
+            payload=OutboundMessage(
+                message_id=row.id,
+                channel=row.channel,
+                type=row.type,
+                from_address=row.from_address,
+                to_address=row.to_address,
+                subject=row.subject,
+                body=row.body,
+                attachments=row.attachments,
+                idempotency_key=reference_of(tenant_id, row.id, row.created_at, row.retry_count),
+            ),
+        )
+        for row in await connection.execute(_CLAIMS[wanted], parameters)
+    ]
+
+
+_held = rows(message_id=BigInteger(), number=Integer())
+_RENEW = (
+    update(Message)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.id == _held.c.message_id,
+        Message.attempt_count == _held.c.number,
+        Message.status == MessageStatus.SENDING.value,
+    )
+    .values(due_at=_lease_end)
+)
+
+
+async def renew_leases(connection: AsyncConnection, claims: Iterable[Claim], lease_seconds: float) -> None:
+    """Say that this worker is still at it."""
+    for tenant_id, own in by_tenant(claims):
+        held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
+        await connection.execute(_RENEW, held | {"lease": lease_seconds})

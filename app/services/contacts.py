@@ -1,0 +1,147 @@
+"""Contacts: who they are, everything that is stored about one, and having it erased.
+
+They come into being with their first message (`services.storing`).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import selectinload
+
+from app.domain import Address, ParticipantRole
+from app.errors import ContactNotFound
+from app.models import Contact, Conversation, ConversationParticipant, Message, MessageEvent, ProviderEvent
+from app.services.paging import Page, fetch_page
+from app.services.personal_data import accept_erasure, erase
+
+#: Of an export: a mail may be a megabyte, so that a page is some tens of megabytes at the very most.
+_CONVERSATIONS, _MESSAGES = 100, 50
+
+
+@dataclass(slots=True)
+class Dossier:
+    """A message, its attempts loaded, with all that was said about it and done with it, each in order."""
+
+    message: Message
+    receipts: list[ProviderEvent] = field(default_factory=list)
+    history: list[MessageEvent] = field(default_factory=list)
+
+
+class ContactService:
+    """A tenant's contacts. Works with sessions of its own: what takes long is done in many short transactions."""
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession], tenant_id: int) -> None:
+        self._sessions = sessions
+        self._tenant_id = tenant_id
+
+    async def contacts(self, address: Address | None, *, limit: int, cursor: str | None = None) -> Page[Contact]:
+        """Contacts, those known longest first; with an `address` the one that has it, if there is one."""
+        statement = select(Contact).where(*self._own())
+        if address is not None:
+            statement = statement.where(Contact.address == address.value, Contact.address_type == address.type.value)
+        async with self._sessions() as session:
+            return await fetch_page(
+                session, statement, order=(Contact.id,), newest_first=False, limit=limit, cursor=cursor
+            )
+
+    async def contact(self, contact_id: int) -> Contact:
+        """Raises `ContactNotFound`, also for one that is being erased."""
+        async with self._sessions() as session:
+            found = (
+                await session.scalars(select(Contact).where(*self._own(), Contact.id == contact_id))
+            ).one_or_none()
+        if found is None:
+            raise ContactNotFound("There is no contact with this id.")
+        return found
+
+    async def conversations(self, contact_id: int) -> AsyncIterator[Conversation]:
+        """The conversations in which it is the contact, the oldest first."""
+        statement = (
+            select(Conversation)
+            .join(
+                ConversationParticipant,
+                (ConversationParticipant.tenant_id == Conversation.tenant_id)
+                & (ConversationParticipant.conversation_id == Conversation.id),
+            )
+            .where(
+                Conversation.tenant_id == self._tenant_id,
+                ConversationParticipant.contact_id == contact_id,
+                ConversationParticipant.role == ParticipantRole.CONTACT.value,
+            )
+        )
+        cursor: str | None = None
+        while True:
+            async with self._sessions() as session:
+                page = await fetch_page(
+                    session,
+                    statement,
+                    order=(Conversation.id,),
+                    newest_first=False,
+                    limit=_CONVERSATIONS,
+                    cursor=cursor,
+                )
+            for conversation in page.rows:
+                yield conversation
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def dossiers(self, conversation_id: int) -> AsyncIterator[Dossier]:
+        """What was said in a conversation, oldest first by `sent_at`; no more than a page of it is in memory."""
+        statement = (
+            select(Message)
+            .where(Message.tenant_id == self._tenant_id, Message.conversation_id == conversation_id)
+            .options(selectinload(Message.attempts))
+        )
+        cursor: str | None = None
+        while True:
+            async with self._sessions() as session:
+                page = await fetch_page(
+                    session,
+                    statement,
+                    order=(Message.sent_at, Message.id),
+                    newest_first=False,
+                    limit=_MESSAGES,
+                    cursor=cursor,
+                )
+                dossiers = await self._completed(session, page.rows)
+            for dossier in dossiers:
+                yield dossier
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[Dossier]:
+        ids = [message.id for message in messages]
+        said = select(ProviderEvent).where(
+            ProviderEvent.tenant_id == self._tenant_id, ProviderEvent.message_id.in_(ids)
+        )
+        done = select(MessageEvent).where(MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(ids))
+        receipts, history = defaultdict(list), defaultdict(list)
+        for receipt in await session.scalars(said.order_by(ProviderEvent.id)):
+            receipts[receipt.message_id].append(receipt)
+        for event in await session.scalars(done.order_by(MessageEvent.id)):
+            history[event.message_id].append(event)
+        return [Dossier(message, receipts[message.id], history[message.id]) for message in messages]
+
+    async def erase(self, contact_id: int, *, actor: str | None, client: str | None) -> Counter[str]:
+        """Remove everything about a contact, and say how many rows of what.
+
+        Once it is accepted nothing more is handed to a provider, and what is cut off is finished by a worker, or by
+        asking again. Raises `ContactNotFound`, `NotErasable`, and `DatabaseUnavailable` before all of it is gone.
+        """
+        async with self._transaction() as connection:
+            await accept_erasure(connection, self._tenant_id, contact_id, actor=actor, client=client)
+        return await erase(self._transaction, self._tenant_id, contact_id)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._sessions.begin() as session:
+            yield await session.connection()
+
+    def _own(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        return Contact.tenant_id == self._tenant_id, Contact.erasing_since.is_(None)

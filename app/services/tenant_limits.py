@@ -1,0 +1,58 @@
+"""How much a tenant may ask for and send: its own limits, or else those of the settings."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.config import Settings
+from app.models import Tenant
+from app.services.recent import Recent
+
+#: How long limits hold after they were changed.
+_KEPT_SECONDS = 3.0
+_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """Requests a second and at once, no limit where `rate` is 0; units a day by destination, `*` for any other."""
+
+    rate: float
+    burst: int
+    daily_caps: Mapping[str, int]
+
+    def cap_of(self, destination: str) -> int | None:
+        """Units a day; None where there is no cap."""
+        return self.daily_caps.get(destination, self.daily_caps.get("*"))
+
+
+_OWN = select(Tenant.rate_limit_per_second, Tenant.rate_limit_burst, Tenant.daily_caps).where(
+    Tenant.id == bindparam("tenant", type_=BigInteger())
+)
+
+
+class LimitBook:
+    """Knows the limits of each tenant, as they were at most three seconds ago."""
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession], settings: Settings) -> None:
+        self._sessions = sessions
+        self._settings = settings
+        self._recent: Recent[int, TenantLimits] = Recent(size=_KEPT)
+
+    async def of(self, tenant_id: int) -> TenantLimits:
+        """Its limits. Raises what tells that PostgreSQL is away (`database.is_unavailable`)."""
+        return self._recent.get(tenant_id) or await self._recent.ask(tenant_id, lambda: self._look_up(tenant_id))
+
+    async def _look_up(self, tenant_id: int) -> tuple[TenantLimits, float]:
+        settings = self._settings
+        async with asyncio.timeout(settings.database_statement_timeout_seconds), self._sessions() as session:
+            rate, burst, caps = (await session.execute(_OWN, {"tenant": tenant_id})).one_or_none() or (None,) * 3
+        limits = TenantLimits(
+            settings.rate_limit_per_second if rate is None else rate,
+            burst or settings.rate_limit_burst,
+            settings.daily_caps if caps is None else caps,
+        )
+        return limits, _KEPT_SECONDS

@@ -1,0 +1,62 @@
+"""What comes with time: messages that expire, idempotency keys that are forgotten."""
+
+from sqlalchemy import Float, bindparam, func, null, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain import MessageStatus
+from app.models import Message
+from app.services.message_events import note
+from app.services.statements import CHANNEL, SECOND, TENANT
+
+_overdue = (
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == CHANNEL,
+        Message.due_at.is_not(None),
+        Message.expires_at <= func.now(),
+        Message.status.in_([MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value]),
+    )
+    .order_by(Message.id)
+    .limit(500)
+    .with_for_update(skip_locked=True, key_share=True)
+    .cte("overdue")
+)
+_EXPIRE = (
+    update(Message)
+    .where(Message.tenant_id == TENANT, Message.id == _overdue.c.id)
+    .values(status=MessageStatus.EXPIRED.value, due_at=null())
+    .returning(Message.id)
+)
+
+
+async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: str) -> int:
+    """End messages whose `expires_at` came before they left; returns how many."""
+    ids = (await connection.execute(_EXPIRE, {"tenant": tenant_id, "on_channel": channel})).scalars().all()
+    if ids:
+        await note(connection, tenant_id, MessageStatus.EXPIRED, ids)
+    return len(ids)
+
+
+_forgotten = (
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.idempotency_key.is_not(None),
+        Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
+    )
+    .limit(1000)
+    .with_for_update(skip_locked=True, key_share=True)
+    .cte("forgotten")
+)
+_FORGET_KEYS = (
+    update(Message)
+    .where(Message.tenant_id == TENANT, Message.id == _forgotten.c.id)
+    .values(idempotency_key=null(), request_fingerprint=null())
+    .returning(Message.id)
+)
+
+
+async def forget_idempotency_keys(connection: AsyncConnection, tenant_id: int, age_seconds: float) -> int:
+    """Free up to a thousand keys that are older than that; returns how many."""
+    return len((await connection.execute(_FORGET_KEYS, {"tenant": tenant_id, "age": age_seconds})).all())

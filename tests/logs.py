@@ -1,0 +1,15 @@
+"""The log of this process, for tests that read it."""
+
+import io
+import logging
+
+from structlog.stdlib import ProcessorFormatter
+
+
+def captured() -> io.StringIO:
+    """What is logged from now on, in the format of the application that was made last."""
+    written = io.StringIO()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, ProcessorFormatter):
+            handler.setStream(written)
+    return written

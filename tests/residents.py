@@ -1,0 +1,142 @@
+"""Tenants with a full set of things, each thing recognisably theirs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import httpx
+import psycopg2
+from fastapi import FastAPI
+
+from app.domain import KeyScope, MessageStatus
+from app.models import Base
+from tests.conftest import client_of
+from tests.factories import CONTACT, CONTACT_EMAIL, email, email_webhook, sms, sms_webhook
+from tests.routers import rows_of
+from tests.tenancy import bearer, give_address, make_key
+
+#: Somebody to whom every tenant writes, and those who write to every tenant.
+SHARED_CONTACT = "+18045550000"
+SHARED_CONTACTS = {SHARED_CONTACT, CONTACT, CONTACT_EMAIL}
+#: Shorter texts are words of the service, such as `sms`.
+_SHORTEST_MARK = 5
+
+#: Everything that is somebody's, and the column that says whose.
+_TABLES = {
+    table.name: column
+    for table in Base.metadata.sorted_tables
+    if (column := "id" if table.name == "tenants" else "tenant_id") in table.columns
+}
+#: Done with one message in each state, while nobody is at work on them.
+_HAPPENING = [
+    "UPDATE messages SET status = %(status)s, status_reason = %(word)s || ' reason', provider_type = 'sms',"
+    " provider_message_id = %(word)s || '-' || id, attempt_count = 1,"
+    " due_at = CASE WHEN %(status)s IN ('scheduled', 'queued', 'sending') THEN now() + interval '1 hour' END"
+    " WHERE tenant_id = %(tenant)s AND id = %(id)s",
+    "INSERT INTO delivery_attempts"
+    " (tenant_id, message_id, number, provider_type, outcome, detail, provider_message_id, started_at, finished_at)"
+    " VALUES (%(tenant)s, %(id)s, 1, 'sms', 'temporary', %(word)s || ' attempt', %(word)s || '-' || %(id)s,"
+    " now(), now())",
+    "INSERT INTO provider_events (tenant_id, provider_type, event_id, message_id, provider_message_id, detail, raw)"
+    " VALUES (%(tenant)s, 'sms', %(word)s || '-event-' || %(id)s, %(id)s, %(word)s || '-' || %(id)s,"
+    " %(word)s || ' receipt', jsonb_build_object('note', %(word)s || ' raw'))",
+    "INSERT INTO message_events (tenant_id, message_id, kind) VALUES (%(tenant)s, %(id)s, 'retried')",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request; who makes it is said elsewhere."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+class Resident:
+    """A tenant with two addresses and a key for each scope. Its word or its number is in every text that it has."""
+
+    def __init__(self, app: FastAPI, url: str, tenant_id: int, *, word: str, number: str) -> None:
+        self.url, self.tenant_id = url, tenant_id
+        self.word, self.number, self.mail = word, number, f"desk@{word}.example"
+        give_address(url, tenant_id, self.number)
+        give_address(url, tenant_id, self.mail, "email")
+        self._client = client_of(app)
+        self.keys = {scope: make_key(url, tenant_id, scopes=(scope,)) for scope in KeyScope}
+        #: Its rows, as they were when it had been furnished.
+        self.things: dict[str, list[dict[str, Any]]] = {}
+        #: What the `Link` headers of its own lists hold, by the list's path.
+        self.cursors: dict[str, list[str]] = {}
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        return self.number, self.mail
+
+    async def ask(self, scope: KeyScope, asked: Asked) -> httpx.Response:
+        """Ask with the key that has this one scope."""
+        headers = bearer(self.keys[scope]) | dict(asked.headers)
+        return await self._client.request(
+            asked.method, asked.path, params=asked.query, headers=headers, json=asked.body
+        )
+
+    async def furnish(self) -> None:
+        """Get messages in every state, with attempts, receipts, a history, contacts, conversations and cursors."""
+        for position, (path, body) in enumerate(self._sends()):
+            headers = {"Idempotency-Key": f"{self.word}-key-{position}"}
+            sent = await self.ask(KeyScope.SEND, Asked("POST", path, headers=headers, body=body))
+            assert sent.status_code == 200, sent.text
+        arrived = sms_webhook(to=self.number, body=f"{self.word} arrived", messaging_provider_id=f"{self.word}-in-1")
+        mailed = email_webhook(to=self.mail, body=f"{self.word} came", xillio_id=f"{self.word}-in-2")
+        for path, body in (("/api/webhooks/sms", arrived), ("/api/webhooks/email", mailed)):
+            assert (await self._client.post(path, json=body)).status_code == 200
+        self._let_things_happen()
+        self.things = self.rows()
+
+    def _sends(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        text = {"from_": self.number, "body": f"{self.word} text", "attachments": [f"https://{self.word}.example/a"]}
+        own_contacts = [f"{self.number[:-2]}{20 + position}" for position in range(len(MessageStatus))]
+        for to in [SHARED_CONTACT] * 3 + own_contacts:
+            yield "/api/messages/sms", sms(to=to, **text)
+        people = {"from_": self.mail, "to": f"friend@{self.word}.example"}
+        yield "/api/messages/email", email(subject=f"{self.word} subject", body=f"<p>{self.word}</p>", **people)
+
+    def _let_things_happen(self) -> None:
+        outbound = "SELECT id FROM messages WHERE tenant_id = %s AND channel = 'sms' AND direction = 'outbound'"
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(outbound + " ORDER BY id", (self.tenant_id,))
+            for (id_,), status in zip(cursor.fetchall(), cycle(MessageStatus), strict=False):
+                of = {"tenant": self.tenant_id, "id": id_, "word": self.word, "status": status.value}
+                for statement in _HAPPENING:
+                    cursor.execute(statement, of)
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """All that the database holds of this tenant, by table."""
+        found: dict[str, list[dict[str, Any]]] = {table: [] for table in _TABLES}
+        question = " UNION ALL ".join(
+            f"SELECT '{table}', to_jsonb(t) FROM {table} t WHERE {column} = {self.tenant_id}"
+            for table, column in _TABLES.items()
+        )
+        for table, row in rows_of(self.url, f"{question} ORDER BY 1, 2"):
+            found[table].append(row)
+        return found
+
+    def marks(self, *others: "Resident") -> set[str]:
+        """The texts among its things, times included, that are not among those of the others."""
+        everybodys = {text for other in others for text in texts_of(other.things)}
+        return {text for text in texts_of(self.things) if len(text) >= _SHORTEST_MARK} - everybodys
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every string in a document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_of(inner)

@@ -1,0 +1,221 @@
+"""What comes over a socket: requests that two readers would read differently, and clients without an end."""
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.factories import sms
+from tests.live import LiveServer
+
+BODY = json.dumps(sms()).encode()
+JSON = b"Content-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]) -> Iterator[LiveServer]:
+    """A server whose patience is a second."""
+    server = LiveServer(
+        tmp_path_factory.mktemp("protocol"),
+        DATABASE_URL=new_database(),
+        LOG_FORMAT="json",
+        WORKER_ENABLED="false",
+        HEADER_TIMEOUT_SECONDS="1",
+        REQUEST_TIMEOUT_SECONDS="1",
+        KEEP_ALIVE_SECONDS="1",
+    )
+    server.start()
+    yield server
+    assert server.stop() == 0
+    events = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert [event for event in events if event["level"] == "error"] == []
+
+
+def connected(server: LiveServer) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    """All that the server says until it closes; fails when it does not within ten seconds."""
+    received = b""
+    try:
+        while part := connection.recv(65_536):
+            received += part
+    except ConnectionResetError:
+        pass  # it has closed, with something of ours unread
+    return received
+
+
+def asked(server: LiveServer, request: bytes) -> bytes:
+    with connected(server) as connection:
+        connection.sendall(request)
+        return everything(connection)
+
+
+def answers(connection: socket.socket, count: int) -> bytes:
+    """What is said until so many answers have come, each of them one JSON object."""
+    received = b""
+    while received.count(b"}") < count and (part := connection.recv(65_536)):
+        received += part
+    return received
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def post(headers: bytes, body: bytes = BODY) -> bytes:
+    return b"POST /api/messages/sms HTTP/1.1\r\nHost: x\r\n" + JSON + headers + b"\r\n" + body
+
+
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+AS_CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+AMBIGUOUS = {
+    "length and chunks": post(LENGTH + CHUNKED, AS_CHUNK),
+    "chunks and length": post(CHUNKED + LENGTH, AS_CHUNK),
+    "two lengths": post(LENGTH + b"Content-Length: 5\r\n"),
+    "one length twice": post(LENGTH + LENGTH),
+    "a list of lengths": post(b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY))),
+    "a length with a sign": post(b"Content-Length: +%d\r\n" % len(BODY)),
+    "a negative length": post(b"Content-Length: -1\r\n"),
+    "a length in hexadecimal": post(b"Content-Length: 0x10\r\n"),
+    "a length beyond 64 bits": post(b"Content-Length: 99999999999999999999999\r\n"),
+    "chunks that are not the last coding": post(b"Transfer-Encoding: chunked, identity\r\n", AS_CHUNK),
+    "an unknown coding": post(b"Transfer-Encoding: xchunked\r\n", AS_CHUNK),
+    "a space before the colon": post(b"Content-Length : %d\r\n" % len(BODY)),
+    "a folded header": post(b"X-A: b\r\n c\r\n" + LENGTH),
+    "a folded coding": post(b"Transfer-Encoding:\r\n chunked\r\n", AS_CHUNK),
+    "a header without a name": post(b": x\r\n" + LENGTH),
+    "a carriage return in a header": post(b"X-A: b\rc\r\n" + LENGTH),
+    "NUL in a header": post(b"X-A: b\x00c\r\n" + LENGTH),
+    "lines that end with a line feed": post(LENGTH).replace(b"\r\n", b"\n"),
+    "a chunk of no size": post(CHUNKED, b"x\r\n" + BODY),
+    "a chunk larger than it says": post(CHUNKED, b"5\r\n" + BODY + b"\r\n0\r\n\r\n"),
+    "another version": b"GET /healthz HTTP/3.7\r\nHost: x\r\n\r\n",
+    "a method of any length": b"G" * 70_000 + b" / HTTP/1.1\r\n\r\n",
+    "CONNECT": b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "another protocol": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "bytes in the address": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
+    server: LiveServer, request_: bytes
+) -> None:
+    began = time.monotonic()
+    smuggled = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    received = asked(server, request_ + smuggled)
+    assert [status // 100 for status in statuses(received)] == [4]
+    assert time.monotonic() - began < 5
+    assert b"application/problem+json" in received
+    assert b"x-request-id: " in received
+    assert b"x-content-type-options: nosniff" in received
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, id="a long path"),
+        pytest.param(b"GET /?" + b"a" * 60_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, id="a long query"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 150 + b"\r\n", 431, id="many headers"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 100_000, 431, id="headers without an end"),
+        pytest.param(b"GET / HTTP/1.1\r\nX-A: " + b"b" * 1_000_000, 431, id="a header without an end"),
+        pytest.param(b"GET /" + b"a" * 1_000_000, 431, id="an address without an end"),
+        pytest.param(
+            post(CHUNKED, b"1\r\n{\r\n0\r\n" + b"X-A: b\r\n" * 100_000), 431, id="headers without an end after a body"
+        ),
+    ],
+)
+def test_a_head_that_is_too_large_is_refused(server: LiveServer, request_: bytes, status: int) -> None:
+    with connected(server) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has read enough
+            connection.sendall(request_)
+        received = everything(connection)
+    # Where it closes with something unread the answer may be lost on the way.
+    assert statuses(received) in ([status], []) if len(request_) > 70_000 else statuses(received) == [status]
+
+
+def trickled(server: LiveServer, begin: bytes, drop: bytes) -> tuple[bytes, float]:
+    """What a client is answered that begins and then sends a byte every tenth of a second, and after how long."""
+    with connected(server) as connection:
+        began = time.monotonic()
+        connection.sendall(begin)
+        connection.settimeout(0.1)
+        received = b""
+        while time.monotonic() - began < 20:
+            try:
+                part = connection.recv(65_536)
+                if not part:
+                    return received, time.monotonic() - began
+                received += part
+            except TimeoutError:
+                try:
+                    connection.sendall(drop)
+                except (BrokenPipeError, ConnectionResetError):
+                    return received, time.monotonic() - began
+            except ConnectionResetError:
+                return received, time.monotonic() - began
+    raise AssertionError(f"not closed after 20 seconds: {received!r}")
+
+
+HEAD = b"POST /api/messages/sms HTTP/1.1\r\nHost: x\r\n" + JSON
+WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "drop", "expected"),
+    [
+        pytest.param(b"G", b"E", [400], id="a method"),
+        pytest.param(b"GET /", b"a", [408], id="an address"),
+        pytest.param(HEAD, b"X", [408], id="a header"),
+        pytest.param(HEAD + b"Content-Length: 1000\r\n\r\n", b" ", [408], id="a body"),
+        pytest.param(HEAD + CHUNKED + b"\r\n", b"1\r\n \r\n", [408], id="a body in chunks"),
+        pytest.param(b"\r\n", b"\r\n", [408], id="empty lines"),
+        pytest.param(WHOLE, b"\r\n", [200, 408], id="empty lines after an answer"),
+        pytest.param(WHOLE + b"GET /", b"a", [200, 408], id="a second request"),
+        pytest.param(
+            b"GET /nope HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", b" ", [404, 408], id="a body nobody reads"
+        ),
+    ],
+)
+def test_who_sends_a_byte_now_and_then_is_cut_off(
+    server: LiveServer, begin: bytes, drop: bytes, expected: list[int]
+) -> None:
+    received, seconds = trickled(server, begin, drop)
+    assert statuses(received) in (expected, expected[:-1])
+    assert seconds < 6
+
+
+def test_who_says_nothing_is_cut_off(server: LiveServer) -> None:
+    with connected(server) as connection:
+        assert everything(connection) == b""
+    with connected(server) as connection:
+        connection.sendall(WHOLE)
+        assert statuses(everything(connection)) == [200]
+
+
+def test_a_request_in_pieces_is_answered_and_the_next_ones_too(server: LiveServer) -> None:
+    with connected(server) as connection:
+        for _ in range(3):
+            request = post(LENGTH)
+            for start in range(0, len(request), 40):
+                connection.sendall(request[start : start + 40])
+            assert statuses(answers(connection, 1)) == [200]
+        connection.sendall(post(LENGTH) + WHOLE + post(LENGTH))
+        assert statuses(answers(connection, 3)) == [200, 200, 200]
+
+
+def test_who_waits_for_an_answer_is_not_cut_off(server: LiveServer) -> None:
+    with connected(server) as connection:
+        connection.sendall(post(LENGTH + b"Prefer: wait=3\r\n"))
+        assert statuses(answers(connection, 1)) == [200]

@@ -1,0 +1,227 @@
+"""Every route of an application, asked by one tenant for what is another's.
+
+The requests are made from the routes themselves, so that a new one is walked from the day it appears. One that takes
+something new stops the walk until it stands in `MADE`, `NOBODYS` or `BODIES` what there is to ask it for.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute
+
+from app.domain import DEFAULT_TENANT_ID, KeyScope
+from app.routers.access import NEEDS
+from tests.factories import email, sms
+from tests.residents import SHARED_CONTACTS, Asked, Resident
+from tests.routers.test_access import routes_of
+
+Served = tuple[APIRoute, str]
+Said = tuple[int, dict[str, str], str]
+
+#: Here the scope `admin` is about the installation: whoever has it sees, and changes, what is every tenant's.
+OF_THE_INSTALLATION = ("/api/admin/", "/api/providers/{name}/resume")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How a parameter is made of what a tenant has on a path, and what it is for something that never was.
+
+    Without a `never` there is no such thing: a made-up cursor is malformed.
+    """
+
+    of: Callable[[Resident, str], list[str]]
+    never: Callable[[], str] | None
+
+
+def _ids(table: str) -> Made:
+    return Made(lambda who, path: [str(row["id"]) for row in who.things[table]], lambda: "999999999")
+
+
+#: By name, what is somebody's.
+MADE: Mapping[str, Made] = {
+    "message_id": _ids("messages"),
+    "conversation_id": _ids("conversations"),
+    "contact_id": _ids("contacts"),
+    "tenant_id": _ids("tenants"),
+    "key_id": _ids("api_keys"),
+    "address_id": _ids("tenant_addresses"),
+    "address": Made(
+        lambda who, path: sorted({row["address"] for row in who.things["contacts"]} - SHARED_CONTACTS),
+        lambda: "+12025559999",
+    ),
+    "cursor": Made(lambda who, path: who.cursors[path], None),
+    "Idempotency-Key": Made(
+        lambda who, path: [
+            row["idempotency_key"]
+            for row in who.things["messages"]
+            if row["idempotency_key"] and path.endswith(row["channel"])
+        ],
+        lambda: f"never-{secrets.token_hex(8)}",
+    ),
+}
+#: By name, what is nobody's, and a value for it.
+NOBODYS: Mapping[str, str] = {
+    "limit": "2",
+    "status": "failed",
+    "provider": "sms",
+    "name": "sms",
+    "since": "2024-01-01T00:00:00Z",
+    "until": "2099-01-01T00:00:00Z",
+    "Prefer": "wait=0",
+}
+#: By path, a body with the addresses of somebody.
+BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
+    "/api/messages/sms": lambda number, mail: sms(from_=number, to="+18045559999"),
+    "/api/messages/email": lambda number, mail: email(from_=mail),
+}
+_NOBODYS_ADDRESSES = ("+12025559998", "nobody@never.example")
+
+#: The name of the first tenant, which is also in every Content-Security-Policy.
+_WORDS = {"default"}
+#: What differs between two answers that say the same.
+_PASSING_HEADERS = {"x-request-id", "content-length", "date"}
+_PASSING = re.compile(
+    r'(?<="message_id":)"\d+"|(?<="conversation_id":)\d+(?=,"status":"accepted")|(?<="exported_at":)"[^"]+"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is asked with something of a tenant, and the same with something that never was, if there can be such."""
+
+    path: str
+    name: str
+    value: str
+    theirs: Asked
+    never: Asked | None
+
+    def __str__(self) -> str:
+        return f"{self.theirs.method} {self.path} {self.name}={self.value}".removesuffix(" =")
+
+
+def api_routes(app: FastAPI) -> Iterator[Served]:
+    """Every route with each of its methods."""
+    for route in routes_of(app.routes):
+        if isinstance(route, APIRoute):
+            yield from ((route, method) for method in sorted((route.methods or set()) - {"HEAD"}))
+
+
+def tenants_routes(app: FastAPI) -> Iterator[Served]:
+    """Those that are about the tenant who asks."""
+    for route, method in api_routes(app):
+        is_open = NEEDS.get(route.path, {}).get(method, KeyScope.READ) is None
+        if not is_open and not route.path.startswith(OF_THE_INSTALLATION):
+            yield route, method
+
+
+def parameters_of(route: APIRoute) -> dict[str, str]:
+    """The names of what a route takes, and where each stands; bodies are `BODIES`' business."""
+    found = {param.alias: param.field_info.in_.value for param in get_flat_params(route.dependant)}  # type: ignore[attr-defined]
+    found |= {each["name"]: each["in"] for each in (route.openapi_extra or {}).get("parameters", [])}
+    unknown = set(found) - set(MADE) - set(NOBODYS)
+    assert not unknown, f"{route.path} takes {unknown}: say in MADE whose that is, or in NOBODYS that it is nobody's"
+    assert route.body_field is None or route.path in BODIES, f"{route.path} takes a body: say in BODIES which"
+    return found
+
+
+def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> Iterator[Step]:
+    """What `asking` can ask a route with each thing of `having`, one at a time; the two may be the same."""
+    path, parameters = route.path, parameters_of(route)
+    own = {name: _values(name, asking, path)[0] for name, where in parameters.items() if where == "path"}
+    body = BODIES.get(path)
+    own_body = body(asking.number, asking.mail) if body else None
+
+    def asked_with(name: str, value: str) -> Asked:
+        where = parameters[name]
+        return Asked(
+            method,
+            path.format_map(own | ({name: value} if where == "path" else {})),
+            query={name: value} if where == "query" else {},
+            headers={name: value} if where == "header" else {},
+            body=own_body,
+        )
+
+    if not own:
+        yield Step(path, "", "", Asked(method, path, body=own_body), None)
+    for name in parameters:
+        never = MADE[name].never if name in MADE else None
+        for value in _values(name, having, path):
+            yield Step(path, name, value, asked_with(name, value), asked_with(name, never()) if never else None)
+    if body is not None:
+        theirs = Asked(method, path, body=body(*having.addresses))
+        nobodys = Asked(method, path, body=body(*_NOBODYS_ADDRESSES))
+        # What is nobody's is the first tenant's, who is bound to be told apart what is not.
+        yield Step(path, "body", having.number, theirs, nobodys if asking.tenant_id != DEFAULT_TENANT_ID else None)
+
+
+def _values(name: str, having: Resident, path: str) -> list[str]:
+    return MADE[name].of(having, path) if name in MADE else [NOBODYS[name]]
+
+
+async def gather_cursors(app: FastAPI, who: Resident) -> None:
+    """Have somebody leaf through all of their lists, and keep the cursors."""
+    for route, _ in tenants_routes(app):
+        parameters = parameters_of(route)
+        if "cursor" in parameters:
+            names = [name for name, where in parameters.items() if where == "path"]
+            for ids in product(*(_values(name, who, route.path) for name in names)):
+                path = route.path.format_map(dict(zip(names, ids, strict=True)))
+                who.cursors.setdefault(route.path, []).extend(await _leaf(who, path))
+
+
+async def _leaf(who: Resident, path: str) -> list[str]:
+    """The cursors of the first two pages of a list: of those after them, and of the one before."""
+    found: list[str] = []
+    for _ in range(2):
+        query = {"limit": "1"} | ({"cursor": found[0]} if found else {})
+        answer = await who.ask(KeyScope.READ, Asked("GET", path, query=query))
+        found += re.findall(r"cursor=([\w-]+)", answer.headers.get("link", ""))
+    return sorted(set(found))
+
+
+async def leaks(routes: Iterable[Served], asking: Resident, having: Resident) -> list[str]:
+    """What `asking` learns of `having`, with each of its keys: nothing, if all is well.
+
+    Its texts must be in no answer, and an answer about something of its has to be the one about what never was.
+    """
+    found = []
+    marks = having.marks(asking) - _WORDS
+    for (route, method), scope in product(routes, KeyScope):
+        about_nothing: dict[str, Said] = {}
+        for step in steps(route, method, asking, having):
+            answer = await asking.ask(scope, step.theirs)
+            # What was asked with may stand in the answer, as in a link to the next page.
+            whole = f"{dict(answer.headers)} {answer.text}"
+            whole = whole.replace(step.value, "") if step.value else whole
+            shown = [mark for mark in marks if mark in whole]
+            if shown:
+                found.append(f"{step}, {scope}: shows {shown}")
+            if step.never is not None:
+                if step.name not in about_nothing:
+                    about_nothing[step.name] = said(await asking.ask(scope, step.never))
+                if said(answer) != about_nothing[step.name]:
+                    found.append(f"{step}, {scope}: says {said(answer)}, not {about_nothing[step.name]}")
+    return found
+
+
+async def views(routes: Iterable[Served], who: Resident) -> dict[str, Said]:
+    """What somebody is answered to all that they can read of their own."""
+    seen = {}
+    for route, method in routes:
+        if method == "GET":
+            for step in steps(route, method, who, who):
+                seen[str(step)] = said(await who.ask(KeyScope.READ, step.theirs))
+    return seen
+
+
+def said(answer: httpx.Response) -> Said:
+    """An answer without what differs each time."""
+    headers = {name: value for name, value in answer.headers.items() if name not in _PASSING_HEADERS}
+    return answer.status_code, headers, _PASSING.sub("#", answer.text)

@@ -70,9 +70,10 @@ class GroupCommit(Generic[Item, Answer]):
         await self._task
         await self._let_go()
 
-    async def submit(self, item: Item) -> Answer:
+    async def submit(self, item: Item, *, until: float | None = None) -> Answer:
         """Hand over one item; returns its answer after the COMMIT. A caller that stops waiting changes nothing.
 
+        `until`, by the event loop's clock, takes the place of the deadline for who has waited elsewhere before.
         Raises `Overloaded` at once when the queue is full or closing, `DatabaseUnavailable` when PostgreSQL is
         away or there is no answer by the deadline, and whatever `work` raises for this item alone.
         """
@@ -83,7 +84,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._size += 1
         self._arrived.set()
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            async with asyncio.timeout_at(until or asyncio.get_running_loop().time() + self._deadline_seconds):
                 return await answer
         except TimeoutError:
             raise _unavailable() from None

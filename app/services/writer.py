@@ -4,6 +4,7 @@ Nearly every message belongs to a conversation that exists, and is stored with o
 messages and repeats, goes on to the second, which looks up, makes what is missing, and stores.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from operator import attrgetter
@@ -41,6 +42,7 @@ class MessageWriter:
             name="accept-first",
         )
         self._on_outbound = on_outbound
+        self._deadline_seconds = settings.database_statement_timeout_seconds
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -55,9 +57,10 @@ class MessageWriter:
         """Store one message and say where it is, after the commit.
 
         An inbound message whose provider id is already stored, or that arrives many times at once, is stored once;
-        every copy gets the first one's place. Errors are those of `GroupCommit.submit`.
+        every copy gets the first one's place. Errors are those of `GroupCommit.submit`; the deadline holds for both.
         """
-        stored = await self._known.submit(message) or await self._others.submit(message)
+        until = asyncio.get_running_loop().time() + self._deadline_seconds
+        stored = await self._known.submit(message, until=until) or await self._others.submit(message, until=until)
         if message.direction is Direction.OUTBOUND:
             self._on_outbound()
         return stored

@@ -79,7 +79,7 @@ class Load:
         body = f"{self.name}-{number}"
         message = {"from": "+12016661234", "to": f"+1804555{number % 10_000:04}", "type": "sms", "body": body}
         while True:
-            began = time.monotonic()
+            began, pause = time.monotonic(), 0.5
             try:
                 async with asyncio.timeout(60):
                     status, headers, said = await self._post("/api/messages/sms", json.dumps(message), key=body)
@@ -88,12 +88,13 @@ class Load:
             else:
                 seconds = time.monotonic() - began
                 self.answers.append(Answer(began, seconds, status, headers.get("retry-after")))
+                pause = float(headers.get("retry-after", pause))
                 if status == 200:
                     self.acknowledged[body] = int(json.loads(said)["message_id"])
                     return
             if self._stopping:
                 return
-            await asyncio.sleep(0.5)  # between two tries, as a client does
+            await asyncio.sleep(pause)  # between two tries, as a client does
 
     async def _post(self, path: str, content: str, *, key: str) -> tuple[int, dict[str, str], bytes]:
         reader, writer = self._kept() or await asyncio.open_connection("127.0.0.1", self.port)

@@ -129,3 +129,12 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_the_ne
         work.gate.set()
         assert await commit.submit(2) == 50
     await engine.dispose()
+
+
+async def test_who_has_waited_elsewhere_waits_no_longer_in_all(engine: AsyncEngine) -> None:
+    work = Divider()
+    work.gate.clear()
+    async with group_commit(engine, work, deadline=60) as commit:
+        with pytest.raises(DatabaseUnavailable):
+            await commit.submit(1, until=asyncio.get_running_loop().time() + 0.05)
+        work.gate.set()

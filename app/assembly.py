@@ -30,6 +30,10 @@ from app.worker import DeliveryWorker
 
 log = structlog.get_logger(__name__)
 
+#: For whose key or address it is, which takes a millisecond. Longer, and what is left for storing would not do to
+#: answer everybody within five seconds while the database is silent.
+_LOOK_UP_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -84,7 +88,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         await stack.enter_async_context(doorbell)
         writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=doorbell.ring))
         sessions = async_sessionmaker(engine, expire_on_commit=False)
-        deadline = settings.database_statement_timeout_seconds
+        deadline = min(_LOOK_UP_SECONDS, settings.database_statement_timeout_seconds)
         addresses = AddressBook(sessions, deadline_seconds=deadline)
         events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses))
         for name, provider in provider_registry.items():

@@ -94,7 +94,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):
                 provider.connect(partial(events.accept, name))
-                stack.push_async_callback(provider.close)
+            stack.push_async_callback(provider.close)
         if worker is not None:
             await stack.enter_async_context(worker)
         limits = LimitBook(sessions, settings)

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import ClassVar
+from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 from app.domain import MessageStatus
@@ -19,7 +21,9 @@ class OutboundMessage:
     """What `send` is given. `from_address` and `to_address` are normalised; `attachments` are URLs.
 
     `idempotency_key` is the same for every attempt of one message, and no other message ever has it: pass it on where
-    the vendor takes one, or as the reference that receipts carry back.
+    the vendor takes one, or as the reference that receipts carry back. `callback_url` is where its receipts are to
+    go, where the installation is reachable (`PUBLIC_URL`). `thread` is for mail: the Message-IDs of what was
+    said before, the latest last, as In-Reply-To and References have them.
     """
 
     message_id: int
@@ -31,6 +35,8 @@ class OutboundMessage:
     idempotency_key: str
     subject: str | None = None
     attachments: list[str] = field(default_factory=list)
+    callback_url: str | None = None
+    thread: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,8 @@ class Receipt:
 
     `event_id` tells events of one provider apart: a repeat has the same. The message is named by
     `provider_message_id`, by `idempotency_key` (what `OutboundMessage` carried), or both. `status` is None where the
-    vendor's word, kept in `raw`, has no counterpart here.
+    vendor's word, kept in `raw`, has no counterpart here. `recipient` is the address that it speaks of, as the vendor
+    writes it, so that it can be found when somebody's data is erased.
     """
 
     event_id: str
@@ -84,11 +91,27 @@ class Receipt:
     detail: str | None = None
     occurred_at: datetime | None = None
     raw: Mapping[str, object] = field(default_factory=dict)
+    recipient: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InboundFile:
+    """What hung on a mail that came in: its bytes, with the name and the media type that the sender gave it."""
+
+    name: str
+    content_type: str
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class InboundMessage:
-    """A message that came in, with its addresses as the provider wrote them."""
+    """A message that came in, with its addresses as the provider wrote them.
+
+    An address that is neither a phone number nor an email address is written `kind:value`, such as `slack:C024BE91L`.
+    `provider_message_id` has at most 512 characters, and is the same when the message comes again. `attachments` are
+    URLs or the vendor's names for what it keeps; `files` came along. `quoted` is what a mail repeats of those before
+    it, and stands in `body` no more.
+    """
 
     provider_message_id: str
     channel: str
@@ -99,17 +122,81 @@ class InboundMessage:
     subject: str | None = None
     attachments: list[str] = field(default_factory=list)
     sent_at: datetime | None = None
+    files: Sequence[InboundFile] = ()
+    quoted: str | None = None
 
 
 ProviderEvent = Receipt | InboundMessage
 Answer = ProviderResult | Awaitable[ProviderResult]
 
 
-class BaseProvider(ABC):
-    """One vendor. Subclass it in a file of its own and give it a name in `provider_registry`."""
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """One call of a vendor, as it was made.
 
+    `url` is the whole public address that the vendor called, with its query: what some of them sign. `headers` are as
+    they came, with names in lower case, each as often as it stood there; values are Latin-1.
+    """
+
+    method: str
+    url: str
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def header(self, name: str) -> str | None:
+        """The value of a header that stands there exactly once; None otherwise, so that a second one can't be
+        smuggled in."""
+        values = [value for known, value in self.headers if known == name]
+        return values[0] if len(values) == 1 else None
+
+    def query(self) -> list[tuple[str, str]]:
+        """The parameters of the address, decoded, in order, blank ones too."""
+        return parse_qsl(self.url.partition("?")[2], keep_blank_values=True)
+
+    def form(self) -> list[tuple[str, str]]:
+        """The body as `application/x-www-form-urlencoded`, decoded, in order, blank ones too. Raises `ValueError`."""
+        return parse_qsl(self.body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(self.body))
+
+
+class CallbackRefused(Exception):
+    """A callback is not the vendor's: its signature is missing, wrong or out of date.
+
+    The text says which. `seen` and `expected` are for whoever has to find the wrong setting: the beginnings of what
+    was shown and of what would have been right (`hint`), never a whole signature, never a secret.
+    """
+
+    def __init__(self, reason: str, *, seen: str | None = None, expected: str | None = None) -> None:
+        super().__init__(reason)
+        self.seen = seen
+        self.expected = expected
+
+
+class CallbackUnverifiable(Exception):
+    """Whose a callback is can't be told, because of us: a secret is not set, or can't be read. The vendor is to call
+    again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a vendor is answered."""
+
+    content: bytes = b'{"status":"ok"}'
+    media_type: str | None = "application/json"
+    status: int = 200
+
+
+class BaseProvider(ABC):
+    """One vendor. Subclass it in a file of its own; a function `configured()` in that file enters it into
+    `provider_registry` under the file's name."""
+
+    #: The channels that it carries, each with the kind of address at both ends: `phone`, `email`, or one of its own.
+    channels: ClassVar[Mapping[str, str]] = {}
     #: Whether a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
     honours_idempotency_key: bool = False
+    #: What a callback that was taken is answered with.
+    reply: ClassVar[Reply] = Reply()
+    #: The largest callback, in bytes.
+    largest_callback: ClassVar[int] = 1_000_000
 
     @abstractmethod
     def send(self, payload: OutboundMessage) -> Answer:
@@ -126,12 +213,29 @@ class BaseProvider(ABC):
         """
         raise NotImplementedError
 
-    def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[ProviderEvent]:
-        """What a callback of the vendor says, after checking that it is the vendor's.
+    def verify(self, callback: Callback) -> None:
+        """Return if a callback is the vendor's, judged by its bytes before anything reads them.
 
-        Raises `NotImplementedError` where the vendor doesn't call back.
+        Raises `CallbackRefused`, or `CallbackUnverifiable`; `NotImplementedError` where the vendor doesn't call back.
         """
         raise NotImplementedError
+
+    async def handshake(self, callback: Callback) -> Reply | None:
+        """The answer to a genuine call that only asks whether somebody is there; None for every other.
+
+        Raises `CallbackRefused` where what it asks for must not be done.
+        """
+        return None
+
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        """What a genuine callback says, in its order; nothing where it is no concern of ours.
+
+        Raises `ValueError` for what can't be understood: it is kept as it came.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:  # noqa: B027 - most have nothing to give up
+        """Give up connections, when the process stops."""
 
 
 async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResult:
@@ -153,3 +257,9 @@ def _send(provider: BaseProvider, payload: OutboundMessage) -> Answer:
 #: A provider that blocks its threads has only its own to block.
 _threads: WeakKeyDictionary[BaseProvider, ThreadPoolExecutor] = WeakKeyDictionary()
 _THREADS = 32
+
+
+def hint(signature: str) -> str:
+    """The beginning of a signature: enough to compare two by eye, too little to use one."""
+    printable = "".join(character if " " < character < "\x7f" else "?" for character in signature[:12])
+    return printable + ("..." if len(signature) > len(printable) else "")

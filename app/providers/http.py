@@ -1,6 +1,7 @@
 """What vendors with an HTTP API have in common: how they are reached, what an answer means, when to come back, and
 how an exchange can end without one."""
 
+import asyncio
 import re
 import time
 from collections import defaultdict, deque
@@ -16,6 +17,7 @@ import httpcore
 import httpx
 
 from app.providers.base import (
+    BaseProvider,
     CredentialsRefused,
     PermanentFailure,
     ProviderFailure,
@@ -60,6 +62,30 @@ def new_client(timeout_seconds: float, base_url: str = "") -> httpx.AsyncClient:
     """
     timeout = httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
     return httpx.AsyncClient(base_url=base_url, transport=KeepAliveTransport(), timeout=timeout, trust_env=False)
+
+
+class HttpProvider(BaseProvider):
+    """A vendor with an HTTP API. `close` it; a client that was handed in stays open."""
+
+    def __init__(self, *, timeout_seconds: float, client: httpx.AsyncClient | None = None) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._given = client
+        self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """The client that was given, or one of this event loop's: its connections are of no use to another."""
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[0] is not loop:
+            self._made = loop, new_client(self._timeout_seconds)
+        return self._made[1]
+
+    async def close(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            await made[1].aclose()
 
 
 class KeepAliveTransport(httpx.AsyncBaseTransport):

@@ -1,8 +1,7 @@
 """The carrier simulator as a vendor: what `python -m app simulate` understands over HTTP (docs/simulator.md)."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
 
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -11,6 +10,7 @@ from pydantic_core import from_json
 from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
+    Callback,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
@@ -20,7 +20,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.http import exchange, new_client, outcome_of
+from app.providers.http import HttpProvider, exchange, outcome_of
 from app.providers.simulation import SimulatorSettings
 
 STATUSES = {
@@ -73,19 +73,19 @@ class _MessageCall(_Model):
 _CALLS = TypeAdapter(list[dict[str, Any]])
 
 
-class SimulatorProvider(BaseProvider):
+class SimulatorProvider(HttpProvider):
     """A client of the carrier simulator at `SIMULATOR_URL`. `close` it; a client that was handed in stays open."""
+
+    channels: ClassVar = {"sms": "phone", "email": "email"}
 
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()
+        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
         self._url = httpx.URL(f"{(settings.url or '').rstrip('/')}/messages")  # read once, not for every message
-        self._timeout_seconds = settings.timeout_seconds
-        self._given = client
-        self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
         self.honours_idempotency_key = settings.honours_idempotency_key
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        client = self._client()
+        client = self.client
         headers = {"Idempotency-Key": payload.idempotency_key}
         submission = {
             "channel": payload.channel,
@@ -107,7 +107,7 @@ class SimulatorProvider(BaseProvider):
 
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
         """As promised by `BaseProvider`; raises `TemporaryFailure` where the simulator gives no answer just now."""
-        client = self._client()
+        client = self.client
         request = client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
         try:
             response = await exchange(client, request)
@@ -118,27 +118,13 @@ class SimulatorProvider(BaseProvider):
             raise TemporaryFailure(f"The look-up failed: {error}") from error
         return ProviderResult(found.messages[0].id) if found.messages else None
 
-    def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[ProviderEvent]:
-        """One event, or a list of them, in the order in which they stand. Nothing is signed: it is a simulator.
+    def verify(self, callback: Callback) -> None:
+        """Nothing is signed: it is a simulator."""
 
-        Raises `ValueError` for a body that can't be read.
-        """
-        calls = from_json(body, allow_inf_nan=False)
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        """One event, or a list of them."""
+        calls = from_json(callback.body, allow_inf_nan=False)
         return [_event(call) for call in _CALLS.validate_python(calls if isinstance(calls, list) else [calls])]
-
-    async def close(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            await made[1].aclose()
-
-    def _client(self) -> httpx.AsyncClient:
-        """The client that was given, or one of this event loop's: its connections are of no use to another."""
-        if self._given is not None:
-            return self._given
-        loop = asyncio.get_running_loop()
-        if self._made is None or self._made[0] is not loop:
-            self._made = loop, new_client(self._timeout_seconds)
-        return self._made[1]
 
 
 def configured() -> BaseProvider | None:

@@ -9,6 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.addresses import InvalidAddress
 from app.assembly import Services
 from app.errors import InvalidRequest, ProviderNotFound, SignatureRefused
+from app.providers.base import Callback
 from app.providers.registry import provider_registry
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
@@ -83,8 +84,11 @@ async def receive_callback(provider: str, request: Request) -> WebhookAccepted:
     vendor = provider_registry.get(provider)
     if vendor is None:
         raise ProviderNotFound("There is no provider of this name.")
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
+    callback = Callback(request.method, str(request.url), headers, await request.body())
     try:
-        events = vendor.parse(request.headers, await request.body())
+        vendor.verify(callback)
+        events = vendor.parse(callback)
         await request.app.state.services.provider_events.accept(provider, *events)
     except NotImplementedError:
         raise ProviderNotFound("This provider does not call back.") from None

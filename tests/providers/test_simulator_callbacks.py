@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from app.domain import MessageStatus
 from app.providers.base import (
+    Callback,
     InboundMessage,
     ProviderEvent,
     Receipt,
@@ -46,7 +47,7 @@ class Receiver:
         provider = SimulatorProvider(settings=simulator_settings())
         async with asyncio.timeout(10):
             bodies = [await self.bodies.get() for _ in range(count)]
-        return [event for body in bodies for event in provider.parse({}, body)]
+        return [event for body in bodies for event in provider.parse(called(body))]
 
 
 @pytest.fixture
@@ -118,9 +119,13 @@ async def test_a_callback_address_that_is_away_costs_no_answer(simulate: Simulat
     assert (await simulation.provider.send(outbound("+15005552400"))).provider_message_id
 
 
+def called(body: bytes) -> Callback:
+    return Callback("POST", "http://testserver/api/webhooks/simulator", [], body)
+
+
 def parsed(body: bytes | str | object) -> list[ProviderEvent]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return list(SimulatorProvider(settings=simulator_settings()).parse({}, content))
+    return list(SimulatorProvider(settings=simulator_settings()).parse(called(content)))
 
 
 def test_what_is_called_back_reads_as_it_was_meant() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -15,7 +15,7 @@ from app.config import Settings
 from app.database import create_serving_engine
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
 from app.models import DeliveryAttempt
-from app.providers.base import OutboundMessage, ProviderResult, Receipt
+from app.providers.base import Callback, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.services.claims import Claim
 from app.services.policy import ACCEPTED, Verdict
@@ -397,8 +397,11 @@ async def test_what_a_provider_calls_back_with_is_in_the_ledger_before_it_is_ans
     serve: Serve, settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class CallsBack(Scripted):
-        def parse(self, headers: Mapping[str, str], body: bytes) -> list[Receipt]:
-            said = json.loads(body)
+        def verify(self, callback: Callback) -> None:
+            pass
+
+        def parse(self, callback: Callback) -> list[Receipt]:
+            said = json.loads(callback.body)
             return [Receipt(said["event"], MessageStatus(said["status"]), said["id"], raw=said)]
 
         async def send(self, payload: OutboundMessage) -> ProviderResult:

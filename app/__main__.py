@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
+from uvicorn.supervisors import Multiprocess
 
 from app import administration, doctor, simulator
 from app.assembly import must_have_providers, running_services
@@ -94,12 +95,13 @@ def serve(settings: Settings, *, reload: bool) -> int:
             "timeout_keep_alive": settings.keep_alive_seconds,
             "timeout_graceful_shutdown": settings.shutdown_grace_seconds,
         }
-        if reload or settings.web_concurrency > 1:
-            uvicorn.run(
-                "app.main:app", workers=None if reload else settings.web_concurrency, reload=reload, **options
-            )
+        if reload:
+            uvicorn.run("app.main:app", reload=True, **options)
             return 0
-        config = uvicorn.Config("app.main:app", **options)
+        config = uvicorn.Config("app.main:app", workers=settings.web_concurrency, **options)
+        if settings.web_concurrency > 1:
+            Multiprocess(config, _listeners(config)).run()
+            return 0
         server = _Server(config)
         with contextlib.suppress(KeyboardInterrupt):  # raised again when it has shut down in order
             server.run(sockets=_listeners(config))

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.assembly import must_have_providers, running_services
 from app.config import Settings
@@ -24,7 +25,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     configure_logging(settings)
     must_have_providers(settings)
-    app = FastAPI(
+    app = _Application(
         title="Messaging service",
         description="SMS, MMS and email through one API, and the conversations that hold the answers.",
         version="0.1.0",
@@ -42,11 +43,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in router.routes
         if isinstance(route, HotRoute)
     }
-    # The last one added is the outermost.
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, hot=hot)
-    app.add_middleware(Answers, settings=settings)
     app.state.refusal = Refusal(settings)
-    app.add_middleware(Gate, most=settings.max_requests_in_flight, refusal=app.state.refusal)
+    app.front = Gate(
+        Answers(Edge(app.front, max_body_bytes=settings.max_body_bytes, hot=hot), settings=settings),
+        most=settings.max_requests_in_flight,
+        refusal=app.state.refusal,
+    )
     problems.install(app)
     openapi.install(app)
     # The hot routes first: routes are tried in order.
@@ -65,6 +67,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.serves_docs:
         docs.install(app)
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI with layers in front of it: what hot routes answer costs nothing that FastAPI does for each request."""
+
+    front: ASGIApp
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.front = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.front(scope, receive, send)
 
 
 @asynccontextmanager

@@ -220,6 +220,8 @@ class _Send(BaseModel):
 
     def is_over(self) -> dict[str, str]:
         """What is wrong with times that have passed, by field. A repeat of an earlier request may name them."""
+        if self.send_at is None and self.expires_at is None:
+            return {}
         sentences = {"send_at": "a message is scheduled for the future", "expires_at": "this time is over"}
         now = datetime.now(UTC)
         times = {"send_at": self.send_at, "expires_at": self.expires_at}

@@ -85,7 +85,7 @@ class Answers:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"])
+        given = scope["headers_by_name"] = dict(scope["headers"])
         id_ = given.get(b"x-request-id")
         if id_ is None or not _SANE_ID.fullmatch(id_):
             id_ = next(self._ids)

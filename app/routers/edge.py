@@ -37,7 +37,7 @@ class Edge:
         if len(scope["headers"]) > MOST_HEADERS:
             raise TooManyHeaders(f"A request has at most {MOST_HEADERS} headers.")
         await admit(scope)
-        headers = dict(scope["headers"])
+        headers = scope["headers_by_name"]
         length = headers.get(b"content-length")
         if length is None:
             receive = self._counted(receive)
@@ -51,7 +51,7 @@ class Edge:
         if route is None:
             await self._app(scope, receive, send)
         else:
-            await route.serve(scope, receive, send, headers)
+            await route.serve(scope, receive, send)
 
     def _counted(self, receive: Receive) -> Receive:
         size = 0

@@ -7,12 +7,11 @@ body and the request, in that order, and returns a model, or a whole response.
 
 import codecs
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
@@ -40,26 +39,26 @@ class HotRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
-            await self.serve(scope, receive, send, dict(scope["headers"]))
+            await self.serve(scope, receive, send)
         else:
             await super().handle(scope, receive, send)  # answers 405
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""
-        request = Request(scope, receive, send)
-        settings = request.app.state.settings
-        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        content_type = scope["headers_by_name"].get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type != b"application/json" and not content_type.endswith(b"+json"):
             raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
-        content = await request.body()
+        content = await whole_body(receive)
         if content.startswith(_OTHER_ENCODINGS):
             raise UnsupportedMediaType("Send JSON in UTF-8, without a byte order mark.")
         try:
-            body = self._validator.validate_json(content, context={"default_region": settings.default_region})
+            body = self._validator.validate_json(
+                content, context={"default_region": scope["app"].state.settings.default_region}
+            )
         except ValidationError as error:
             raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
         check_shape(content)
-        answer = await self.endpoint(body, request)
+        answer = await self.endpoint(body, Request(scope, receive, send))
         if isinstance(answer, Response):
             await answer(scope, receive, send)
             return
@@ -67,3 +66,15 @@ class HotRoute(APIRoute):
         about = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": about})
         await send({"type": "http.response.body", "body": content})
+
+
+async def whole_body(receive: Receive) -> bytes:
+    """The body of a request; raises `ClientDisconnect` where its sender leaves before the end."""
+    pieces = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)

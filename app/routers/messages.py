@@ -1,13 +1,14 @@
 """Sending, what became of what was sent, and changing one's mind about it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
+from app.assembly import Services
 from app.dependencies import (
     Cursor,
     Id,
@@ -15,7 +16,6 @@ from app.dependencies import (
     MessagesDep,
     TenantDep,
     link_pages,
-    message_service,
     preferred_wait,
     tenant_id,
 )
@@ -77,25 +77,29 @@ async def send_email(message: EmailSend, request: Request) -> SendAccepted | Res
 
 
 async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted | Response:
-    service = message_service(request)
-    new = message.new_message(tenant_id(request), _idempotency_key(request))
-    if not request.app.state.settings.route(new.channel):
+    state = request.app.state
+    services: Services = state.services
+    given = request.scope["headers_by_name"]
+    new = message.new_message(tenant_id(request), _idempotency_key(given))
+    if not state.settings.route(new.channel):
         raise ChannelNotServed(
             f"Nobody is there to take messages for {new.channel}: this installation has no provider."
         )
-    if await request.app.state.services.addresses.tenant_of(new.sender) != new.tenant_id:
+    if await services.addresses.tenant_of(new.sender) != new.tenant_id:
         error = FieldError("body.from", "this address is not one of yours")
         raise InvalidRequest("A message is sent from an address of one's own.", errors=[error])
     if over := message.is_over():
-        await _must_be_a_repeat(new, over, service)
-    stored = await _accept(new, service, request.app.state.services.spending)
+        await _must_be_a_repeat(new, over, services.messages)
+    stored = await _accept(new, services.messages, services.spending)
     answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
     headers = {}
     if stored.duplicate:
         headers["Idempotent-Replayed"] = "true"
-    if seconds := preferred_wait(request):
+    if b"prefer" in given and (seconds := preferred_wait(request)):
         headers["Preference-Applied"] = f"wait={seconds}"
-        answer.provider_message_id = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
+        answer.provider_message_id = await services.messages.provider_message_id(
+            new.tenant_id, stored.id, wait_seconds=seconds
+        )
     return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
 
 
@@ -125,9 +129,12 @@ async def _must_be_a_repeat(new: NewMessage, over: dict[str, str], service: Mess
         raise InvalidRequest("A time in this request has passed.", errors=errors)
 
 
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+def _idempotency_key(given: Mapping[bytes, bytes]) -> str | None:
+    written = given.get(b"idempotency-key")
+    if written is None:
+        return None
+    key = written.decode("latin-1")
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         error = FieldError("header.Idempotency-Key", "1 to 255 visible ASCII characters, such as a UUID")
         raise InvalidRequest("The Idempotency-Key is not as it should be.", errors=[error])
     return key

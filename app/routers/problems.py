@@ -84,6 +84,7 @@ def install(app: FastAPI) -> None:
     """Render all errors of an application as problems: ours, the framework's, and those of the database."""
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Exception, _pass_on)
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -140,6 +141,11 @@ async def _dependency_error(request: Request, error: Exception) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
     return problem(500, "Internal server error", "Something went wrong on our side. It has been logged.")
+
+
+async def _pass_on(request: Request, error: Exception) -> Response:
+    """Past the framework, which would answer in its own words, to the layer in front of it (`routers.answers`)."""
+    raise error
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

@@ -1,6 +1,5 @@
 """What providers hand over. Answered after the commit; a repeat stores nothing and is answered the same."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
@@ -11,7 +10,7 @@ from app.assembly import Services
 from app.errors import InvalidRequest, ProviderNotFound, SignatureRefused
 from app.providers.base import Callback
 from app.providers.registry import provider_registry
-from app.routers.hot import HotRoute
+from app.routers.hot import HotRoute, whole_body
 from app.routers.problems import responses
 from app.routers.webhook_signature import must_be_signed
 from app.schemas import EmailInbound, SmsInbound, WebhookAccepted
@@ -27,11 +26,11 @@ _ERRORS = responses(
 class SignedRoute(HotRoute):
     """A hot route that, where there is a `WEBHOOK_SECRET`, looks at the signature before it reads anything else."""
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state
         if state.webhook_keys:
             request = Request(scope, receive)
-            body = await request.body()
+            body = await whole_body(receive)
             try:
                 must_be_signed(request.headers, body, state.webhook_keys)
             except SignatureRefused:
@@ -39,7 +38,7 @@ class SignedRoute(HotRoute):
                 state.services.refusals.refused("signature_refused", client=client, path=scope["path"])
                 raise
             receive = _again(body)
-        await super().serve(scope, receive, send, headers)
+        await super().serve(scope, receive, send)
 
 
 def _again(body: bytes) -> Receive:

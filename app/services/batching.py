@@ -79,15 +79,17 @@ class GroupCommit(Generic[Item, Answer]):
         """
         if self._closing or self._size >= self._queue_limit:
             raise Overloaded("The service has more to write than it can take on right now. Try again shortly.")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.setdefault(self._tenant_of(item), deque()).append((item, answer))
         self._size += 1
         self._arrived.set()
+        # `asyncio.timeout` does the same for whatever may be awaited, at five times the price.
+        deadline = loop.call_at(until or loop.time() + self._deadline_seconds, _give_up, answer)
         try:
-            async with asyncio.timeout_at(until or asyncio.get_running_loop().time() + self._deadline_seconds):
-                return await answer
-        except TimeoutError:
-            raise _unavailable() from None
+            return await answer
+        finally:
+            deadline.cancel()
 
     async def _run(self) -> None:
         while self._waiting or not self._closing:
@@ -159,6 +161,11 @@ class GroupCommit(Generic[Item, Answer]):
                 await connection.invalidate()
             with contextlib.suppress(Exception):
                 await connection.close()
+
+
+def _give_up(answer: asyncio.Future[Answer]) -> None:
+    if not answer.done():
+        answer.set_exception(_unavailable())
 
 
 def _unavailable() -> DatabaseUnavailable:

@@ -20,7 +20,9 @@ def rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
 
 def given(tenant_id: int, names: Sequence[str], values: Iterable[Sequence[Any]]) -> dict[str, Any]:
     """The parameters for a statement over `rows(names...)`: one sequence of values for each row."""
-    columns = list(zip(*values, strict=True)) or [()] * len(names)
+    first, *others = list(zip(*values, strict=True)) or [()] * len(names)
+    # PostgreSQL fills the shorter arrays up with nulls, which costs less than to send them.
+    columns = [first, *(() if column.count(None) == len(column) else column for column in others)]
     return {"tenant": tenant_id} | {
         f"given_{name}": list(column) for name, column in zip(names, columns, strict=True)
     }

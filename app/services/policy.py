@@ -19,6 +19,9 @@ from app.providers.base import (
 #: Where asking again is safe the attempts are limit enough.
 DEATHS_BEFORE_GIVING_UP = 3
 
+#: What workers may have died over waits until they are back: trying it sooner could leave nobody to do the rest.
+BACK_AGAIN_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -85,7 +88,8 @@ def in_doubt(
         if attempt >= limit:
             reason = f"Given up after {attempt} attempts; it may have gone out. The last: {detail}"
             return Verdict(unknown, MessageStatus.FAILED, reason)
-        return Verdict(unknown, MessageStatus.UNKNOWN, detail, retry_in=backoff(attempt, settings))
+        delay = backoff(attempt, settings) + (BACK_AGAIN_SECONDS if deaths else 0)
+        return Verdict(unknown, MessageStatus.UNKNOWN, detail, retry_in=delay)
     if policy == "fail":
         return Verdict(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")
     return Verdict(unknown, MessageStatus.UNKNOWN, detail)

@@ -55,11 +55,8 @@ async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Car
     account = rig.account(load)
     report(
         f"kill_{killed}/{carrier}/{at_once}_at_once",
-        n=account.n,
+        account,
         kills=kills,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
         in_flight_at_kills=in_flight,
         recovery_seconds=recovery,
         settled_seconds=settled,
@@ -109,11 +106,8 @@ async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
     account = rig.account(load)
     report(
         f"aimed_kill/{carrier}/{policy}",
-        n=account.n,
+        account,
         kills=kills,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
         recovery_seconds=recovery,
         statuses=rig.statuses(),
     )
@@ -141,6 +135,10 @@ async def test_a_message_that_kills_its_workers_is_given_up_and_hardly_holds_up_
         tasks.start_soon(load.run)
         async with httpx.AsyncClient(base_url=rig.web.url, trust_env=False) as client:
             for number in range(poisoned):
+                deaths += _start_the_dead_again(rig)
+                await until(
+                    lambda: all(worker.is_ready() for worker in rig.workers), within_seconds=60, why="workers"
+                )
                 message = {
                     "from": "+12016661234",
                     "to": f"+1917555{number:04}",
@@ -168,12 +166,9 @@ async def test_a_message_that_kills_its_workers_is_given_up_and_hardly_holds_up_
     account = rig.account(load)
     report(
         "poison",
-        n=account.n,
+        account,
         poisoned=poisoned,
         deaths=deaths,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
         recovery_seconds=settled,
         median_delay_of_neighbours=delays[len(delays) // 2][0],
         longest_delay_of_those_in_the_queue=max(seconds for seconds, attempts in delays if attempts == 1),

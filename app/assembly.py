@@ -98,7 +98,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             stack.push_async_callback(provider.close)
         if worker is not None:
             await stack.enter_async_context(worker)
-        limits = LimitBook(sessions, settings)
+        limits = LimitBook(sessions, settings, deadline_seconds=deadline)
         spending = await stack.enter_async_context(
             SpendGuard(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
         )

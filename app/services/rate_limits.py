@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import TooManyRequests
 from app.models import RateBudget
+from app.services.recent import hear_out
 from app.services.statements import TENANT
 from app.services.tenant_limits import LimitBook, TenantLimits
 
@@ -123,7 +124,7 @@ class RateLimiter:
         lease.waiting += 1
         if lease.under_way is None:
             lease.under_way = asyncio.create_task(self._lease(lease, tenant_id, limits))
-            lease.under_way.add_done_callback(_heard)
+            lease.under_way.add_done_callback(hear_out)
         try:
             await asyncio.shield(lease.under_way)
         finally:
@@ -155,8 +156,3 @@ class RateLimiter:
                 await connection.execute(_FILL, {"tenant": tenant_id, "burst": limits.burst})
                 row = (await connection.execute(_LEASE, parameters)).one()
         return int(row[0]), float(row[1])
-
-
-def _heard(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever waited for it may have left, and nobody else has to hear of it

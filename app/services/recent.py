@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
@@ -52,5 +52,11 @@ class Recent(Generic[Key, Found]):
 
     def _forget(self, key: Key, task: asyncio.Task[Found]) -> None:
         del self._under_way[key]
-        if not task.cancelled():
-            task.exception()  # whoever asked may have left, and nobody else has to hear of it
+        hear_out(task)
+
+
+def hear_out(task: asyncio.Task[Any]) -> None:
+    """Called when a shared task is done: whoever waited for it may have left, and nobody else has to hear of what it
+    raised."""
+    if not task.cancelled():
+        task.exception()

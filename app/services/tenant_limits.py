@@ -37,9 +37,12 @@ _OWN = select(Tenant.rate_limit_per_second, Tenant.rate_limit_burst, Tenant.dail
 class LimitBook:
     """Knows the limits of each tenant, as they were at most three seconds ago."""
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession], settings: Settings) -> None:
+    def __init__(
+        self, sessions: async_sessionmaker[AsyncSession], settings: Settings, *, deadline_seconds: float
+    ) -> None:
         self._sessions = sessions
         self._settings = settings
+        self._deadline_seconds = deadline_seconds
         self._recent: Recent[int, TenantLimits] = Recent(size=_KEPT)
 
     async def of(self, tenant_id: int) -> TenantLimits:
@@ -48,7 +51,7 @@ class LimitBook:
 
     async def _look_up(self, tenant_id: int) -> tuple[TenantLimits, float]:
         settings = self._settings
-        async with asyncio.timeout(settings.database_statement_timeout_seconds), self._sessions() as session:
+        async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
             rate, burst, caps = (await session.execute(_OWN, {"tenant": tenant_id})).one_or_none() or (None,) * 3
         limits = TenantLimits(
             settings.rate_limit_per_second if rate is None else rate,

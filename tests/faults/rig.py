@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,10 @@ def drawn_seed() -> random.Random:
     return random.Random(seed)
 
 
-def report(fault: str, **figures: object) -> None:
-    """The line that a fault ends with."""
+def report(fault: str, account: "Account | None" = None, **figures: object) -> None:
+    """The line that a fault ends with. Figures take the place of those of the account."""
+    if account is not None:
+        figures = {name: value for name, value in asdict(account).items() if name != "doubled_ids"} | figures
     rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in figures.items()}
     print("\n" + json.dumps({"fault": fault, **rounded}), flush=True)
 

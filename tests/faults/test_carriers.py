@@ -32,10 +32,7 @@ async def test_workers_on_one_queue_hand_over_each_message_once(make_rig: MakeRi
     account = rig.account(load)
     report(
         f"{workers}_workers",
-        n=account.n,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
+        account,
         recovery_seconds=0,
         drained_seconds=drained,
         per_second=account.n / drained,
@@ -96,10 +93,7 @@ async def test_receipts_shuffled_and_tripled(make_rig: MakeRig) -> None:
     account = rig.account(load)
     report(
         "receipts_shuffled_and_tripled",
-        n=account.n,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
+        account,
         recovery_seconds=0,
         receipts=due,
         wrong_status=len(wrong),
@@ -187,10 +181,9 @@ async def test_a_bad_carrier_leaves_every_message_explained(make_rig: MakeRig, m
     account = rig.account(load)
     report(
         f"bad_carrier/{mix}/{carrier}",
-        n=account.n,
+        account,
         lost=lost,
         doubled=doubled,
-        in_doubt_visible=account.in_doubt_visible,
         recovery_seconds=0,
         settled_seconds=settled,
         refused=len(refused),
@@ -222,10 +215,7 @@ async def test_a_carrier_that_refuses_our_key_is_paused_and_loses_nothing(make_r
     account = rig.account(load)
     report(
         "refused_credentials",
-        n=account.n,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
+        account,
         recovery_seconds=0,
         pauses=pauses,
     )
@@ -268,11 +258,8 @@ async def test_sigterm_finishes_what_is_in_hand(make_rig: MakeRig, stopped: str)
     account = rig.account(load)
     report(
         f"sigterm_{stopped}",
-        n=account.n,
+        account,
         stops=stops,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
         recovery_seconds=recovery,
         ended_seconds=ended,
     )
@@ -308,10 +295,7 @@ async def test_a_second_sigterm_ends_it_at_once(make_rig: MakeRig, stopped: str)
     account = rig.account(load)
     report(
         f"second_sigterm_{stopped}",
-        n=account.n,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
+        account,
         recovery_seconds=recovery,
         ended_seconds=ended,
     )

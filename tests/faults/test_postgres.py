@@ -80,11 +80,8 @@ async def test_postgres_goes_away_and_comes_back(make_rig: MakeRig, postgres: Po
     slowest = max(answer.seconds for answer in load.answers)
     report(
         f"postgres_{name}",
-        n=account.n,
+        account,
         rounds=rounds,
-        lost=account.lost,
-        doubled=account.doubled,
-        in_doubt_visible=account.in_doubt_visible,
         recovery_seconds=recovery,
         settled_seconds=settled,
         slowest_answer_seconds=slowest,

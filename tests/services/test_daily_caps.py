@@ -33,7 +33,10 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
             engine = create_serving_engine(own.database_url.get_secret_value(), own)
             stack.push_async_callback(engine.dispose)
             guard = SpendGuard(
-                engine, LimitBook(async_sessionmaker(engine), own), default_region="US", deadline_seconds=4
+                engine,
+                LimitBook(async_sessionmaker(engine), own, deadline_seconds=4),
+                default_region="US",
+                deadline_seconds=4,
             )
             return await stack.enter_async_context(guard)
 

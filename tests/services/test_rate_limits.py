@@ -38,7 +38,9 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
                     statements.append(statement)
 
                 event.listen(engine.sync_engine, "before_cursor_execute", note)
-            return RateLimiter(engine, LimitBook(async_sessionmaker(engine), own), deadline_seconds=4)
+            return RateLimiter(
+                engine, LimitBook(async_sessionmaker(engine), own, deadline_seconds=4), deadline_seconds=4
+            )
 
         yield make
 

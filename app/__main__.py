@@ -1,4 +1,4 @@
-"""The command line: `python -m app serve | worker | migrate | tenants | keys | doctor | simulate`."""
+"""The command line: `python -m app serve`, worker, migrate, tenants, keys, webhooks, doctor, repair, simulate."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from uvicorn.supervisors import Multiprocess
 
-from app import administration, doctor, simulator
+from app import administration, doctor, repair, simulator, webhook_commands
 from app.assembly import must_have_providers, running_services
 from app.config import Settings
 from app.database import provided_database
@@ -34,8 +34,8 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it ended as it should, 1 when `doctor` found a problem, 2 when the configuration does
-    not allow it."""
+    """Run one command; 0 when it ended as it should, 2 when the configuration does not allow it, 1 when `doctor`
+    found a problem, `repair` broke off, or `webhooks` found a call that is not taken."""
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="serve HTTP, and deliver in the background")
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     simulator.add_arguments(commands.add_parser("simulate", help="a carrier to try things against, over HTTP"))
     commands.add_parser("migrate", help="bring the database to this version's schema")
     administration.add_commands(commands)
+    webhook_commands.add_commands(commands)
     doctor.add_arguments(commands.add_parser("doctor", help="check the installation, and say how to mend it"))
+    repair.add_arguments(commands.add_parser("repair", help="fetch what came in while a provider's calls were lost"))
     chosen = parser.parse_args(arguments)
     try:
         settings = Settings()
@@ -57,8 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(work(settings))
         if chosen.command in {"tenants", "keys"}:
             return administration.run(settings, chosen)
+        if chosen.command == "webhooks":
+            return webhook_commands.run(settings, chosen)
         if chosen.command == "doctor":
             return doctor.run(settings, chosen)
+        if chosen.command == "repair":
+            return repair.run(settings, chosen)
         with provided_database(settings) as url:
             migrate(url)
         return 0

@@ -13,6 +13,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]")
 _ALPHANUMERIC_SENDER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}")
 _SHORT_CODE = re.compile(r"[0-9]{3,6}")
 _LONG_SHORT_CODE = re.compile(r"[0-9]{7,8}")
+_OF_A_KIND = re.compile(r"([a-z][a-z0-9_-]{0,30}):(\S{1,200})")
+#: What begins like a kind and is not one: schemes of URIs, and kinds that are written without it.
+_NO_KINDS = {"email", "http", "https", "mailto", "phone", "sms", "tel"}
 _LONGEST_PHONE = 64
 _LONGEST_EMAIL = 320
 _REMEMBERED = 16_384
@@ -43,8 +46,44 @@ def email_address(written: str, *, may_have_display_name: bool = False) -> Addre
     return Address(AddressType.EMAIL, _email_value(written, may_have_display_name), written.strip())
 
 
+def address_of_a_kind(written: str) -> Address | None:
+    """The address that is written `kind:value`, such as `slack:C024BE91L`, and kept so; None for any other.
+
+    A kind is a lower-case name of up to 31 letters, digits, `-` and `_`, a value up to 200 visible characters. Phone
+    numbers and email addresses are written without a kind.
+    """
+    text = written.strip()
+    match = _OF_A_KIND.fullmatch(text)
+    if match is None or match[1] in _NO_KINDS or not match[2].isprintable():
+        return None
+    return Address(match[1], text, text)
+
+
+def channel_address(
+    written: str, *, channel: str, kind: str | None, region: str, may_be_alphanumeric: bool = False
+) -> Address:
+    """One end of a message on a channel whose addresses are of a kind: `phone`, `email`, or one of its own.
+
+    An address that is written with the name of the channel is legal too: `whatsapp:US.1349` has no number. Without a
+    kind any address is.
+    """
+    of_a_kind = address_of_a_kind(written)
+    if of_a_kind is not None and of_a_kind.type in {kind, channel}:
+        return of_a_kind
+    if kind == AddressType.PHONE:
+        return phone_address(written, region=region, may_be_alphanumeric=may_be_alphanumeric)
+    if kind == AddressType.EMAIL:
+        return email_address(written)
+    if kind is None:
+        return any_address(written, region=region)
+    raise InvalidAddress(f"not an address of {channel}; write it as {kind}: and what it is called there")
+
+
 def any_address(written: str, *, region: str) -> Address:
-    """The address behind an email address, with a display name or without, or whatever texts can come from."""
+    """The address behind an email address, with a display name or without, whatever texts can come from, or what is
+    written `kind:value`."""
+    if of_a_kind := address_of_a_kind(written):
+        return of_a_kind
     if "@" in written:
         return email_address(written, may_have_display_name=True)
     return phone_address(written, region=region, may_be_alphanumeric=True)

@@ -16,10 +16,14 @@ from app.errors import ConfigurationError
 from app.presence import Presence
 from app.providers.registry import provider_registry
 from app.providers.simulated import SimulatedCarrier
+from app.routing import channels_served, route_of
 from app.services.audit import RefusalLog
+from app.services.call_log import CallLog
+from app.services.callbacks import CallbackService
 from app.services.daily_caps import SpendGuard
 from app.services.doorbell import Doorbell
 from app.services.failures import FailureCount
+from app.services.files import FileStore
 from app.services.keys import KeyRing
 from app.services.messages import MessageService
 from app.services.provider_events import ProviderEventService
@@ -43,6 +47,8 @@ class Services:
     sessions: async_sessionmaker[AsyncSession]
     messages: MessageService
     provider_events: ProviderEventService
+    files: FileStore
+    callbacks: CallbackService
     keys: KeyRing
     failures: FailureCount
     rates: RateLimiter
@@ -65,10 +71,11 @@ def must_have_providers(settings: Settings) -> None:
     if settings.simulates:
         log.warning("simulated_carriers_in_production")
         return
-    simulated = {name for name, provider in provider_registry.items() if isinstance(provider, SimulatedCarrier)}
-    if not settings.routes or any(simulated.intersection(route) for route in settings.routes.values()):
+    routes = [route for channel in channels_served(settings) if (route := route_of(settings, channel))]
+    if not routes or any(provider_registry[name].simulated for route in routes for name in route):
         raise ConfigurationError(
-            "In production ROUTES has to name providers that really send; those here are simulated. "
+            "In production somebody has to be there who really sends: set what a provider asks for "
+            "(docs/providers.md), or name providers of your own in ROUTES; those here are simulated. "
             "SIMULATED_CARRIERS=true lets them take messages, which then reach nobody."
         )
 
@@ -91,7 +98,9 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         sessions = async_sessionmaker(engine, expire_on_commit=False)
         deadline = min(_LOOK_UP_SECONDS, settings.database_statement_timeout_seconds)
         addresses = AddressBook(sessions, deadline_seconds=deadline)
-        events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses))
+        files = FileStore(engine, settings.files_dir)
+        events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses, files))
+        calls = await stack.enter_async_context(CallLog(engine, settings))
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):
                 provider.connect(partial(events.accept, name))
@@ -111,6 +120,8 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             sessions,
             MessageService(writer, sessions, settings, on_due=doorbell.ring),
             events,
+            files,
+            CallbackService(events, calls, sessions),
             KeyRing(sessions, deadline_seconds=deadline),
             FailureCount(a_minute=settings.auth_failures_per_minute),
             RateLimiter(engine, limits, deadline_seconds=deadline),

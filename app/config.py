@@ -11,13 +11,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.domain import Channel
-
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
 Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
 DailyCaps = dict[Destination, Annotated[int, Field(ge=0, lt=2**63)]]
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
 _SHORTEST_SECRET = 24  # characters; `openssl rand -base64 32` gives 44
 _MADE_UP = re.compile(r"change|secret|example|password|placeholder|webhook|default", re.IGNORECASE)
 
@@ -57,15 +56,17 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     data_dir: Path = Path(".data")
     pg_bindir: Path | None = None
+    #: Where the files of messages that come in lie, a place that all processes share; unset, in the database.
+    files_dir: Path | None = None
     #: Each group commit keeps a connection of its own, and the worker needs another.
-    database_pool_size: int = Field(10, ge=5)
+    database_pool_size: int = Field(10, ge=6)
     database_pool_overflow: int = Field(5, ge=0)
     database_pool_timeout_seconds: float = Field(3, gt=0)
     database_pool_recycle_seconds: int = Field(1800, gt=0)
     database_statement_timeout_seconds: float = Field(4, gt=0)
     database_prepared_statements: bool = True
 
-    #: Which providers serve a channel, in order: `sms:twilio,telnyx email:sendgrid`.
+    #: Which providers serve a channel, in order: `sms:twilio,telnyx email:sendgrid`; see `routing.route_of`.
     routes: Annotated[dict[str, list[str]], NoDecode] = {}
 
     default_region: str = Field("US", pattern=r"^[A-Z]{2}$")
@@ -106,6 +107,11 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(None, ge=1, le=36500)
     parked_days: int = Field(7, ge=1, le=36500)
     audit_days: int = Field(365, ge=1, le=36500)
+    #: How long the calls of providers are kept as they came.
+    webhook_days: int = Field(7, ge=1, le=36500)
+    #: Whether calls that are refused are kept too, to find out why, and how many.
+    quarantine_refused: bool = False
+    quarantine_most: int = Field(1000, ge=1, le=100_000)
 
     @field_validator("database_url")
     @classmethod
@@ -137,7 +143,7 @@ class Settings(BaseSettings):
         for part in value.split():
             channel, _, providers = part.partition(":")
             routes[channel] = providers.split(",")
-            if not channel or not all(routes[channel]):
+            if not _CHANNEL.fullmatch(channel) or not all(routes[channel]):
                 raise ValueError("write it as channel:provider,provider for each channel, spaces between them")
         return routes
 
@@ -186,21 +192,13 @@ class Settings(BaseSettings):
         """Whether the carriers in the process may take messages."""
         return not self.is_production if self.simulated_carriers is None else self.simulated_carriers
 
-    def route(self, channel: str) -> list[str]:
-        """The providers that serve a channel, in order; without a route, the one of the channel's own name.
-
-        Empty where that would be a simulated carrier which may not take messages.
-        """
-        return self.routes.get(channel, [channel] if self.simulates or channel not in set(Channel) else [])
-
     def concurrency_of(self, provider: str) -> int:
         """How many calls to a provider each worker may have under way."""
         return self.provider_concurrencies.get(provider, self.provider_concurrency)
 
-    def channels_of(self, provider: str) -> list[str]:
-        """The channels that a provider serves, at whatever place of their routes."""
-        routed = [channel for channel, providers in self.routes.items() if provider in providers]
-        return routed or ([] if provider in self.routes else self.route(provider))
+    def callback_url(self, provider: str) -> str | None:
+        """Where a provider reaches us; None where nobody has said how the world does."""
+        return f"{self.public_url.rstrip('/')}/api/webhooks/{provider}" if self.public_url else None
 
     @property
     def is_production(self) -> bool:

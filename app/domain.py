@@ -40,7 +40,7 @@ class MessageType(StrEnum):
 
 
 class AddressType(StrEnum):
-    """What kind of address a contact has. As with channels, the database takes any name."""
+    """What kind of address a contact has. The database takes any name: `slack:C024BE91L` is of the kind `slack`."""
 
     PHONE = "phone"  #: E.164, a short code, or an alphanumeric sender
     EMAIL = "email"
@@ -91,11 +91,19 @@ class AttemptOutcome(StrEnum):
     UNKNOWN = "unknown"  #: the request left, and whether it arrived can't be told
 
 
+class CallVerdict(StrEnum):
+    """What became of a call of a provider."""
+
+    TAKEN = "taken"  #: genuine, and all that it says is stored
+    NOT_UNDERSTOOD = "not_understood"  #: genuine, and not all of it could be read or stored
+    REFUSED = "refused"  #: not the provider's, as far as could be told
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One end of a message: `value` is what is compared and sent to, `written` is what the caller wrote."""
 
-    type: AddressType
+    type: str
     value: str
     written: str
 
@@ -105,7 +113,8 @@ class NewMessage:
     """A message that is about to be stored. Times are aware UTC; a `sent_at` of None is the moment it is stored.
 
     An outbound one leaves at `send_at`, or at once, and not after `expires_at`. With an `idempotency_key` a second
-    one with the same key and `fingerprint` is the same message.
+    one with the same key and `fingerprint` is the same message. `quoted` is what a mail that came in repeats of those
+    before it.
     """
 
     direction: Direction
@@ -124,6 +133,7 @@ class NewMessage:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     tenant_id: int = DEFAULT_TENANT_ID
+    quoted: str | None = None
 
     @property
     def customer(self) -> Address:

@@ -63,6 +63,10 @@ class ChannelNotServed(ServiceError):
     status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Channel not served"
 
 
+class ChannelNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Channel not found"
+
+
 class TenantNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Tenant not found"
 
@@ -111,6 +115,10 @@ class MessageNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Message not found"
 
 
+class MessageFileNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "File not found"
+
+
 class IdempotencyConflict(ServiceError):
     status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Idempotency key reused"
 
@@ -127,6 +135,16 @@ class ProviderNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Provider not found"
 
 
+class WebhookCallNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Webhook call not found"
+
+
+class NotVerifiable(ServiceError):
+    """A secret of ours is missing: it is not the caller's doing, who is to come back when it is there."""
+
+    status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Not verifiable", 60
+
+
 class Overloaded(ServiceError):
     """The queue in front of the database is full; nothing was stored."""
 
@@ -137,6 +155,12 @@ class DatabaseUnavailable(ServiceError):
     """PostgreSQL is away, or did not answer in time."""
 
     status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Database unavailable", 2
+
+
+class FileStoreUnavailable(ServiceError):
+    """The directory for files can't be written to."""
+
+    status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "File store unavailable", 60
 
 
 class TooManyRequests(ServiceError):

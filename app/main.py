@@ -13,7 +13,20 @@ from app.config import Settings
 from app.database import provided_database
 from app.log import configure_logging
 from app.migrate import prepare
-from app.routers import admin, contacts, conversations, docs, health, messages, openapi, problems, providers, webhooks
+from app.routers import (
+    admin,
+    contacts,
+    conversations,
+    docs,
+    files,
+    health,
+    messages,
+    openapi,
+    preview,
+    problems,
+    providers,
+    webhooks,
+)
 from app.routers.answers import Answers
 from app.routers.edge import Edge
 from app.routers.gate import Gate, Refusal
@@ -55,9 +68,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (
         messages.hot,
         webhooks.hot,
+        preview.hot,
         webhooks.router,
         messages.router,
+        messages.channels,
         conversations.router,
+        files.router,
         contacts.router,
         providers.router,
         admin.router,

@@ -25,12 +25,14 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from app.domain import AttemptOutcome, Direction, MessageStatus, ParticipantRole
+from app.domain import AttemptOutcome, CallVerdict, Direction, MessageStatus, ParticipantRole
 
 _IS_PENDING = text("due_at IS NOT NULL")
+#: Of a call: somebody may have to look at it, or look through it for an address.
+CALL_NEEDS_ATTENTION = text("(verdict <> 'taken' OR addresses = '{}'::text[])")
 _OLDEST, _NEWEST = "1970-01-01 00:00:00+00", "2101-01-01 00:00:00+00"
 
 
@@ -56,7 +58,7 @@ class Base(DeclarativeBase):
 
 
 def _one_of(
-    column: str, words: type[Direction | MessageStatus | ParticipantRole | AttemptOutcome]
+    column: str, words: type[Direction | MessageStatus | ParticipantRole | AttemptOutcome | CallVerdict]
 ) -> CheckConstraint:
     allowed = ", ".join(f"'{word.value}'" for word in words)
     return CheckConstraint(f"{column} IN ({allowed})", name=column)
@@ -166,7 +168,8 @@ class Message(Base):
     than `expires_at`. `attempt_count` fences: a failure only counts for the attempt that is the latest, and
     `attempt_limit` is the last attempt there will be. `worker_deaths` counts the workers that died with it in hand,
     `retry_count` how often somebody had it tried again. `provider_type` is whom an inbound message came from, or who
-    took an outbound one. `idempotency_key` is the caller's, kept with a fingerprint of the request for a time.
+    took an outbound one. `quoted` is what a mail repeats of those before it. `idempotency_key` is the caller's, kept
+    with a fingerprint of the request for a time.
     """
 
     __tablename__ = "messages"
@@ -180,6 +183,7 @@ class Message(Base):
     to_address: Mapped[str]
     subject: Mapped[str | None]
     body: Mapped[str]
+    quoted: Mapped[str | None]
     attachments: Mapped[list[str]]
     status: Mapped[str]
     status_reason: Mapped[str | None]
@@ -332,8 +336,71 @@ class ProviderEvent(Base):
     )
 
 
+class WebhookCall(Base):
+    """A call of a provider as it came, kept for a time: to be looked at, and to be read again.
+
+    Its tenant is the one that all of its events name, else tenant 1. `headers` are pairs of name and value, in their
+    order; a value that lets somebody in is null. `reason` says why it was not taken, `seen` and `expected` are the
+    beginnings of signatures. `addresses` are the normalised ones that its events name, for when somebody's data is
+    erased. Ids are of one sequence, so that an id alone names a call.
+    """
+
+    __tablename__ = "webhook_calls"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[int] = mapped_column(Identity())
+    provider_type: Mapped[str]
+    received_at: Mapped[datetime]
+    method: Mapped[str]
+    url: Mapped[str]
+    headers: Mapped[list[tuple[str, str | None]]] = mapped_column(JSONB)
+    body: Mapped[bytes]
+    verdict: Mapped[str]
+    reason: Mapped[str | None]
+    seen: Mapped[str | None]
+    expected: Mapped[str | None]
+    events: Mapped[int] = mapped_column(Integer)
+    addresses: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    replayed_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        _is_name("provider_type"),
+        _one_of("verdict", CallVerdict),
+        # The next three are about the installation: its list is everybody's, and an address is looked for everywhere.
+        Index("ix_webhook_calls_newest", "id"),
+        Index("ix_webhook_calls_attention", "id", postgresql_where=CALL_NEEDS_ATTENTION),
+        Index("ix_webhook_calls_addresses", "addresses", postgresql_using="gin"),
+    )
+
+
+class File(Base):
+    """What hung on a message that came in. `name` and `content_type` are as its sender wrote them, made harmless.
+
+    It belongs to the one message that has this provider's id, which is stored after it. `id` is a hash of both, so
+    that what comes again is the same file. Its bytes are in `content`, or in the file system at `path`.
+    """
+
+    __tablename__ = "files"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    id: Mapped[str]
+    provider_type: Mapped[str]
+    provider_message_id: Mapped[str]
+    name: Mapped[str]
+    content_type: Mapped[str]
+    size: Mapped[int]
+    content: Mapped[bytes | None] = mapped_column(deferred=True)
+    path: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        _is_name("provider_type"),
+        CheckConstraint("(content IS NULL) <> (path IS NULL)", name="content"),
+        Index("ix_files_message", "tenant_id", "provider_type", "provider_message_id"),
+        Index("ix_files_age", "tenant_id", "created_at"),
+    )
+
+
 class MessageEvent(Base):
-    """What somebody did with a message besides delivering it: canceled, retried, expired."""
+    """What somebody did with a message besides delivering it: canceled, retried, expired, recovered."""
 
     __tablename__ = "message_events"
     tenant_id: Mapped[int]

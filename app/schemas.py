@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -20,9 +21,20 @@ from pydantic import (
     model_validator,
 )
 
-from app.addresses import InvalidAddress, email_address, phone_address
+from app.addresses import InvalidAddress, channel_address, email_address, phone_address
 from app.config import Destination
-from app.domain import Address, AttemptOutcome, Channel, Direction, KeyScope, MessageStatus, MessageType, NewMessage
+from app.domain import (
+    Address,
+    AttemptOutcome,
+    CallVerdict,
+    Channel,
+    Direction,
+    KeyScope,
+    MessageStatus,
+    MessageType,
+    NewMessage,
+)
+from app.segments import Segments
 
 _LOOKS_LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -158,6 +170,31 @@ EmailParty = Annotated[
     _shown("An email address, with a display name or without.", "contact@example.com", format="mailbox"),
 ]
 
+
+def _end_of_a_channel(value: str, info: ValidationInfo, *, may_be_alphanumeric: bool) -> Address:
+    """`channel`, and the `kind` of its addresses, come with the validation context too."""
+    assert info.context is not None
+    return channel_address(
+        value,
+        channel=info.context["channel"],
+        kind=info.context["kind"],
+        region=_region(info),
+        may_be_alphanumeric=may_be_alphanumeric,
+    )
+
+
+_END = "As the channel has them: a phone number, an email address, or `kind:value`."
+ChannelSender = Annotated[
+    Address,
+    _read(partial(_end_of_a_channel, may_be_alphanumeric=True)),
+    _shown(_END, "slack:A024BE7LH", format="channel-address"),
+]
+ChannelRecipient = Annotated[
+    Address,
+    _read(partial(_end_of_a_channel, may_be_alphanumeric=False)),
+    _shown(_END, "slack:C024BE91L", format="channel-address"),
+]
+
 # Patterns are only shown: the functions beside them are faster, and have sentences.
 _SHOWN_TEXT = {"pattern": r"^[^\x00]*$"}
 _SHOWN_LINE = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
@@ -202,6 +239,8 @@ _ReceivedWords = Annotated[str, BeforeValidator(_received_text, json_schema_inpu
 
 
 _LONGEST_AHEAD = timedelta(days=366)
+#: Ten parts, or a little more: what providers take at most.
+LONGEST_TEXT = 1600
 
 
 class _Send(BaseModel):
@@ -264,7 +303,7 @@ class SmsSend(_Send):
     from_: SmsSender = Field(alias="from")
     to: SmsRecipient
     type: Literal["sms", "mms"]
-    body: Words = Field(max_length=1600)
+    body: Words = Field(max_length=LONGEST_TEXT)
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
         return NewMessage(
@@ -322,6 +361,55 @@ class EmailSend(_Send):
             idempotency_key=idempotency_key,
             fingerprint=self._fingerprint() if idempotency_key else None,
         )
+
+
+class ChannelSend(_Send):
+    """A message to send on a channel that a provider brings."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"from": "slack:A024BE7LH", "to": "slack:C024BE91L", "body": "Hello!"}]}
+    )
+    from_: ChannelSender = Field(alias="from")
+    to: ChannelRecipient
+    subject: Subject | None = None
+
+    def new_message(self, channel: str, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
+        return NewMessage(
+            tenant_id=tenant_id,
+            direction=Direction.OUTBOUND,
+            channel=channel,
+            type=channel,
+            sender=self.from_,
+            recipient=self.to,
+            subject=self.subject,
+            body=self.body,
+            attachments=self.attachments,
+            sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
+        )
+
+
+class Preview(BaseModel):
+    """A message that is not to be sent: what a send on its channel takes, and `channel`."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "channel": "sms",
+                    "from": "+12016661234",
+                    "to": "(804) 555-1234",
+                    "type": "sms",
+                    "body": "“Hello!”",
+                }
+            ]
+        },
+    )
+    channel: Annotated[str, Field(max_length=63, json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)]
 
 
 class _Inbound(BaseModel):
@@ -418,6 +506,10 @@ class SendAccepted(BaseModel):
     status: Literal["accepted"] = "accepted"
 
 
+class SmsAccepted(SendAccepted):
+    segments: Segments | None = Field(description="What a text is cut into; null for media messages, which are not.")
+
+
 class WebhookAccepted(BaseModel):
     """The event is stored, or was before."""
 
@@ -452,6 +544,7 @@ class MessageView(_View):
     to: str = Field(validation_alias="to_address", serialization_alias="to")
     subject: str | None
     body: str
+    quoted: str | None = Field(description="What a mail repeats of those before it.")
     attachments: list[str]
     status: MessageStatus
     status_reason: str | None
@@ -604,6 +697,46 @@ class AuditView(_View):
     created_at: datetime
 
 
+class WebhookCallView(_View):
+    """A call of a provider."""
+
+    tenant_id: int
+    id: int
+    provider: str = Field(validation_alias="provider_type", serialization_alias="provider")
+    received_at: datetime
+    method: str
+    url: str
+    verdict: CallVerdict
+    reason: str | None = Field(description="Why it was not taken.")
+    seen: str | None = Field(description="The beginning of the signature that was shown.")
+    expected: str | None = Field(description="The beginning of the one that would have been right.")
+    events: int = Field(description="How many it says that are stored.")
+    replayed_at: datetime | None
+
+
+class WebhookCallDetail(WebhookCallView):
+    headers: list[tuple[str, str | None]] = Field(description="In their order; what lets somebody in is not kept.")
+    body: str
+    encoding: Literal["text", "base64"] = Field(description="How `body` is written: as it came, or as base64.")
+
+
+class CallVerification(_View):
+    genuine: bool
+    reason: str | None = Field(description="Why it is not.")
+    seen: str | None
+    expected: str | None
+
+
+class CallJudgement(_View):
+    """What became of a call that was taken again."""
+
+    verdict: CallVerdict
+    reason: str | None
+    seen: str | None
+    expected: str | None
+    events: int
+
+
 class ContactView(_View):
     id: int
     type: str = Field(validation_alias="address_type", serialization_alias="type")
@@ -632,8 +765,19 @@ class DeedView(_View):
     created_at: datetime
 
 
+class FileView(_View):
+    """A file that came with a message; its bytes are at the address that `attachments` has for it."""
+
+    id: str
+    name: str
+    content_type: str = Field(description="As the sender called it.")
+    size: int = Field(description="In bytes.")
+    created_at: datetime
+
+
 class ExportedMessage(MessageDetail):
     idempotency_key: str | None
+    files: list[FileView] = []
     receipts: list[ReceiptView] = []
     history: list[DeedView] = []
 
@@ -647,6 +791,7 @@ class ContactExport(BaseModel):
 
     contact: ContactView
     exported_at: datetime
+    webhook_calls: int = Field(description="Calls of providers that name it, kept for a time as they came.")
     conversations: list[ExportedConversation] = []
 
 
@@ -659,11 +804,30 @@ class Erased(BaseModel):
     attempts: int = 0
     receipts: int = 0
     events: int = 0
+    files: int = 0
+    webhook_calls: int = 0
 
 
 class FieldProblem(BaseModel):
     location: str = Field(examples=["body.from"])
     message: str = Field(examples=["an address can't be empty"])
+
+
+class PreviewView(BaseModel):
+    """What would become of a message."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    channel: str
+    from_: str | None = Field(
+        serialization_alias="from", description="As it would be sent; null if it can't be read."
+    )
+    to: str | None
+    route: list[str] = Field(description="The providers that would be asked, in order.", examples=[["twilio"]])
+    may_send_from: bool = Field(description="Whether the address is one of yours.")
+    segments: Segments | None = Field(description="For texts.")
+    hints: list[str] = Field(description="How a text could be sent in fewer parts.")
+    refused: list[FieldProblem] = Field(description="Why a send would be refused; empty if it would be accepted.")
 
 
 class Problem(BaseModel):

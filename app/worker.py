@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.database import is_unavailable
-from app.domain import Channel
 from app.models import Tenant
 from app.presence import HERE, Presence
 from app.providers.base import ProviderFailure, ProviderResult, TemporaryFailure, call
 from app.providers.registry import provider_registry
-from app.segments import segment_count
+from app.routing import channels_served, route_of
+from app.segments import units_of
 from app.services.claims import Claim, DueWork, Wanted, claim_due, due_work, renew_leases
 from app.services.daily_caps import forget_daily_budgets
 from app.services.outcomes import TAKEN_OVER, Outcome, release, take_over
@@ -119,7 +119,7 @@ class DeliveryWorker:
 
     async def _claim_what_is_due(self) -> tuple[int, float]:
         """Claim as much as there are hands for; returns how much, and the seconds until it is worth looking again."""
-        channels = {*self._settings.routes, *provider_registry}
+        channels = channels_served(self._settings)
         poll = self._settings.worker_poll_seconds
         claimed = 0
         async with self._autocommit.connect() as connection:
@@ -184,7 +184,7 @@ class DeliveryWorker:
         name = self._first_well(item.channel)
         if name is None:
             return 0
-        route = self._settings.route(item.channel)
+        route = route_of(self._settings, item.channel)
         passed_over = [f"{other} {self._health_of(other).trouble}" for other in route[: route.index(name)]]
         because = "; ".join(passed_over) or None
         return await self._claim(connection, item, name, share=share, because=because)
@@ -193,7 +193,7 @@ class DeliveryWorker:
         """Claim what the other providers may have already: it waits for them, wherever new messages go by now."""
         first = self._first_well(item.channel)
         claimed = 0
-        for name in {*self._settings.route(item.channel), *provider_registry}:
+        for name in {*route_of(self._settings, item.channel), *provider_registry}:
             if name != first and self._health_of(name).trouble is None:
                 claimed += await self._claim(
                     connection, item, name, share=share, because=None, wanted=Wanted.IN_DOUBT
@@ -202,7 +202,7 @@ class DeliveryWorker:
 
     async def _claim_suspect(self, connection: AsyncConnection, item: DueWork) -> int:
         """Claim one message that workers have died with, if none is in hand: a further death tells which it was."""
-        for name in {*self._settings.route(item.channel), *provider_registry}:
+        for name in {*route_of(self._settings, item.channel), *provider_registry}:
             if self._suspect is not None:
                 return 0
             if self._health_of(name).trouble is None and await self._claim(
@@ -213,7 +213,7 @@ class DeliveryWorker:
 
     def _first_well(self, channel: str) -> str | None:
         """The first provider of a channel's route that nothing keeps from being handed messages."""
-        route = self._settings.route(channel)
+        route = route_of(self._settings, channel)
         return next((name for name in route if self._health_of(name).trouble is None), None)
 
     async def _claim(
@@ -242,6 +242,7 @@ class DeliveryWorker:
             worker=self._presence.name,
             routed_because=because,
             wanted=wanted,
+            callback_url=self._settings.callback_url(name),
         )
         if health.probing and not claims:
             await give_back_probe(connection, name)
@@ -254,7 +255,8 @@ class DeliveryWorker:
             task.add_done_callback(self._laid_down)
         rate = self._settings.provider_rates.get(name)
         if rate and claims:
-            await draw_from_rate(connection, name, sum(_units(claim) for claim in claims), rate)
+            units = sum(units_of(claim.payload.channel, claim.payload.body) for claim in claims)
+            await draw_from_rate(connection, name, units, rate)
             self._health[name] = replace(health, is_at_its_rate=True)  # until it is looked at again
         return len(claims)
 
@@ -348,11 +350,6 @@ class DeliveryWorker:
                 await remove_what_is_over(self._engine, self._settings)
             except Exception as error:
                 log.warning("not_cleaned", error=type(error).__name__)
-
-
-def _units(claim: Claim) -> int:
-    """What a message counts for against a rate: a text its segments, anything else one."""
-    return segment_count(claim.payload.body) if claim.payload.channel == Channel.SMS else 1
 
 
 def _outcome(claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> Outcome:

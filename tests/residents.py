@@ -44,6 +44,12 @@ _HAPPENING = [
     " %(word)s || ' receipt', jsonb_build_object('note', %(word)s || ' raw'))",
     "INSERT INTO message_events (tenant_id, message_id, kind) VALUES (%(tenant)s, %(id)s, 'retried')",
 ]
+_FILE = (
+    "INSERT INTO files (tenant_id, id, provider_type, provider_message_id, name, content_type, size, content)"
+    " VALUES (%(tenant)s, encode(sha256(convert_to(%(word)s, 'UTF8')), 'hex'), 'email', %(word)s || '-in-2',"
+    " %(word)s || ' file.txt', 'text/plain', octet_length(%(word)s || ' bytes'),"
+    " convert_to(%(word)s || ' bytes', 'UTF8'))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Resident:
                 of = {"tenant": self.tenant_id, "id": id_, "word": self.word, "status": status.value}
                 for statement in _HAPPENING:
                     cursor.execute(statement, of)
+            cursor.execute(_FILE, {"tenant": self.tenant_id, "word": self.word})
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """All that the database holds of this tenant, by table."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from app.addresses import InvalidAddress, email_address, phone_address
+from app.addresses import InvalidAddress, any_address, channel_address, email_address, phone_address
 from app.domain import Address, AddressType
 
 
@@ -284,3 +284,72 @@ def test_any_text_is_an_email_address_that_stays_itself_or_is_refused(
         return
     assert email_address(address.value).value == address.value
     assert address.written == written.strip()
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ("slack:C024BE91L", "slack"),
+        (" slack:C024BE91L ", "slack"),
+        ("whatsapp:US.13491208655302741918", "whatsapp"),
+        ("x-1_y:jürgen@example.com", "x-1_y"),
+        ("sip:" + "a" * 200, "sip"),
+    ],
+)
+def test_an_address_of_another_kind_is_kept_as_it_is_written(written: str, kind: str) -> None:
+    address = any_address(written, region="US")
+    assert (address.type, address.value) == (kind, written.strip())
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "slack:",
+        "slack:C1 C2",
+        "slack:C1\x00",
+        "slack:\u200b",
+        "slack:" + "a" * 201,
+        "Slack:C024BE91L",
+        "1lack:C024BE91L",
+        ":C024BE91L",
+        "http:example.com",
+        "https://example.com/",
+        "email:jane@example.com",
+        "mailto:jane@example.com",
+    ],
+)
+def test_what_only_looks_like_another_kind_is_refused(written: str) -> None:
+    with pytest.raises(InvalidAddress):
+        any_address(written, region="US")
+
+
+def test_phone_numbers_and_mail_addresses_stay_what_they_were() -> None:
+    assert any_address("tel:+12016661234", region="US").value == "+12016661234"
+    assert any_address("Jane: <jane@example.com>", region="US").value == "jane@example.com"
+
+
+def on_channel(written: str, channel: str, kind: str | None) -> Address:
+    return channel_address(written, channel=channel, kind=kind, region="US")
+
+
+def test_a_channel_has_addresses_of_its_kind_and_of_its_own_name() -> None:
+    assert on_channel("(201) 666-1234", "whatsapp", "phone").value == "+12016661234"
+    assert on_channel("whatsapp:US.1349", "whatsapp", "phone").type == "whatsapp"
+    assert on_channel("jane@Example.com", "chat", "email").value == "jane@example.com"
+    assert on_channel("slack:C024BE91L", "slack", "slack").type == "slack"
+    assert on_channel("anything:goes", "fax", None).type == "anything"
+
+
+@pytest.mark.parametrize(
+    ("written", "channel", "kind"),
+    [
+        ("slack:C024BE91L", "whatsapp", "phone"),
+        ("jane@example.com", "whatsapp", "phone"),
+        ("+12016661234", "slack", "slack"),
+        ("C024BE91L", "slack", "slack"),
+        ("+12016661234", "chat", "email"),
+    ],
+)
+def test_an_address_of_another_channel_is_refused(written: str, channel: str, kind: str) -> None:
+    with pytest.raises(InvalidAddress):
+        on_channel(written, channel, kind)

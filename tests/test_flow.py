@@ -32,6 +32,7 @@ async def test_a_text_and_its_answer_meet_in_one_conversation(client: httpx.Asyn
         "provider_message_id": None,
         "conversation_id": 1,
         "status": "accepted",
+        "segments": {"encoding": "gsm7", "count": 1, "forcing": []},
     }
 
     for _ in range(2):  # providers repeat themselves

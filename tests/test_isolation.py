@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from app.config import Settings
 from app.domain import KeyScope, MessageStatus
 from app.models import Message
-from app.providers.base import Receipt
+from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.providers.simulator import SimulatorProvider
 from app.routers.access import NEEDS
@@ -25,6 +25,7 @@ from tests.residents import SHARED_CONTACT, Asked, Resident, texts_of
 from tests.routers import problem_of, rows_of
 from tests.tenancy import make_tenant
 from tests.walk import (
+    CHANNEL,
     MADE,
     Served,
     api_routes,
@@ -62,8 +63,18 @@ class Installation:
             await gather_cursors(self.app, resident)
 
 
+class Whatsapp(BaseProvider):
+    channels: ClassVar = {CHANNEL: "phone"}
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        return ProviderResult()
+
+
 @pytest.fixture
-async def installation(settings: Settings, database_url: str) -> AsyncIterator[Installation]:
+async def installation(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Installation]:
+    monkeypatch.setitem(provider_registry, CHANNEL, Whatsapp())
     quiet = settings.model_copy(
         update={"worker_enabled": False, "rate_limit_per_second": 0, "auth_failures_per_minute": 0}
     )
@@ -207,7 +218,8 @@ def test_a_route_that_takes_something_new_is_not_passed_over(settings: Settings)
 async def test_a_key_may_do_what_its_scope_says_and_nothing_else(installation: Installation) -> None:
     for route, method in api_routes(installation.app):
         needs = NEEDS[route.path][method]
-        path = route.path.format_map(dict.fromkeys(MADE, "999999999") | {"name": "none", "provider": "none"})
+        none = dict.fromkeys(("name", "provider", "channel"), "none")
+        path = route.path.format_map(dict.fromkeys(MADE, "999999999") | none)
         for scope in KeyScope:
             answer = await installation.osprey.ask(scope, Asked(method, path, body={} if method != "GET" else None))
             if needs in {None, scope}:
@@ -317,6 +329,9 @@ async def test_who_manages_the_installation_is_not_shown_what_tenants_write(inst
     assert texts
     for route, method in api_routes(installation.app):
         if method == "GET" and route.path.startswith("/api/admin/"):
+            # What a provider has called with is shown, to whoever asks for that one call; nobody has called here.
+            if "{call_id}" in route.path:
+                continue
             path = route.path.format_map({"tenant_id": installation.kestrel.tenant_id})
             answer = await installation.osprey.ask(KeyScope.ADMIN, Asked(method, path))
             assert answer.status_code == 200, answer.text
@@ -333,6 +348,7 @@ async def test_only_what_is_called_here_is_open_to_everybody(installation: Insta
     assert is_open == {
         "POST /api/webhooks/sms",
         "POST /api/webhooks/email",
+        "GET /api/webhooks/{provider}",
         "POST /api/webhooks/{provider}",
         "GET /healthz",
         "GET /readyz",

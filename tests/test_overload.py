@@ -40,7 +40,7 @@ def test_those_who_are_too_many_are_told_so_and_may_come_back(
         stack.callback(server.stop)
         held = [stack.enter_context(connected(server)) for _ in range(2)]
         for connection in held:
-            connection.sendall(post(LENGTH + b"Prefer: wait=8\r\n"))
+            connection.sendall(post(LENGTH)[:-1])  # under way until it is whole
         shed, plain = (stack.enter_context(connected(server)) for _ in range(2))
         while say(shed, _GET)[0] != [503]:  # both have to be under way first
             pass
@@ -64,6 +64,7 @@ def test_those_who_are_too_many_are_told_so_and_may_come_back(
             assert say(unusual, _GET.replace(b"Host", b"Connection: close\r\nHost"))[0] == [503]
 
         for connection in held:
+            connection.sendall(post(LENGTH)[-1:])
             assert statuses(answers(connection, 1)) == [200]
         with connected(server) as again:
             assert say(again, post(LENGTH))[0] == [200]

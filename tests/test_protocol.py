@@ -59,11 +59,19 @@ def asked(server: LiveServer, request: bytes) -> bytes:
 
 
 def answers(connection: socket.socket, count: int) -> bytes:
-    """What is said until so many answers have come, each of them one JSON object."""
+    """What is said until so many answers have come, each with its length."""
     received = b""
-    while received.count(b"}") < count and (part := connection.recv(65_536)):
+    while _whole_answers(received) < count and (part := connection.recv(65_536)):
         received += part
     return received
+
+
+def _whole_answers(received: bytes) -> int:
+    count, place = 0, 0
+    while head := re.compile(rb"HTTP/1\.1 .*?content-length: (\d+)\r\n.*?\r\n\r\n", re.DOTALL).match(received, place):
+        place = head.end() + int(head[1])
+        count += place <= len(received)
+    return count
 
 
 def statuses(received: bytes) -> list[int]:

@@ -4,13 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.segments import segment_count
+from app.segments import Segments, hints, segments_of, units_of
 
 EXTENSION = "\f^{}\\[~]|€"
 BASIC = (
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
     "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
+
+
+def parts_of(text: str) -> int:
+    return segments_of(text).count
 
 
 @pytest.mark.parametrize(
@@ -56,18 +60,18 @@ BASIC = (
     ],
 )
 def test_the_edges(text: str, parts: int) -> None:
-    assert segment_count(text) == parts
+    assert parts_of(text) == parts
 
 
 def test_every_character_of_the_alphabet_is_one_septet() -> None:
     assert len(set(BASIC)) == 127  # and the escape is the 128th
     for character in BASIC:
-        assert (segment_count(character * 160), segment_count(character * 161)) == (1, 2)
+        assert (parts_of(character * 160), parts_of(character * 161)) == (1, 2)
 
 
 def test_every_character_of_the_extension_is_two() -> None:
     for character in EXTENSION:
-        assert (segment_count(character * 80), segment_count(character * 81)) == (1, 2)
+        assert (parts_of(character * 80), parts_of(character * 81)) == (1, 2)
 
 
 def cut(units: list[bytes], size: int) -> int:
@@ -100,10 +104,37 @@ def test_a_text_has_as_many_parts_as_it_is_cut_into(text: str) -> None:
         units = [character.encode("utf-16-le", "surrogatepass")[::2] for character in text]
         whole, each = 70, 67
     expected = 1 if sum(map(len, units)) <= whole else cut(units, each)
-    assert segment_count(text) == expected
+    assert parts_of(text) == expected
 
 
 @settings(max_examples=50, deadline=None)
 @given(texts, texts)
 def test_a_longer_text_never_has_fewer_parts(text: str, more: str) -> None:
-    assert segment_count(text) <= segment_count(text + more)
+    assert parts_of(text) <= parts_of(text + more)
+
+
+def test_it_names_what_forces_two_bytes_a_character() -> None:
+    assert segments_of("Hello!") == Segments("gsm7", 1)
+    assert segments_of("€" * 81) == Segments("gsm7", 2)
+    assert segments_of("a\u201cb\u201d\u201cя") == Segments("ucs2", 1, ("\u201c", "\u201d", "я"))
+    assert segments_of("".join(map(chr, range(0x400, 0x420)))).forcing == tuple(map(chr, range(0x400, 0x40A)))
+
+
+def test_only_texts_count_by_their_segments() -> None:
+    assert [units_of(channel, "a" * 161) for channel in ("sms", "email", "whatsapp")] == [2, 1, 1]
+
+
+def test_a_hint_names_the_characters_and_what_plain_ones_would_save() -> None:
+    assert hints("a" * 500) == []
+    [named] = hints("\u201cHi\u201d")
+    assert "left double quotation mark" in named
+    _, saving = hints("\u201c" + "a" * 100 + "\u201d")
+    assert saving == "With plain quotes, dashes and spaces it is 1 instead of 2 parts."
+    assert len(hints("я" * 100)) == 1
+    [_, partly] = hints("я" * 66 + "\u2026" + "\ufeff" * 4)
+    assert "as far as possible it is 1 instead of 2 parts" in partly
+
+
+@pytest.mark.parametrize("character", BASIC + EXTENSION)
+def test_a_plain_text_is_never_called_odd(character: str) -> None:
+    assert segments_of(character * 200).encoding == "gsm7"

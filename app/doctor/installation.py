@@ -11,8 +11,7 @@ from app.config import Settings
 from app.doctor.findings import Finding, ok, problem, warning
 from app.domain import Channel
 from app.providers.registry import provider_registry
-from app.providers.simulated import SimulatedCarrier
-from app.providers.simulator import SimulatorProvider
+from app.routing import channels_served, route_of
 
 _GIGABYTE = 10**9
 _LITTLE_DISK = _GIGABYTE  # bytes; PostgreSQL alone keeps as much of its log (max_wal_size)
@@ -101,12 +100,11 @@ def online(settings: Settings) -> Iterator[Finding]:
 
 def routes(settings: Settings) -> Iterator[Finding]:
     """Whether every channel has somebody who takes its messages, and really sends them."""
-    for channel in dict.fromkeys([*Channel, *settings.routes]):
-        route = settings.route(channel)
+    served = [channel for channel in sorted(channels_served(settings)) if route_of(settings, channel)]
+    for channel in dict.fromkeys([*Channel, *settings.routes, *served]):
+        route = route_of(settings, channel)
         unknown = [name for name in route if name not in provider_registry]
-        simulated = [
-            name for name in route if isinstance(provider_registry.get(name), SimulatedCarrier | SimulatorProvider)
-        ]
+        simulated = [name for name in route if name in provider_registry and provider_registry[name].simulated]
         if not route:
             yield warning(
                 f"{channel} has no provider: sends on it are refused.",

@@ -4,11 +4,11 @@ calls back, one that reads what it says."""
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
@@ -135,13 +135,15 @@ class Callback:
     """One call of a vendor, as it was made.
 
     `url` is the whole public address that the vendor called, with its query: what some of them sign. `headers` are as
-    they came, with names in lower case, each as often as it stood there; values are Latin-1.
+    they came, with names in lower case, each as often as it stood there; values are Latin-1. `received_at` is aware,
+    and is what `verify` measures a signature's age against: a call that was kept can be judged as when it came.
     """
 
     method: str
     url: str
     headers: Sequence[tuple[str, str]] = field(repr=False)
     body: bytes = field(repr=False)
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def header(self, name: str) -> str | None:
         """The value of a header that stands there exactly once; None otherwise, so that a second one can't be
@@ -191,6 +193,8 @@ class BaseProvider(ABC):
 
     #: The channels that it carries, each with the kind of address at both ends: `phone`, `email`, or one of its own.
     channels: ClassVar[Mapping[str, str]] = {}
+    #: Whether what it takes reaches nobody.
+    simulated: ClassVar[bool] = False
     #: Whether a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
     honours_idempotency_key: bool = False
     #: What a callback that was taken is answered with.
@@ -213,10 +217,12 @@ class BaseProvider(ABC):
         """
         raise NotImplementedError
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: Callback) -> Awaitable[None] | None:
         """Return if a callback is the vendor's, judged by its bytes before anything reads them.
 
-        Raises `CallbackRefused`, or `CallbackUnverifiable`; `NotImplementedError` where the vendor doesn't call back.
+        As plain `def`, or as `async def` where something has to be fetched for it, such as a certificate: what is
+        returned is awaited if it can be. Raises `CallbackRefused`, or `CallbackUnverifiable`; `NotImplementedError`
+        where the vendor doesn't call back.
         """
         raise NotImplementedError
 
@@ -231,6 +237,14 @@ class BaseProvider(ABC):
         """What a genuine callback says, in its order; nothing where it is no concern of ours.
 
         Raises `ValueError` for what can't be understood: it is kept as it came.
+        """
+        raise NotImplementedError
+
+    def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
+        """What came in since an aware time, as an `async def` that yields: the earlier days first, each message as
+        its callback would have brought it.
+
+        Raises `NotImplementedError` where the vendor can't be asked, and while it is gone through what `send` raises.
         """
         raise NotImplementedError
 

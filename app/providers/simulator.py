@@ -20,8 +20,8 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.http import HttpProvider, exchange, outcome_of
 from app.providers.simulation import SimulatorSettings
+from app.providers.transport import HttpProvider, exchange, outcome_of
 
 STATUSES = {
     "queued": MessageStatus.QUEUED,
@@ -77,6 +77,7 @@ class SimulatorProvider(HttpProvider):
     """A client of the carrier simulator at `SIMULATOR_URL`. `close` it; a client that was handed in stays open."""
 
     channels: ClassVar = {"sms": "phone", "email": "email"}
+    simulated: ClassVar[bool] = True
 
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()

@@ -25,6 +25,8 @@ _SEND, _READ, _ADMIN = KeyScope.SEND, KeyScope.READ, KeyScope.ADMIN
 NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/messages/sms": {"POST": _SEND},
     "/api/messages/email": {"POST": _SEND},
+    "/api/messages/preview": {"POST": _SEND},
+    "/api/messages/{channel}": {"POST": _SEND},
     "/api/messages": {"GET": _READ},
     "/api/messages/{message_id}": {"GET": _READ},
     "/api/messages/{message_id}/timeline": {"GET": _READ},
@@ -32,6 +34,7 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/messages/{message_id}/retry": {"POST": _SEND},
     "/api/conversations": {"GET": _READ},
     "/api/conversations/{conversation_id}/messages": {"GET": _READ},
+    "/api/files/{file_id}/{name}": {"GET": _READ},
     "/api/contacts": {"GET": _READ},
     "/api/contacts/{contact_id}": {"GET": _READ, "DELETE": _ADMIN},
     "/api/contacts/{contact_id}/export": {"GET": _READ},
@@ -44,10 +47,14 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/admin/keys": {"GET": _ADMIN, "POST": _ADMIN},
     "/api/admin/keys/{tenant_id}/{key_id}": {"DELETE": _ADMIN},
     "/api/admin/audit": {"GET": _ADMIN},
+    "/api/admin/webhook-calls": {"GET": _ADMIN},
+    "/api/admin/webhook-calls/{tenant_id}/{call_id}": {"GET": _ADMIN},
+    "/api/admin/webhook-calls/{tenant_id}/{call_id}/verify": {"POST": _ADMIN},
+    "/api/admin/webhook-calls/{tenant_id}/{call_id}/replay": {"POST": _ADMIN},
     # Providers call these: they sign, and have no key.
     "/api/webhooks/sms": {"POST": None},
     "/api/webhooks/email": {"POST": None},
-    "/api/webhooks/{provider}": {"POST": None},
+    "/api/webhooks/{provider}": {"GET": None, "POST": None},
     "/healthz": {"GET": None},
     "/readyz": {"GET": None},
     # Where the reference is switched off there is nothing here.
@@ -57,11 +64,18 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/docs/assets/{path:path}": {"GET": None},
 }
 
-_PATTERNS = [
-    (re.compile(re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".*", path))), needs)
-    for path, needs in NEEDS.items()
-    if "{" in path
-]
+
+def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
+    """Where two routes differ in the name of a parameter alone, they are one address."""
+    found: dict[str, dict[str, KeyScope | None]] = {}
+    for path, needs in NEEDS.items():
+        if "{" in path:
+            pattern = re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".*", path))
+            found.setdefault(pattern, {}).update(needs)
+    return [(re.compile(pattern), needs) for pattern, needs in found.items()]
+
+
+_PATTERNS = _patterns()
 _NOTHING: Mapping[str, KeyScope | None] = {}
 #: Development without a key: everything, as tenant 1.
 _EVERYTHING = Access(DEFAULT_TENANT_ID, frozenset(KeyScope))

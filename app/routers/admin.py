@@ -3,6 +3,7 @@
 The scope `admin` is about the installation, whichever tenant the key belongs to.
 """
 
+import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -11,13 +12,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.addresses import InvalidAddress, any_address
-from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, link_pages
+from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, client_network, link_pages
+from app.domain import CallVerdict
 from app.errors import FieldError, InvalidRequest
-from app.models import ApiKey, AuditEvent, Tenant, TenantAddress
+from app.models import ApiKey, AuditEvent, Tenant, TenantAddress, WebhookCall
 from app.routers.problems import responses
 from app.schemas import (
     AddressView,
     AuditView,
+    CallJudgement,
+    CallVerification,
     KeyCreated,
     KeyView,
     NewAddress,
@@ -25,7 +29,13 @@ from app.schemas import (
     NewTenant,
     TenantChange,
     TenantView,
+    Timestamp,
+    WebhookCallDetail,
+    WebhookCallView,
+    Words,
 )
+from app.services.callbacks import Judgement, Verification
+from app.services.webhook_calls import call_of, list_calls
 
 router = APIRouter(
     prefix="/api/admin",
@@ -167,3 +177,57 @@ async def list_audit(
     page = await service.audit(tenant_id, limit=limit, cursor=cursor)
     link_pages(request, response, page)
     return page.rows
+
+
+@router.get("/webhook-calls", response_model=list[WebhookCallView])
+async def list_webhook_calls(
+    session: SessionDep,
+    request: Request,
+    response: Response,
+    provider: Annotated[Words | None, Query(max_length=63)] = None,
+    verdict: CallVerdict | None = None,
+    since: Annotated[Timestamp | None, Query(description="Received at this time or later.")] = None,
+    until: Annotated[Timestamp | None, Query(description="Received before this time.")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Sequence[WebhookCall]:
+    """The calls of providers that are kept, the newest first."""
+    page = await list_calls(
+        session, provider=provider, verdict=verdict, since=since, until=until, limit=limit, cursor=cursor
+    )
+    link_pages(request, response, page)
+    return page.rows
+
+
+_CALL = "/webhook-calls/{tenant_id}/{call_id}"
+_NO_CALL = responses(HTTPStatus.NOT_FOUND)
+
+
+@router.get(_CALL, responses=_NO_CALL)
+async def get_webhook_call(tenant_id: Id, call_id: Id, session: SessionDep) -> WebhookCallDetail:
+    """A call as it came, with its headers and its body: what people have written may be in it."""
+    call = await call_of(session, call_id, tenant_id)
+    try:
+        body, encoding = call.body.decode(), "text"
+    except UnicodeDecodeError:
+        body, encoding = base64.b64encode(call.body).decode(), "base64"
+    return WebhookCallDetail.model_validate(vars(call) | {"body": body, "encoding": encoding})
+
+
+@router.post(_CALL + "/verify", response_model=CallVerification, responses=_NO_CALL)
+async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> Verification:
+    """Whether a call is its provider's, by today's settings and the time at which it came. Changes nothing."""
+    verification: Verification = await request.app.state.services.callbacks.verify(tenant_id, call_id)
+    return verification
+
+
+@router.post(_CALL + "/replay", response_model=CallJudgement, responses=_NO_CALL)
+async def replay_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> Judgement:
+    """Take a call once more, as if it came now. What it says is stored once, however often that is asked for.
+
+    One that was refused has to be genuine by today's settings, at the time at which it came.
+    """
+    judgement: Judgement = await request.app.state.services.callbacks.replay(
+        tenant_id, call_id, actor=request.state.access.prefix, client=client_network(request)
+    )
+    return judgement

@@ -21,6 +21,7 @@ from app.schemas import (
     Erased,
     ExportedConversation,
     ExportedMessage,
+    FileView,
     ReceiptView,
 )
 from app.services.contacts import ContactService, Dossier
@@ -81,7 +82,11 @@ async def export_contact(contact_id: Id, service: ContactsDep) -> Any:
 
 async def _export(service: ContactService, contact: Contact) -> AsyncIterator[str]:
     """A `ContactExport`, piece by piece."""
-    document = ContactExport(contact=ContactView.model_validate(contact), exported_at=datetime.now(UTC))
+    document = ContactExport(
+        contact=ContactView.model_validate(contact),
+        exported_at=datetime.now(UTC),
+        webhook_calls=await service.webhook_calls(contact),
+    )
     yield _open(document)
     between_conversations = ""
     async for conversation in service.conversations(contact.id):
@@ -101,6 +106,7 @@ def _open(document: ContactExport | ExportedConversation) -> str:
 
 def _exported(dossier: Dossier) -> ExportedMessage:
     message = ExportedMessage.model_validate(dossier.message)
+    message.files = [FileView.model_validate(file) for file in dossier.files]
     message.receipts = [ReceiptView.model_validate(receipt) for receipt in dossier.receipts]
     message.history = [DeedView.model_validate(event) for event in dossier.history]
     return message

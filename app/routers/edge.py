@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AddressTooLong, BadRequest, BodyTooLarge, TooManyHeaders, UnsupportedMediaType
+from app.providers.registry import provider_registry
 from app.routers.access import admit
 from app.routers.hot import HotRoute
 
 _LONGEST_ADDRESS = 8_192
 #: More than any proxy adds, and few enough to look through.
 MOST_HEADERS = 100
+_CALLBACKS = "/api/webhooks/"
 
 
 class Edge:
@@ -38,33 +40,41 @@ class Edge:
             raise TooManyHeaders(f"A request has at most {MOST_HEADERS} headers.")
         await admit(scope)
         headers = scope["headers_by_name"]
+        route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
+        limit = self._limit if route is not None else self._limit_of(scope["path"])
         length = headers.get(b"content-length")
         if length is None:
-            receive = self._counted(receive)
+            receive = _counted(receive, limit)
         elif not length.isdigit():
             raise BadRequest("The Content-Length is not a number.")
-        elif int(length[:20]) > self._limit:
-            raise self._too_large()
+        elif int(length[:20]) > limit:
+            raise _too_large(limit)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
-        route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
         if route is None:
             await self._app(scope, receive, send)
         else:
             await route.serve(scope, receive, send)
 
-    def _counted(self, receive: Receive) -> Receive:
-        size = 0
+    def _limit_of(self, path: str) -> int:
+        """What a provider calls back with has a limit of the provider's own: a mail that is refused is lost."""
+        provider = provider_registry.get(path.removeprefix(_CALLBACKS)) if path.startswith(_CALLBACKS) else None
+        return self._limit if provider is None else provider.largest_callback
 
-        async def counting() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._limit:
-                raise self._too_large()
-            return message
 
-        return counting
+def _counted(receive: Receive, limit: int) -> Receive:
+    size = 0
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The body is larger than {self._limit} bytes.")
+    async def counting() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise _too_large(limit)
+        return message
+
+    return counting
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit} bytes.")

@@ -43,8 +43,13 @@ class HotRoute(APIRoute):
         else:
             await super().handle(scope, receive, send)  # answers 405
 
+    def context(self, request: Request) -> dict[str, Any]:
+        """What validating a body needs to know besides it."""
+        return {"default_region": request.app.state.settings.default_region}
+
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""
+        request = Request(scope, receive, send)
         content_type = scope["headers_by_name"].get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type != b"application/json" and not content_type.endswith(b"+json"):
             raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
@@ -52,13 +57,11 @@ class HotRoute(APIRoute):
         if content.startswith(_OTHER_ENCODINGS):
             raise UnsupportedMediaType("Send JSON in UTF-8, without a byte order mark.")
         try:
-            body = self._validator.validate_json(
-                content, context={"default_region": scope["app"].state.settings.default_region}
-            )
+            body = self._validator.validate_json(content, context=self.context(request))
         except ValidationError as error:
             raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
         check_shape(content)
-        answer = await self.endpoint(body, Request(scope, receive, send))
+        answer = await self.endpoint(body, request)
         if isinstance(answer, Response):
             await answer(scope, receive, send)
             return

@@ -1,14 +1,18 @@
 """Sending, what became of what was sent, and changing one's mind about it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
+from starlette.routing import Match
+from starlette.types import Scope
 
 from app.assembly import Services
+from app.config import Settings
 from app.dependencies import (
     Cursor,
     Id,
@@ -16,18 +20,46 @@ from app.dependencies import (
     MessagesDep,
     TenantDep,
     link_pages,
+    message_service,
     preferred_wait,
     tenant_id,
 )
-from app.domain import MessageStatus, NewMessage, StoredMessage
-from app.errors import ChannelNotServed, DailyCapReached, FieldError, IdempotencyConflict, InvalidRequest, Overloaded
+from app.domain import MessageStatus, MessageType, NewMessage, StoredMessage
+from app.errors import (
+    ChannelNotFound,
+    ChannelNotServed,
+    DailyCapReached,
+    FieldError,
+    IdempotencyConflict,
+    InvalidRequest,
+    Overloaded,
+)
 from app.models import Message
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
-from app.schemas import EmailSend, MessageDetail, MessageView, SendAccepted, SmsSend, StepView, Timestamp, Words
+from app.routing import channels_served, kind_of_addresses, route_of
+from app.schemas import (
+    ChannelSend,
+    EmailSend,
+    MessageDetail,
+    MessageView,
+    SendAccepted,
+    SmsAccepted,
+    SmsSend,
+    StepView,
+    Timestamp,
+    Words,
+)
+from app.segments import segments_of
 from app.services.daily_caps import SpendGuard
 from app.services.messages import MessageFilter, MessageService
 from app.services.timeline import Step
+
+Accepted = TypeVar("Accepted", bound=SendAccepted)
+Send = SmsSend | EmailSend | ChannelSend
+
+#: Said of a sender that belongs to somebody else, and to nobody.
+NOT_YOURS = FieldError("body.from", "this address is not one of yours")
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -48,6 +80,14 @@ _HEADERS = {
         ),
     ]
 }
+_CHANNEL = {
+    "name": "channel",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^(?!(?:sms|email|preview)$)[a-z][a-z0-9_-]{0,62}$"},
+    "description": "Text and mail have routes of their own, with bodies of their own.",
+    "example": "whatsapp",
+}
 _SEND_ERRORS = responses(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -64,42 +104,97 @@ router = APIRouter(
 )
 
 
-@hot.post("/sms", response_model=SendAccepted, openapi_extra=_HEADERS)
-async def send_sms(message: SmsSend, request: Request) -> SendAccepted | Response:
+class ChannelRoute(HotRoute):
+    """Shares its path with the routes of messages, and reads bodies as its channel's addresses are."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return APIRoute.matches(self, scope)
+
+    def context(self, request: Request) -> dict[str, Any]:
+        """Raises `ChannelNotFound` where nobody is there to take its messages."""
+        settings, channel = request.app.state.settings, request.path_params["channel"]
+        if channel not in channels_served(settings) or not route_of(settings, channel):
+            raise ChannelNotFound("No provider here carries a channel of this name.")
+        return super().context(request) | channel_context(settings, channel)
+
+
+def channel_context(settings: Settings, channel: str) -> dict[str, str | None]:
+    """What reading the addresses of a channel needs to know."""
+    return {"channel": channel, "kind": kind_of_addresses(settings, channel)}
+
+
+channels = APIRouter(
+    prefix="/api/messages",
+    tags=["messages"],
+    route_class=ChannelRoute,
+    responses=_SEND_ERRORS | responses(HTTPStatus.NOT_FOUND),
+)
+
+
+@hot.post("/sms", response_model=SmsAccepted, openapi_extra=_HEADERS)
+async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response:
     """Send a text or a media message. Answered once it is durably stored."""
-    return await _send(message, request)
+    new = message.new_message(tenant_id(request), _idempotency_key(request))
+    stored = await _stored(message, new, request)
+    answer = SmsAccepted(
+        message_id=str(stored.id),
+        provider_message_id=None,
+        conversation_id=stored.conversation_id,
+        segments=segments_of(new.body) if new.type == MessageType.SMS else None,
+    )
+    return await _answer(answer, new, stored, request)
 
 
 @hot.post("/email", response_model=SendAccepted, openapi_extra=_HEADERS)
 async def send_email(message: EmailSend, request: Request) -> SendAccepted | Response:
     """Send a mail. Answered once it is durably stored."""
-    return await _send(message, request)
+    new = message.new_message(tenant_id(request), _idempotency_key(request))
+    return await _accepted(message, new, request)
 
 
-async def _send(message: SmsSend | EmailSend, request: Request) -> SendAccepted | Response:
+@channels.post(
+    "/{channel}",
+    response_model=SendAccepted,
+    openapi_extra={"parameters": [_CHANNEL, *_HEADERS["parameters"]]},
+)
+async def send_on_a_channel(message: ChannelSend, request: Request) -> SendAccepted | Response:
+    """Send a message on any other channel that a provider here carries, such as `whatsapp` or `slack`. Answered once
+    it is durably stored."""
+    channel = request.path_params["channel"]
+    new = message.new_message(channel, tenant_id(request), _idempotency_key(request))
+    return await _accepted(message, new, request)
+
+
+async def _accepted(message: Send, new: NewMessage, request: Request) -> SendAccepted | Response:
+    stored = await _stored(message, new, request)
+    answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
+    return await _answer(answer, new, stored, request)
+
+
+async def _stored(message: Send, new: NewMessage, request: Request) -> StoredMessage:
     state = request.app.state
     services: Services = state.services
-    given = request.scope["headers_by_name"]
-    new = message.new_message(tenant_id(request), _idempotency_key(given))
-    if not state.settings.route(new.channel):
+    if not route_of(state.settings, new.channel):
         raise ChannelNotServed(
             f"Nobody is there to take messages for {new.channel}: this installation has no provider."
         )
     if await services.addresses.tenant_of(new.sender) != new.tenant_id:
-        error = FieldError("body.from", "this address is not one of yours")
-        raise InvalidRequest("A message is sent from an address of one's own.", errors=[error])
+        raise InvalidRequest("A message is sent from an address of one's own.", errors=[NOT_YOURS])
     if over := message.is_over():
         await _must_be_a_repeat(new, over, services.messages)
-    stored = await _accept(new, services.messages, services.spending)
-    answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
+    return await _accept(new, services.messages, services.spending)
+
+
+async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, request: Request) -> Accepted | Response:
+    """The answer, with what the headers of the request ask for."""
     headers = {}
     if stored.duplicate:
         headers["Idempotent-Replayed"] = "true"
-    if b"prefer" in given and (seconds := preferred_wait(request)):
+    service = message_service(request)
+    prefers = b"prefer" in request.scope["headers_by_name"]
+    if prefers and (seconds := preferred_wait(request)) and service.has_room_to_wait():
         headers["Preference-Applied"] = f"wait={seconds}"
-        answer.provider_message_id = await services.messages.provider_message_id(
-            new.tenant_id, stored.id, wait_seconds=seconds
-        )
+        answer.provider_message_id = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
     return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
 
 
@@ -129,11 +224,11 @@ async def _must_be_a_repeat(new: NewMessage, over: dict[str, str], service: Mess
         raise InvalidRequest("A time in this request has passed.", errors=errors)
 
 
-def _idempotency_key(given: Mapping[bytes, bytes]) -> str | None:
-    written = given.get(b"idempotency-key")
+def _idempotency_key(request: Request) -> str | None:
+    written = request.scope["headers_by_name"].get(b"idempotency-key")
     if written is None:
         return None
-    key = written.decode("latin-1")
+    key: str = written.decode("latin-1")
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         error = FieldError("header.Idempotency-Key", "1 to 255 visible ASCII characters, such as a UUID")
         raise InvalidRequest("The Idempotency-Key is not as it should be.", errors=[error])

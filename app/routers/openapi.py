@@ -26,6 +26,10 @@ _KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...
 _LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("post", "/api/messages/sms"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
     ("post", "/api/messages/email"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
+    ("post", "/api/messages/{channel}"): {
+        "message_id": "body#/message_id",
+        "conversation_id": "body#/conversation_id",
+    },
     ("get", "/api/messages"): {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
     ("get", "/api/conversations"): {"conversation_id": "body#/0/id"},
     ("get", "/api/contacts"): {"contact_id": "body#/0/id"},
@@ -33,6 +37,7 @@ _LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("post", "/api/admin/tenants"): {"tenant_id": "body#/id"},
     ("post", "/api/admin/keys"): {"tenant_id": "body#/tenant_id", "key_id": "body#/id"},
     ("get", "/api/admin/tenants/{tenant_id}/addresses"): {"address_id": "body#/0/id"},
+    ("get", "/api/admin/webhook-calls"): {"tenant_id": "body#/0/tenant_id", "call_id": "body#/0/id"},
 }
 
 

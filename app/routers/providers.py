@@ -8,6 +8,7 @@ from app.dependencies import AdministrationDep, SessionDep
 from app.errors import ProviderNotFound
 from app.providers.registry import provider_registry
 from app.routers.problems import responses
+from app.routing import channels_of
 from app.schemas import ProviderView
 from app.services.provider_states import WELL, health_of_providers, resume
 
@@ -21,7 +22,7 @@ async def list_providers(session: SessionDep, request: Request) -> list[Provider
     return [
         ProviderView(
             name=name,
-            channels=request.app.state.settings.channels_of(name),
+            channels=channels_of(request.app.state.settings, name),
             trouble=health.get(name, WELL).trouble,
             reason=health.get(name, WELL).paused_reason,
         )

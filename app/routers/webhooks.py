@@ -1,19 +1,24 @@
 """What providers hand over. Answered after the commit; a repeat stores nothing and is answered the same."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Any
 
-from fastapi import APIRouter, Request
+import structlog
+from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.addresses import InvalidAddress
 from app.assembly import Services
-from app.errors import InvalidRequest, ProviderNotFound, SignatureRefused
-from app.providers.base import Callback
-from app.providers.registry import provider_registry
+from app.errors import NotVerifiable, Overloaded, SignatureRefused
+from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable
 from app.routers.hot import HotRoute, whole_body
 from app.routers.problems import responses
 from app.routers.webhook_signature import must_be_signed
 from app.schemas import EmailInbound, SmsInbound, WebhookAccepted
+from app.services.callbacks import provider_of
+
+log = structlog.get_logger(__name__)
 
 _ERRORS = responses(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -39,6 +44,42 @@ class SignedRoute(HotRoute):
                 raise
             receive = _again(body)
         await super().serve(scope, receive, send)
+
+
+class _Room:
+    """Memory for bodies of providers that are larger than others may be.
+
+    Who sends one is not known before all of it is there, so what strangers send must fit beside everything else.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+
+    @contextmanager
+    def metered(self, receive: Receive) -> Iterator[Receive]:
+        """Receives as `receive` does, and raises `Overloaded` where there is no room for more; gives all of it back
+        at the end."""
+        held = 0
+
+        async def receiving() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if held + size > _SMALL and size > self._free:
+                raise Overloaded("Other large bodies are being read. Try again shortly.")
+            held += size
+            self._free -= size
+            return message
+
+        try:
+            yield receiving
+        finally:
+            self._free += held
+
+
+#: Bytes: what any request may have, and room for some mails of 30 MB. In use it is two or three times as much.
+_SMALL, _ALL = 1_000_000, 150_000_000
+_room = _Room(_ALL)
 
 
 def _again(body: bytes) -> Receive:
@@ -77,20 +118,54 @@ async def _accept(message: SmsInbound | EmailInbound, request: Request) -> None:
     await services.messages.accept(message.new_message(await services.addresses.tenant_of(message.to)))
 
 
-@router.post("/{provider}", responses=responses(HTTPStatus.NOT_FOUND))
-async def receive_callback(provider: str, request: Request) -> WebhookAccepted:
-    """What a provider calls back with, in its own format: receipts, and messages that came in. Each is kept once."""
-    vendor = provider_registry.get(provider)
-    if vendor is None:
-        raise ProviderNotFound("There is no provider of this name.")
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
-    callback = Callback(request.method, str(request.url), headers, await request.body())
-    try:
-        vendor.verify(callback)
-        events = vendor.parse(callback)
-        await request.app.state.services.provider_events.accept(provider, *events)
-    except NotImplementedError:
-        raise ProviderNotFound("This provider does not call back.") from None
-    except (InvalidAddress, ValueError) as error:
-        raise InvalidRequest("This is not a callback of this provider.") from error
-    return WebhookAccepted()
+_CALLBACK: dict[str, Any] = {
+    "response_model": WebhookAccepted,
+    "response_description": "Stored, now or before. Some providers are answered in another way that is theirs.",
+    "responses": responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND),
+}
+
+
+@router.get("/{provider}", **_CALLBACK)
+@router.post("/{provider}", **_CALLBACK)
+async def receive_callback(provider: str, request: Request) -> Response:
+    """What a provider calls back with, in its own format: receipts, messages that came in, and whether we are there.
+
+    Each event is stored once. What is signed and can't be understood is kept as it came, and answered like any other.
+    """
+    provider_of(provider)
+    services: Services = request.app.state.services
+    with _room.metered(request.receive) as receive:
+        callback = Callback(request.method, _called_at(request), _headers_of(request), await whole_body(receive))
+        try:
+            reply = await services.callbacks.receive(provider, callback)
+        except CallbackRefused as refusal:
+            services.refusals.refused(
+                "signature_refused",
+                client=request.client.host if request.client else None,
+                path=request.scope["path"],
+                reason=str(refusal),
+                seen=refusal.seen,
+                expected=refusal.expected,
+            )
+            raise SignatureRefused(
+                "This is not a call of this provider: its signature is missing, wrong, or out of date."
+            ) from None
+        except CallbackUnverifiable as trouble:
+            log.error("callback_unverifiable", provider=provider, reason=str(trouble))
+            raise NotVerifiable("Whether this is a call of this provider can't be told just now.") from None
+    return Response(reply.content, reply.status, media_type=reply.media_type)
+
+
+def _called_at(request: Request) -> str:
+    """The whole address, as the provider has it: its signature may cover that, so nothing may be unescaped in it.
+
+    With PUBLIC_URL, what the request says of scheme and host doesn't matter.
+    """
+    path: str = request.scope["raw_path"].decode("latin-1")
+    query = request.scope["query_string"].decode("latin-1")
+    origin = request.app.state.settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
+    return f"{origin.rstrip('/')}{path}?{query}".removesuffix("?")
+
+
+def _headers_of(request: Request) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.scope["headers"]]

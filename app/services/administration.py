@@ -135,7 +135,7 @@ class AdministrationService:
         await self._must_exist(tenant_id)
         adding = (
             insert(TenantAddress)
-            .values(tenant_id=tenant_id, address=address.value, address_type=address.type.value)
+            .values(tenant_id=tenant_id, address=address.value, address_type=address.type)
             .on_conflict_do_nothing()
             .returning(TenantAddress)
         )
@@ -146,7 +146,7 @@ class AdministrationService:
         own = select(TenantAddress).where(
             TenantAddress.tenant_id == tenant_id,
             TenantAddress.address == address.value,
-            TenantAddress.address_type == address.type.value,
+            TenantAddress.address_type == address.type,
         )
         known = (await self._session.scalars(own)).one_or_none()
         if known is None:

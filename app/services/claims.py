@@ -35,11 +35,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
-from app.domain import AttemptOutcome, MessageStatus
+from app.domain import AttemptOutcome, Channel, MessageStatus
 from app.models import DeliveryAttempt, Message, Tenant
 from app.providers.base import OutboundMessage
 from app.services.references import reference_of
 from app.services.statements import CHANNEL, SECOND, TENANT, by_tenant, given, rows
+from app.services.threads import threads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +226,14 @@ async def claim_due(
     worker: str,
     routed_because: str | None = None,
     wanted: Wanted = Wanted.ANYTHING,
+    callback_url: str | None = None,
 ) -> list[Claim]:
     """Take up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
-    One statement; commit before calling the provider. No message is given to two workers at once, and none before an
-    earlier one of its conversation has left. One that another provider may have is left to that provider.
+    One statement, and for mail another; commit before calling the provider. No message is given to two workers at
+    once, and none before an earlier one of its conversation has left. One that another provider may have is left to
+    that provider.
+    `callback_url` is where the provider reaches us.
     """
     parameters = {
         "tenant": tenant_id,
@@ -240,6 +244,9 @@ async def claim_due(
         "by_worker": worker,
         "because": routed_because,
     }
+    taken = (await connection.execute(_CLAIMS[wanted], parameters)).all()
+    is_mail = channel == Channel.EMAIL and bool(taken)
+    threads = await threads_of(connection, tenant_id, [row.id for row in taken]) if is_mail else {}
     return [
         Claim(
             tenant_id=tenant_id,
@@ -257,9 +264,11 @@ async def claim_due(
                 body=row.body,
                 attachments=row.attachments,
                 idempotency_key=reference_of(tenant_id, row.id, row.created_at, row.retry_count),
+                callback_url=callback_url,
+                thread=threads.get(row.id, ()),
             ),
         )
-        for row in await connection.execute(_CLAIMS[wanted], parameters)
+        for row in taken
     ]
 
 

@@ -12,11 +12,12 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
-from app.domain import Address, ParticipantRole
+from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
-from app.models import Contact, Conversation, ConversationParticipant, Message, MessageEvent, ProviderEvent
+from app.models import Contact, Conversation, ConversationParticipant, File, Message, MessageEvent, ProviderEvent
 from app.services.paging import Page, fetch_page
 from app.services.personal_data import accept_erasure, erase
+from app.services.webhook_calls import count_calls_about
 
 #: Of an export: a mail may be a megabyte, so that a page is some tens of megabytes at the very most.
 _CONVERSATIONS, _MESSAGES = 100, 50
@@ -24,9 +25,10 @@ _CONVERSATIONS, _MESSAGES = 100, 50
 
 @dataclass(slots=True)
 class Dossier:
-    """A message, its attempts loaded, with all that was said about it and done with it, each in order."""
+    """A message, its attempts loaded, with its files, what was said about it and done with it, each in order."""
 
     message: Message
+    files: list[File] = field(default_factory=list)
     receipts: list[ProviderEvent] = field(default_factory=list)
     history: list[MessageEvent] = field(default_factory=list)
 
@@ -42,7 +44,7 @@ class ContactService:
         """Contacts, those known longest first; with an `address` the one that has it, if there is one."""
         statement = select(Contact).where(*self._own())
         if address is not None:
-            statement = statement.where(Contact.address == address.value, Contact.address_type == address.type.value)
+            statement = statement.where(Contact.address == address.value, Contact.address_type == address.type)
         async with self._sessions() as session:
             return await fetch_page(
                 session, statement, order=(Contact.id,), newest_first=False, limit=limit, cursor=cursor
@@ -57,6 +59,11 @@ class ContactService:
         if found is None:
             raise ContactNotFound("There is no contact with this id.")
         return found
+
+    async def webhook_calls(self, contact: Contact) -> int:
+        """How many calls of providers are kept, as they came, that name it."""
+        async with self._transaction() as connection:
+            return await count_calls_about(connection, self._tenant_id, contact.address)
 
     async def conversations(self, contact_id: int) -> AsyncIterator[Conversation]:
         """The conversations in which it is the contact, the oldest first."""
@@ -121,12 +128,25 @@ class ContactService:
             ProviderEvent.tenant_id == self._tenant_id, ProviderEvent.message_id.in_(ids)
         )
         done = select(MessageEvent).where(MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(ids))
-        receipts, history = defaultdict(list), defaultdict(list)
+        came = {
+            message.provider_message_id: message for message in messages if message.direction == Direction.INBOUND
+        }
+        brought = select(File).where(
+            File.tenant_id == self._tenant_id,
+            File.provider_type.in_({message.provider_type for message in came.values()}),
+            File.provider_message_id.in_(came),
+        )
+        files, receipts, history = defaultdict(list), defaultdict(list), defaultdict(list)
+        for file in await session.scalars(brought.order_by(File.created_at, File.id)):
+            if file.provider_type == came[file.provider_message_id].provider_type:
+                files[came[file.provider_message_id].id].append(file)
         for receipt in await session.scalars(said.order_by(ProviderEvent.id)):
             receipts[receipt.message_id].append(receipt)
         for event in await session.scalars(done.order_by(MessageEvent.id)):
             history[event.message_id].append(event)
-        return [Dossier(message, receipts[message.id], history[message.id]) for message in messages]
+        return [
+            Dossier(message, files[message.id], receipts[message.id], history[message.id]) for message in messages
+        ]
 
     async def erase(self, contact_id: int, *, actor: str | None, client: str | None) -> Counter[str]:
         """Remove everything about a contact, and say how many rows of what.
@@ -135,8 +155,8 @@ class ContactService:
         asking again. Raises `ContactNotFound`, `NotErasable`, and `DatabaseUnavailable` before all of it is gone.
         """
         async with self._transaction() as connection:
-            await accept_erasure(connection, self._tenant_id, contact_id, actor=actor, client=client)
-        return await erase(self._transaction, self._tenant_id, contact_id)
+            removed = await accept_erasure(connection, self._tenant_id, contact_id, actor=actor, client=client)
+        return removed + await erase(self._transaction, self._tenant_id, contact_id)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.addresses import country_of
 from app.database import is_unavailable
-from app.domain import AddressType, Channel, NewMessage
+from app.domain import AddressType, NewMessage
 from app.errors import DailyCapReached
 from app.models import DailyBudget
-from app.segments import segment_count
+from app.segments import units_of
 from app.services.statements import TENANT
 from app.services.tenant_limits import LimitBook
 
@@ -46,6 +46,7 @@ _TAKE = (
     .values(used=_before.c.used + _granted)
     .returning(_granted)
 )
+_USED = select(DailyBudget.used).where(*_IS_IT)
 _BEGIN = insert(DailyBudget).values(tenant_id=TENANT, day=_DAY, destination=_DESTINATION).on_conflict_do_nothing()
 _GIVE_BACK = update(DailyBudget).where(*_IS_IT).values(used=DailyBudget.used - _NEEDED)
 # The day before stays, for processes whose clocks are behind.
@@ -53,7 +54,7 @@ _FORGET = delete(DailyBudget).where(DailyBudget.tenant_id == TENANT, DailyBudget
 
 
 class Account(NamedTuple):
-    """What is counted together: a tenant's units of a day (UTC) to a country, or `email`."""
+    """What is counted together: a tenant's units of a day (UTC) to a country, or to another kind of address."""
 
     tenant_id: int
     day: date
@@ -122,7 +123,7 @@ class SpendGuard:
         cap = limits.cap_of(destination)
         if cap is None:
             return None
-        units = segment_count(message.body) if message.channel == Channel.SMS else 1
+        units = units_of(message.channel, message.body)
         account = Account(message.tenant_id, datetime.now(UTC).date(), destination)
         lease = self._leases.get(account) or self._opened(account)
         if lease.units < units:
@@ -134,15 +135,27 @@ class SpendGuard:
         lease.units -= units
         return Charge(account, units)
 
+    async def refusal_of(self, message: NewMessage) -> DailyCapReached | None:
+        """What `set_aside` would raise for a message at this moment; nothing is set aside."""
+        limits = await self._limits.of(message.tenant_id)
+        destination = self._destination_of(message)
+        cap = limits.cap_of(destination)
+        if cap is None:
+            return None
+        account = Account(message.tenant_id, datetime.now(UTC).date(), destination)
+        async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
+            used = (await connection.execute(_USED, account.parameters())).scalar() or 0
+        held = self._leases[account].units if account in self._leases else 0
+        return _reached(destination) if units_of(message.channel, message.body) > cap - used + held else None
+
     def give_back(self, charge: Charge) -> None:
         """Take a charge back, because nothing was stored for it."""
         if lease := self._leases.get(charge.account):
             lease.units += charge.units
 
     def _destination_of(self, message: NewMessage) -> str:
-        if message.recipient.type is AddressType.EMAIL:
-            return AddressType.EMAIL
-        return country_of(message.recipient.value, self._default_region)
+        kind = message.recipient.type
+        return country_of(message.recipient.value, self._default_region) if kind == AddressType.PHONE else kind
 
     def _opened(self, account: Account) -> _Lease:
         self._leases = {known: lease for known, lease in self._leases.items() if known.day >= account.day}
@@ -171,7 +184,7 @@ class SpendGuard:
 def _reached(destination: str) -> DailyCapReached:
     now = datetime.now(UTC)
     midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
-    place = "by email" if destination == AddressType.EMAIL else f"to numbers of {destination}"
+    place = f"by {destination}" if destination.islower() else f"to numbers of {destination}"
     return DailyCapReached(
         f"What may be sent {place} in a day is used up. The next day begins at midnight UTC.",
         retry_after=int((midnight - now).total_seconds()) + 1,

@@ -1,4 +1,4 @@
-"""The history of messages besides their delivery: called back, tried again, expired."""
+"""The history of messages besides their delivery: called back, tried again, expired, recovered."""
 
 from collections.abc import Iterable
 

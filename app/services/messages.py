@@ -48,6 +48,8 @@ class MessageService:
         self._sessions = sessions
         self._max_attempts = settings.max_attempts
         self._on_due = on_due
+        self._waiting = 0
+        self._most_waiting = settings.max_requests_in_flight // 2
 
     async def accept(self, message: NewMessage) -> StoredMessage:
         """Store a message durably; see `MessageWriter.write` for what happens to repeats, and for the errors.
@@ -71,6 +73,10 @@ class MessageService:
         async with self._sessions() as session:
             return (await session.execute(question)).scalar() is not None
 
+    def has_room_to_wait(self) -> bool:
+        """Whether one more may wait for a provider: those who wait take up places that others need to be let in."""
+        return self._waiting < self._most_waiting
+
     async def provider_message_id(self, tenant_id: int, message_id: int, *, wait_seconds: float) -> str | None:
         """The provider's id for a message, waiting for it at most so long; None if it is not known by then.
 
@@ -78,6 +84,7 @@ class MessageService:
         """
         question = select(Message.status, Message.provider_message_id).where(*_is(tenant_id, message_id))
         pause = _FIRST_LOOK
+        self._waiting += 1
         try:
             async with asyncio.timeout(wait_seconds):
                 while True:
@@ -94,6 +101,8 @@ class MessageService:
             if not is_unavailable(error):
                 raise
             return None
+        finally:
+            self._waiting -= 1
 
     async def detail(self, tenant_id: int, message_id: int) -> Message:
         """A message with its attempts. Raises `MessageNotFound`."""

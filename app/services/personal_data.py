@@ -43,7 +43,9 @@ from app.models import (
     TenantAddress,
 )
 from app.services.audit import record
+from app.services.files import remove_files
 from app.services.statements import TENANT, given, rows
+from app.services.webhook_calls import remove_calls_about
 
 log = structlog.get_logger(__name__)
 
@@ -134,8 +136,8 @@ async def remove_messages(
 ) -> Counter[str]:
     """Remove messages, each given with its conversation's id, in the transaction open on `connection`.
 
-    With them go their attempts, receipts and history, the conversations that are left without a message, and their
-    contacts that take part in no other. What somebody works on right now is passed over, and so is, unless
+    With them go their attempts, receipts, history and files, the conversations that are left without a message, and
+    their contacts that take part in no other. What somebody works on right now is passed over, and so is, unless
     `unfinished`, what is still to be sent. Returns how many of each were removed.
     """
     removed: Counter[str] = Counter()
@@ -145,6 +147,7 @@ async def remove_messages(
     conversations = await _ids(connection, _LOCK_CONVERSATIONS, tenant_id, {place[1] for place in places})
     parameters = {"tenant": tenant_id, "ids": message_ids, "conversations": conversations, "unfinished": unfinished}
     locked = list((await connection.execute(_LOCK_MESSAGES, parameters)).scalars())
+    removed["files"] += await remove_files(connection, tenant_id, locked)
     # Each a statement of its own, so that it sees what was added until the lock.
     for name, statement in _REMOVE_WHAT_HANGS_ON_THEM.items():
         removed[name] += await _execute(connection, statement, tenant_id, locked)
@@ -208,24 +211,27 @@ _BEGIN_ERASURE = (
 
 async def accept_erasure(
     connection: AsyncConnection, tenant_id: int, contact_id: int, *, actor: str | None, client: str | None
-) -> None:
+) -> Counter[str]:
     """Decide, for good once it is committed, that everything about a contact goes; `erase` does it.
 
-    Its address is free from then on: what comes or is sent later belongs to a new contact. One that is being erased
-    already stays as it is. Raises `ContactNotFound`, and `NotErasable` for an address of the tenant's own.
+    Its address is free from then on: what comes or is sent later belongs to a new contact. The calls of providers
+    that name it go with the address, because afterwards nothing tells which they are; returns how many. One that is
+    being erased already stays as it is. Raises `ContactNotFound`, and `NotErasable` for an address of the tenant's
+    own.
     """
     parameters = {"tenant": tenant_id, "id_": contact_id}
     contact = (await connection.execute(_CONTACT, parameters)).one_or_none()
     if contact is None:
         raise ContactNotFound("There is no contact with this id.")
     if contact.erasing_since is not None:
-        return
+        return Counter()
     # Only now that it is locked, so that nobody can begin to use it as their own meanwhile.
     address = {"address": contact.address, "address_type": contact.address_type}
     if (await connection.execute(_IS_OWN, parameters | address)).scalar_one():
         raise NotErasable("This is an address of your own, that messages are sent from or come to, not a person's.")
     await connection.execute(_BEGIN_ERASURE, parameters | {"nobody": f"erased:{contact_id}"})
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
+    return Counter(webhook_calls=await remove_calls_about(connection, tenant_id, contact.address))
 
 
 _CONVERSATIONS_WITH = (

@@ -33,12 +33,11 @@ from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
 from app.models import DeliveryAttempt, Message, ProviderEvent, Tenant
 from app.providers.base import Receipt
 from app.services.ranks import rank_of
-from app.services.references import parse_reference
+from app.services.references import parse_reference, tenant_in
 from app.services.statements import TENANT, given, rows
 
 #: Parked events are looked for this long; later ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)
-_LONGEST_TENANT_ID = 18  # digits, so that it fits into a bigint
 
 _received = rows(
     provider_type=Text(),
@@ -161,10 +160,9 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
 
 def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, None, None]:
     """The tenant, the message and its time of creation that a reference claims to be about."""
-    tenant = (reference or "").partition("-")[0]
-    tenant_id = int(tenant) if tenant.isdecimal() and len(tenant) <= _LONGEST_TENANT_ID else 0
-    named = parse_reference(reference, tenant_id)
-    return (tenant_id, *named) if named is not None else (None, None, None)
+    tenant_id = tenant_in(reference)
+    named = None if tenant_id is None else parse_reference(reference, tenant_id)
+    return (tenant_id, *named) if tenant_id is not None and named is not None else (None, None, None)
 
 
 _recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())

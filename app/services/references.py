@@ -24,3 +24,9 @@ def parse_reference(reference: str | None, tenant_id: int) -> tuple[int, datetim
     if match is None or int(match[1]) != tenant_id:
         return None
     return int(match[2]), _EPOCH + int(match[3]) * _MICROSECOND
+
+
+def tenant_in(reference: str | None) -> int | None:
+    """The tenant that a reference claims; whether there is one, and whether it is right, is not looked at."""
+    match = _REFERENCE.fullmatch(reference or "")
+    return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""What is kept for a time only: messages, receipts that nobody missed, the record of who did what."""
+"""What is kept for a time only: messages, receipts that nobody missed, calls of providers, who did what."""
 
 from collections import Counter
 
@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID
-from app.models import AuditEvent, Message, ProviderEvent, Tenant
+from app.models import AuditEvent, Message, ProviderEvent, Tenant, WebhookCall
+from app.services.files import remove_orphans
 from app.services.personal_data import BATCH, finish_erasures, remove_messages
 from app.services.statements import SECOND, TENANT
 
@@ -43,9 +44,12 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     removed: Counter[str] = Counter()
     for tenant_id, days in tenants:
         await finish_erasures(engine.begin, tenant_id)
+        async with engine.begin() as connection:
+            removed["files"] += await remove_orphans(connection, tenant_id)
         days = days or settings.retention_days
         if days is not None:
             removed += await _remove_old_messages(engine, tenant_id, days)
+        removed["webhook_calls"] += await _remove_by_age(engine, _REMOVE_CALLS, tenant_id, settings.webhook_days)
         removed["audit_events"] += await _remove_by_age(engine, _REMOVE_RECORDS, tenant_id, settings.audit_days)
     removed["parked_receipts"] += await _remove_by_age(
         engine, _REMOVE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
@@ -83,6 +87,21 @@ _parked = (
     .cte("parked")
 )
 _REMOVE_PARKED = delete(ProviderEvent).where(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _parked.c.id)
+_first_calls = (
+    select(WebhookCall.id, WebhookCall.received_at)
+    .where(WebhookCall.tenant_id == TENANT)
+    .order_by(WebhookCall.id)
+    .limit(BATCH)
+    .subquery("first_calls")
+)
+_old_calls = (
+    select(WebhookCall.id)
+    .join(_first_calls, WebhookCall.id == _first_calls.c.id)
+    .where(WebhookCall.tenant_id == TENANT, _first_calls.c.received_at < func.now() - _AGE)
+    .with_for_update(of=WebhookCall, skip_locked=True)
+    .cte("old_calls")
+)
+_REMOVE_CALLS = delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, WebhookCall.id == _old_calls.c.id)
 _first = (
     select(AuditEvent.id, AuditEvent.created_at)
     .where(AuditEvent.tenant_id == TENANT)

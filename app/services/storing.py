@@ -156,6 +156,7 @@ _MESSAGE_TYPES: dict[str, TypeEngine[Any]] = {
     "expires_at": DateTime(timezone=True),
     "idempotency_key": Text(),
     "request_fingerprint": Text(),
+    "quoted": Text(),
 }
 
 
@@ -177,6 +178,7 @@ def _message_values(message: NewMessage) -> tuple[Any, ...]:
         message.expires_at,
         message.idempotency_key,
         message.fingerprint,
+        message.quoted,
     )
 
 
@@ -209,6 +211,7 @@ def _inserting(new: FromClause) -> Insert:
         Message.expires_at: columns.expires_at,
         Message.idempotency_key: columns.idempotency_key,
         Message.request_fingerprint: columns.request_fingerprint,
+        Message.quoted: columns.quoted,
     }
     return (
         insert(Message)
@@ -383,7 +386,7 @@ async def _make_conversations(connection: AsyncConnection, tenant_id: int, messa
     # What is not returned was made by another writer meanwhile, with its participants.
     made = (await connection.execute(_INSERT_CONVERSATIONS, parameters)).all()
     participants = [
-        (id, role.value, contacts[address.value, address.type.value])
+        (id, role.value, contacts[address.value, address.type])
         for customer, contact, id in made
         for role, address in (
             (ParticipantRole.CUSTOMER, by_key[customer, contact].customer),
@@ -434,7 +437,7 @@ async def _contact_ids(
 ) -> dict[ContactKey, int]:
     """The contact behind both ends of every message; those that are missing are made, as they were written."""
     written = {
-        (address.value, address.type.value): address.written
+        (address.value, address.type): address.written
         for message in messages
         for address in (message.customer, message.contact)
     }

@@ -45,14 +45,14 @@ class AddressBook:
             is_any_owned = await self._any.ask(None, self._look_for_any)
         if not is_any_owned:
             return DEFAULT_TENANT_ID
-        key = (address.type.value, address.value)
+        key = (address.type, address.value)
         return self._owners.get(key) or await self._owners.ask(key, lambda: self._look_up(address))
 
     async def _look_for_any(self) -> tuple[bool, float]:
         return await self._first(_ANY, {}) is not None, _KEPT_SECONDS
 
     async def _look_up(self, address: Address) -> tuple[int, float]:
-        owner = await self._first(_OWNER, {"address": address.value, "address_type": address.type.value})
+        owner = await self._first(_OWNER, {"address": address.value, "address_type": address.type})
         return DEFAULT_TENANT_ID if owner is None else owner, _KEPT_SECONDS
 
     async def _first(self, question: Select[int], parameters: dict[str, str]) -> int | None:

@@ -24,6 +24,7 @@ _DEEDS = {
     "canceled": "It was called back before it left.",
     "expired": "Its time ran out before it left.",
     "retried": "Somebody had it tried again.",
+    "recovered": "Its call had not got through; it was fetched from the provider.",
 }
 _QUEUED = STATUS_RANK[MessageStatus.QUEUED]
 _OUTCOME_RANKS: dict[str | None, int] = {

@@ -16,8 +16,8 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.http import LONGEST_RETRY_AFTER
 from app.providers.simulator import SimulatorProvider
+from app.providers.transport import LONGEST_RETRY_AFTER
 from tests.live import free_port
 from tests.providers import outbound, simulator_settings
 from tests.providers.conftest import Simulate, Simulation

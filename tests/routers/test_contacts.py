@@ -207,6 +207,8 @@ async def test_nothing_of_an_erased_person_is_left_in_any_table(
         "attempts": 1,
         "receipts": 1,
         "events": 1,
+        "files": 0,
+        "webhook_calls": 0,
     }
     after = dump(database_url)
     for table, rows in after.items():

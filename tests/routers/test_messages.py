@@ -1,5 +1,6 @@
 """Sending: what is answered, when, and what of it can be read again."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,6 +27,7 @@ async def test_a_send_is_answered_as_the_contract_says(client: httpx.AsyncClient
         "provider_message_id": None,
         "conversation_id": 1,
         "status": "accepted",
+        **({"segments": {"encoding": "gsm7", "count": 1, "forcing": []}} if path.endswith("sms") else {}),
     }
     assert "preference-applied" not in response.headers
 
@@ -196,6 +198,17 @@ PREFERENCES = {
     "return=minimal": None,
     "": None,
 }
+
+
+async def test_those_who_wait_leave_room_for_those_who_do_not(serve: Serve, settings: Settings) -> None:
+    nobody_delivers = settings.model_copy(
+        update={"worker_enabled": False, "max_requests_in_flight": 4, "prefer_wait_seconds": 2}
+    )
+    client = await serve(nobody_delivers)
+    sending = [client.post("/api/messages/sms", json=sms(), headers={"Prefer": "wait=2"}) for _ in range(4)]
+    answers = await asyncio.gather(*sending)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert sum("preference-applied" in answer.headers for answer in answers) == 2
 
 
 async def test_a_preference_is_applied_or_ignored_and_never_refused(client: httpx.AsyncClient) -> None:

@@ -19,6 +19,7 @@ from schemathesis.core.failures import Failure
 RULES = (
     "not a phone number",
     "not an email address",
+    "not an address of",
     "an address can't",
     "an alphanumeric sender can't receive",
     "This Idempotency-Key was used for a request with another body",
@@ -52,6 +53,7 @@ for name, strategy in {
     "idn-email": _email | st.just("jürgen@bücher.example"),
     "mailbox": _email | st.builds("{} <{}>".format, _name, _email),
     "address": _phone | _email,
+    "channel-address": _phone | st.builds("whatsapp:{}".format, _name),
     "uri": _url,
     "uri-reference": _url | _name,
     "date-time": _moment,

@@ -164,3 +164,18 @@ async def test_the_audit_is_kept_for_a_year(engine: AsyncEngine, past: Past) -> 
     await past.run("UPDATE audit_events SET id = -id WHERE kind = 'd366'")  # they came first
     await remove_what_is_over(engine, make_settings())
     assert await past.run("SELECT DISTINCT kind FROM audit_events") == [("d364",)]
+
+
+async def test_calls_of_providers_go_after_their_time(engine: AsyncEngine, past: Past, database_url: str) -> None:
+    acme = make_tenant(database_url)
+    for tenant_id, days in ((1, 8), (1, 8), (acme, 8), (1, 6), (acme, 6)):
+        await past.run(
+            "INSERT INTO webhook_calls"
+            " (tenant_id, provider_type, received_at, method, url, headers, body, verdict, events, addresses)"
+            f" VALUES ({tenant_id}, 'sms', now() - {days} * interval '1 day', 'POST', '/', '[]', '',"
+            " 'taken', 0, '{}')"
+        )
+    await remove_what_is_over(engine, make_settings())
+    assert await past.run("SELECT id FROM webhook_calls ORDER BY id") == [(4,), (5,)]
+    await remove_what_is_over(engine, make_settings(webhook_days=5))
+    assert await past.run("SELECT id FROM webhook_calls") == []

@@ -8,9 +8,9 @@ import httpcore
 import httpx
 import pytest
 
-from app.providers import http
+from app.providers import transport
 from app.providers.base import TemporaryFailure, UnknownOutcome
-from app.providers.http import LARGEST_ANSWER, exchange, new_client
+from app.providers.transport import LARGEST_ANSWER, exchange, new_client
 from tests.live import free_port
 
 pytestmark = pytest.mark.anyio
@@ -148,7 +148,7 @@ async def test_connections_that_have_been_idle_for_long_are_closed_and_not_used_
     vendor: Vendor, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asyncio.gather(asked(client, "/1"), asked(client, "/2"), asked(client, "/3"))
-    monkeypatch.setattr(http, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(transport, "IDLE_SECONDS", 0.0)
     assert await asked(client, "/4") == "/4"
     await vendor.until(lambda: vendor.open == 1)
     assert vendor.made == 4

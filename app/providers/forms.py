@@ -1,0 +1,101 @@
+"""Forms with files (`multipart/form-data`, RFC 7578), as some vendors hand over a mail: read in memory, each part
+copied once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.providers.base import Callback
+
+#: More than any sender has reason for; each costs a kilobyte, however little it holds.
+MOST_PARTS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class FormPart:
+    """One field of a form. `content_type` is empty where it says none; a part with a `file_name` is a file."""
+
+    name: str
+    content: bytes = field(repr=False)
+    file_name: str | None = None
+    content_type: str = ""
+
+
+def parts_of(callback: Callback) -> list[FormPart]:
+    """The fields of a form in either encoding, in order. Raises `ValueError` for anything else, or one cut short."""
+    kind, options = parse_options_header(callback.header("content-type"))
+    if kind == b"application/x-www-form-urlencoded":
+        return [FormPart(name, value.encode("utf-8", "replace")) for name, value in callback.form()]
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise ValueError("This is not a form.")
+    return list(_multipart(callback.body, options[b"boundary"]))
+
+
+def _multipart(body: bytes, boundary: bytes) -> Iterator[FormPart]:
+    reader = _Reader(body)
+    reader.read(boundary)
+    if not reader.is_complete:
+        raise ValueError("The form breaks off before its end.")
+    for headers, start, end in reader.parts:
+        _, options = parse_options_header(headers.get(b"content-disposition", b""))
+        name, file_name = options.get(b"name"), options.get(b"filename")
+        if name is not None:
+            yield FormPart(
+                name.decode("utf-8", "replace"),
+                body[start:end],
+                file_name.decode("utf-8", "replace") if file_name is not None else None,
+                headers.get(b"content-type", b"").decode("latin-1"),
+            )
+
+
+class _Reader:
+    """Notes where the parts of a form lie. All of it is handed over in one piece, so no part comes in several."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._headers: dict[bytes, bytes] = {}
+        self._name = self._value = b""
+        self._place = 0, 0
+        self.parts: list[tuple[dict[bytes, bytes], int, int]] = []
+        self.is_complete = False
+
+    def read(self, boundary: bytes) -> None:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._field,
+                "on_header_value": self._content,
+                "on_header_end": self._header,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+                "on_end": self._finish,
+            },
+        )
+        parser.write(self._body)
+
+    def _begin(self) -> None:
+        if len(self.parts) == MOST_PARTS:
+            raise ValueError(f"The form has more than {MOST_PARTS} parts.")
+        self._headers, self._place = {}, (0, 0)
+
+    def _field(self, data: bytes, start: int, end: int) -> None:
+        self._name = data[start:end]
+
+    def _content(self, data: bytes, start: int, end: int) -> None:
+        self._value = data[start:end]
+
+    def _header(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        first = start if self._place == (0, 0) else self._place[0]
+        self._place = first, end
+
+    def _end(self) -> None:
+        self.parts.append((self._headers, *self._place))
+
+    def _finish(self) -> None:
+        self.is_complete = True

@@ -1,0 +1,194 @@
+"""Files fetched from addresses that strangers may have chosen, without being led into our own network.
+
+A name is resolved once, every address behind it has to be public, and the connection goes to the address that was
+looked at: what the name stands for a moment later makes no difference. One request, by TLS, to port 443, and no
+redirect is followed.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from urllib.parse import unquote, urlsplit
+
+import httpcore
+import httpx
+
+from app.providers.base import PermanentFailure, TemporaryFailure
+
+#: The addresses behind a name, as texts. Raises `OSError`.
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+
+#: Ways into IPv4 through IPv6: NAT64 (RFC 6052, RFC 8215), and the addresses that IPv6 once took over from IPv4.
+_INTO_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}")
+_UNFIT_FOR_A_NAME = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069/\\:"<>|?*\ud800-\udfff]')
+_LONGEST_NAME = 150
+_OF_THE_MOMENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """What was fetched: its bytes, under a name without a path."""
+
+    name: str
+    content_type: str
+    content: bytes = field(repr=False)
+
+
+async def resolve(name: str) -> Sequence[str]:
+    """What the system says, which knows also /etc/hosts and the odd spellings of addresses."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, 443, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+class RemoteFiles:
+    """Fetches files, those of one message together within `timeout_seconds` and `most_bytes`.
+
+    `resolve`, `network` and `ssl_context` are what stands between us and the world.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        most_bytes: int,
+        resolve: Resolve = resolve,
+        network: httpcore.AsyncNetworkBackend | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._most_bytes = most_bytes
+        self._network = _Pinned(resolve, network or httpcore.AnyIOBackend())
+        self._ssl_context = ssl_context
+
+    async def fetch(self, urls: Sequence[str]) -> list[RemoteFile]:
+        """The files behind addresses, in their order.
+
+        Raises `PermanentFailure` for an address that must not be fetched or has nothing, and for what is too large;
+        `TemporaryFailure` for a server that can't be reached or is in trouble. The texts count the attachments, and
+        repeat nothing of their addresses.
+        """
+        if not urls:
+            return []
+        if self._ssl_context is None:  # reading the roots takes 20 ms, and is for those only who fetch
+            self._ssl_context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+        files: list[RemoteFile] = []
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                for number, url in enumerate(urls, start=1):
+                    left = self._most_bytes - sum(len(file.content) for file in files)
+                    files.append(await self._file(url, f"Attachment {number}", left))
+        except TimeoutError:
+            detail = f"Attachment {len(files) + 1} did not come within {self._timeout_seconds:g} seconds."
+            raise TemporaryFailure(detail) from None
+        return files
+
+    async def _file(self, url: str, which: str, most: int) -> RemoteFile:
+        target = _target(url, which)
+        connection = httpcore.AsyncHTTPConnection(
+            target.origin, ssl_context=self._ssl_context, network_backend=self._network
+        )
+        headers = [(b"Host", target.host), (b"Accept-Encoding", b"identity"), (b"Connection", b"close")]
+        try:
+            async with connection, connection.stream("GET", target, headers=headers) as response:
+                _check(response, which)
+                content = bytearray()
+                async for piece in response.aiter_stream():
+                    content += piece
+                    if len(content) > most:
+                        raise PermanentFailure(
+                            f"{which} is too large: {self._most_bytes} bytes are sent along at most."
+                        )
+        except _Forbidden as error:
+            raise PermanentFailure(f"{which} is not fetched: {error}") from None
+        except (OSError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            raise TemporaryFailure(f"{which} can't be fetched just now: {type(error).__name__}.") from error
+        return RemoteFile(_name(url), _content_type(response.headers), bytes(content))
+
+
+class _Forbidden(Exception):
+    """A name leads where nothing may be fetched."""
+
+
+class _Pinned(httpcore.AsyncNetworkBackend):
+    """Connects to the address that it has checked."""
+
+    def __init__(self, resolve: Resolve, network: httpcore.AsyncNetworkBackend) -> None:
+        self._resolve = resolve
+        self._network = network
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - as httpcore has it
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = list(await self._resolve(host))
+        if not addresses:
+            raise httpcore.ConnectError("The name has no address.")
+        if not all(is_public(address) for address in addresses):
+            raise _Forbidden("it is not on the public internet.")
+        return await self._network.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one that everybody can have: nothing private, local, shared, reserved or translated."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, IPv6Address) and (
+        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip.is_site_local or any(ip in net for net in _INTO_IPV4)
+    ):
+        return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+def _target(url: str, which: str) -> httpcore.URL:
+    """Where to ask. Raises `PermanentFailure` for what is no plain https address."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        plain = parts.scheme == "https" and host and parts.port in {None, 443} and "@" not in parts.netloc
+        if not plain:
+            raise ValueError
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return httpcore.URL(scheme=b"https", host=host.encode(), port=443, target=_ascii(path))
+    except (ValueError, UnicodeError):
+        raise PermanentFailure(f"{which} is not fetched: its address is not a plain one of https.") from None
+
+
+def _ascii(path: str) -> bytes:
+    return b"".join(bytes([byte]) if 0x21 <= byte <= 0x7E else b"%%%02X" % byte for byte in path.encode())
+
+
+def _check(response: httpcore.Response, which: str) -> None:
+    status = response.status
+    if status == HTTPStatus.OK:
+        encodings = [value.lower() for name, value in response.headers if name.lower() == b"content-encoding"]
+        if encodings not in ([], [b"identity"]):  # it was not asked for, and may unpack to anything
+            raise PermanentFailure(f"{which} came compressed.")
+        return
+    if status >= 500 or status in _OF_THE_MOMENT:
+        raise TemporaryFailure(f"{which} can't be fetched just now: {status}.")
+    raise PermanentFailure(f"{which} can't be fetched: {status}.")
+
+
+def _content_type(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The media type, where it is one that a mail can carry."""
+    written = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+    found = written.decode("latin-1").partition(";")[0].strip().lower()
+    usable = _MEDIA_TYPE.fullmatch(found) and not found.startswith(("multipart/", "message/"))
+    return found if usable else "application/octet-stream"
+
+
+def _name(url: str) -> str:
+    last = unquote(urlsplit(url).path).rpartition("/")[2]
+    return _UNFIT_FOR_A_NAME.sub("", last).strip(" .")[-_LONGEST_NAME:] or "attachment"

@@ -1,0 +1,84 @@
+"""How callbacks are judged, where vendors do it alike: secrets that are being changed, headers that may be anything,
+comparisons that take the same time, and how old a signature may be."""
+
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import SecretStr
+
+from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable, hint
+
+#: Either way: clocks differ, and what was captured must not be of use for long.
+TOLERANCE = timedelta(minutes=5)
+#: The parameter of a callback's address that carries our reference, where a vendor has no field for one.
+_REFERENCE = "ref"
+_TIMESTAMP = re.compile(r"[0-9]{1,11}", re.ASCII)
+#: Country code and number have at least seven digits together; a short code has fewer.
+_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
+
+
+def secrets_in(*settings: SecretStr | None) -> list[bytes]:
+    """The secrets that are set, several in one setting with a space between them while they are changed.
+
+    Raises `CallbackUnverifiable` if there is none.
+    """
+    secrets = [each.encode() for setting in settings if setting for each in setting.get_secret_value().split()]
+    if not secrets:
+        raise CallbackUnverifiable("No secret is set that its callbacks could be verified with.")
+    return secrets
+
+
+def first_secret(setting: SecretStr | None) -> str:
+    """The secret to send with, of those in one setting; nothing where there is none, which the vendor will refuse."""
+    return next(iter(setting.get_secret_value().split()), "") if setting else ""
+
+
+def only_header(callback: Callback, name: str) -> str:
+    """The value of a header that stands there exactly once. Raises `CallbackRefused` otherwise."""
+    value = callback.header(name)
+    if not value:
+        raise CallbackRefused(f"The header {name} is missing, empty, or there twice.")
+    return value
+
+
+def must_match(shown: Sequence[str], expected: Iterable[str]) -> None:
+    """Raises `CallbackRefused` unless one of the signatures shown is one of those expected, in the same encoding."""
+    wanted = list(expected)
+    # All pairs are compared, so that time doesn't tell which secret it was.
+    found = [hmac.compare_digest(one.encode("utf-8", "replace"), other.encode()) for one in shown for other in wanted]
+    if not any(found):
+        raise CallbackRefused("The signature is another one.", seen=hint(" ".join(shown)), expected=hint(wanted[0]))
+
+
+def must_be_secret(shown: str, secrets: Iterable[bytes]) -> None:
+    """Raises `CallbackRefused` unless what was shown is one of the secrets themselves; it tells nothing of either."""
+    if not any(hmac.compare_digest(shown.encode("utf-8", "replace"), secret) for secret in secrets):
+        raise CallbackRefused("The secret is missing, or another one.")
+
+
+def must_be_recent(seconds: str, callback: Callback) -> None:
+    """Raises `CallbackRefused` unless a Unix time, as it was written, is within `TOLERANCE` of the call."""
+    if not _TIMESTAMP.fullmatch(seconds):
+        raise CallbackRefused("The time of the signature can't be read.", seen=hint(seconds))
+    age = callback.received_at - datetime.fromtimestamp(int(seconds), UTC)
+    if abs(age) > TOLERANCE:
+        raise CallbackRefused(f"The signature is {age.total_seconds():.0f} seconds old; 300 are allowed, either way.")
+
+
+def with_reference(callback_url: str, reference: str) -> str:
+    """The address of a message's receipts, with our reference in its query: by it they find their message, also when
+    the answer that would have told its id was lost."""
+    return f"{callback_url}{'&' if urlsplit(callback_url).query else '?'}{urlencode({_REFERENCE: reference})}"
+
+
+def reference_in(url: str | None) -> str | None:
+    """What `with_reference` put there; None where there is none."""
+    return dict(parse_qsl(urlsplit(url).query)).get(_REFERENCE) if url else None
+
+
+def with_plus(address: str) -> str:
+    """A number in E.164 from a vendor that leaves the plus sign out; short codes and names as they are."""
+    return f"+{address}" if _WITHOUT_PLUS.fullmatch(address) else address

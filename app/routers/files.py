@@ -1,0 +1,73 @@
+"""The files that came with messages."""
+
+from http import HTTPStatus
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import StreamingResponse
+
+from app.dependencies import TenantDep
+from app.routers.problems import responses
+from app.services.files import ANY_TYPE, FileStore
+
+router = APIRouter(
+    prefix="/api/files",
+    tags=["messages"],
+    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+
+#: Types in which no browser runs anything. The others are told apart by their names, once they are downloaded.
+_HARMLESS = {
+    "application/pdf",
+    "application/zip",
+    "audio/aac",
+    "audio/amr",
+    "audio/mp4",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/wav",
+    "image/gif",
+    "image/heic",
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "text/calendar",
+    "text/csv",
+    "text/plain",
+    "text/vcard",
+    "video/3gpp",
+    "video/mp4",
+    "video/quicktime",
+    "video/webm",
+}
+
+
+@router.get(
+    "/{file_id}/{name}",
+    response_class=StreamingResponse,
+    responses={
+        HTTPStatus.OK: {
+            "description": "The file, to be saved: it is not shown by a browser.",
+            "content": {ANY_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **responses(HTTPStatus.NOT_FOUND),
+    },
+)
+async def get_file(
+    file_id: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
+    name: Annotated[
+        str, Path(description="Whatever is written here, the file has the name that its sender gave it.")
+    ],
+    tenant: TenantDep,
+    request: Request,
+) -> StreamingResponse:
+    """A file that came with a message, at the address that stands among the message's `attachments`."""
+    store: FileStore = request.app.state.services.files
+    file = await store.find(tenant, file_id)
+    headers = {
+        "Content-Type": file.content_type if file.content_type in _HARMLESS else ANY_TYPE,
+        "Content-Length": str(file.size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
+    }
+    return StreamingResponse(store.pieces(file), headers=headers)

@@ -1,0 +1,52 @@
+"""What others have written, as PostgreSQL takes it: texts without NUL, documents without NaN, times of this age."""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, overload
+
+#: What no text there can hold: NUL, and halves of characters.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_OLDEST, _NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
+
+
+@overload
+def storable_text(written: str) -> str: ...
+
+
+@overload
+def storable_text(written: None) -> None: ...
+
+
+@overload
+def storable_text(written: str | None) -> str | None: ...
+
+
+def storable_text(written: str | None) -> str | None:
+    """The text, with U+FFFD in place of each character that can't be kept."""
+    return written if written is None else _UNSTORABLE.sub("\ufffd", written)
+
+
+def storable_document(value: Any) -> Any:
+    """A document as JSONB takes it; what JSON has no word for becomes a text. Raises `RecursionError`."""
+    match value:
+        case str():
+            return storable_text(value)
+        case Mapping():
+            return {storable_text(str(name)): storable_document(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [storable_document(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float():
+            return value
+    return storable_text(str(value))
+
+
+def storable_moment(moment: datetime | None) -> datetime | None:
+    """None for a time that can't be: when it came in is known, and a message must not be lost over its date."""
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return aware if _OLDEST <= aware < _NEWEST else None

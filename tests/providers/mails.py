@@ -1,0 +1,17 @@
+"""Files of mails, without a network."""
+
+from collections.abc import Sequence
+
+from app.providers.remote_files import RemoteFile, RemoteFiles
+
+FILES = [RemoteFile("Prüfung.pdf", "application/pdf", b"%PDF\r\n\x00\xff"), RemoteFile("a.txt", "text/plain", b"a\n")]
+
+
+class FileStore(RemoteFiles):
+    """Has the same files for whoever asks."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout_seconds=1, most_bytes=1)
+
+    async def fetch(self, urls: Sequence[str]) -> list[RemoteFile]:
+        return list(FILES) if urls else []

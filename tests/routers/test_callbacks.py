@@ -1,0 +1,348 @@
+"""What a provider calls with: whose it is, what is stored of it, and what it is answered."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import httpx
+import psycopg2
+import pytest
+
+from app.config import Settings
+from app.domain import MessageStatus
+from app.providers.base import Callback, ProviderEvent, Receipt
+from app.providers.registry import provider_registry
+from app.routers import webhooks
+from tests.factories import sms, until
+from tests.logs import captured
+from tests.routers import problem_of, row_counts, rows_of
+from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound, signed
+from tests.tenancy import give_address, make_tenant
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+CALLS = "SELECT tenant_id, verdict, events, reason FROM webhook_calls ORDER BY id"
+REFUSED = "SELECT detail FROM audit_events WHERE kind = 'signature_refused'"
+
+
+@pytest.fixture
+def vendor(monkeypatch: pytest.MonkeyPatch) -> SigningProvider:
+    provider = SigningProvider()
+    monkeypatch.setitem(provider_registry, "signing", provider)
+    return provider
+
+
+@pytest.fixture
+async def client(serve: Serve, settings: Settings, vendor: SigningProvider) -> httpx.AsyncClient:
+    return await serve(settings.model_copy(update={"public_url": f"{PUBLIC_URL}/"}))
+
+
+def bodies(url: str) -> list[str]:
+    return [body for (body,) in rows_of(url, "SELECT body FROM messages ORDER BY id")]
+
+
+async def test_what_is_taken_is_stored_and_answered_as_the_provider_expects(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    answer = await call(client, [inbound(1), {"id": "r-1", "status": "delivered", "of": "x", "to": "8045551234"}])
+    assert (answer.status_code, answer.text) == (200, "<ok/>")
+    assert answer.headers["content-type"] == "application/xml"
+    assert bodies(database_url) == ["Hello 1"]
+    [kept] = rows_of(
+        database_url,
+        "SELECT verdict, events, method, url, headers, body, addresses, provider_type FROM webhook_calls",
+    )
+    assert kept[:4] == ("taken", 2, "POST", PUBLIC_URL + PATH)
+    headers = dict(kept[4])
+    assert headers["authorization"] is None
+    assert headers["x-signature"]
+    assert json.loads(bytes(kept[5]))[0] == inbound(1)
+    assert kept[6:] == (["+12016661234", "+18045551234"], "signing")
+
+
+async def test_the_same_call_many_times_at_once_is_stored_once(client: httpx.AsyncClient, database_url: str) -> None:
+    said = [inbound(1), {"id": "r-1", "status": "delivered", "of": "signing-1"}]
+    answers = await asyncio.gather(*(call(client, said) for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert row_counts(database_url)["messages"] == 1
+    assert rows_of(database_url, "SELECT count(*) FROM provider_events") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"X-Signature": ""},
+        {"X-Signature": "é" * 20},
+        {"X-Signature": "f" * 64},
+        {"X-Time": "2020-01-01T00:00:00+00:00"},
+        {"Authorization": "x"},
+    ],
+)
+async def test_what_is_not_signed_is_refused_and_nothing_is_stored(
+    client: httpx.AsyncClient, database_url: str, changed: dict[str, str]
+) -> None:
+    asked = signed(inbound())
+    asked["headers"] |= {name: value.encode("latin-1") for name, value in changed.items()}
+    answer = await client.request(**asked)
+    if "Authorization" in changed:  # which it doesn't sign
+        assert answer.status_code == 200
+        return
+    assert "signature" in problem_of(answer, 401)["detail"]
+    assert set(row_counts(database_url).values()) == {0}
+    assert rows_of(database_url, CALLS) == []
+    [(detail,)] = await until(lambda: _rows(database_url, REFUSED), bool)
+    assert detail["path"] == PATH
+    assert detail["reason"] == "The signature is another one."
+    assert len(detail["expected"]) <= 15
+
+
+async def _rows(url: str, question: str) -> list[tuple[Any, ...]]:
+    return rows_of(url, question)
+
+
+async def test_a_signature_that_is_out_of_date_is_refused(client: httpx.AsyncClient) -> None:
+    assert (await call(client, inbound(), seconds_ago=290)).status_code == 200
+    problem_of(await call(client, inbound(), seconds_ago=310), 401)
+
+
+async def test_without_a_secret_the_provider_is_to_call_again(
+    client: httpx.AsyncClient, vendor: SigningProvider, database_url: str
+) -> None:
+    vendor.key = None
+    log = captured()
+    answer = await call(client, inbound())
+    problem_of(answer, 503)
+    assert int(answer.headers["retry-after"]) > 0
+    [line] = [line for line in log.getvalue().splitlines() if "callback_unverifiable" in line]
+    assert "signing" in line
+    assert "error" in line
+    vendor.key = "first"
+    assert (await call(client, inbound())).status_code == 200
+    assert bodies(database_url) == ["Hello 1"]
+
+
+@pytest.mark.parametrize("path", ["/api/webhooks/nobody", "/api/webhooks/scripted"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_who_does_not_call_back_has_no_address_here(client: httpx.AsyncClient, path: str, method: str) -> None:
+    problem_of(await client.request(method, path), 404)
+
+
+async def test_with_a_public_url_host_and_forwarding_headers_do_not_matter(client: httpx.AsyncClient) -> None:
+    asked = signed(inbound(), query="?a=%2Fb%20c&A=+&a=")
+    asked["headers"] |= {
+        "Host": "evil.example",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "gopher",
+        "Forwarded": "host=evil.example",
+    }
+    assert (await client.request(**asked)).status_code == 200
+
+
+async def test_without_a_public_url_the_address_is_the_one_that_was_asked_for(
+    serve: Serve, settings: Settings, vendor: SigningProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def verify(callback: Callback) -> None:
+        seen.append(callback.url)
+
+    monkeypatch.setattr(vendor, "verify", verify)
+    client = await serve(settings)
+    for path in ("/api/webhooks/signing?a=%41&b", "/api/webhooks/signing/?"):
+        await client.post(path, json=inbound(), headers={"Host": "here.example:8443"})
+    assert seen == [
+        "http://here.example:8443/api/webhooks/signing?a=%41&b",
+        "http://here.example:8443/api/webhooks/signing/",
+    ]
+
+
+async def test_a_handshake_is_answered_and_nothing_is_kept(client: httpx.AsyncClient, database_url: str) -> None:
+    answer = await call(client, b"", method="GET", query="?challenge=123&word=ours")
+    assert (answer.status_code, answer.text) == (200, "123")
+    assert answer.headers["content-type"].startswith("text/plain")
+    problem_of(await call(client, b"", method="GET", query="?challenge=123&word=theirs"), 401)
+    assert rows_of(database_url, CALLS) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[1]", b"\xff\xfe", b'{"id": "in-1"}', b'{"id": "r", "status": "teleported"}', b"[" * 100_000],
+)
+async def test_what_is_genuine_and_not_understood_is_kept_as_it_came(
+    client: httpx.AsyncClient, database_url: str, body: bytes
+) -> None:
+    answer = await call(client, body)
+    assert (answer.status_code, answer.text) == (200, "<ok/>")
+    [(tenant, verdict, events, reason)] = rows_of(database_url, CALLS)
+    assert (tenant, verdict, events) == (1, "not_understood", 0)
+    assert reason
+    assert [bytes(kept) for (kept,) in rows_of(database_url, "SELECT body FROM webhook_calls")] == [body]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        inbound(2, from_="no address at all"),
+        inbound(2, to=""),
+        inbound(2, channel="Not A Channel"),
+        inbound(2, id="x" * 513),
+        {"id": "", "status": "delivered"},
+        {"id": "x" * 20_000, "status": "delivered"},
+    ],
+)
+async def test_one_event_that_cannot_be_stored_costs_no_other(
+    client: httpx.AsyncClient, database_url: str, bad: dict[str, Any]
+) -> None:
+    assert (await call(client, [inbound(1), bad, inbound(3)])).status_code == 200
+    assert bodies(database_url) == ["Hello 1", "Hello 3"]
+    [(_, verdict, events, reason)] = rows_of(database_url, CALLS)
+    assert (verdict, events) == ("not_understood", 2)
+    assert reason.startswith("Event 2: ")
+
+
+async def test_what_shows_only_when_it_is_stored_costs_no_other_either(
+    client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number with more digits than Python writes."""
+    parsed = vendor.parse
+    huge = [Receipt("r-1", MessageStatus.SENT, raw={"n": 10**5000}), Receipt("r-2", MessageStatus.SENT)]
+
+    def parse(callback: Callback) -> Sequence[ProviderEvent]:
+        return [*parsed(callback), *huge]
+
+    monkeypatch.setattr(vendor, "parse", parse)
+    assert (await call(client, inbound(1))).status_code == 200
+    assert bodies(database_url) == ["Hello 1"]
+    assert rows_of(database_url, "SELECT event_id FROM provider_events") == [("r-2",)]
+    [(_, verdict, events, reason)] = rows_of(database_url, CALLS)
+    assert (verdict, events) == ("not_understood", 2)
+    assert "ValueError" in reason
+
+
+async def test_characters_that_no_text_can_hold_are_replaced(client: httpx.AsyncClient, database_url: str) -> None:
+    said = [inbound(1, body="a\x00b"), inbound(2, body="c\ud800d")]
+    receipt = {"id": "r\x00", "status": "delivered", "n\x00": ["\x00", "\udfff", 1e300, True, None]}
+    assert (await call(client, [*said, receipt])).status_code == 200
+    assert bodies(database_url) == ["a\ufffdb", "c\ufffdd"]
+    assert rows_of(database_url, "SELECT event_id FROM provider_events") == [("r\ufffd",)]
+    assert [row[1] for row in rows_of(database_url, CALLS)] == ["taken"]
+
+
+async def test_a_bug_in_a_providers_file_loses_nothing(
+    client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(callback: Callback) -> list[Any]:
+        raise KeyError("MessageSid")
+
+    monkeypatch.setattr(vendor, "parse", parse)
+    log = captured()
+    assert (await call(client, inbound())).status_code == 200
+    assert "callback_not_parsed" in log.getvalue()
+    [(_, verdict, _, reason)] = rows_of(database_url, CALLS)
+    assert (verdict, reason) == ("not_understood", "KeyError: 'MessageSid'")
+
+
+async def test_what_comes_in_is_the_tenants_whose_number_it_was_sent_to(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    acme, bolt = make_tenant(database_url, "Acme"), make_tenant(database_url, "Bolt")
+    give_address(database_url, acme, "+12025550101")
+    give_address(database_url, bolt, "+12025550102")
+    for said in (
+        inbound(1, to="+1 202 555 0101"),
+        inbound(2, to="(202) 555-0102"),
+        [inbound(3, to="+12025550101"), inbound(4, to="+12025550102")],
+        {"id": "r-1", "status": "delivered", "reference": f"{acme}-1-1"},
+        {"id": "r-2", "status": "delivered", "reference": "999999-1-1"},
+    ):
+        assert (await call(client, said)).status_code == 200
+    messages = rows_of(database_url, "SELECT provider_message_id, tenant_id FROM messages ORDER BY 1")
+    assert messages == [("in-1", acme), ("in-2", bolt), ("in-3", acme), ("in-4", bolt)]
+    assert [row[0] for row in rows_of(database_url, CALLS)] == [acme, bolt, 1, acme, 1]
+
+
+async def test_the_limit_is_the_providers_own(
+    serve: Serve, settings: Settings, vendor: SigningProvider, database_url: str
+) -> None:
+    client = await serve(settings.model_copy(update={"public_url": PUBLIC_URL, "max_body_bytes": 1_000}))
+    assert (await call(client, inbound(1, body="x" * 2_999_000))).status_code == 200
+    [(size, verdict)] = rows_of(database_url, "SELECT length(body), verdict FROM webhook_calls")
+    assert size > 2_999_000
+    assert verdict == "taken"
+    problem_of(await call(client, inbound(2, body="x" * 3_000_000)), 413)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(31):
+            yield b"x" * 100_000
+
+    problem_of(await client.post(PATH, content=pieces()), 413)
+    problem_of(await client.post("/api/messages/sms", json=sms(body="x" * 2_000)), 413)
+
+
+async def test_large_bodies_have_to_fit_into_memory_together(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    room = webhooks._Room(2_000_000)
+    monkeypatch.setattr(webhooks, "_room", room)
+    answers = await asyncio.gather(
+        *(call(client, inbound(number, body="x" * 1_500_000)) for number in range(4)), call(client, inbound(9))
+    )
+    assert answers[-1].status_code == 200
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert room._free == 2_000_000
+    problem_of(await call(client, inbound(5, body="x" * 2_500_000)), 503)
+    assert (await call(client, inbound(6, body="x" * 1_500_000))).status_code == 200
+    assert room._free == 2_000_000
+
+
+async def test_what_can_not_be_kept_in_time_is_answered_503_and_taken_when_it_comes_again(
+    serve: Serve, settings: Settings, vendor: SigningProvider, database_url: str
+) -> None:
+    impatient = {"public_url": PUBLIC_URL, "database_statement_timeout_seconds": 0.5}
+    client = await serve(settings.model_copy(update=impatient))
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE webhook_calls")
+        answer = await call(client, inbound())
+    problem_of(answer, 503)
+    assert int(answer.headers["retry-after"]) > 0
+    assert (await call(client, inbound())).status_code == 200
+    assert bodies(database_url) == ["Hello 1"]
+
+
+@pytest.mark.parametrize(("public_url", "told"), [(f"{PUBLIC_URL}/", PUBLIC_URL + PATH), (None, None)])
+async def test_a_provider_is_told_where_to_send_receipts(
+    serve: Serve, settings: Settings, vendor: SigningProvider, public_url: str | None, told: str | None
+) -> None:
+    client = await serve(settings.model_copy(update={"public_url": public_url, "routes": {"sms": ["signing"]}}))
+    assert (await client.post("/api/messages/sms", json=sms(), headers={"Prefer": "wait=10"})).status_code == 200
+    assert [message.callback_url for message in vendor.handed_over] == [told]
+
+
+class TestQuarantine:
+    @pytest.fixture
+    async def client(self, serve: Serve, settings: Settings, vendor: SigningProvider) -> httpx.AsyncClient:
+        return await serve(
+            settings.model_copy(update={"public_url": PUBLIC_URL, "quarantine_refused": True, "quarantine_most": 3})
+        )
+
+    async def test_refused_calls_are_kept_up_to_a_number(self, client: httpx.AsyncClient, database_url: str) -> None:
+        for number in range(5):
+            problem_of(await call(client, inbound(number), key="other"), 401)
+        problem_of(await call(client, inbound(9, body="x" * 64_000), key="other"), 401)
+        kept = rows_of(database_url, "SELECT id, verdict, reason, seen, expected FROM webhook_calls ORDER BY id")
+        assert [row[0] for row in kept] == [3, 4, 5]
+        assert {row[1:3] for row in kept} == {("refused", "The signature is another one.")}
+        assert all(len(seen) == len(expected) == 15 and seen != expected for *_, seen, expected in kept)
+        assert bodies(database_url) == []
+
+    async def test_a_flood_of_them_is_not(
+        self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.services.call_log._REFUSED_A_MINUTE", 2)
+        monkeypatch.setattr("app.services.call_log.time.monotonic", lambda: 600.0)
+        for number in range(5):
+            problem_of(await call(client, inbound(number), key="other"), 401)
+        assert len(rows_of(database_url, CALLS)) == 2

@@ -1,0 +1,368 @@
+"""Twilio, texts and media messages.
+
+Sending and listing: https://www.twilio.com/docs/messaging/api/message-resource
+What it calls back with: https://www.twilio.com/docs/messaging/guides/webhook-request
+Signatures: https://www.twilio.com/docs/usage/security#validating-requests
+Errors: https://www.twilio.com/docs/api/errors
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import structlog
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from app.domain import MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    Callback,
+    CallbackRefused,
+    InboundMessage,
+    OutboundMessage,
+    PermanentFailure,
+    ProviderEvent,
+    ProviderFailure,
+    ProviderResult,
+    Receipt,
+    Reply,
+    TemporaryFailure,
+    UnknownOutcome,
+    hint,
+)
+from app.providers.settings import VendorSettings
+from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.verification import (
+    first_secret,
+    must_match,
+    only_header,
+    reference_in,
+    secrets_in,
+    with_reference,
+)
+
+log = structlog.get_logger(__name__)
+
+STATUSES = {
+    "accepted": MessageStatus.QUEUED,
+    "scheduled": MessageStatus.QUEUED,
+    "queued": MessageStatus.QUEUED,
+    "sending": MessageStatus.SENDING,
+    "sent": MessageStatus.SENT,
+    "delivered": MessageStatus.DELIVERED,
+    "partially_delivered": MessageStatus.DELIVERED,
+    "read": MessageStatus.READ,
+    "undelivered": MessageStatus.UNDELIVERED,
+    "failed": MessageStatus.FAILED,
+    "canceled": MessageStatus.CANCELED,
+}
+
+#: Too many requests; queue overflow, congestion, the limit of a 10DLC campaign or of a channel, no answer from the
+#: carrier: of the moment, whatever the status of the answer is.
+TEMPORARY_ERRORS = {20429, 30001, 30017, 30022, 30410, 63018}
+#: What is wrong with one message or its addresses, also where the status of the answer is one that refuses us.
+PERMANENT_ERRORS = {
+    *(21211, 21408, 21606, 21608, 21610, 21612, 21614, 21617, 21620, 21623),
+    *(30003, 30004, 30005, 30006, 30007, 30008, 30019, 30032, 30034, 63016),
+}
+_TOO_MANY_REQUESTS = 20429
+
+#: A page of the list: fifty messages of up to 1,600 characters, each of which may be escaped.
+_PAGE_SIZE = 50
+_LARGEST_PAGE = 2_000_000
+_DAY = timedelta(days=1)
+_MEDIA = re.compile(r"MediaUrl([0-9]{1,3})", re.ASCII)
+_ALGORITHMS = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_Id = Annotated[str, Field(min_length=1, max_length=512)]
+_Rfc2822 = Annotated[AwareDatetime, BeforeValidator(lambda written: parsedate_to_datetime(written))]
+
+
+class TwilioSettings(VendorSettings):
+    """Each as TWILIO_ and its name. Requests are made with the API key where there is one; calls are always signed
+    with the auth token, or with a shared key."""
+
+    model_config = SettingsConfigDict(env_prefix="TWILIO_")
+
+    account_sid: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
+    #: While it is changed two with a space between them, first the one to send with.
+    auth_token: SecretStr | None = None
+    api_key: str | None = None
+    api_secret: SecretStr | None = None
+    #: The secrets of webhook shared keys, for accounts that sign with those.
+    shared_keys: SecretStr | None = None
+    #: The service whose rules (opt-out, compliance, its senders) hold for what is sent.
+    messaging_service_sid: str | None = None
+    api_url: str = Field("https://api.twilio.com", pattern=r"^https?://[^/]+$")
+    timeout_seconds: float = Field(10, gt=0)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class _Accepted(_Model):
+    sid: _Id
+
+
+class _ReceiptCall(_Model):
+    sid: _Id = Field(alias="MessageSid")
+    status: str = Field(alias="MessageStatus", min_length=1, max_length=64)
+    recipient: str | None = Field(None, alias="To")
+    error_code: str = Field("", alias="ErrorCode")
+    error_message: str = Field("", alias="ErrorMessage")
+    done: str = Field("", alias="RawDlrDoneDate", max_length=64)
+
+
+class _MessageCall(_Model):
+    sid: _Id = Field(alias="MessageSid")
+    sender: str = Field(alias="From")
+    recipient: str = Field(alias="To")
+    body: str = Field("", alias="Body")
+
+
+class _Refusal(_Model):
+    code: int
+    message: str = ""
+
+
+class _Listed(_Model):
+    """A message of the list, as far as it is needed to tell whether it came in."""
+
+    sid: _Id
+    direction: str
+    sender: str | None = Field(None, alias="from")
+    to: str | None = None
+    body: str | None = None
+    num_media: int = 0
+    date_sent: _Rfc2822 | None = None
+
+
+class _Page(_Model):
+    messages: list[dict[str, Any]]
+    next_page_uri: str | None = None
+
+
+class _Medium(_Model):
+    uri: str
+
+
+class _Media(_Model):
+    media_list: list[_Medium]
+
+
+class TwilioProvider(HttpProvider):
+    """An account at Twilio. It has no idempotency keys: what is in doubt is decided by its receipts, which carry our
+    reference in their address, or by the settings."""
+
+    channels: ClassVar = {"sms": "phone"}
+    reply: ClassVar[Reply] = Reply(b"<Response/>", "text/xml")
+
+    def __init__(self, settings: TwilioSettings, client: httpx.AsyncClient | None = None) -> None:
+        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
+        self._settings = settings
+        self._account = f"/2010-04-01/Accounts/{settings.account_sid}"
+        self._headers = {"Authorization": f"Basic {_credentials(settings)}", "Accept": "application/json"}
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        # With a service the sender is named all the same: the answer has to come to the conversation's own number.
+        form: dict[str, str | list[str]] = {"To": payload.to_address, "From": payload.from_address}
+        if self._settings.messaging_service_sid:
+            form["MessagingServiceSid"] = self._settings.messaging_service_sid
+        if payload.body or not payload.attachments:
+            form["Body"] = payload.body
+        if payload.attachments:
+            form["MediaUrl"] = payload.attachments
+        if payload.callback_url:
+            form["StatusCallback"] = with_reference(payload.callback_url, payload.idempotency_key)
+        url = f"{self._settings.api_url}{self._account}/Messages.json"
+        request = self.client.build_request("POST", url, data=form, headers=self._headers)
+        response = await exchange(self.client, request)
+        if failure := _failure_of(response):
+            raise failure
+        try:
+            return ProviderResult(_Accepted.model_validate_json(response.content).sid)
+        except ValidationError:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+
+    def verify(self, callback: Callback) -> None:
+        secrets = secrets_in(self._settings.auth_token, self._settings.shared_keys)
+        shown = only_header(callback, "x-twilio-signature")
+        algorithm = _ALGORITHMS.get(_algorithm_named(callback))
+        if algorithm is None:
+            raise CallbackRefused("X-Twilio-Webhooks-Signature-Settings names an algorithm that is not accepted.")
+        try:
+            urls, fields = _urls_signed(callback.url), _fields_signed(callback)
+        except ValueError:
+            raise CallbackRefused("The call can't be read.") from None
+        signed = [(url + fields).encode("utf-8", "replace") for url in urls]
+        digests = [hmac.digest(secret, each, algorithm) for secret in secrets for each in signed]
+        must_match([shown], [base64.b64encode(digest).decode() for digest in digests])
+
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        fields = dict(callback.query() if callback.method == "GET" else callback.form())
+        if "MessageStatus" in fields:
+            return [_receipt(fields, reference_in(callback.url))]
+        call = _MessageCall.model_validate(fields)
+        if not _is_text(call.sender, call.recipient):
+            raise ValueError("It is not a text.")
+        media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
+        return [_inbound(call.sid, call.sender, call.recipient, call.body, [url for _, url in media])]
+
+    async def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
+        day = since.astimezone(UTC).date()
+        while day <= datetime.now(UTC).date():
+            query = f"?{httpx.QueryParams({'DateSent': day.isoformat(), 'PageSize': _PAGE_SIZE})}"
+            page: str | None = f"{self._account}/Messages.json{query}"
+            while page:
+                listed = await self._page(page)
+                for each in listed.messages:
+                    message = await self._listed(each)
+                    if message is not None and (message.sent_at is None or message.sent_at >= since):
+                        yield message
+                page = listed.next_page_uri
+            day += _DAY
+
+    async def _listed(self, written: dict[str, Any]) -> InboundMessage | None:
+        """A message of the list, if it is a text that came in."""
+        try:
+            listed = _Listed.model_validate(written)
+        except ValidationError:
+            log.warning("inbound_not_understood", provider="twilio", provider_message_id=str(written.get("sid"))[:64])
+            return None
+        if listed.direction != "inbound" or not listed.sender or not listed.to:
+            return None
+        if not _is_text(listed.sender, listed.to):
+            return None
+        media: list[str] = []
+        if listed.num_media:
+            found = _Media.model_validate_json(await self._get(f"{self._account}/Messages/{listed.sid}/Media.json"))
+            # As the callback writes them: they lead to the file itself.
+            media = [f"{self._settings.api_url}{each.uri.removesuffix('.json')}" for each in found.media_list]
+        return _inbound(listed.sid, listed.sender, listed.to, listed.body or "", media, sent_at=listed.date_sent)
+
+    async def _page(self, path: str) -> _Page:
+        try:
+            return _Page.model_validate_json(await self._get(path))
+        except ValidationError:
+            raise TemporaryFailure("The list of messages can't be read.") from None
+
+    async def _get(self, path: str) -> bytes:
+        if not path.startswith(f"{self._account}/"):  # our credentials go nowhere else
+            raise TemporaryFailure("The list of messages leads to somewhere else.")
+        request = self.client.build_request("GET", f"{self._settings.api_url}{path}", headers=self._headers)
+        response = await exchange(self.client, request, largest=_LARGEST_PAGE)
+        if failure := _failure_of(response):
+            raise failure
+        return response.content
+
+
+def configured() -> BaseProvider | None:
+    """The provider, where TWILIO_ACCOUNT_SID is set with TWILIO_AUTH_TOKEN, or with an API key and its secret."""
+    settings = TwilioSettings()
+    has_key = settings.api_key is not None and settings.api_secret is not None
+    if settings.account_sid is None or not (settings.auth_token or has_key):
+        return None
+    return TwilioProvider(settings)
+
+
+def _credentials(settings: TwilioSettings) -> str:
+    if settings.api_key is not None and settings.api_secret is not None:
+        name, secret = settings.api_key, settings.api_secret.get_secret_value()
+    else:
+        name, secret = str(settings.account_sid), first_secret(settings.auth_token)
+    return base64.b64encode(f"{name}:{secret}".encode()).decode()
+
+
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    """What an answer means; Twilio's own code has more to say than the status."""
+    if response.is_success:
+        return None
+    try:
+        refusal = _Refusal.model_validate_json(response.content)
+    except ValidationError:
+        return outcome_of(response)
+    detail = f"{refusal.code} {refusal.message[:200]}".strip()
+    if refusal.code in TEMPORARY_ERRORS:
+        wait = retry_after(response.headers, datetime.now(UTC))
+        return TemporaryFailure(detail, retry_after=wait, throttled=refusal.code == _TOO_MANY_REQUESTS)
+    if refusal.code in PERMANENT_ERRORS:
+        return PermanentFailure(detail)
+    return outcome_of(response, detail)
+
+
+def _algorithm_named(callback: Callback) -> str:
+    """The algorithm that a call names; it does so only where it is signed with a shared key."""
+    named = {name for name, _ in callback.headers}
+    if "x-twilio-webhooks-signature-settings" not in named:
+        return "HMAC_SHA1"
+    for part in only_header(callback, "x-twilio-webhooks-signature-settings").split(","):
+        name, _, value = part.partition("=")
+        if name.strip() == "algorithm":
+            return value.strip().upper()
+    return "HMAC_SHA1"
+
+
+def _urls_signed(url: str) -> list[str]:
+    """The address without its port and with it: Twilio signs now one, now the other. Raises `ValueError`."""
+    parts = urlsplit(url)
+    host = parts.netloc.removesuffix(f":{parts.port}")
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    return [parts._replace(netloc=netloc).geturl() for netloc in (host, f"{host}:{port}")]
+
+
+def _fields_signed(callback: Callback) -> str:
+    """What is signed after the address: the fields of a form, by name, each value once; nothing for a body whose hash
+    stands in the address. Raises `CallbackRefused` where it is another hash, and `ValueError`."""
+    hashes = parse_qs(urlsplit(callback.url).query).get("bodySHA256")
+    if hashes:
+        body = hashlib.sha256(callback.body).hexdigest()
+        if not hmac.compare_digest(hashes[0].encode("utf-8", "replace"), body.encode()):
+            raise CallbackRefused("The body is another one.", seen=hint(hashes[0]), expected=hint(body))
+        return ""
+    return "".join(name + value for name, value in sorted(set(callback.form())))
+
+
+def _is_text(*addresses: str) -> bool:
+    """The addresses of other channels have that in front: whatsapp:, messenger:, rcs:."""
+    return not any(":" in address for address in addresses)
+
+
+def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
+    call = _ReceiptCall.model_validate(fields)
+    said = f"{call.error_code} {call.error_message}".strip()
+    if call.status == "partially_delivered":
+        said = said or "only in part"
+    return Receipt(
+        event_id=":".join(part for part in (call.sid, call.status, call.done) if part),
+        status=STATUSES.get(call.status),
+        provider_message_id=call.sid,
+        idempotency_key=reference,
+        detail=said or None,
+        raw=fields,
+        recipient=call.recipient,
+    )
+
+
+def _inbound(
+    sid: str, sender: str, recipient: str, body: str, media: list[str], *, sent_at: datetime | None = None
+) -> InboundMessage:
+    return InboundMessage(
+        provider_message_id=sid,
+        channel="sms",
+        type="mms" if media else "sms",
+        from_address=sender,
+        to_address=recipient,
+        body=body,
+        attachments=media,
+        sent_at=sent_at,
+    )

@@ -1,0 +1,315 @@
+"""Vonage, texts and media messages by its Messages API.
+
+Sending: https://developer.vonage.com/en/api/messages
+What it calls back with: https://developer.vonage.com/en/messages/concepts/messages-status-callbacks
+Signatures: https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
+
+The two kinds of JWT are made and read here: RS256 for what we send, HS256 for what comes. Each is ten lines, and code
+that knows one algorithm can't be talked into another one, nor into none.
+"""
+
+import base64
+import hashlib
+import hmac
+import mimetypes
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import from_json, to_json
+from pydantic_settings import SettingsConfigDict
+
+from app.domain import MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    Callback,
+    CallbackRefused,
+    CredentialsRefused,
+    InboundMessage,
+    OutboundMessage,
+    ProviderEvent,
+    ProviderFailure,
+    ProviderResult,
+    Receipt,
+    TemporaryFailure,
+    UnknownOutcome,
+    hint,
+)
+from app.providers.settings import VendorSettings
+from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
+
+STATUSES = {
+    "submitted": MessageStatus.SENT,
+    "delivered": MessageStatus.DELIVERED,
+    "read": MessageStatus.READ,
+    "undeliverable": MessageStatus.UNDELIVERED,
+    "rejected": MessageStatus.FAILED,
+}
+
+#: Throttled, and an error of their own: of the moment, whatever the status of the answer is.
+TEMPORARY_ERRORS = {"1000", "1030"}
+_THROTTLED = "1000"
+
+#: Signing takes half a millisecond, so that a token serves many requests; it ends well after it is last used.
+_TOKEN_SECONDS = 300
+_TOKEN_LIFETIME_SECONDS = 900
+_MEDIA = ("image", "audio", "video", "file", "vcard")
+
+_Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class VonageSettings(VendorSettings):
+    """Each as VONAGE_ and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="VONAGE_")
+
+    application_id: str | None = None
+    #: The application's private key as PEM, line breaks written as they are or as \\n, or the path of a file with it.
+    private_key: SecretStr | None = None
+    #: What its calls are signed with; while it is changed two with a space between them.
+    signature_secret: SecretStr | None = None
+    api_url: str = Field("https://api.nexmo.com", pattern=r"^https?://[^/]+$")
+    timeout_seconds: float = Field(10, gt=0)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True, coerce_numbers_to_str=True)
+
+
+class _Accepted(_Model):
+    message_uuid: _Id
+
+
+class _Problem(_Model):
+    type: str = ""
+    title: str = ""
+    detail: str = ""
+
+    @property
+    def code(self) -> str:
+        return self.type.rpartition("#")[2]
+
+    def __str__(self) -> str:
+        parts = dict.fromkeys(part for part in (self.code, self.title, self.detail) if part)
+        return " ".join(parts)[:300]
+
+
+class _Header(_Model):
+    alg: str
+
+
+class _Claims(_Model):
+    iat: int = Field(ge=0)
+    payload_hash: str
+
+
+class _StatusCall(_Model):
+    message_uuid: _Id
+    status: str = Field(min_length=1, max_length=64)
+    to: str | None = None
+    timestamp: AwareDatetime | None = None
+    client_ref: str | None = None
+    error: _Problem | None = None
+
+
+class _Medium(_Model):
+    url: str
+    caption: str | None = None
+
+
+class _MessageCall(_Model):
+    message_uuid: _Id
+    channel: str
+    sender: str = Field(alias="from")
+    to: str
+    timestamp: AwareDatetime | None = None
+    text: str | None = None
+    image: _Medium | None = None
+    audio: _Medium | None = None
+    video: _Medium | None = None
+    file: _Medium | None = None
+    vcard: _Medium | None = None
+    content: list[_Medium] = []
+
+
+class VonageProvider(HttpProvider):
+    """An application at Vonage. It has no idempotency keys: what is in doubt is decided by its receipts, which carry
+    our reference as `client_ref`, or by the settings."""
+
+    channels: ClassVar = {"sms": "phone"}
+
+    def __init__(self, settings: VonageSettings, client: httpx.AsyncClient | None = None) -> None:
+        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
+        self._settings = settings
+        self._url = f"{settings.api_url}/v1/messages"
+        self._token = ""
+        self._token_until = 0.0
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        message: dict[str, object] = {
+            "channel": "mms" if payload.type == "mms" or payload.attachments else "sms",
+            "from": payload.from_address.removeprefix("+"),
+            "to": payload.to_address.removeprefix("+"),
+            "client_ref": payload.idempotency_key,
+            **_content(payload),
+        }
+        if payload.callback_url:
+            message["webhook_url"] = payload.callback_url
+        headers = {"Authorization": f"Bearer {self._bearer()}", "Accept": "application/json"}
+        request = self.client.build_request("POST", self._url, json=message, headers=headers)
+        response = await exchange(self.client, request)
+        if failure := _failure_of(response):
+            raise failure
+        try:
+            return ProviderResult(_Accepted.model_validate_json(response.content).message_uuid)
+        except ValidationError:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+
+    def verify(self, callback: Callback) -> None:
+        secrets = secrets_in(self._settings.signature_secret)
+        scheme, _, token = only_header(callback, "authorization").partition(" ")
+        signed, _, signature = token.rpartition(".")
+        if scheme.lower() != "bearer" or not signed:
+            raise CallbackRefused("The header authorization holds no JWT.")
+        digests = [hmac.digest(secret, signed.encode("utf-8", "replace"), hashlib.sha256) for secret in secrets]
+        must_match([signature], [_base64url(digest) for digest in digests])
+        header, _, claimed = signed.partition(".")
+        try:
+            algorithm = _Header.model_validate_json(_from_base64url(header)).alg
+            claims = _Claims.model_validate_json(_from_base64url(claimed))
+        except ValueError:
+            raise CallbackRefused("The JWT says neither when it was made nor for which body.") from None
+        if algorithm != "HS256":
+            raise CallbackRefused("The JWT names an algorithm that is not accepted.")
+        must_be_recent(str(claims.iat), callback)
+        body = hashlib.sha256(callback.body).hexdigest()
+        if not hmac.compare_digest(claims.payload_hash.lower().encode("utf-8", "replace"), body.encode()):
+            raise CallbackRefused("The body is another one.", seen=hint(claims.payload_hash), expected=hint(body))
+
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        call = from_json(callback.body, allow_inf_nan=False)
+        if isinstance(call, dict) and "status" in call:
+            return [_receipt(call)]
+        return [_inbound(_MessageCall.model_validate(call))]
+
+    def _bearer(self) -> str:
+        """A JWT for this application. Raises `CredentialsRefused` where its key can't be read."""
+        now = time.time()
+        if now >= self._token_until:
+            claims = {
+                "application_id": self._settings.application_id,
+                "iat": int(now),
+                "exp": int(now) + _TOKEN_LIFETIME_SECONDS,
+                "jti": str(uuid4()),
+            }
+            signed = ".".join(_base64url(to_json(part)) for part in ({"alg": "RS256", "typ": "JWT"}, claims))
+            signature = _private_key(self._settings).sign(signed.encode(), PKCS1v15(), SHA256())
+            self._token, self._token_until = f"{signed}.{_base64url(signature)}", now + _TOKEN_SECONDS
+        return self._token
+
+
+def configured() -> BaseProvider | None:
+    """The provider, where VONAGE_APPLICATION_ID and VONAGE_PRIVATE_KEY are set."""
+    settings = VonageSettings()
+    if settings.application_id is None or settings.private_key is None:
+        return None
+    return VonageProvider(settings)
+
+
+def _private_key(settings: VonageSettings) -> RSAPrivateKey:
+    written = settings.private_key.get_secret_value().strip() if settings.private_key else ""
+    try:
+        pem = written.replace("\\n", "\n").encode() if written.startswith("-----") else Path(written).read_bytes()
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, OSError):
+        raise CredentialsRefused("VONAGE_PRIVATE_KEY can't be read.") from None
+    if not isinstance(key, RSAPrivateKey):
+        raise CredentialsRefused("VONAGE_PRIVATE_KEY is not an RSA key.")
+    return key
+
+
+def _content(payload: OutboundMessage) -> dict[str, object]:
+    """A text, or media with the text below the first. What a medium is says the ending of its address."""
+    media: list[dict[str, str]] = [{"url": url} for url in payload.attachments]
+    if not media:
+        return {"message_type": "text", "text": payload.body}
+    if payload.body:
+        media[0]["caption"] = payload.body
+    kinds = [_kind(url) for url in payload.attachments]
+    if len(media) == 1:
+        return {"message_type": kinds[0], kinds[0]: media[0]}
+    content = [{"type": kind, **medium} for kind, medium in zip(kinds, media, strict=True)]
+    return {"message_type": "content", "content": content}
+
+
+def _kind(url: str) -> str:
+    media_type, _ = mimetypes.guess_type(urlsplit(url).path)
+    if media_type in {"text/vcard", "text/x-vcard"}:
+        return "vcard"
+    kind = (media_type or "").partition("/")[0]
+    return kind if kind in _MEDIA else "file"
+
+
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    """What an answer means; Vonage's own code has more to say than the status."""
+    if response.is_success:
+        return None
+    try:
+        problem = _Problem.model_validate_json(response.content)
+    except ValidationError:
+        return outcome_of(response)
+    if problem.code in TEMPORARY_ERRORS:
+        wait = retry_after(response.headers, datetime.now(UTC))
+        return TemporaryFailure(str(problem), retry_after=wait, throttled=problem.code == _THROTTLED)
+    return outcome_of(response, str(problem))
+
+
+def _base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _from_base64url(written: str) -> bytes:
+    """Raises `ValueError`."""
+    return base64.b64decode(written.encode("ascii") + b"=" * (-len(written) % 4), altchars=b"-_", validate=True)
+
+
+def _receipt(written: dict[str, Any]) -> Receipt:
+    call = _StatusCall.model_validate(written)
+    return Receipt(
+        event_id=f"{call.message_uuid}:{call.status}",
+        status=STATUSES.get(call.status),
+        provider_message_id=call.message_uuid,
+        idempotency_key=call.client_ref,
+        detail=str(call.error) or None if call.error else None,
+        occurred_at=call.timestamp and call.timestamp.astimezone(UTC),
+        raw=written,
+        recipient=with_plus(call.to) if call.to else None,
+    )
+
+
+def _inbound(call: _MessageCall) -> InboundMessage:
+    if call.channel not in {"sms", "mms"}:
+        raise ValueError("It is not a text.")
+    media = [medium for kind in _MEDIA if (medium := getattr(call, kind)) is not None] + call.content
+    captions = (medium.caption for medium in media if medium.caption)
+    return InboundMessage(
+        provider_message_id=call.message_uuid,
+        channel="sms",
+        type=call.channel,
+        from_address=with_plus(call.sender),
+        to_address=with_plus(call.to),
+        body=call.text or "\n".join(captions),
+        attachments=[medium.url for medium in media],
+        sent_at=call.timestamp and call.timestamp.astimezone(UTC),
+    )

@@ -1,0 +1,63 @@
+"""Requests to AWS, signed (Signature Version 4).
+
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+
+Forty lines of our own, which the tests compare with botocore's: that is 30 MB, it blocks, and its signer alone would
+bring all of it.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+
+_ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsCredentials:
+    """Whose request it is. `session_token` belongs to credentials that are lent for a while."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+def signed_headers(
+    credentials: AwsCredentials, region: str, service: str, method: str, url: httpx.URL, body: bytes, now: datetime
+) -> Mapping[str, str]:
+    """The headers of a request with a JSON body, a plain path and no query. `now` is aware."""
+    amz_date = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{amz_date[:8]}/{region}/{service}/aws4_request"
+    headers = {
+        "content-type": "application/json",
+        "host": url.netloc.decode("ascii"),
+        "x-amz-content-sha256": hashlib.sha256(body).hexdigest(),
+        "x-amz-date": amz_date,
+    }
+    if credentials.session_token:
+        headers["x-amz-security-token"] = credentials.session_token
+    names = ";".join(headers)  # which stand in the order of the alphabet
+    canonical = "\n".join(
+        [
+            method,
+            url.path,
+            "",
+            *(f"{name}:{value}" for name, value in headers.items()),
+            "",
+            names,
+            headers["x-amz-content-sha256"],
+        ]
+    )
+    to_sign = "\n".join([_ALGORITHM, amz_date, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{credentials.secret_access_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    headers["authorization"] = (
+        f"{_ALGORITHM} Credential={credentials.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    return headers

@@ -1,0 +1,243 @@
+"""SendGrid (Twilio), mail.
+
+Sending: https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send
+Events: https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
+Their signature: https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
+Inbound Parse: https://www.twilio.com/docs/sendgrid/for-developers/parsing-email/setting-up-the-inbound-parse-webhook
+
+Inbound Parse signs nothing, so its address carries a secret, `?token=`. Events are JSON and mails are forms, and each
+is judged by its own secret: who knows the one can't forge what the other vouches for.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+
+import httpx
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import from_json
+from pydantic_settings import SettingsConfigDict
+
+from app.domain import MessageStatus
+from app.providers.base import (
+    BaseProvider,
+    Callback,
+    CallbackRefused,
+    CallbackUnverifiable,
+    OutboundMessage,
+    ProviderEvent,
+    ProviderResult,
+    Receipt,
+    UnknownOutcome,
+    hint,
+)
+from app.providers.inbound_mail import sendgrid_inbound
+from app.providers.mail import Composer, Mail
+from app.providers.settings import VendorSettings
+from app.providers.transport import HttpProvider, exchange, outcome_of
+from app.providers.verification import must_be_recent, must_be_secret, only_header, secrets_in
+
+#: What is missing (deferred, click, spamreport, unsubscribe and others) says nothing about where the mail is.
+STATUSES = {
+    "processed": MessageStatus.QUEUED,
+    "delivered": MessageStatus.DELIVERED,
+    "bounce": MessageStatus.UNDELIVERED,
+    "dropped": MessageStatus.FAILED,
+    "open": MessageStatus.READ,
+}
+
+SIGNATURE_HEADER = "x-twilio-email-event-webhook-signature"
+TIMESTAMP_HEADER = "x-twilio-email-event-webhook-timestamp"
+#: Under which our reference travels among a mail's custom arguments; events carry it at their top.
+_REFERENCE = "reference"
+#: What an event's id of a mail has after the id that the answer to `send` gave.
+_AFTER_THE_ID = re.compile(r"\.(filter|recvd)")
+#: SendGrid refuses a mail without these (400).
+_NO_SUBJECT = "(no subject)"
+_NO_TEXT = " "
+
+_Id = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class SendgridSettings(VendorSettings):
+    """Each as SENDGRID_ and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="SENDGRID_")
+
+    api_key: SecretStr | None = None
+    #: The public key of the Signed Event Webhook, in base64; while it is changed two with a space between them.
+    webhook_key: str | None = None
+    #: The secret in the address of Inbound Parse; while it is changed two with a space between them.
+    inbound_token: SecretStr | None = None
+    #: https://api.eu.sendgrid.com for accounts of that region.
+    api_url: str = Field("https://api.sendgrid.com", pattern=r"^https?://[^/]+$")
+    timeout_seconds: float = Field(10, gt=0)
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    event: str
+    sg_event_id: _Id | None = None
+    sg_message_id: _Id | None = None
+    reference: _Id | None = None
+    email: str | None = None
+    timestamp: int = Field(ge=0, lt=2**33)
+    reason: str | None = None
+    response: str | None = None
+    sg_machine_open: bool = False
+
+
+class SendgridProvider(HttpProvider):
+    """A client of SendGrid's v3 API."""
+
+    channels: ClassVar = {"email": "email"}
+    #: A mail of 30 MB, and the form around it.
+    largest_callback: ClassVar = 35_000_000
+
+    def __init__(
+        self,
+        settings: SendgridSettings | None = None,
+        client: httpx.AsyncClient | None = None,
+        composer: Composer | None = None,
+    ) -> None:
+        self._settings = settings or SendgridSettings()
+        super().__init__(timeout_seconds=self._settings.timeout_seconds, client=client)
+        self._composer = composer or Composer()
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        mail = await self._composer.mail(payload)
+        assert self._settings.api_key is not None
+        request = self.client.build_request(
+            "POST",
+            f"{self._settings.api_url}/v3/mail/send",
+            json=_submission(mail, payload.idempotency_key),
+            headers={"Authorization": f"Bearer {self._settings.api_key.get_secret_value()}"},
+        )
+        response = await exchange(self.client, request)
+        if failure := outcome_of(response, _reason(response)):
+            raise failure
+        id = response.headers.get("x-message-id", "")
+        if not 0 < len(id) <= 512:
+            raise UnknownOutcome(f"{response.status_code} without an id.")
+        return ProviderResult(id)
+
+    def verify(self, callback: Callback) -> None:
+        if _is_mail(callback):
+            tokens = [value for name, value in callback.query() if name == "token"]
+            if len(tokens) != 1 or not tokens[0]:
+                raise CallbackRefused("The address has no token, or several.")
+            must_be_secret(tokens[0], secrets_in(self._settings.inbound_token))
+            return
+        keys = [_public_key(key) for key in (self._settings.webhook_key or "").split()]
+        if not keys:
+            raise CallbackUnverifiable("SENDGRID_WEBHOOK_KEY is not set.")
+        written, timestamp = only_header(callback, SIGNATURE_HEADER), only_header(callback, TIMESTAMP_HEADER)
+        must_be_recent(timestamp, callback)
+        try:
+            signature = base64.b64decode(written, validate=True)
+        except (binascii.Error, ValueError):
+            raise CallbackRefused("The signature is not base64.", seen=hint(written)) from None
+        signed = timestamp.encode() + callback.body
+        if not any(_is_signed_by(key, signature, signed) for key in keys):
+            raise CallbackRefused("The signature is not one of the key that is set.", seen=hint(written))
+
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        if _is_mail(callback):
+            return sendgrid_inbound(callback)
+        items = from_json(callback.body, allow_inf_nan=False)
+        if not isinstance(items, list):
+            raise ValueError("Events come as a list.")
+        receipts = [_receipt(item if isinstance(item, dict) else {"event": item}) for item in items]
+        if items and not any(receipt.occurred_at for receipt in receipts):
+            raise ValueError("None of the events can be read.")
+        return receipts
+
+
+def configured() -> BaseProvider | None:
+    """The provider, where SENDGRID_API_KEY is set."""
+    settings = SendgridSettings()
+    return SendgridProvider(settings) if settings.api_key else None
+
+
+def _submission(mail: Mail, reference: str) -> dict[str, Any]:
+    content = [{"type": "text/plain", "value": mail.text or _NO_TEXT}]
+    if mail.html is not None:
+        content.append({"type": "text/html", "value": mail.html})
+    submission: dict[str, Any] = {
+        "personalizations": [{"to": [{"email": mail.recipient}], "custom_args": {_REFERENCE: reference}}],
+        "from": {"email": mail.sender},
+        "subject": mail.subject or _NO_SUBJECT,
+        "content": content,
+        "headers": {"Message-ID": mail.message_id, **mail.thread_headers},
+    }
+    if mail.files:
+        submission["attachments"] = [
+            {
+                "content": base64.b64encode(file.content).decode("ascii"),
+                "type": file.content_type,
+                "filename": file.name,
+                "disposition": "attachment",
+            }
+            for file in mail.files
+        ]
+    return submission
+
+
+def _is_mail(callback: Callback) -> bool:
+    return (callback.header("content-type") or "").partition(";")[0].strip().lower() == "multipart/form-data"
+
+
+def _public_key(written: str) -> EllipticCurvePublicKey:
+    try:
+        key = load_der_public_key(base64.b64decode(written, validate=True))
+    except (ValueError, UnsupportedAlgorithm):
+        raise CallbackUnverifiable("SENDGRID_WEBHOOK_KEY is not a public key in base64.") from None
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise CallbackUnverifiable("SENDGRID_WEBHOOK_KEY is not a key of the curve P-256.")
+    return key
+
+
+def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed, ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _receipt(raw: dict[str, Any]) -> Receipt:
+    """What one event says; where it can't be read, that there was one, so that the others are not lost with it."""
+    try:
+        event = _Event.model_validate(raw)
+    except ValidationError:
+        name = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+        return Receipt(event_id=name, status=None, raw=raw)
+    # A mail program that loads pictures by itself has read nothing.
+    status = None if event.sg_machine_open else STATUSES.get(event.event)
+    return Receipt(
+        event_id=event.sg_event_id or f"{event.sg_message_id}:{event.event}:{event.timestamp}",
+        status=status,
+        provider_message_id=_AFTER_THE_ID.split(event.sg_message_id)[0] if event.sg_message_id else None,
+        idempotency_key=event.reference,
+        detail=event.reason or event.response,
+        occurred_at=datetime.fromtimestamp(event.timestamp, UTC),
+        raw=raw,
+        recipient=event.email,
+    )
+
+
+def _reason(response: httpx.Response) -> str | None:
+    try:
+        return str(from_json(response.content)["errors"][0]["message"])[:200]
+    except (ValueError, TypeError, KeyError, IndexError):
+        return None

@@ -1,0 +1,215 @@
+"""Mail through any server that speaks SMTP (RFC 5321, RFC 6409).
+
+There are no receipts: `sent` means that the server took the mail on. Bounces go to the sender's mailbox.
+"""
+
+import asyncio
+import re
+import ssl
+import time
+from asyncio import AbstractEventLoop
+from typing import ClassVar, Literal, cast
+
+from aiosmtplib import (
+    SMTP,
+    SMTPAuthenticationError,
+    SMTPConnectResponseError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPResponseException,
+    SMTPServerDisconnected,
+    SMTPTimeoutError,
+)
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from app.providers.base import (
+    BaseProvider,
+    CredentialsRefused,
+    OutboundMessage,
+    PermanentFailure,
+    ProviderFailure,
+    ProviderResult,
+    TemporaryFailure,
+    UnknownOutcome,
+)
+from app.providers.mail import Composer, Mail
+from app.providers.settings import VendorSettings
+from app.providers.transport import CONNECT_SECONDS
+
+#: Servers end idle sessions after minutes (RFC 5321, 4.5.3.2.7); some are in more of a hurry.
+IDLE_SECONDS = 20.0
+
+_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+#: Replies that are about us, not about the message: log in first, mechanism too weak, wrong password, encrypt first.
+_ABOUT_US = {530, 534, 535, 538}
+_STARTS_WITH_A_DOT = re.compile(rb"^\.", re.MULTILINE)
+_LONGEST_REASON = 200
+
+
+class SmtpSettings(VendorSettings):
+    """The server, each setting as SMTP_ and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="SMTP_")
+
+    host: str | None = None
+    #: Unset: 587 for starttls, 465 for tls, 25 for none.
+    port: int | None = Field(None, ge=1, le=65535)
+    username: str | None = None
+    password: SecretStr | None = None
+    #: With `starttls` a server that doesn't offer TLS is sent nothing, the password included.
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    #: For everything up to the last byte of a mail. The server's word on it may take longer.
+    timeout_seconds: float = Field(8, gt=0)
+
+
+class SmtpProvider(BaseProvider):
+    """A client of one SMTP server. Sessions are used again; `close` ends them."""
+
+    channels: ClassVar = {"email": "email"}
+
+    def __init__(
+        self,
+        settings: SmtpSettings | None = None,
+        composer: Composer | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._settings = settings or SmtpSettings()
+        self._composer = composer or Composer()
+        self._ssl_context = ssl_context
+        self._idle: list[tuple[float, AbstractEventLoop, SMTP]] = []
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        """As promised by `BaseProvider`; the provider's id of a mail is its Message-ID, which we give it."""
+        mail = await self._composer.mail(payload)
+        content = _STARTS_WITH_A_DOT.sub(b"..", await mail.encoded())
+        session: SMTP | None = None
+        try:
+            try:
+                async with asyncio.timeout(self._settings.timeout_seconds):
+                    session = await self._session()
+                    await _begin(session, mail)
+                    await _write(session, content)
+            except (TimeoutError, OSError, SMTPException) as error:
+                raise _failure(error) from error
+            await _finish(session)
+        except BaseException:
+            if session is not None:
+                session.close()  # whatever it is in the middle of
+            raise
+        self._idle.append((time.monotonic(), asyncio.get_running_loop(), session))
+        return ProviderResult(mail.message_id)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        sessions, self._idle = [session for _, its, session in self._idle if its is loop], []
+        for session in sessions:
+            session.close()
+
+    async def _session(self) -> SMTP:
+        """A session that is ready for a mail: the one that was used last, if it still answers, or a new one."""
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        while self._idle:
+            since, its_loop, session = self._idle.pop()
+            if its_loop is not loop:
+                continue
+            try:
+                if now - since < IDLE_SECONDS and session.is_connected:
+                    await session.rset(timeout=CONNECT_SECONDS)
+                    return session
+            except (OSError, SMTPException):
+                pass  # it was too old; a new one tells what is wrong, if anything is
+            session.close()
+        return await self._new_session()
+
+    async def _new_session(self) -> SMTP:
+        settings = self._settings
+        if self._ssl_context is None and settings.security != "none":
+            self._ssl_context = await asyncio.to_thread(ssl.create_default_context)
+        session = SMTP(
+            hostname=settings.host,
+            port=settings.port or _PORTS[settings.security],
+            username=settings.username,
+            password=settings.password.get_secret_value() if settings.password else None,
+            use_tls=settings.security == "tls",
+            start_tls=settings.security == "starttls",
+            tls_context=self._ssl_context,
+            timeout=settings.timeout_seconds,
+        )
+        await session.connect()
+        if session.is_ehlo_or_helo_needed:
+            await session.ehlo()
+        return session
+
+
+def configured() -> BaseProvider | None:
+    """The provider, where SMTP_HOST names a server."""
+    settings = SmtpSettings()
+    return SmtpProvider(settings) if settings.host else None
+
+
+async def _begin(session: SMTP, mail: Mail) -> None:
+    """Everything up to the server's `354`: after it, the mail may follow."""
+    options: list[str] = []
+    if mail.needs_smtputf8:
+        if not session.supports_extension("smtputf8"):
+            raise PermanentFailure("The mail server can't take an address outside of ASCII (SMTPUTF8).")
+        options = ["SMTPUTF8", "BODY=8BITMIME"]
+    encoding = "utf-8" if mail.needs_smtputf8 else "ascii"
+    await session.mail(mail.sender, options=options, encoding=encoding)
+    await session.rcpt(mail.recipient, encoding=encoding)
+    response = await session.execute_command(b"DATA")
+    if response.code != 354:
+        raise SMTPResponseException(response.code, response.message)
+
+
+async def _write(session: SMTP, content: bytes) -> None:
+    """The mail, and no end to it yet: until then the server has nothing that it could deliver.
+
+    The library's own `data` writes both at once, so that nobody could tell which of them was lost.
+    """
+    protocol = session.protocol
+    if protocol is None or protocol.transport is None:
+        raise SMTPServerDisconnected("Connection lost")
+    cast(asyncio.WriteTransport, protocol.transport).set_write_buffer_limits(high=0)
+    protocol.write(content)
+    await protocol._drain_helper()  # what asyncio's own streams call
+
+
+async def _finish(session: SMTP) -> None:
+    """The dot that hands the mail over, and what the server says to it."""
+    protocol = session.protocol
+    try:
+        if protocol is None:
+            raise SMTPServerDisconnected("Connection lost")
+        protocol.write(b".\r\n")
+    except SMTPServerDisconnected as error:  # so it never left
+        raise _failure(error) from error
+    try:
+        response = await protocol.read_response()
+    except (OSError, SMTPException) as error:
+        raise UnknownOutcome(f"The mail was handed over, and no answer came: {_told(error)}") from error
+    if not 200 <= response.code < 300:
+        raise _failure(SMTPResponseException(response.code, response.message))
+
+
+def _failure(error: Exception) -> ProviderFailure:
+    """What it means that a mail was not handed over."""
+    text = _told(error)
+    if isinstance(error, SMTPResponseException) and 400 <= error.code < 600:
+        if error.code in _ABOUT_US:
+            return CredentialsRefused(text)
+        if error.code < 500:
+            return TemporaryFailure(text)
+        about_us = isinstance(error, SMTPAuthenticationError | SMTPConnectResponseError | SMTPHeloError)
+        return CredentialsRefused(text) if about_us else PermanentFailure(text)
+    if isinstance(error, OSError | TimeoutError | SMTPTimeoutError | SMTPServerDisconnected):
+        return TemporaryFailure(f"The mail server can't be reached, or broke off: {text}")
+    return TemporaryFailure(text)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, SMTPResponseException):
+        words = " ".join(error.message.encode("ascii", "replace").decode("ascii").split())
+        return f"{error.code} {words}"[:_LONGEST_REASON]
+    return f"{type(error).__name__} {error}".strip()[:_LONGEST_REASON]

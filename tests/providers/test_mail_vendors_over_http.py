@@ -1,0 +1,169 @@
+"""Vendors of mail over HTTP, the whole circle: a mail is sent, its events find it, an answer lands in its thread."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+
+from app.config import Settings
+from app.providers.base import BaseProvider, Callback
+from app.providers.registry import provider_registry
+from tests.factories import until
+from tests.providers import test_mailgun, test_postmark, test_sendgrid, test_ses
+from tests.providers.vendors import Vendor, payload
+from tests.routers import rows_of
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+PUBLIC_URL = "https://messages.example"
+KEY = generate_private_key(65537, 2048)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How one vendor answers and calls: a mail that came in, and that a mail of ours, by its reference, arrived."""
+
+    provider: Callable[[Vendor], BaseProvider]
+    accepts: list[httpx.Response]
+    inbound: Callable[[], Callback]
+    delivered: Callable[[str], Callback]
+    forged: Callable[[Callback], Callback]
+
+
+def _longer(callback: Callback) -> Callback:
+    return replace(callback, body=callback.body.replace(b'"', b'" ', 1))
+
+
+def _without_query(callback: Callback) -> Callback:
+    return replace(callback, url=callback.url.partition("?")[0] + "?token=wrong")
+
+
+def _with_another_key(callback: Callback) -> Callback:
+    return replace(callback, body=callback.body.replace(b"signature=", b"signature=0"))
+
+
+def _unknown(callback: Callback) -> Callback:
+    return replace(callback, headers=[])
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _referring(content: bytes, reference: str) -> bytes:
+    return content.replace(b'"1-17-5"', json.dumps(reference).encode())
+
+
+VENDORS = {
+    "mailgun": Calls(
+        test_mailgun.provider,
+        [test_mailgun.ACCEPTED],
+        lambda: test_mailgun.inbound(at=_now()),
+        lambda reference: test_mailgun.event(
+            json.loads(_referring(payload("mailgun", "delivered.json"), reference))["event-data"], at=_now()
+        ),
+        _with_another_key,
+    ),
+    "postmark": Calls(
+        test_postmark.provider,
+        [test_postmark.ACCEPTED],
+        lambda: test_postmark.of(payload("postmark", "inbound.json")),
+        lambda reference: test_postmark.of(_referring(payload("postmark", "delivery.json"), reference)),
+        _unknown,
+    ),
+    "sendgrid": Calls(
+        test_sendgrid.provider,
+        [test_sendgrid.ACCEPTED],
+        lambda: test_sendgrid.inbound(f"?token={test_sendgrid.TOKEN}"),
+        lambda reference: test_sendgrid.signed(_referring(test_sendgrid.EVENTS, reference), at=_now()),
+        _without_query,
+    ),
+    "ses": Calls(
+        test_ses.provider,
+        [test_ses.ACCEPTED, test_ses.pem(KEY)],
+        lambda: test_ses.signed(test_ses.notification(payload("ses", "received.json")), KEY),
+        lambda reference: test_ses.signed(
+            test_ses.notification(_referring(payload("ses", "delivery.json"), reference), MessageId="delivered"), KEY
+        ),
+        _longer,
+    ),
+}
+every_vendor = pytest.mark.parametrize("name", VENDORS)
+
+
+async def deliver(client: httpx.AsyncClient, callback: Callback) -> httpx.Response:
+    headers = [(known.encode(), value.encode("latin-1")) for known, value in callback.headers]
+    return await client.request("POST", callback.url.removeprefix(PUBLIC_URL), content=callback.body, headers=headers)
+
+
+@every_vendor
+async def test_what_comes_in_many_times_at_once_is_stored_once_and_a_forgery_never(
+    serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    vendor = VENDORS[name]
+    monkeypatch.setitem(provider_registry, name, vendor.provider(Vendor(vendor.accepts[-1])))
+    client = await serve(settings.model_copy(update={"public_url": PUBLIC_URL}))
+    assert (await deliver(client, vendor.forged(vendor.inbound()))).status_code == 401
+    assert rows_of(database_url, "SELECT id FROM messages") == []
+    answers = await asyncio.gather(*(deliver(client, vendor.inbound()) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    stored = "SELECT provider_type, direction, from_address, to_address, trim(body) FROM messages"
+    assert rows_of(database_url, stored) == [(name, "inbound", "jane@example.com", "shop@example.com", "Thank you!")]
+
+
+@every_vendor
+async def test_an_event_finds_its_mail_and_an_answer_its_thread(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    vendor = VENDORS[name]
+    server = Vendor(*vendor.accepts)
+    monkeypatch.setitem(provider_registry, name, vendor.provider(server))
+    client = await serve(
+        settings.model_copy(
+            update={"public_url": PUBLIC_URL, "worker_poll_seconds": 0.05, "routes": {"email": [name]}}
+        )
+    )
+    mail = {"from": "shop@example.com", "to": "jane@example.com", "body": "Hello!", "attachments": None}
+    message = (await client.post("/api/messages/email", json=mail)).json()
+
+    async def status() -> str:
+        return str((await client.get(f"/api/messages/{message['message_id']}")).json()["status"])
+
+    await until(status, lambda found: found == "sent")
+    assert (await deliver(client, vendor.delivered(_reference(name, server.requests[0])))).status_code == 200
+    await until(status, lambda found: found in {"delivered", "read"})
+    assert (await deliver(client, vendor.inbound())).status_code == 200
+    thread = (await client.get(f"/api/conversations/{message['conversation_id']}/messages")).json()
+    assert sorted(each["body"].strip() for each in thread) == ["Hello!", "Thank you!"]
+
+
+def _reference(name: str, request: httpx.Request) -> str:
+    """What we called a mail, from what the vendor was asked for."""
+    if name == "mailgun":
+        return str(httpx.QueryParams(request.content.decode())["v:reference"])
+    asked = json.loads(request.content)
+    if name == "postmark":
+        return str(asked["Metadata"]["reference"])
+    if name == "ses":
+        return str(asked["EmailTags"][0]["Value"])
+    return str(asked["personalizations"][0]["custom_args"]["reference"])
+
+
+async def test_a_subscription_to_a_topic_is_confirmed_once_it_is_known_to_be_ours(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Vendor(test_ses.pem(KEY), httpx.Response(200))
+    monkeypatch.setitem(provider_registry, "ses", test_ses.provider(server))
+    client = await serve(settings)
+    asked = test_ses.confirmation()
+    other = test_ses.signed({**asked, "TopicArn": test_ses.OTHER_TOPIC}, KEY)
+    assert (await deliver(client, other)).status_code == 401
+    assert not server.requests
+    assert (await deliver(client, test_ses.signed(asked, KEY))).status_code == 200
+    assert [str(request.url) for request in server.requests] == [test_ses.CERTIFICATE_URL, test_ses.SUBSCRIBE_URL]

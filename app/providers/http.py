@@ -1,268 +1,328 @@
-"""What vendors with an HTTP API have in common: how they are reached, what an answer means, when to come back, and
-how an exchange can end without one."""
+"""Any vendor with a plain HTTP API, described by settings instead of code (docs/providers.md).
 
-import asyncio
+What is sent stands in templates. A placeholder in the address is encoded for an address, one in the body is a string
+of the JSON document or of the form, so that no text can be anything but a text there. What is answered and called
+back is read by paths such as `data.messages[0].id`. Calls are signed as Standard Webhooks are
+(github.com/standard-webhooks/standard-webhooks, spec).
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
 import re
-import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
-from http import HTTPStatus
-from weakref import WeakSet
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlencode, urlsplit
 
-import httpcore
 import httpx
+from pydantic import Field, JsonValue, SecretStr, field_validator
+from pydantic_core import from_json
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
-    CredentialsRefused,
+    Callback,
+    CallbackRefused,
+    CallbackUnverifiable,
+    InboundMessage,
+    OutboundMessage,
     PermanentFailure,
-    ProviderFailure,
-    TemporaryFailure,
+    ProviderEvent,
+    ProviderResult,
+    Receipt,
     UnknownOutcome,
 )
+from app.providers.settings import VendorSettings
+from app.providers.transport import HttpProvider, exchange, outcome_of
+from app.providers.verification import must_be_recent, must_match, only_header, secrets_in
 
-#: A day: who asks for more has made a mistake, and must not hold a queue for years.
-LONGEST_RETRY_AFTER = 86_400.0
-#: An answer to `send` is an id and a few words; what is larger is not read to its end.
-LARGEST_ANSWER = 65_536
-#: Connections that are idle are given up before the other side gives them up under a request, which is then in doubt.
-IDLE_SECONDS = 2.0
-#: A vendor that is there takes a connection in well under a second, also when the first packet is lost.
-CONNECT_SECONDS = 3.0
+_NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
+#: What may stand in the path of an address.
+_NAMES_IN_A_PATH = {"from", "to", "reference"}
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_STEP = re.compile(r"[^.\[\]]+")
+_CHANNEL = re.compile(r"([a-z][a-z0-9_-]{0,62})(?::([a-z][a-z0-9_-]{0,30}))?")
+_KINDS = {"sms": "phone", "email": "email"}
+_WEBHOOK_ID = re.compile(r"[\x21-\x7e]{1,255}")
+_MOST_SIGNATURES = 16
+_REFUSED = {MessageStatus.FAILED, MessageStatus.UNDELIVERED, MessageStatus.EXPIRED, MessageStatus.CANCELED}
 
-_SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-_LEFT = (
-    httpx.ReadError,
-    httpx.WriteError,
-    httpx.CloseError,
-    httpx.ReadTimeout,
-    httpx.WriteTimeout,
-    httpx.RemoteProtocolError,
-    httpx.DecodingError,
-)
-#: The 4xx that speak of the moment, not of the message: Request Timeout, Too Early (RFC 9110, RFC 8470).
-_OF_THE_MOMENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
-#: Headers that describe the body as it travelled, no longer as we have it.
-_OF_THE_JOURNEY = {"content-encoding", "content-length", "transfer-encoding"}
-
-#: Connections to one place that no request is using, each with the time since when, the longest on the left.
-_Idle = deque[tuple[float, httpcore.AsyncHTTPConnection]]
+Path = Annotated[str, Field(pattern=r"^[^.\[\]]+(\.[^.\[\]]+|\[[0-9]+\])*$")]
 
 
-def new_client(timeout_seconds: float, base_url: str = "") -> httpx.AsyncClient:
-    """A client for any number of calls to a vendor at once, in one event loop; `aclose` closes its connections.
+class HttpSettings(VendorSettings):
+    """Each as HTTP_ and its name."""
 
-    `timeout_seconds` is the wait for the next piece of an answer. Nothing is read from the environment, no request is
-    sent a second time, and redirects are not followed.
-    """
-    timeout = httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
-    return httpx.AsyncClient(base_url=base_url, transport=KeepAliveTransport(), timeout=timeout, trust_env=False)
+    model_config = SettingsConfigDict(env_prefix="HTTP_")
+
+    #: `https://sms.example/send?to={to}`; like the body it may hold a key.
+    url: str | None = Field(None, repr=False)
+    method: Literal["GET", "POST", "PUT"] = "POST"
+    #: JSON: `{"Authorization": "Bearer ...", "Idempotency-Key": "{reference}"}`
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    #: JSON: `{"to": "{to}", "message": {"text": "{body}", "media": "{attachments}"}}`
+    body: dict[str, JsonValue] | None = Field(None, repr=False)
+    body_as: Literal["json", "form"] = "json"
+    #: `sms` or `push:device`, a channel and, where that is not usual, the kind of its addresses; several with spaces.
+    channels: Annotated[dict[str, str], NoDecode] = Field(default_factory=lambda: {"sms": "phone"})
+    #: Whether a second request with the same reference sends nothing.
+    honours_reference: bool = False
+    timeout_seconds: float = Field(10, gt=0)
+
+    #: In the answer to a request: the vendor's id, its word for the status, what went wrong.
+    id_path: Path | None = None
+    status_path: Path | None = None
+    error_path: Path | None = None
+    #: JSON, the vendor's words and ours: `{"DELIVRD": "delivered", "UNDELIV": "undelivered"}`
+    statuses: dict[str, MessageStatus] = Field(default_factory=dict)
+
+    #: What its calls are signed with, `whsec_` and base64 or a text; while it is changed two with a space between.
+    secret: SecretStr | None = None
+    #: Where in a call there are several events; unset, the call is one, or a list of them.
+    events_path: Path | None = None
+    receipt_id_path: Path | None = None
+    receipt_reference_path: Path | None = None
+    receipt_status_path: Path | None = None
+    inbound_id_path: Path | None = None
+    inbound_from_path: Path | None = None
+    inbound_to_path: Path | None = None
+    inbound_body_path: Path | None = None
+    #: The channel of what comes in; unset, the first of HTTP_CHANNELS.
+    inbound_channel: str | None = None
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _channel_and_kind(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found = [_CHANNEL.fullmatch(part) for part in value.split()]
+        if not found or not all(found):
+            raise ValueError("write it as sms, or as push:device")
+        return {each[1]: each[2] or _KINDS.get(each[1], each[1]) for each in found if each}
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_filled_in(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or "{" in parts.netloc or parts.fragment:
+            raise ValueError("write it as https://sms.example/send, with placeholders after the host")
+        _must_be_known(parts.path, _NAMES_IN_A_PATH)
+        _must_be_known(parts.query, _NAMES)
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _names_only_the_reference(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if (
+                not f"{name}{value.get_secret_value()}".isascii()
+                or not f"{name}{value.get_secret_value()}".isprintable()
+            ):
+                raise ValueError("a header has visible ASCII characters")
+            _must_be_known(value.get_secret_value(), {"reference"})
+        return headers
+
+    @field_validator("body")
+    @classmethod
+    def _names_what_there_is(cls, body: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        _filled(body, lambda text: _must_be_known(text, _NAMES))
+        return body
 
 
-class HttpProvider(BaseProvider):
-    """A vendor with an HTTP API. `close` it; a client that was handed in stays open."""
+class GenericProvider(HttpProvider):
+    """A vendor that `HttpSettings` describe."""
 
-    def __init__(self, *, timeout_seconds: float, client: httpx.AsyncClient | None = None) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._given = client
-        self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+    def __init__(self, settings: HttpSettings, client: httpx.AsyncClient | None = None) -> None:
+        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
+        self._settings = settings
+        self.channels = settings.channels  # type: ignore[misc]  # those of other vendors are known beforehand
+        self.honours_idempotency_key = settings.honours_reference
 
-    @property
-    def client(self) -> httpx.AsyncClient:
-        """The client that was given, or one of this event loop's: its connections are of no use to another."""
-        if self._given is not None:
-            return self._given
-        loop = asyncio.get_running_loop()
-        if self._made is None or self._made[0] is not loop:
-            self._made = loop, new_client(self._timeout_seconds)
-        return self._made[1]
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        settings = self._settings
+        response = await exchange(self.client, self._request(payload))
+        content = _document(response.content)
+        said = settings.error_path and _text(_at(content, settings.error_path))
+        if failure := outcome_of(response, said and said[:300]):
+            raise failure
+        status = settings.status_path and _text(_at(content, settings.status_path))
+        if status and settings.statuses.get(status) in _REFUSED:
+            raise PermanentFailure(f"{status} {said or ''}".strip()[:300])
+        if settings.id_path is None:
+            return ProviderResult()
+        id_ = _text(_at(content, settings.id_path))
+        if not id_ or len(id_) > 512:
+            raise UnknownOutcome(f"{response.status_code} without an id at HTTP_ID_PATH.")
+        return ProviderResult(id_)
 
-    async def close(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            await made[1].aclose()
-
-
-class KeepAliveTransport(httpx.AsyncBaseTransport):
-    """Connections of HTTP/1.1 that are kept and used again, as many as there are requests at once.
-
-    A request costs the same however many others are under way. httpx's own pool goes through all of its connections,
-    with a system call for each idle one, whenever a request begins or ends.
-    """
-
-    def __init__(self) -> None:
-        self._ssl_context = httpx.create_ssl_context(trust_env=False)
-        self._open: WeakSet[httpcore.AsyncHTTPConnection] = WeakSet()
-        self._idle: defaultdict[tuple[bytes, bytes, int], _Idle] = defaultdict(deque)  # by scheme, host and port
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.scheme not in {"http", "https"}:
-            raise httpx.UnsupportedProtocol(f"{request.url.scheme!r} is neither http nor https.")
-        url = httpcore.URL(
-            scheme=request.url.raw_scheme,
-            host=request.url.raw_host,
-            port=request.url.port,
-            target=request.url.raw_path,
-        )
-        raw = httpcore.Request(
-            request.method,
+    def _request(self, payload: OutboundMessage) -> httpx.Request:
+        settings = self._settings
+        values = _values(payload, without=_prefix_of(settings.channels.get(payload.channel)))
+        if {values["from"], values["to"]} & {"", ".", ".."}:  # in a path they would lead elsewhere
+            raise PermanentFailure("There is no such address.")
+        url = _PLACEHOLDER.sub(lambda found: quote(_joined(values[found[1]]), safe=""), settings.url or "")
+        headers = {
+            name: _PLACEHOLDER.sub(lambda _: payload.idempotency_key, value.get_secret_value())
+            for name, value in settings.headers.items()
+        }
+        if settings.body is None:
+            return self.client.build_request(settings.method, url, headers=headers)
+        body = _filled(settings.body, lambda text: _with_values(text, values))
+        if settings.body_as == "json":
+            return self.client.build_request(settings.method, url, headers=headers, json=body)
+        form = urlencode([(name, _joined(value)) for name, value in body.items()])
+        return self.client.build_request(
+            settings.method,
             url,
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
+            headers={"Content-Type": "application/x-www-form-urlencoded"} | headers,
+            content=form.encode(),
         )
-        idle = self._idle[url.origin.scheme, url.origin.host, url.origin.port]
-        connection = await self._take(idle) or self._add(url.origin)
-        try:
-            with _in_words_of_httpx():
-                answer = await connection.handle_async_request(raw)
-        except BaseException:
-            await connection.aclose()  # httpcore leaves it open if the call is given up before the request is begun
-            raise
-        body = _Body(answer, partial(self._finish, answer, connection, idle))
-        return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
 
-    async def aclose(self) -> None:
-        connections = list(self._open)
-        self._open.clear()
-        self._idle.clear()
-        for connection in connections:
-            await connection.aclose()
+    def verify(self, callback: Callback) -> None:
+        keys = [_key_of(secret) for secret in secrets_in(self._settings.secret)]
+        id_ = only_header(callback, "webhook-id")
+        timestamp = only_header(callback, "webhook-timestamp")
+        shown = only_header(callback, "webhook-signature").split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
+        if not _WEBHOOK_ID.fullmatch(id_):
+            raise CallbackRefused("The header webhook-id is none.")
+        must_be_recent(timestamp, callback)
+        signed = f"{id_}.{timestamp}.".encode() + callback.body
+        digests = [hmac.digest(key, signed, hashlib.sha256) for key in keys]
+        must_match(shown, [f"v1,{base64.b64encode(digest).decode()}" for digest in digests])
 
-    async def _take(self, idle: _Idle) -> httpcore.AsyncHTTPConnection | None:
-        """The connection that was used last: those that only a busier hour needs grow old, and are closed here."""
-        while idle and time.monotonic() - idle[0][0] > IDLE_SECONDS:
-            await idle.popleft()[1].aclose()
-        while idle:
-            _, connection = idle.pop()
-            if not connection.has_expired():  # which is to say that the other side has not closed it
-                return connection
-            await connection.aclose()
-        return None
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        """One event or several, each a message that came in or a receipt, by the paths that find something in it."""
+        content = from_json(callback.body, allow_inf_nan=False)
+        found = _at(content, self._settings.events_path) if self._settings.events_path else content
+        items = found if isinstance(found, list) else [found]
+        id_ = callback.header("webhook-id") or ""
+        events = [self._event(item, f"{id_}:{number}") for number, item in enumerate(items)]
+        if not any(events):
+            raise ValueError("the paths that are set find nothing in it")
+        return [
+            event or Receipt(event_id=f"{id_}:{number}", status=None, raw=_as_raw(items[number]))
+            for number, event in enumerate(events)
+        ]
 
-    def _add(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._ssl_context)
-        self._open.add(connection)
-        return connection
+    def _event(self, item: JsonValue, event_id: str) -> ProviderEvent | None:
+        settings = self._settings
 
-    async def _finish(self, answer: httpcore.Response, connection: httpcore.AsyncHTTPConnection, idle: _Idle) -> None:
-        """Close an answer, and keep its connection if it can take another request."""
-        try:
-            await answer.aclose()
-        finally:
-            if connection.is_idle() and connection in self._open:
-                idle.append((time.monotonic(), connection))
-            else:
-                await connection.aclose()
+        def find(path: str | None) -> str | None:
+            return _text(_at(item, path)) if path else None
 
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response, finish: Callable[[], Awaitable[None]]) -> None:
-        self._answer = answer
-        self._finish = finish
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _in_words_of_httpx():
-            async for piece in self._answer.aiter_stream():
-                yield piece
-
-    async def aclose(self) -> None:
-        await self._finish()
+        inbound_id, sender = find(settings.inbound_id_path), find(settings.inbound_from_path)
+        recipient, body = find(settings.inbound_to_path), find(settings.inbound_body_path)
+        if inbound_id and sender and recipient and body is not None:
+            channel = settings.inbound_channel or next(iter(settings.channels))
+            prefix = _prefix_of(settings.channels.get(channel))
+            sender, recipient = (prefix + end.removeprefix(prefix) for end in (sender, recipient))
+            return InboundMessage(inbound_id, channel, channel, sender, recipient, body)
+        status = find(settings.receipt_status_path)
+        id_, reference = find(settings.receipt_id_path), find(settings.receipt_reference_path)
+        if not status or not (id_ or reference):
+            return None
+        return Receipt(
+            event_id=event_id,
+            status=settings.statuses.get(status),
+            provider_message_id=id_,
+            idempotency_key=reference,
+            raw=_as_raw(item),
+        )
 
 
-@contextmanager
-def _in_words_of_httpx() -> Iterator[None]:
-    """httpx has an exception of the same name for each of httpcore's."""
-    try:
-        yield
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-        raise getattr(httpx, type(error).__name__)(str(error)) from error
+def configured() -> BaseProvider | None:
+    """The provider, where HTTP_URL is set."""
+    settings = HttpSettings()
+    return None if settings.url is None else GenericProvider(settings)
 
 
-def bounded(seconds: float) -> float:
-    """Seconds that can be waited: not negative, at most `LONGEST_RETRY_AFTER`."""
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+def _must_be_known(text: str, names: set[str]) -> str:
+    if unknown := sorted(set(_PLACEHOLDER.findall(text)) - names):
+        raise ValueError(f"{{{unknown[0]}}} has no place here; there is {', '.join(sorted(names))}")
+    return text
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The seconds that Retry-After asks for, as number or HTTP date (RFC 9110, 10.2.3), bounded; None for anything
-    else.
+def _prefix_of(kind: str | None) -> str:
+    """What addresses begin with here and not at the vendor: `device:`, but nothing for numbers and mail addresses."""
+    return "" if kind is None or kind in _KINDS.values() else f"{kind}:"
 
-    Zero for what is negative or past. `now` is the aware time that a date is measured from.
+
+def _values(payload: OutboundMessage, *, without: str) -> dict[str, JsonValue]:
+    return {
+        "from": payload.from_address.removeprefix(without),
+        "to": payload.to_address.removeprefix(without),
+        "body": payload.body,
+        "subject": payload.subject,
+        "attachments": list(payload.attachments),
+        "reference": payload.idempotency_key,
+        "callback_url": payload.callback_url,
+    }
+
+
+def _filled(template: Any, fill: Callable[[str], Any]) -> Any:
+    """A document with each of its strings filled in; its names stay as they are."""
+    if isinstance(template, dict):
+        return {name: _filled(value, fill) for name, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, fill) for value in template]
+    return fill(template) if isinstance(template, str) else template
+
+
+def _with_values(text: str, values: Mapping[str, JsonValue]) -> JsonValue:
+    """A string that is one placeholder becomes the value, which may be a list or null; within a longer one, its text.
+
+    What is put in is not looked through for placeholders again.
     """
-    written = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    if _SECONDS.fullmatch(written):
-        return bounded(float(written))
+    if whole := _PLACEHOLDER.fullmatch(text):
+        return values[whole[1]]
+    return _PLACEHOLDER.sub(lambda found: _joined(values[found[1]]), text)
+
+
+def _joined(value: JsonValue) -> str:
+    """A value where only text has a place: nothing is empty, URLs have spaces between them."""
+    if isinstance(value, list):
+        return " ".join(map(_joined, value))
+    return "" if value is None else str(value)
+
+
+def _document(content: bytes) -> JsonValue:
+    """What was answered; null where that is no JSON."""
     try:
-        until = parsedate_to_datetime(written)
-    except (ValueError, TypeError, IndexError, OverflowError):
+        document: JsonValue = from_json(content, allow_inf_nan=False)
+    except ValueError:
         return None
-    if until.tzinfo is None:  # an HTTP date is in GMT, also in the form that doesn't say so
-        until = until.replace(tzinfo=UTC)
-    return bounded((until - now).total_seconds())
+    return document
 
 
-def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderFailure | None:
-    """The failure that a status means, to be raised; None for a 2xx, whose body has the last word.
-
-    `detail` is the vendor's own reason, where its file can tell it.
-    """
-    status = response.status_code
-    if 200 <= status < 300:
-        return None
-    text = " ".join(part for part in (str(status), response.reason_phrase, detail and f"- {detail}") if part)
-    wait = retry_after(response.headers, datetime.now(UTC))
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return TemporaryFailure(text, retry_after=wait, throttled=True)
-    if status >= 500 or status in _OF_THE_MOMENT:
-        return TemporaryFailure(text, retry_after=wait)
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return CredentialsRefused(text)
-    if status >= 400:
-        return PermanentFailure(text)
-    return UnknownOutcome(text)
-
-
-async def exchange(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send a request and read its answer, of any status, up to `LARGEST_ANSWER`; redirects are not followed.
-
-    Raises `TemporaryFailure` if the request never left, and `UnknownOutcome` if it did and no whole answer came.
-    """
-    try:
-        response = await client.send(request, stream=True, follow_redirects=False)
-    except _NEVER_LEFT as error:
-        raise TemporaryFailure(f"No connection was made: {_told(error)}") from error
-    except _LEFT as error:
-        raise UnknownOutcome(f"The request left, and no answer came: {_told(error)}") from error
-    headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_JOURNEY]
-    content = await _content(response)
-    return httpx.Response(response.status_code, headers=headers, content=content, request=request)
-
-
-async def _content(response: httpx.Response) -> bytes:
-    """The body; where it can't be had, nothing, as long as the status tells the outcome without it."""
-    content = b""
-    trouble = f"The answer is larger than {LARGEST_ANSWER} bytes."
-    try:
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > LARGEST_ANSWER:
-                break
+def _at(document: JsonValue, path: str) -> JsonValue:
+    """What stands at a path, by names and indexes; null where there is nothing."""
+    for step in _STEP.findall(path):
+        if isinstance(document, dict):
+            document = document.get(step)
+        elif isinstance(document, list) and step.isdecimal() and int(step) < len(document):
+            document = document[int(step)]
         else:
-            return content
-    except _LEFT as error:
-        trouble = f"The answer broke off: {_told(error)}"
-    finally:
-        await response.aclose()
-    if response.is_success:
-        raise UnknownOutcome(trouble)
-    return b""
+            return None
+    return document
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip()
+def _text(value: JsonValue) -> str | None:
+    """A string or a number, as text; None for anything else."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+
+
+def _as_raw(item: JsonValue) -> dict[str, object]:
+    return dict(item) if isinstance(item, dict) else {"event": item}
+
+
+def _key_of(secret: bytes) -> bytes:
+    if not secret.startswith(b"whsec_"):
+        return secret
+    try:
+        return base64.b64decode(secret.removeprefix(b"whsec_"), validate=True)
+    except binascii.Error:
+        raise CallbackUnverifiable("HTTP_SECRET can't be read: after whsec_ a secret is base64.") from None

@@ -1,200 +1,372 @@
-"""What vendors over HTTP have in common, on answers that some vendor has given or could."""
+"""The vendor that settings describe: templates that no text breaks out of, answers and calls read by paths, and calls
+signed by the library of Standard Webhooks."""
 
-from collections.abc import AsyncIterator
+import base64
+import json
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from standardwebhooks import Webhook
 
+from app.domain import MessageStatus
 from app.providers.base import (
+    Callback,
+    CallbackRefused,
+    CallbackUnverifiable,
     CredentialsRefused,
+    InboundMessage,
     PermanentFailure,
     ProviderFailure,
+    Receipt,
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.http import LARGEST_ANSWER, LONGEST_RETRY_AFTER, exchange, outcome_of, retry_after
+from app.providers.http import GenericProvider, HttpSettings, configured
+from tests.providers import outbound
+from tests.providers.vendors import (
+    NOW,
+    ODD_VALUES,
+    Vendor,
+    call,
+    with_header,
+    with_header_twice,
+    without_header,
+)
 
 pytestmark = pytest.mark.anyio
 
-NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+KEY, OLD_KEY = b"k" * 24, b"o" * 24
+SECRET, OLD_SECRET = (f"whsec_{base64.b64encode(key).decode()}" for key in (KEY, OLD_KEY))
+REFERENCE = "1-17-1772366400000000"
+URL = "https://messages.example/api/webhooks/http"
+ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+#: A gateway as there are many.
+GATEWAY: dict[str, Any] = {
+    "url": "https://sms.example/v1/messages",
+    "headers": {"Authorization": "Bearer vendor-key", "Idempotency-Key": "{reference}"},
+    "body": {"to": ["{to}"], "message": {"from": "{from}", "text": "{body}"}, "ref": "r-{reference}", "flash": False},
+    "id_path": "data.messages[0].id",
+    "status_path": "data.messages[0].state",
+    "error_path": "error.text",
+    "statuses": {"DELIVRD": "delivered", "REJECTD": "failed", "ENROUTE": "sent"},
+    "secret": f"{SECRET} {OLD_SECRET}",
+    "receipt_id_path": "id",
+    "receipt_reference_path": "ref",
+    "receipt_status_path": "state",
+    "inbound_id_path": "message.id",
+    "inbound_from_path": "message.from",
+    "inbound_to_path": "message.to",
+    "inbound_body_path": "message.text",
+}
+ACCEPTED = httpx.Response(200, json={"data": {"messages": [{"id": 4711, "state": "ENROUTE"}]}})
+
+
+def settings(**values: Any) -> HttpSettings:
+    return HttpSettings(_env_file=None, **{**GATEWAY, **values})
+
+
+def provider(vendor: Vendor | None = None, **values: Any) -> GenericProvider:
+    return GenericProvider(settings(**values), vendor.client if vendor else None)
+
+
+async def asked(payload: Any, **values: Any) -> httpx.Request:
+    vendor = Vendor(ACCEPTED)
+    await provider(vendor, **values).send(payload)
+    return vendor.request
+
+
+async def test_it_asks_as_its_templates_say() -> None:
+    vendor = Vendor(ACCEPTED)
+    result = await provider(vendor).send(outbound(key=REFERENCE))
+    assert result.provider_message_id == "4711"
+    assert (vendor.request.method, str(vendor.request.url)) == ("POST", "https://sms.example/v1/messages")
+    assert vendor.request.headers["authorization"] == "Bearer vendor-key"
+    assert vendor.request.headers["idempotency-key"] == REFERENCE
+    assert json.loads(vendor.request.content) == {
+        "to": ["+18045551234"],
+        "message": {"from": "+12016661234", "text": "Hello!"},
+        "ref": f"r-{REFERENCE}",
+        "flash": False,
+    }
+
+
+async def test_a_placeholder_alone_keeps_its_kind() -> None:
+    body = {
+        "media": "{attachments}",
+        "subject": "{subject}",
+        "all": "see {attachments}{subject}",
+        "to": "{callback_url}",
+    }
+    request = await asked(outbound(attachments=["https://a.example/1", "https://a.example/2"]), body=body)
+    assert json.loads(request.content) == {
+        "media": ["https://a.example/1", "https://a.example/2"],
+        "subject": None,
+        "all": "see https://a.example/1 https://a.example/2",
+        "to": None,
+    }
+
+
+async def test_a_form_and_an_address_are_filled_in_too() -> None:
+    request = await asked(
+        outbound(body="a&b=c d\n{to}"),
+        body={"text": "{body}", "number": "{to}", "parts": 2},
+        body_as="form",
+        headers={},
+    )
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert parse_qsl(request.content.decode(), strict_parsing=True) == [
+        ("text", "a&b=c d\n{to}"),
+        ("number", "+18045551234"),
+        ("parts", "2"),
+    ]
+    request = await asked(
+        outbound(body="a&to=b#/../ é"),
+        url="https://sms.example/{from}/send?key=1&to={to}&text={body}",
+        method="GET",
+        body=None,
+    )
+    assert (request.method, request.content) == ("GET", b"")
+    assert str(request.url) == (
+        "https://sms.example/%2B12016661234/send?key=1&to=%2B18045551234&text=a%26to%3Db%23%2F..%2F%20%C3%A9"
+    )
+
+
+odd_texts = st.text() | st.sampled_from(
+    ['"}', '","to":"x', "{to}", "\\", "\r\nX: y", "%22", "&to=1", "{", "\x00", "..", "\u2028"]
+)
+
+
+@given(body=odd_texts, subject=odd_texts)
+async def test_no_text_breaks_out_of_its_place(body: str, subject: str) -> None:
+    payload = outbound(body=body, subject=subject, key=REFERENCE)
+    request = await asked(
+        payload,
+        url="https://sms.example/{to}?text={body}&end=1",
+        body={"a": "{body}", "b": "<{subject}|{to}>", "end": 1},
+    )
+    assert json.loads(request.content) == {"a": body, "b": f"<{subject}|+18045551234>", "end": 1}
+    assert parse_qsl(request.url.query.decode(), keep_blank_values=True) == [("text", body), ("end", "1")]
+    assert (request.url.host, request.url.raw_path.partition(b"?")[0]) == ("sms.example", b"/%2B18045551234")
+    form = await asked(payload, body={"a": "{body}", "end": "1"}, body_as="form")
+    assert parse_qsl(form.content.decode(), keep_blank_values=True) == [("a", body), ("end", "1")]
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"),
+    ("answer", "failure", "throttled"),
     [
-        ("120", 120),
-        (" 7 ", 7),
-        ("0", 0),
-        ("0.25", 0.25),
-        ("-5", 0),
-        ("86400", 86_400),
-        ("1000000000", LONGEST_RETRY_AFTER),
-        ("9" * 400, LONGEST_RETRY_AFTER),
-        ("Sun, 01 Mar 2026 12:01:30 GMT", 90),
-        ("Sunday, 01-Mar-26 12:01:30 GMT", 90),
-        ("Sun Mar  1 12:01:30 2026", 90),
-        ("Sun, 01 Mar 2026 12:00:00 GMT", 0),
-        ("Sun, 01 Mar 2015 12:00:00 GMT", 0),
-        ("Sun, 01 Mar 2099 12:00:00 GMT", LONGEST_RETRY_AFTER),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_RETRY_AFTER),
-        ("", None),
-        ("soon", None),
-        ("1e3", None),
-        ("nan", None),
-        ("inf", None),
-        ("1, 2", None),
-        ("1_000", None),
-        ("١٢", None),
-        ("Sun, 99 Mar 2026 12:00:00 GMT", None),
-        ("Sun, 01 Mar 2026 25:00:00 GMT", None),
+        (httpx.Response(400, json={"error": {"text": "No such number"}}), PermanentFailure, False),
+        (httpx.Response(400, text="No"), PermanentFailure, False),
+        (httpx.Response(401), CredentialsRefused, False),
+        (httpx.Response(403), CredentialsRefused, False),
+        (httpx.Response(429, headers={"Retry-After": "5"}), TemporaryFailure, True),
+        (httpx.Response(500), TemporaryFailure, False),
+        (httpx.Response(200, json={"data": {"messages": [{"id": 1, "state": "REJECTD"}]}}), PermanentFailure, False),
+        (httpx.Response(200, text="OK"), UnknownOutcome, False),
+        (httpx.Response(200, json={"data": {"messages": []}}), UnknownOutcome, False),
+        (httpx.Response(200, json={"data": {"messages": [{"id": True}]}}), UnknownOutcome, False),
+        (httpx.Response(200, json={"data": {"messages": [{"id": "a" * 513}]}}), UnknownOutcome, False),
+        (httpx.Response(200, json=[]), UnknownOutcome, False),
+        (httpx.Response(302), UnknownOutcome, False),
+        (httpx.ConnectError("no"), TemporaryFailure, False),
+        (httpx.ReadTimeout("no"), UnknownOutcome, False),
     ],
 )
-def test_retry_after_is_read_as_seconds_or_a_date_and_bounded(written: str, seconds: float | None) -> None:
-    assert retry_after({"Retry-After": written}, NOW) == seconds
+async def test_every_error_means_something(
+    answer: httpx.Response | Exception, failure: type[ProviderFailure], throttled: bool
+) -> None:
+    with pytest.raises(failure) as raised:
+        await provider(Vendor(answer)).send(outbound())
+    assert getattr(raised.value, "throttled", False) is throttled
+    assert "vendor-key" not in str(raised.value)
 
 
-def test_retry_after_is_found_however_its_name_is_written() -> None:
-    assert retry_after({"retry-after": "3"}, NOW) == 3
-    assert retry_after(httpx.Headers({"RETRY-AFTER": "3"}), NOW) == 3
-    assert retry_after({}, NOW) is None
+async def test_an_error_is_told_in_the_vendors_words() -> None:
+    with pytest.raises(PermanentFailure, match="400 Bad Request - No such number"):
+        await provider(Vendor(httpx.Response(400, json={"error": {"text": "No such number"}}))).send(outbound())
 
 
-@given(st.text())
-def test_no_retry_after_raises_or_leaves_its_bounds(written: str) -> None:
-    seconds = retry_after({"Retry-After": written}, NOW)
-    assert seconds is None or 0 <= seconds <= LONGEST_RETRY_AFTER
-
-
-@given(st.timedeltas(min_value=timedelta(days=-365), max_value=timedelta(days=365)))
-def test_every_http_date_is_understood(ahead: timedelta) -> None:
-    until = (NOW + ahead).replace(microsecond=0)
-    seconds = retry_after({"Retry-After": format_datetime(until, usegmt=True)}, NOW)
-    assert seconds == min(max((until - NOW).total_seconds(), 0), LONGEST_RETRY_AFTER)
+async def test_without_a_path_there_is_no_id() -> None:
+    result = await provider(Vendor(httpx.Response(204)), id_path=None).send(outbound())
+    assert result.provider_message_id is None
 
 
 @pytest.mark.parametrize(
-    ("status", "failure"),
+    ("name", "value"),
     [
-        (200, None),
-        (202, None),
-        (301, UnknownOutcome),
-        (307, UnknownOutcome),
-        (400, PermanentFailure),
-        (401, CredentialsRefused),
-        (403, CredentialsRefused),
-        (404, PermanentFailure),
-        (408, TemporaryFailure),
-        (422, PermanentFailure),
-        (425, TemporaryFailure),
-        (429, TemporaryFailure),
-        (500, TemporaryFailure),
-        (503, TemporaryFailure),
-        (599, TemporaryFailure),
+        ("url", "ftp://sms.example"),
+        ("url", "sms.example"),
+        ("url", "https://{to}/"),
+        ("url", "https://{to}.sms.example/"),
+        ("url", "https://sms.example/{body}"),
+        ("url", "https://sms.example/?a={secret}"),
+        ("url", "https://sms.example/#{to}"),
+        ("body", {"a": ["{secret}"]}),
+        ("body", ["{body}"]),
+        ("headers", {"X": "{body}"}),
+        ("headers", {"X": "a\r\nB: c"}),
+        ("headers", {"X": "é"}),
+        ("channels", "sms,push"),
+        ("channels", "SMS"),
+        ("id_path", "a..b"),
+        ("id_path", "a[x]"),
+        ("id_path", ""),
+        ("statuses", {"a": "gone"}),
+        ("method", "DELETE"),
     ],
 )
-def test_a_status_means_the_same_for_every_vendor(status: int, failure: type[ProviderFailure] | None) -> None:
-    outcome = outcome_of(httpx.Response(status))
-    assert outcome is None if failure is None else type(outcome) is failure
+def test_a_mistake_is_named_at_the_start(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        settings(**{name: value})
 
 
-def test_only_429_throttles_and_both_it_and_503_say_when_to_come_back() -> None:
-    throttled = outcome_of(httpx.Response(429, headers={"Retry-After": "7"}))
-    away = outcome_of(httpx.Response(503, headers={"Retry-After": "8"}))
-    assert isinstance(throttled, TemporaryFailure)
-    assert isinstance(away, TemporaryFailure)
-    assert (throttled.throttled, throttled.retry_after) == (True, 7)
-    assert (away.throttled, away.retry_after) == (False, 8)
+def test_channels_have_the_usual_kind_or_their_own() -> None:
+    assert provider(channels="sms email push fax:phone").channels == {
+        "sms": "phone",
+        "email": "email",
+        "push": "push",
+        "fax": "phone",
+    }
+    assert (provider().channels, provider().honours_idempotency_key) == ({"sms": "phone"}, False)
+    assert provider(honours_reference=True).honours_idempotency_key
 
 
-def test_a_failure_names_the_status_and_the_vendor_s_reason() -> None:
-    assert str(outcome_of(httpx.Response(400), "no such number")) == "400 Bad Request - no such number"
-    assert str(outcome_of(httpx.Response(500))) == "500 Internal Server Error"
-    assert str(outcome_of(httpx.Response(599))) == "599"
+def signed(body: bytes, secret: str = SECRET, *, at: datetime = NOW, id_: str = "msg_1") -> Callback:
+    """A call, signed by the library of Standard Webhooks and made now."""
+    signature = Webhook(secret).sign(id_, at, body.decode())
+    return call(URL, body, {ID: id_, TIMESTAMP: str(int(at.timestamp())), SIGNATURE: signature})
 
 
-async def exchanged(answer: httpx.Response | Exception) -> httpx.Response:
-    def handler(request: httpx.Request) -> httpx.Response:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+def test_what_the_library_signs_is_let_in_with_either_secret() -> None:
+    for secret in (SECRET, OLD_SECRET):
+        provider().verify(signed(b'{"a": 1}', secret))
+    both = signed(b'{"a": 1}')
+    provider().verify(with_header(both, SIGNATURE, f"v1a,xx v1,AAAA {both.header(SIGNATURE)}"))
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
-        return await exchange(client, client.build_request("POST", "http://vendor.test/"))
+
+def test_a_secret_may_be_a_text() -> None:
+    provider(secret=KEY.decode()).verify(signed(b"{}"))
+
+
+@pytest.mark.parametrize("seconds", [-301, 301])
+def test_an_old_call_is_refused_and_one_of_the_future(seconds: int) -> None:
+    with pytest.raises(CallbackRefused, match="seconds old"):
+        provider().verify(signed(b"{}", at=NOW + timedelta(seconds=seconds)))
+
+
+@pytest.mark.parametrize("header", [ID, TIMESTAMP, SIGNATURE])
+@pytest.mark.parametrize(
+    "value", [*ODD_VALUES, "v1,", "v1,!!!", "v1," + "A" * 43 + "=", "v2,x", "١٢", " ".join("a" * 99)]
+)
+def test_no_odd_header_is_let_in(header: str, value: str) -> None:
+    with pytest.raises(CallbackRefused):
+        provider().verify(with_header(signed(b"{}"), header, value))
+
+
+def test_nothing_else_is_let_in() -> None:
+    good = signed(b'{"a": 1}')
+    bad = [Callback("POST", URL, good.headers, good.body + b" ", NOW), signed(good.body, f"whsec_{'A' * 32}")]
+    bad += [
+        change(good, name) for change in (without_header, with_header_twice) for name in (ID, TIMESTAMP, SIGNATURE)
+    ]
+    for each in bad:
+        with pytest.raises(CallbackRefused):
+            provider().verify(each)
+    for secret in (None, "whsec_!!!"):
+        with pytest.raises(CallbackUnverifiable):
+            provider(secret=secret).verify(good)
+
+
+def events_of(document: object, **values: Any) -> list[Any]:
+    return list(provider(**values).parse(signed(json.dumps(document).encode())))
+
+
+def test_a_receipt_is_read_by_its_paths() -> None:
+    [receipt] = events_of({"id": 4711, "ref": REFERENCE, "state": "DELIVRD", "more": [1]})
+    assert receipt == Receipt(
+        event_id="msg_1:0",
+        status=MessageStatus.DELIVERED,
+        provider_message_id="4711",
+        idempotency_key=REFERENCE,
+        raw={"id": 4711, "ref": REFERENCE, "state": "DELIVRD", "more": [1]},
+    )
+    [unknown] = events_of({"id": "1", "state": "HELD"})
+    assert (unknown.status, unknown.raw["state"]) == (None, "HELD")
+
+
+def test_a_message_is_read_by_its_paths() -> None:
+    inbound = {"message": {"id": "m1", "from": "+18045551234", "to": "+12016661234", "text": ""}}
+    assert events_of(inbound) == [InboundMessage("m1", "sms", "sms", "+18045551234", "+12016661234", "")]
+    [other] = events_of(inbound, channels="sms push", inbound_channel="push")
+    assert other.channel == "push"
+
+
+def test_several_come_in_one_call_and_a_bad_one_costs_no_other() -> None:
+    items: list[object] = [
+        {"id": "1", "state": "DELIVRD"},
+        5,
+        {"message": {"id": "m1", "from": "1"}},
+        {"id": "2", "state": "ENROUTE"},
+    ]
+    events = events_of(items)
+    assert [(event.event_id, event.status) for event in events] == [
+        ("msg_1:0", MessageStatus.DELIVERED),
+        ("msg_1:1", None),
+        ("msg_1:2", None),
+        ("msg_1:3", MessageStatus.SENT),
+    ]
+    assert events_of({"results": items}, events_path="results") == events
 
 
 @pytest.mark.parametrize(
-    "trouble", [httpx.ConnectError("refused"), httpx.ConnectTimeout("late"), httpx.PoolTimeout("none free")]
+    "body", [b"", b"nonsense", b"\xff", b"null", b"[]", b"{}", b"5", b'{"id": "1"}', b"[" * 5000]
 )
-async def test_a_request_that_never_left_is_tried_again(trouble: httpx.TransportError) -> None:
-    with pytest.raises(TemporaryFailure, match=type(trouble).__name__):
-        await exchanged(trouble)
+def test_what_can_not_be_understood_is_said(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        provider().parse(call(URL, body, {ID: "msg_1"}))
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        httpx.ReadTimeout("late"),
-        httpx.WriteTimeout("late"),
-        httpx.ReadError("reset"),
-        httpx.WriteError("broken pipe"),
-        httpx.RemoteProtocolError("not HTTP"),
-    ],
-)
-async def test_a_request_that_may_have_arrived_is_in_doubt(trouble: httpx.TransportError) -> None:
-    with pytest.raises(UnknownOutcome, match=type(trouble).__name__):
-        await exchanged(trouble)
+def test_secrets_show_nowhere() -> None:
+    hidden = settings(url="https://sms.example/?key=key-in-url", body={"password": "key-in-body"})
+    shown = f"{hidden!r} {GenericProvider(hidden)!r} {vars(GenericProvider(hidden))!r}"
+    assert not any(secret in shown for secret in ("vendor-key", SECRET, "key-in-url", "key-in-body"))
 
 
-async def endless() -> AsyncIterator[bytes]:
-    while True:
-        yield b"x" * 10_000
+def test_it_is_there_where_its_address_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured() is None
+    monkeypatch.setenv("HTTP_URL", "https://sms.example/send")
+    monkeypatch.setenv("HTTP_CHANNELS", "push:device")
+    monkeypatch.setenv("HTTP_HEADERS", '{"Authorization": "Bearer x"}')
+    monkeypatch.setenv("HTTP_BODY", '{"to": "{to}"}')
+    found = configured()
+    assert found is not None
+    assert found.channels == {"push": "device"}
 
 
-async def broken() -> AsyncIterator[bytes]:
-    yield b'{"id": '
-    raise httpx.ReadError("reset")
+def test_a_signature_is_judged_by_when_it_came() -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    kept = signed(b"{}", at=long_ago)
+    provider().verify(Callback("POST", URL, kept.headers, kept.body, long_ago + timedelta(seconds=10)))
 
 
-async def test_an_answer_is_read_up_to_its_limit_and_no_further() -> None:
-    whole = await exchanged(httpx.Response(200, content=b"x" * LARGEST_ANSWER))
-    assert len(whole.content) == LARGEST_ANSWER
-    with pytest.raises(UnknownOutcome, match="larger than"):
-        await exchanged(httpx.Response(200, content=endless()))
+async def test_the_vendor_knows_nothing_of_our_kinds() -> None:
+    push = {"channels": "push:device", "url": "https://push.example/{to}", "body": {"from": "{from}"}}
+    payload = outbound("device:a/b", channel="push", from_address="device:us")
+    request = await asked(payload, **push)
+    assert (str(request.url), json.loads(request.content)) == ("https://push.example/a%2Fb", {"from": "us"})
+    [inbound] = events_of({"message": {"id": "m1", "from": "a/b", "to": "device:us", "text": "Hi"}}, **push)
+    assert (inbound.from_address, inbound.to_address) == ("device:a/b", "device:us")
 
 
-async def test_an_answer_that_breaks_off_is_in_doubt() -> None:
-    with pytest.raises(UnknownOutcome, match="broke off"):
-        await exchanged(httpx.Response(200, content=broken()))
-
-
-@pytest.mark.parametrize("content", [endless, broken])
-async def test_a_status_that_says_no_counts_whatever_its_body(content: type) -> None:
-    response = await exchanged(httpx.Response(500, content=content()))
-    assert (response.status_code, response.content) == (500, b"")
-
-
-async def test_a_packed_answer_is_unpacked_once() -> None:
-    packed = httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=_gzip(b'{"id": "1"}'))
-    assert (await exchanged(packed)).json() == {"id": "1"}
-    with pytest.raises(UnknownOutcome, match="DecodingError"):
-        await exchanged(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=_Plain()))
-
-
-class _Plain(httpx.AsyncByteStream):
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b"not packed at all"
-
-
-def _gzip(content: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(content)
-
-
-async def test_a_redirect_is_an_answer_like_any_other() -> None:
-    response = await exchanged(httpx.Response(307, headers={"Location": "http://elsewhere.test/"}))
-    assert response.status_code == 307
+@pytest.mark.parametrize("to", ["device:..", "device:."])
+async def test_an_address_never_leads_elsewhere(to: str) -> None:
+    vendor = Vendor(ACCEPTED)
+    push = provider(vendor, channels="push:device", url="https://push.example/{to}/send")
+    with pytest.raises(PermanentFailure):
+        await push.send(outbound(to, channel="push", from_address="device:us"))
+    assert vendor.requests == []

@@ -1,0 +1,277 @@
+"""Slack: an app's messages in the channels that it was invited to, and in direct messages.
+
+Sending: https://docs.slack.dev/reference/methods/chat.postMessage
+What it calls back with: https://docs.slack.dev/reference/events/message
+Signatures: https://docs.slack.dev/authentication/verifying-requests-from-slack
+Escaping: https://docs.slack.dev/messaging/formatting-message-text
+
+An app is `slack:A024BE7LH`, by its app id. Who it talks to is a channel or a direct message, `slack:C024BE91L`, or a
+thread in one, `slack:C024BE91L/1503435956.000247`. Slack waits three seconds for the answer to a call, calls again up
+to three times, and does not say whether a message was read.
+"""
+
+import hashlib
+import hmac
+import html
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import from_json
+from pydantic_settings import SettingsConfigDict
+
+from app.providers.base import (
+    BaseProvider,
+    Callback,
+    CallbackRefused,
+    CredentialsRefused,
+    InboundMessage,
+    OutboundMessage,
+    PermanentFailure,
+    ProviderEvent,
+    ProviderFailure,
+    ProviderResult,
+    Reply,
+    TemporaryFailure,
+    UnknownOutcome,
+)
+from app.providers.settings import VendorSettings
+from app.providers.transport import HttpProvider, exchange, outcome_of
+from app.providers.verification import must_be_recent, must_match, only_header, secrets_in
+
+#: Answered with 200 and `ok: false`, like all errors but 429.
+THROTTLED = {"ratelimited", "rate_limited", "message_limit_exceeded"}
+TEMPORARY = {"service_unavailable", "team_added_to_org", "request_timeout"}
+#: Slack says of these that a part of what was asked for may have been done.
+IN_DOUBT = {"internal_error", "fatal_error"}
+REFUSES_US = {
+    "access_denied",
+    "accesslimited",
+    "account_inactive",
+    "ekm_access_denied",
+    "enterprise_is_restricted",
+    "invalid_auth",
+    "missing_scope",
+    "no_permission",
+    "not_allowed_token_type",
+    "not_authed",
+    "org_login_required",
+    "team_access_not_granted",
+    "token_expired",
+    "token_revoked",
+    "two_factor_setup_required",
+}
+#: The kinds of messages that somebody wrote; others tell of edits, deletions, and who came and went.
+_WRITTEN = {None, "bot_message", "file_share", "me_message", "thread_broadcast"}
+_MENTION_OR_MESSAGE = {"message", "app_mention"}
+
+_KIND = "slack:"
+_ADDRESS = re.compile(r"slack:([A-Z0-9]{2,40})(?:/([0-9]{1,12}\.[0-9]{1,9}))?")
+#: What is longer is cut off without a word.
+_LONGEST_TEXT = 40_000
+_CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
+#: A link stands between < and >, with | before its title.
+_IN_A_LINK = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
+
+_Id = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,40}$")]
+_Timestamp = Annotated[str, Field(pattern=r"^[0-9]{1,11}\.[0-9]{1,9}$")]
+
+
+class SlackSettings(VendorSettings):
+    """Each as SLACK_ and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="SLACK_")
+
+    #: `xoxb-...`, with the scope `chat:write`.
+    bot_token: SecretStr | None = None
+    #: `A024BE7LH`: what its messages are sent from, as `slack:A024BE7LH`.
+    app_id: str | None = Field(None, pattern=r"^[A-Z0-9]{2,40}$")
+    #: What its calls are signed with; while it is changed two with a space between them.
+    signing_secret: SecretStr | None = None
+    api_url: str = Field("https://slack.com/api", pattern=r"^https?://[^/]+(/[^/]+)*$")
+    timeout_seconds: float = Field(10, gt=0)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class _Metadata(_Model):
+    messages: list[str] = []
+
+
+class _Answer(_Model):
+    ok: bool
+    error: str | None = None
+    response_metadata: _Metadata = _Metadata()
+
+
+class _Posted(_Model):
+    channel: _Id
+    ts: _Timestamp
+
+
+class _File(_Model):
+    id: str
+    url_private: str | None = None
+
+
+class _Event(_Model):
+    type: str
+    subtype: str | None = None
+
+
+class _Message(_Model):
+    hidden: bool = False
+    channel: _Id
+    user: str | None = None
+    app_id: str | None = None
+    text: str = ""
+    ts: _Timestamp
+    thread_ts: _Timestamp | None = None
+    files: list[_File] = []
+
+
+class _Authorization(_Model):
+    user_id: str | None = None
+    is_bot: bool = False
+
+
+class _Call(_Model):
+    type: str
+    api_app_id: _Id | None = None
+    challenge: str | None = None
+    event: dict[str, Any] | None = None
+    authorizations: list[_Authorization] = []
+
+
+class SlackProvider(HttpProvider):
+    """An app in a workspace."""
+
+    channels: ClassVar = {"slack": "slack"}
+
+    def __init__(self, settings: SlackSettings, client: httpx.AsyncClient | None = None) -> None:
+        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
+        self._settings = settings
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        token = self._settings.bot_token
+        headers = {
+            "Authorization": f"Bearer {token.get_secret_value() if token else ''}",
+            "Content-Type": "application/json; charset=utf-8",  # it warns where the charset is missing
+        }
+        url = f"{self._settings.api_url}/chat.postMessage"
+        request = self.client.build_request("POST", url, json=self._written(payload), headers=headers)
+        response = await exchange(self.client, request)
+        if failure := _failure_of(response):
+            raise failure
+        try:
+            posted = _Posted.model_validate_json(response.content)
+        except ValidationError:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        return ProviderResult(f"{posted.channel}:{posted.ts}")
+
+    def _written(self, payload: OutboundMessage) -> dict[str, object]:
+        """The body of a request. Text is escaped, so that it calls nobody and links nowhere."""
+        if payload.from_address != f"{_KIND}{self._settings.app_id}":
+            raise PermanentFailure("The sender is not the app SLACK_APP_ID.")
+        address = _ADDRESS.fullmatch(payload.to_address)
+        if address is None:
+            raise PermanentFailure("Slack has no such address: it is written slack:C024BE91L.")
+        links = [f"<{link.translate(_IN_A_LINK)}>" for link in payload.attachments]
+        text = "\n".join(part for part in (html.escape(payload.body, quote=False), *links) if part)
+        if len(text) > _LONGEST_TEXT:
+            raise PermanentFailure(f"A message in Slack has at most {_LONGEST_TEXT} characters.")
+        channel, thread = address.groups()
+        return {
+            "channel": channel,
+            "text": text,
+            **({"thread_ts": thread} if thread else {}),
+            "metadata": {"event_type": "message_sent", "event_payload": {"reference": payload.idempotency_key}},
+        }
+
+    def verify(self, callback: Callback) -> None:
+        secrets = secrets_in(self._settings.signing_secret)
+        timestamp = only_header(callback, "x-slack-request-timestamp")
+        shown = only_header(callback, "x-slack-signature")
+        must_be_recent(timestamp, callback)
+        signed = f"v0:{timestamp}:".encode() + callback.body
+        must_match([shown], [f"v0={hmac.new(secret, signed, hashlib.sha256).hexdigest()}" for secret in secrets])
+
+    async def handshake(self, callback: Callback) -> Reply | None:
+        try:
+            call = _call_in(callback)
+        except ValueError:
+            return None
+        if call.type != "url_verification":
+            return None
+        if not _CHALLENGE.fullmatch(call.challenge or ""):
+            raise CallbackRefused("Its challenge is none.")
+        return Reply((call.challenge or "").encode(), "text/plain")
+
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+        """What somebody wrote. A mention of the app comes twice, as two events about one message, and is one."""
+        call = _call_in(callback)
+        if call.type != "event_callback":
+            return []
+        if call.event is None or call.api_app_id is None:
+            raise ValueError("an event is about something")
+        event = _Event.model_validate(call.event)
+        if event.type not in _MENTION_OR_MESSAGE or event.subtype not in _WRITTEN:
+            return []
+        message = _Message.model_validate(call.event)
+        ourselves = {each.user_id for each in call.authorizations if each.is_bot and each.user_id}
+        if message.hidden or message.app_id == call.api_app_id or message.user in ourselves:
+            return []
+        return [_inbound(message, call.api_app_id)]
+
+
+def configured() -> BaseProvider | None:
+    """The provider, where SLACK_BOT_TOKEN and SLACK_APP_ID are set."""
+    settings = SlackSettings()
+    return SlackProvider(settings) if settings.bot_token and settings.app_id else None
+
+
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    """What an answer means: with 200, the vendor's own word for it."""
+    if failure := outcome_of(response):
+        return failure
+    try:
+        answer = _Answer.model_validate_json(response.content)
+    except ValidationError:
+        return UnknownOutcome(f"{response.status_code} with an answer that can't be read.")
+    if answer.ok:
+        return None
+    error = answer.error or "an error without a name"
+    detail = "; ".join([error, *answer.response_metadata.messages])[:300]
+    if error in THROTTLED:
+        return TemporaryFailure(detail, throttled=True)
+    if error in TEMPORARY:
+        return TemporaryFailure(detail)
+    if error in IN_DOUBT:
+        return UnknownOutcome(detail)
+    if error in REFUSES_US:
+        return CredentialsRefused(detail)
+    return PermanentFailure(detail)
+
+
+def _call_in(callback: Callback) -> _Call:
+    return _Call.model_validate(from_json(callback.body, allow_inf_nan=False))
+
+
+def _inbound(message: _Message, app_id: str) -> InboundMessage:
+    in_thread = message.thread_ts is not None and message.thread_ts != message.ts  # else it begins one
+    return InboundMessage(
+        # The message's own id: an event has one of its own, which differs where one message makes two events.
+        provider_message_id=f"{message.channel}:{message.ts}",
+        channel="slack",
+        type="slack",
+        from_address=f"{_KIND}{message.channel}" + (f"/{message.thread_ts}" if in_thread else ""),
+        to_address=f"{_KIND}{app_id}",
+        body=html.unescape(message.text),
+        attachments=[file.url_private or file.id for file in message.files],
+        sent_at=datetime.fromtimestamp(float(message.ts), UTC),
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import heappop, heappush
 from itertools import count
+from typing import ClassVar
 from uuid import uuid4
 
 import structlog
@@ -23,9 +24,9 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.http import bounded
 from app.providers.script import Reply, Script
 from app.providers.simulation import SimulatorSettings
+from app.providers.transport import bounded
 
 log = structlog.get_logger(__name__)
 
@@ -37,39 +38,38 @@ _BREATH = 100
 
 
 class Outbox:
-    """Hands events to a sink, each at its time: one heap and one timer for all, and a few tasks that call the sink.
+    """Hands events to sinks, each at its time: one heap and one timer for all, and a few tasks that call the sinks.
 
     A sink that raises is asked again, up to 8 times, each time after twice as long. Up to `lanes` calls are under way
     at once, and order is not promised: carriers don't either. To be used within one event loop.
     """
 
-    def __init__(self, sink: Sink, *, lanes: int = 64, retry_seconds: float = 0.25) -> None:
-        self._sink = sink
+    def __init__(self, *, lanes: int = 64, retry_seconds: float = 0.25) -> None:
         self._most_lanes = lanes
         self._retry_seconds = retry_seconds
-        self._later: list[tuple[float, int, int, ProviderEvent]] = []
+        self._later: list[tuple[float, int, int, ProviderEvent, Sink]] = []
         self._numbers = count()
-        self._due: deque[tuple[int, ProviderEvent]] = deque()
+        self._due: deque[tuple[int, ProviderEvent, Sink]] = deque()
         self._timer: asyncio.Handle | None = None
         self._rings_at = 0.0
         self._lanes: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def put(self, event: ProviderEvent, after: float, *, tries: int = 0) -> None:
+    def put(self, event: ProviderEvent, after: float, sink: Sink, *, tries: int = 0) -> None:
         """Hand the event over in `after` seconds, give or take a hundredth. Nothing happens once it is closed."""
         if self._closed:
             return
         due = asyncio.get_running_loop().time() + after
-        heappush(self._later, (due, next(self._numbers), tries, event))
+        heappush(self._later, (due, next(self._numbers), tries, event, sink))
         self._wind()
 
-    async def hand_over(self, event: ProviderEvent, *, tries: int = 0) -> None:
+    async def hand_over(self, event: ProviderEvent, sink: Sink, *, tries: int = 0) -> None:
         """Hand the event over now, and return when the sink has it, or has failed and will be asked again."""
         try:
-            await self._sink(event)
+            await sink(event)
         except Exception as error:  # whatever went wrong over there, a carrier tries again
             if tries + 1 < _TRIES:
-                self.put(event, self._retry_seconds * 2**tries, tries=tries + 1)
+                self.put(event, self._retry_seconds * 2**tries, sink, tries=tries + 1)
                 return
             id = event.event_id if isinstance(event, Receipt) else event.provider_message_id
             log.error("carrier_event_given_up", event_id=id, error=type(error).__name__)
@@ -108,8 +108,8 @@ class Outbox:
     async def _drive(self) -> None:
         handed = 0
         while self._due:
-            tries, event = self._due.popleft()
-            await self.hand_over(event, tries=tries)
+            tries, event, sink = self._due.popleft()
+            await self.hand_over(event, sink, tries=tries)
             handed += 1
             if handed % _BREATH == 0:  # a sink that never waits must not hold up the loop
                 await asyncio.sleep(0)
@@ -134,24 +134,25 @@ class SimulatedCarrier(BaseProvider):
     `remembered_keys` messages, and only while the process lives.
     """
 
+    simulated: ClassVar[bool] = True
     prefix: str  #: what its message ids begin with
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self._settings = settings or SimulatorSettings()
         self._script = Script(self._settings)
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._outbox: Outbox | None = None
+        self._back: tuple[Outbox, Sink] | None = None
         self.honours_idempotency_key = self._settings.honours_idempotency_key
 
     def connect(self, sink: Sink) -> None:
         """From now on `sink` gets the receipts and answers; `close` first, where another one had them."""
-        self._outbox = Outbox(sink)
+        self._back = Outbox(), sink
 
     async def close(self) -> None:
         """Send nothing back any more, also not what was on its way."""
-        outbox, self._outbox = self._outbox, None
-        if outbox is not None:
-            await outbox.close()
+        back, self._back = self._back, None
+        if back is not None:
+            await back[0].close()
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         """Do as the script says; for a silent recipient, never return."""
@@ -162,12 +163,13 @@ class SimulatedCarrier(BaseProvider):
         id = known.provider_message_id
         if reaction.accepts and (id is None or not self.honours_idempotency_key):
             id = known.provider_message_id = f"{self.prefix}-{uuid4()}"
-            if self._outbox is not None:
+            if self._back is not None:
+                outbox, sink = self._back
                 for arrival in self._script.arrivals(behaviour, payload, id, datetime.now(UTC)):
                     if arrival.after is None:
-                        await self._outbox.hand_over(arrival.event)
+                        await outbox.hand_over(arrival.event, sink)
                     else:
-                        self._outbox.put(arrival.event, arrival.after)
+                        outbox.put(arrival.event, arrival.after, sink)
         if reaction.delay:
             await asyncio.sleep(reaction.delay)
         if reaction.reply is Reply.ID:

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from app.errors import ConfigurationError
 from app.providers.simulation import SimulatorSettings
-from app.simulator.application import create_simulator
+from app.simulator.application import create_simulator, vendor_formats
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m app simulate`; what they leave out is read from SIMULATOR_*."""
     parser.add_argument("--port", type=int, default=9100, help="on 127.0.0.1 (9100)")
     parser.add_argument("--ledger", type=Path, required=True, metavar="FILE", help="where it writes what it accepted")
-    parser.add_argument("--callback", metavar="URL", help="where receipts and answers are posted")
+    parser.add_argument("--callback", metavar="URL", help="where receipts and answers are posted in its own format")
+    parser.add_argument("--service", metavar="URL", help="the service, whose /api/webhooks/... vendors would call")
     parser.add_argument("--seed", type=int, help="another seed, another story")
     parser.add_argument("--mix", help='such as "ok:0.9 failing:0.1"')
     parser.add_argument("--ignore-keys", action="store_true", help="accept a repeated Idempotency-Key once more")
@@ -63,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ignore_keys:
         chosen["honours_idempotency_key"] = False
     try:
-        app = create_simulator(SimulatorSettings(**chosen), arguments.ledger, arguments.callback)
+        vendors = vendor_formats(arguments.service)
+        app = create_simulator(SimulatorSettings(**chosen), arguments.ledger, arguments.callback, vendors)
     except ConfigurationError as error:
         log.error("cannot_start", reason=str(error))
         return 2

@@ -8,11 +8,14 @@ from pydantic import BaseModel
 
 
 class Entry(BaseModel):
-    """One request, as a line of the ledger: accepted if it has a time for that, and with `reply` answered."""
+    """One request, as a line of the ledger: accepted if it has a time for that, and with `reply` answered.
+
+    Forms without idempotency keys have none here: each of their acceptances is one.
+    """
 
     reply: str
     reference: str
-    idempotency_key: str
+    idempotency_key: str | None
     body_sha256: str
     to: str
     received_at: datetime
@@ -72,5 +75,6 @@ class Ledger:
             self._duplicates += 1
         elif entry.accepted_at is not None:
             self._accepted += 1
-            self._by_key.setdefault(entry.idempotency_key, entry)
+            if entry.idempotency_key is not None:
+                self._by_key.setdefault(entry.idempotency_key, entry)
             self._by_reference.setdefault(entry.reference, []).append(entry)

@@ -19,9 +19,9 @@ from app.providers.base import (
     call,
 )
 from app.providers.email import EmailProvider
-from app.providers.http import LONGEST_RETRY_AFTER
 from app.providers.simulated import Outbox, SimulatedCarrier
 from app.providers.sms import SmsProvider
+from app.providers.transport import LONGEST_RETRY_AFTER
 from tests.providers import outbound, simulator_settings
 
 pytestmark = pytest.mark.anyio
@@ -270,21 +270,21 @@ async def test_closing_cancels_what_is_scheduled_and_what_is_under_way(connect: 
 
 async def test_a_sink_that_raises_is_asked_again() -> None:
     sink = Sink(raises=3)
-    outbox = Outbox(sink, retry_seconds=0.001)
+    outbox = Outbox(retry_seconds=0.001)
     event = Receipt("event-1", MessageStatus.SENT)
-    outbox.put(event, 0)
+    outbox.put(event, 0, sink)
     assert await sink.next() == event
     await outbox.close()
 
 
 async def test_an_event_that_no_one_takes_is_given_up_and_the_next_one_is_not() -> None:
     sink = Sink(raises=8)
-    outbox = Outbox(sink, retry_seconds=0.0001)
-    outbox.put(Receipt("lost", MessageStatus.SENT), 0)
+    outbox = Outbox(retry_seconds=0.0001)
+    outbox.put(Receipt("lost", MessageStatus.SENT), 0, sink)
     async with asyncio.timeout(5):
         while sink.raises:  # noqa: ASYNC110 - it is the outbox that says when
             await asyncio.sleep(0)
-    outbox.put(Receipt("next", MessageStatus.SENT), 0)
+    outbox.put(Receipt("next", MessageStatus.SENT), 0, sink)
     event = await sink.next()
     assert isinstance(event, Receipt)
     assert event.event_id == "next"
@@ -293,9 +293,9 @@ async def test_an_event_that_no_one_takes_is_given_up_and_the_next_one_is_not() 
 
 async def test_what_is_due_earlier_goes_out_earlier_whenever_it_was_put() -> None:
     sink = Sink()
-    outbox = Outbox(sink)
+    outbox = Outbox()
     for name, after in (("last", 0.1), ("first", 0.02), ("second", 0.06)):
-        outbox.put(Receipt(name, None), after)
+        outbox.put(Receipt(name, None), after, sink)
     assert [getattr(await sink.next(), "event_id", None) for _ in range(3)] == ["first", "second", "last"]
     await outbox.close()
 
@@ -308,9 +308,9 @@ async def test_a_sink_that_hangs_on_one_event_does_not_hold_up_the_others() -> N
             await asyncio.Event().wait()
         await sink(event)
 
-    outbox = Outbox(picky)
+    outbox = Outbox()
     for name in ("stuck", "free"):
-        outbox.put(Receipt(name, None), 0)
+        outbox.put(Receipt(name, None), 0, picky)
     event = await sink.next()
     assert isinstance(event, Receipt)
     assert event.event_id == "free"
@@ -333,8 +333,8 @@ async def test_ten_thousand_receipts_take_no_task_each(connect: Connect) -> None
 
 async def test_more_events_than_lanes_all_go_out() -> None:
     sink = Sink()
-    outbox = Outbox(sink, lanes=2)
+    outbox = Outbox(lanes=2)
     for number in range(1000):
-        outbox.put(Receipt(str(number), None), number % 7 / 100)
+        outbox.put(Receipt(str(number), None), number % 7 / 100, sink)
     assert {getattr(await sink.next(), "event_id", None) for _ in range(1000)} == set(map(str, range(1000)))
     await outbox.close()

@@ -1,0 +1,103 @@
+"""The simulator's own wire format, which the provider `simulator` speaks."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+from uuid import uuid4
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.providers.base import OutboundMessage, ProviderEvent
+from app.providers.script import Reply
+from app.providers.simulator import callback_of
+from app.simulator.carrier import KEY_REUSED, Carrier, Order
+from app.simulator.ledger import Entry
+from app.simulator.wire import WireFormat, call
+
+_REFUSALS = {
+    Reply.THROTTLED: (429, "too fast"),
+    Reply.ERROR: (500, "out of order"),
+    Reply.REFUSED: (400, "the carrier refuses this recipient"),
+    Reply.UNAUTHORISED: (401, "the key was revoked"),
+}
+
+
+class Submission(BaseModel):
+    """The body of POST /messages. `reference` names the message on every request for it, and in its receipts."""
+
+    channel: str
+    type: str
+    sender: str = Field(alias="from")
+    to: str
+    body: str
+    subject: str | None = None
+    attachments: list[str] = []
+    reference: Annotated[str, Field(min_length=1)]
+
+    def message(self) -> OutboundMessage:
+        return OutboundMessage(
+            message_id=0,  # the service's own, which a carrier never learns
+            channel=self.channel,
+            type=self.type,
+            from_address=self.sender,
+            to_address=self.to,
+            body=self.body,
+            idempotency_key=self.reference,
+            subject=self.subject,
+            attachments=self.attachments,
+        )
+
+
+class OwnFormat(WireFormat):
+    """JSON, with idempotency keys and a look-up. Events go to `callback_url`, if there is one."""
+
+    def __init__(self, callback_url: str | None) -> None:
+        self._callback_url = callback_url
+
+    def routes(self) -> Sequence[Route]:
+        return [
+            Route("/messages", self._submit, methods=["POST"]),
+            Route("/messages", _look_up, methods=["GET"]),
+            Route("/ledger/summary", _summary, methods=["GET"]),
+        ]
+
+    def accepted(self, order: Order, entry: Entry) -> Response:
+        return JSONResponse({"id": entry.provider_message_id, "status": "accepted", "duplicate": entry.duplicate})
+
+    def refused(self, reply: Reply, entry: Entry) -> Response:
+        status, reason = _REFUSALS[reply]
+        return JSONResponse({"error": "this key had another body" if entry.reply == KEY_REUSED else reason}, status)
+
+    async def _submit(self, request: Request) -> Response:
+        try:
+            submission = Submission.model_validate_json(await request.body())
+        except ValidationError as error:
+            return JSONResponse({"error": f"malformed in {error.error_count()} places"}, 422)
+        order = Order(
+            submission.message(),
+            id=f"sim-{uuid4()}",
+            key=request.headers.get("idempotency-key", submission.reference),
+            sink=partial(_call_back, request.state.client, self._callback_url) if self._callback_url else None,
+        )
+        return await self.answer(request, order)
+
+
+async def _call_back(client: httpx.AsyncClient, url: str, event: ProviderEvent) -> None:
+    await call(client, url, to_json(callback_of(event)), {"Content-Type": "application/json"})
+
+
+async def _look_up(request: Request) -> Response:
+    carrier: Carrier = request.state.carrier
+    entries = carrier.ledger.accepted(request.query_params.get("reference", ""))
+    found = [{"id": entry.provider_message_id, **entry.model_dump(mode="json")} for entry in entries]
+    return JSONResponse({"messages": found})
+
+
+async def _summary(request: Request) -> Response:
+    carrier: Carrier = request.state.carrier
+    return JSONResponse(carrier.ledger.summary())

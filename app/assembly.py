@@ -113,7 +113,6 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         )
         refusals = await stack.enter_async_context(RefusalLog(sessions))
         # What stands from here on is not looked through again for garbage: that took a tenth of a second at a time.
-        gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
         yield Services(

@@ -68,7 +68,14 @@ class Doorbell:
             await asyncio.sleep(_AGAIN)
 
     async def _listen_until_lost(self, on_ring: Callable[[], None]) -> None:
-        connection = await asyncpg.connect(self._url, timeout=_AGAIN)
+        connecting = asyncio.create_task(asyncpg.connect(self._url, timeout=_AGAIN))
+        try:
+            connection = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # Cut off just now, asyncpg leaves an error behind that nobody asked for, and that asyncio reports.
+            with contextlib.suppress(Exception):
+                (await connecting).terminate()
+            raise
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:

@@ -67,10 +67,14 @@ async def test_no_acknowledged_message_is_lost_when_the_server_or_postgres_is_ki
     acknowledged: dict[int, str] = {}
     server.start()
     for round in range(6):
+        before = len(acknowledged)
         clients = [
             asyncio.create_task(send_until_it_breaks(server, f"{round}-{client}", acknowledged))
             for client in range(CLIENTS)
         ]
+        async with asyncio.timeout(30):
+            while len(acknowledged) == before:
+                await asyncio.sleep(0.01)
         await asyncio.sleep(dice.uniform(0.2, 1.2))  # the moment of the kill is what is drawn here
         if round % 3 == 2:
             server.kill_postgres()

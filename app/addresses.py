@@ -59,6 +59,19 @@ def address_of_a_kind(written: str) -> Address | None:
     return Address(match[1], text, text)
 
 
+def sender_address(written: str, *, region: str) -> Address:
+    """The address behind a sender whom a provider let in: as `any_address`, but also what mail really comes from, and
+    nobody would write: `a..b@example.com`, `root@localhost`."""
+    try:
+        return any_address(written, region=region)
+    except InvalidAddress:
+        text = _plain(written, _LONGEST_EMAIL)
+        local, at, domain = text[text.find("<") + 1 :].removesuffix(">").rpartition("@")
+        if not (at and local and domain) or re.search(r"[\s<>]", domain):
+            raise
+        return Address(AddressType.EMAIL, f"{local}@{domain.lower()}", written.strip())
+
+
 def channel_address(
     written: str, *, channel: str, kind: str | None, region: str, may_be_alphanumeric: bool = False
 ) -> Address:

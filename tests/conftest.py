@@ -102,17 +102,23 @@ def _process_database(new_database: Callable[..., str]) -> str:
     return new_database()
 
 
+#: For the few rows of a test this takes a millisecond, where TRUNCATE takes forty.
+_EMPTYING = [
+    *(f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables)),
+    *(
+        f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), 1, false)"
+        for table in Base.metadata.sorted_tables
+        if table.name != "tenants" and "id" in table.c and table.c.id.identity is not None
+    ),
+    "INSERT INTO tenants (id, name) VALUES (1, 'default')",
+]
+
+
 @pytest.fixture
 def database_url(_process_database: str) -> Iterator[str]:
     """A migrated database without a row but the default tenant's; ids start at 1."""
     yield _process_database
-    names = ", ".join(table.name for table in Base.metadata.sorted_tables if table.name != "tenants")
-    execute(
-        _process_database,
-        f"TRUNCATE {names} RESTART IDENTITY CASCADE",
-        "DELETE FROM tenants",
-        "INSERT INTO tenants (id, name) VALUES (1, 'default')",
-    )
+    execute(_process_database, ";".join(_EMPTYING))
 
 
 @pytest.fixture

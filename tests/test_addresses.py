@@ -4,7 +4,14 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from app.addresses import InvalidAddress, any_address, channel_address, email_address, phone_address
+from app.addresses import (
+    InvalidAddress,
+    any_address,
+    channel_address,
+    email_address,
+    phone_address,
+    sender_address,
+)
 from app.domain import Address, AddressType
 
 
@@ -353,3 +360,23 @@ def test_a_channel_has_addresses_of_its_kind_and_of_its_own_name() -> None:
 def test_an_address_of_another_channel_is_refused(written: str, channel: str, kind: str) -> None:
     with pytest.raises(InvalidAddress):
         on_channel(written, channel, kind)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("a..b@Docomo.NE.jp", "a..b@docomo.ne.jp"),
+        ("Root <root@localhost>", "root@localhost"),
+        ('"john doe"@example.com', '"john doe"@example.com'),
+        (f"{'x' * 65}@example.com", f"{'x' * 65}@example.com"),
+        ("+1 201 666 1234", "+12016661234"),
+    ],
+)
+def test_who_really_sent_something_is_taken_as_they_are(written: str, value: str) -> None:
+    assert sender_address(written, region="US").value == value
+
+
+@pytest.mark.parametrize("written", ["@example.com", "nobody at all", "a@b c", "a@", "a\n@example.com", ""])
+def test_a_sender_who_is_nobody_is_refused(written: str) -> None:
+    with pytest.raises(InvalidAddress):
+        sender_address(written, region="US")

@@ -73,7 +73,7 @@ async def test_no_acknowledged_message_is_lost_when_the_server_or_postgres_is_ki
             for client in range(CLIENTS)
         ]
         async with asyncio.timeout(30):
-            while len(acknowledged) == before:
+            while len(acknowledged) == before:  # noqa: ASYNC110 - the clients know nothing of it
                 await asyncio.sleep(0.01)
         await asyncio.sleep(dice.uniform(0.2, 1.2))  # the moment of the kill is what is drawn here
         if round % 3 == 2:

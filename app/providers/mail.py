@@ -37,6 +37,7 @@ _HTML = re.compile(
     re.IGNORECASE,
 )
 _END_OF_HTML = re.compile(r"</body\s*>|</html\s*>", re.IGNORECASE)
+_LONG_BODY = 20_000  # characters
 
 
 class MailSettings(VendorSettings):
@@ -125,7 +126,9 @@ class Composer:
 
         Raises `PermanentFailure` where an address can't be one of a mail, and what `RemoteFiles.fetch` raises.
         """
-        mail = _mail_of(message)
+        # Of a long body HTML is read in a thread, so that nobody else has to wait for it.
+        is_long = len(message.body) > _LONG_BODY
+        mail = await asyncio.to_thread(_mail_of, message) if is_long else _mail_of(message)
         if self._fetches:
             return replace(mail, files=await self._files.fetch(message.attachments))
         return _with_links(mail, message.attachments) if message.attachments else mail
@@ -222,7 +225,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "body":
             self._unseen.clear()  # a head that was never closed
-        if tag in self._UNSEEN:
+        if tag in self._UNSEEN and tag not in self._unseen:
             self._unseen.append(tag)
         self._break(tag)
         if tag == "li":

@@ -16,6 +16,7 @@ from email.message import Message
 from email.parser import BytesParser
 from email.policy import Compat32
 from email.utils import parsedate_to_datetime
+from encodings.aliases import aliases
 
 from app.providers.base import InboundFile
 
@@ -27,6 +28,8 @@ _LONGEST_HEADER = 4_000
 _FOLD = re.compile(r"\r?\n[ \t]*")
 _COLON_IN_ZONE = re.compile(r"([+-]\d\d):(\d\d)$")  # as Postmark writes it
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+#: Only these are looked up: Python remembers for ever what it was asked for in vain.
+_CHARSETS = {*aliases, *aliases.values(), "utf_8_sig"}
 #: Codecs that are no charsets of mail: they take quadratic time, or make of bytes what was never text.
 _NO_CHARSETS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
 #: What mail says that it is, and what it then really is (WHATWG Encoding).
@@ -88,6 +91,8 @@ def decoded(value: str) -> str:
 def text_of(content: bytes, charset: str | None) -> str:
     """Bytes as text that can be stored, in the charset that they say or the one that they are; nothing raises."""
     for name in (charset or "utf-8", "utf-8"):
+        if name.lower().replace("-", "_") not in _CHARSETS:
+            continue
         try:
             known = codecs.lookup(name).name
             if known not in _NO_CHARSETS:

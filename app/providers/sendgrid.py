@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
 import httpx
@@ -34,6 +35,7 @@ from app.providers.base import (
     CallbackRefused,
     CallbackUnverifiable,
     OutboundMessage,
+    PermanentFailure,
     ProviderEvent,
     ProviderResult,
     Receipt,
@@ -124,6 +126,8 @@ class SendgridProvider(HttpProvider):
             headers={"Authorization": f"Bearer {self._settings.api_key.get_secret_value()}"},
         )
         response = await exchange(self.client, request)
+        if response.status_code == HTTPStatus.FORBIDDEN and _field(response) == "from":
+            raise PermanentFailure(f"403 {_reason(response)}")  # this sender is not verified; others are
         if failure := outcome_of(response, _reason(response)):
             raise failure
         id = response.headers.get("x-message-id", "")
@@ -237,7 +241,16 @@ def _receipt(raw: dict[str, Any]) -> Receipt:
 
 
 def _reason(response: httpx.Response) -> str | None:
+    return _of_the_first_error(response, "message")
+
+
+def _field(response: httpx.Response) -> str | None:
+    """The field of the request that an error is about, where it is about one."""
+    return _of_the_first_error(response, "field")
+
+
+def _of_the_first_error(response: httpx.Response, name: str) -> str | None:
     try:
-        return str(from_json(response.content)["errors"][0]["message"])[:200]
+        return str(from_json(response.content)["errors"][0][name])[:200]
     except (ValueError, TypeError, KeyError, IndexError):
         return None

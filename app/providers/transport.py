@@ -3,6 +3,7 @@ how an exchange can end without one."""
 
 import asyncio
 import re
+import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -184,6 +185,9 @@ def _in_words_of_httpx() -> Iterator[None]:
         yield
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
         raise getattr(httpx, type(error).__name__)(str(error)) from error
+    except ssl.SSLError as error:
+        # Of a connection that stands, httpcore lets it through, and the request may have left.
+        raise httpx.ReadError(f"TLS: {error.reason}") from error
 
 
 def bounded(seconds: float) -> float:

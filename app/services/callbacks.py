@@ -1,6 +1,7 @@
 """What becomes of a provider's call: whose it is, what it says, what is stored of it, and what it is answered."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -38,6 +39,12 @@ class Judgement:
     seen: str | None = None
     expected: str | None = None
     events: int = 0
+
+
+#: Said of a call whose events the database did not take just then.
+_NOT_STORED = Judgement(
+    CallVerdict.NOT_UNDERSTOOD, "It could not be stored when it came, and the provider was asked to call again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,17 @@ class CallbackService:
             addresses=reading.addresses,
             tenant_id=reading.tenant_id,
         )
-        call_id, faults = await asyncio.gather(self._calls.keep(call), self._events.store(name, reading))
+        kept, stored = await asyncio.gather(
+            self._calls.keep(call), self._events.store(name, reading), return_exceptions=True
+        )
+        if isinstance(stored, BaseException):
+            if not isinstance(kept, BaseException):
+                with contextlib.suppress(Exception):
+                    await self._correct(kept, _NOT_STORED)
+            raise stored
+        if isinstance(kept, BaseException):
+            raise kept
+        call_id, faults = kept, stored
         if faults:
             await self._correct(call_id, _judged(reading, faults))
         if faults or reading.faults:

@@ -9,7 +9,7 @@ from typing import Self
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.addresses import InvalidAddress, any_address
+from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage
 from app.providers.base import InboundFile, InboundMessage, ProviderEvent, Receipt
@@ -171,7 +171,7 @@ class ProviderEventService:
             direction=Direction.INBOUND,
             channel=event.channel,
             type=event.type,
-            sender=any_address(event.from_address, region=self._region),
+            sender=sender_address(event.from_address, region=self._region),
             recipient=recipient,
             subject=storable_text(event.subject),
             body=storable_text(event.body),

@@ -193,3 +193,8 @@ async def test_fetched_attachments_are_sent_along() -> None:
     assert first.get_content() == b"%PDF\r\n\x00\xff"
     assert second.get_content_type() == "text/plain"
     assert part(parsed, "html").strip() == "<p>Hi</p>"
+
+
+def test_tags_that_never_end_cost_no_more_than_others() -> None:
+    """Each of the first would be looked through for each of the second, which takes minutes."""
+    assert text_of_html("<head>" * 100_000 + "</p>" * 100_000 + "<body>Hello") == "Hello"

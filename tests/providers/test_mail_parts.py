@@ -1,6 +1,7 @@
 """Mails in their raw form, as mail programs write them and as nobody should."""
 
 import base64
+import encodings
 import os
 from datetime import UTC, datetime
 
@@ -193,3 +194,10 @@ def test_a_mail_is_read_however_broken_it_is(raw: bytes) -> None:
     for text in (mail.text, mail.html, *(file.name for file in mail.files)):
         text.encode()
         assert "\x00" not in mail.text
+
+
+def test_charsets_that_strangers_make_up_are_not_remembered() -> None:
+    before = len(encodings._cache)
+    assert [text_of(b"caf\xc3\xa9", f"made-up-{number}") for number in range(3)] == ["café"] * 3
+    assert len(encodings._cache) == before
+    assert text_of("caf\xe9".encode("latin-1"), "ISO-8859-1") == "café"

@@ -160,6 +160,11 @@ async def test_what_sendgrid_demands_is_there_also_where_a_mail_has_none() -> No
         (httpx.Response(413), PermanentFailure, "413"),
         (httpx.Response(401, json={"errors": [{"message": "Not a key"}]}), CredentialsRefused, "Not a key"),
         (httpx.Response(403), CredentialsRefused, "403"),
+        (
+            httpx.Response(403, json={"errors": [{"message": "No verified Sender Identity", "field": "from"}]}),
+            PermanentFailure,
+            "No verified Sender Identity",
+        ),
         (httpx.Response(500), TemporaryFailure, "500"),
         (httpx.Response(503, content=b"<html>"), TemporaryFailure, "503"),
         (httpx.Response(202), UnknownOutcome, "without an id"),

@@ -312,6 +312,19 @@ async def test_what_can_not_be_kept_in_time_is_answered_503_and_taken_when_it_co
     assert bodies(database_url) == ["Hello 1"]
 
 
+async def test_a_call_whose_events_could_not_be_stored_does_not_pass_for_taken(
+    serve: Serve, settings: Settings, vendor: SigningProvider, database_url: str
+) -> None:
+    impatient = {"public_url": PUBLIC_URL, "database_statement_timeout_seconds": 0.5}
+    client = await serve(settings.model_copy(update=impatient))
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE messages")
+        problem_of(await call(client, inbound()), 503)
+    [(verdict, reason)] = rows_of(database_url, "SELECT verdict, reason FROM webhook_calls")
+    assert verdict == "not_understood"
+    assert "could not be stored" in reason
+
+
 @pytest.mark.parametrize(("public_url", "told"), [(f"{PUBLIC_URL}/", PUBLIC_URL + PATH), (None, None)])
 async def test_a_provider_is_told_where_to_send_receipts(
     serve: Serve, settings: Settings, vendor: SigningProvider, public_url: str | None, told: str | None

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 #: For whose key or address it is, which takes a millisecond. Longer, and what is left for storing would not do to
 #: answer everybody within five seconds while the database is silent.
-_LOOK_UP_SECONDS = 1.0
+_LOOK_UP_SECONDS = 0.6
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@ One URL, in the form that libpq reads, serves both drivers: asyncpg for serving,
 command line and test fixtures.
 """
 
+import asyncio
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
 import psycopg2
@@ -56,8 +58,8 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=functools.partial(
-            asyncpg.connect,
-            libpq_url(url),
+            connect,
+            url,
             timeout=settings.database_pool_timeout_seconds,
             command_timeout=settings.database_statement_timeout_seconds,
             statement_cache_size=cache,
@@ -73,6 +75,24 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     )
     guard(engine)
     return engine
+
+
+async def connect(url: str, **options: Any) -> asyncpg.Connection:
+    """A connection of asyncpg's own, made to the end even where nobody waits for it any more, and then closed.
+
+    Cut off while it connects, asyncpg leaves an error behind that nobody asks for, and asyncio reports it.
+    """
+    connecting = asyncio.create_task(asyncpg.connect(libpq_url(url), **options), name="connecting")
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_hang_up)
+        raise
+
+
+def _hang_up(connecting: asyncio.Task[asyncpg.Connection]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
 
 
 def create_command_engine(url: str) -> Engine:

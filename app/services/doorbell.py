@@ -9,12 +9,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Self
 
-import asyncpg
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database import libpq_url
+from app.database import connect
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +26,7 @@ class Doorbell:
     """Rings here and elsewhere; an async context manager. `on_ring` is called for rings from anywhere, if given."""
 
     def __init__(self, url: str, engine: AsyncEngine, *, on_ring: Callable[[], None] | None) -> None:
-        self._url = libpq_url(url)
+        self._url = url
         self._engine = engine
         self._on_ring = on_ring
         self._pressed = asyncio.Event()
@@ -68,14 +67,7 @@ class Doorbell:
             await asyncio.sleep(_AGAIN)
 
     async def _listen_until_lost(self, on_ring: Callable[[], None]) -> None:
-        connecting = asyncio.create_task(asyncpg.connect(self._url, timeout=_AGAIN))
-        try:
-            connection = await asyncio.shield(connecting)
-        except asyncio.CancelledError:
-            # Cut off just now, asyncpg leaves an error behind that nobody asked for, and that asyncio reports.
-            with contextlib.suppress(Exception):
-                (await connecting).terminate()
-            raise
+        connection = await connect(self._url, timeout=_AGAIN)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:

@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     breaker_seconds: float = Field(30, gt=0)
     in_doubt_after_crash: Literal["wait", "retry", "fail"] = "retry"
     in_doubt_after_timeout: Literal["wait", "retry", "fail"] = "wait"
+    #: How long a receipt that would tell is waited for before such a message is handed over again.
+    in_doubt_receipt_seconds: float = Field(20, ge=0)
     max_attempts: int = Field(8, ge=1)
     retry_base_seconds: float = Field(1.0, gt=0)
     retry_max_seconds: float = Field(900.0, gt=0)

@@ -206,6 +206,8 @@ class BaseProvider(ABC):
     simulated: ClassVar[bool] = False
     #: Whether a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
     honours_idempotency_key: bool = False
+    #: Whether its receipts carry `idempotency_key` back, so that they tell of a `send` whose answer was lost.
+    receipts_carry_key: ClassVar[bool] = False
     #: What a callback that was taken is answered with.
     reply: ClassVar[Reply] = Reply()
     #: The largest callback, in bytes.

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
@@ -135,6 +135,8 @@ class HttpSettings(VendorSettings):
 
 class GenericProvider(HttpProvider):
     """A vendor that `HttpSettings` describe."""
+
+    receipts_carry_key: ClassVar = True
 
     def __init__(self, settings: HttpSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(timeout_seconds=settings.timeout_seconds, client=client)

@@ -134,6 +134,7 @@ class MailgunProvider(HttpProvider):
     """A client of Mailgun's v3 API, for one domain."""
 
     channels: ClassVar = {"email": "email"}
+    receipts_carry_key: ClassVar = True
     #: A mail of 25 MB, its files and its parts side by side, and the form around them.
     largest_callback: ClassVar = 35_000_000
 

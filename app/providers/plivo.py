@@ -115,6 +115,7 @@ class PlivoProvider(HttpProvider):
     reference in their address, or by the settings."""
 
     channels: ClassVar = {"sms": "phone"}
+    receipts_carry_key: ClassVar = True
     reply: ClassVar[Reply] = Reply(b"<Response/>", "application/xml")
 
     def __init__(self, settings: PlivoSettings, client: httpx.AsyncClient | None = None) -> None:

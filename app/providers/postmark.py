@@ -113,6 +113,7 @@ class PostmarkProvider(HttpProvider):
     """A client of Postmark's API, for one server."""
 
     channels: ClassVar = {"email": "email"}
+    receipts_carry_key: ClassVar = True
     #: A mail of 35 MB, in base64.
     largest_callback: ClassVar = 50_000_000
 

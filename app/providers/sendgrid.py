@@ -103,6 +103,7 @@ class SendgridProvider(HttpProvider):
     """A client of SendGrid's v3 API."""
 
     channels: ClassVar = {"email": "email"}
+    receipts_carry_key: ClassVar = True
     #: A mail of 30 MB, and the form around it.
     largest_callback: ClassVar = 35_000_000
 

@@ -106,6 +106,7 @@ class SesProvider(HttpProvider):
     """A client of the SES v2 API, in one region."""
 
     channels: ClassVar = {"email": "email"}
+    receipts_carry_key: ClassVar = True
 
     def __init__(
         self,

@@ -135,6 +135,7 @@ class SimulatedCarrier(BaseProvider):
     """
 
     simulated: ClassVar[bool] = True
+    receipts_carry_key: ClassVar = True
     prefix: str  #: what its message ids begin with
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:

@@ -78,6 +78,7 @@ class SimulatorProvider(HttpProvider):
 
     channels: ClassVar = {"sms": "phone", "email": "email"}
     simulated: ClassVar[bool] = True
+    receipts_carry_key: ClassVar = True
 
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()

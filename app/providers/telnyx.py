@@ -149,6 +149,7 @@ class TelnyxProvider(HttpProvider):
 
     channels: ClassVar = {"sms": "phone"}
     honours_idempotency_key = True
+    receipts_carry_key: ClassVar = True
 
     def __init__(self, settings: TelnyxSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(timeout_seconds=settings.timeout_seconds, client=client)

@@ -165,6 +165,7 @@ class TwilioProvider(HttpProvider):
     reference in their address, or by the settings."""
 
     channels: ClassVar = {"sms": "phone"}
+    receipts_carry_key: ClassVar = True
     reply: ClassVar[Reply] = Reply(b"<Response/>", "text/xml")
 
     def __init__(self, settings: TwilioSettings, client: httpx.AsyncClient | None = None) -> None:

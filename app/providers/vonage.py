@@ -148,6 +148,7 @@ class VonageProvider(HttpProvider):
     our reference as `client_ref`, or by the settings."""
 
     channels: ClassVar = {"sms": "phone"}
+    receipts_carry_key: ClassVar = True
 
     def __init__(self, settings: VonageSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(timeout_seconds=settings.timeout_seconds, client=client)

@@ -221,6 +221,7 @@ class WhatsappProvider(HttpProvider):
     """The numbers of a WhatsApp business account."""
 
     channels: ClassVar = {"whatsapp": "phone"}
+    receipts_carry_key: ClassVar = True
     largest_callback: ClassVar[int] = 3_000_000  # as Meta says
 
     def __init__(self, settings: WhatsappSettings, client: httpx.AsyncClient | None = None) -> None:

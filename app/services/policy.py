@@ -76,8 +76,9 @@ def in_doubt(
 ) -> Verdict:
     """What follows when the request may have left: ask again where that is safe, else what the settings say.
 
-    It is safe where the provider honours our key, or can be asked what became of it. `deaths` counts workers that
-    died with this message in hand.
+    It is safe where the provider honours our key, or can be asked what became of it. Otherwise, where its receipts
+    tell, they are given time to come before it is asked again. `deaths` counts workers that died with this message in
+    hand.
     """
     unknown = AttemptOutcome.UNKNOWN
     safe = provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
@@ -89,6 +90,8 @@ def in_doubt(
             reason = f"Given up after {attempt} attempts; it may have gone out. The last: {detail}"
             return Verdict(unknown, MessageStatus.FAILED, reason)
         delay = backoff(attempt, settings) + (BACK_AGAIN_SECONDS if deaths else 0)
+        if not safe and provider is not None and provider.receipts_carry_key:
+            delay = max(delay, settings.in_doubt_receipt_seconds)
         return Verdict(unknown, MessageStatus.UNKNOWN, detail, retry_in=delay)
     if policy == "fail":
         return Verdict(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")

@@ -28,8 +28,9 @@ from tests.live import LiveProcess, LiveServer, free_port
 FULL = os.environ.get("FAULTS") == "full"
 LEASE_SECONDS = 3 if FULL else 2
 
-#: What a carrier offers to settle a doubt: it knows our keys again, or can be asked by our reference, or neither.
-Carrier = Literal["knows_keys", "can_be_asked", "neither"]
+#: What a carrier offers to settle a doubt: it knows our keys again, can be asked by our reference, sends receipts
+#: that carry it, or nothing.
+Carrier = Literal["knows_keys", "can_be_asked", "sends_receipts", "nothing"]
 
 
 def size(short: int, full: int) -> int:
@@ -205,7 +206,7 @@ class Rig:
         self.directory = directory
         self.postgres = postgres
         self.database = postgres.new_database()
-        self._module = module or ("tests.faults.unasked" if carrier == "neither" else "app")
+        self._module = module or (f"tests.faults.{carrier}" if carrier in {"sends_receipts", "nothing"} else "app")
         web_port = free_port()
         receipts_to = f"http://127.0.0.1:{web_port}/api/webhooks/simulator" if callback else None
         self.carrier = CarrierProcess(directory, carrier=carrier, callback=receipts_to, **environment)

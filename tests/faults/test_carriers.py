@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("workers", [2, 8] if FULL else [2])
 async def test_workers_on_one_queue_hand_over_each_message_once(make_rig: MakeRig, workers: int) -> None:
     count = size(1_000, 20_000)
-    rig = make_rig(carrier="neither", SIMULATOR_RECEIPTS="false", LEASE_SECONDS="30")
+    rig = make_rig(carrier="nothing", SIMULATOR_RECEIPTS="false", LEASE_SECONDS="30")
     rig.start()
     load = Load(rig.web.port)
     await load.send(count)
@@ -154,11 +154,10 @@ QUICK = {
 
 
 @pytest.mark.parametrize("mix", MIXES)
-@pytest.mark.parametrize("carrier", ["knows_keys", "can_be_asked", "neither"] if FULL else ["knows_keys"])
+@pytest.mark.parametrize("carrier", ["knows_keys", "can_be_asked", "sends_receipts"] if FULL else ["knows_keys"])
 async def test_a_bad_carrier_leaves_every_message_explained(make_rig: MakeRig, mix: str, carrier: Carrier) -> None:
     count = size(150, 2_000)
-    # A carrier that offers nothing leaves those messages in doubt until a receipt comes, so here they do come.
-    receipts = {"SIMULATOR_RECEIPTS": "true"} if carrier == "neither" else {}
+    receipts = {"SIMULATOR_RECEIPTS": "true"} if carrier == "sends_receipts" else {}
     rig = make_rig(carrier=carrier, web_delivers=True, callback=True, SIMULATOR_MIX=MIXES[mix], **QUICK | receipts)
     rig.start()
     load = Load(rig.web.port)
@@ -229,7 +228,7 @@ async def test_sigterm_finishes_what_is_in_hand(make_rig: MakeRig, stopped: str)
     dice, stops = drawn_seed(), size(1, 20)
     # A carrier that would take everything twice: whatever is not finished in order shows.
     rig = make_rig(
-        carrier="neither",
+        carrier="nothing",
         web_delivers=stopped == "web",
         SIMULATOR_MIX="ok:0.7 slow:0.3",
         SIMULATOR_SLOW_SECONDS="0.4",

@@ -16,22 +16,26 @@ pytestmark = pytest.mark.anyio
 LOADED = {"SIMULATOR_MIX": "ok:0.7 slow:0.3", "SIMULATOR_SLOW_SECONDS": "0.4", "SIMULATOR_RECEIPTS": "false"}
 RANDOM: list[tuple[str, Carrier, int]] = [
     ("worker", "knows_keys", 100),
-    ("worker", "neither", 1),
+    ("worker", "nothing", 1),
+    ("worker", "sends_receipts", 100),
     ("web", "knows_keys", 100),
 ]
-AIMED: list[tuple[Carrier, str]] = [("knows_keys", "retry"), ("neither", "retry")]
+AIMED: list[tuple[Carrier, str]] = [("knows_keys", "retry"), ("nothing", "retry")]
 if FULL:
-    RANDOM += [("worker", "neither", 100), ("worker", "can_be_asked", 100)]
-    RANDOM += [("web", "can_be_asked", 100), ("web", "neither", 100), ("web", "neither", 1)]
-    AIMED += [("can_be_asked", "retry"), ("neither", "wait"), ("neither", "fail")]
+    RANDOM += [("worker", "nothing", 100), ("worker", "can_be_asked", 100)]
+    RANDOM += [("web", "can_be_asked", 100), ("web", "nothing", 100), ("web", "nothing", 1)]
+    RANDOM += [("web", "sends_receipts", 100)]
+    AIMED += [("can_be_asked", "retry"), ("nothing", "wait"), ("nothing", "fail")]
 
 
 @pytest.mark.parametrize(("killed", "carrier", "at_once"), RANDOM)
 async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Carrier, at_once: int) -> None:
     """A carrier that offers nothing may get twice what was under way: with one call at a time, one message a kill."""
     dice, kills = drawn_seed(), size(2, 20)
-    one_by_one = {"PROVIDER_CONCURRENCIES": f"simulator:{at_once}"}
-    rig = make_rig(carrier=carrier, web_delivers=killed == "web", **LOADED | one_by_one)
+    choices = LOADED | {"PROVIDER_CONCURRENCIES": f"simulator:{at_once}"}
+    if carrier == "sends_receipts":
+        choices |= {"SIMULATOR_RECEIPTS": "true", "IN_DOUBT_RECEIPT_SECONDS": "10"}
+    rig = make_rig(carrier=carrier, web_delivers=killed == "web", callback=True, **choices)
     rig.start(workers=0 if killed == "web" else 1)
     victim = rig.web if killed == "web" else rig.workers[0]
     load = Load(rig.web.port, per_second=60 if at_once > 1 else 4)  # which can be delivered
@@ -65,11 +69,11 @@ async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Car
     assert account.n > kills * 5
     assert account.lost == 0
     # What three workers died over is given up; at this many kills that befalls messages that did nothing wrong.
-    given_up = {"sent", "failed"} if FULL else {"sent"}
-    assert rig.statuses().keys() <= given_up
+    ends = {"sent", "delivered", "failed"} if FULL else {"sent", "delivered"}
+    assert rig.statuses().keys() <= ends
     reasons = rig.query("SELECT id FROM messages WHERE status = 'failed' AND status_reason NOT LIKE '%workers died%'")
     assert reasons == []
-    if carrier == "neither":
+    if carrier == "nothing":
         assert account.doubled <= (in_flight if at_once > 1 else kills)
         rig.assert_doubts_are_visible(account.doubled_ids)
     else:
@@ -114,7 +118,7 @@ async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
     expected = {"retry": "sent", "wait": "unknown", "fail": "failed"}[policy]
     assert rig.statuses() == {expected: account.n}
     assert account.lost == 0
-    assert account.doubled == (account.n if carrier == "neither" and policy == "retry" else 0)
+    assert account.doubled == (account.n if carrier == "nothing" and policy == "retry" else 0)
     assert account.in_doubt_visible == account.n
     rig.assert_doubts_are_visible(list(load.acknowledged.values()))
     if policy != "retry":  # somebody reads why

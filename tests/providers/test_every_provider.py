@@ -133,6 +133,7 @@ def test_the_readme_says_what_it_does(kit: Kit) -> None:
     described = kit.described
     receipts = provider.parse(kit.sign(described.receipt(next(iter(described.words))))) if described.receipt else []
     brings_our_reference = any(isinstance(each, Receipt) and each.idempotency_key for each in receipts)
+    assert provider.receipts_carry_key == brings_our_reference
     can_be_asked = type(provider).look_up is not BaseProvider.look_up
     in_doubt = [
         *(["key"] if provider.honours_idempotency_key else []),

@@ -32,6 +32,10 @@ class HonoursKeys(Plain):
     honours_idempotency_key = True
 
 
+class TellsByReceipt(Plain):
+    receipts_carry_key = True
+
+
 class Askable(Plain):
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
         return None
@@ -130,6 +134,25 @@ def test_who_prefers_a_double_to_a_loss_gets_another_try(provider: BaseProvider 
     verdict = doubted(provider, "retry")
     assert (verdict.outcome, verdict.status) == (AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN)
     assert verdict.retry_in is not None
+
+
+def test_a_receipt_that_would_tell_is_given_time_to_come_before_the_next_try() -> None:
+    settings = settings_with(in_doubt_receipt_seconds=45)
+    assert doubted(TellsByReceipt(), "retry", settings=settings).retry_in == 45
+    later = doubted(TellsByReceipt(), "retry", settings=settings_with(in_doubt_receipt_seconds=1), attempt=4)
+    assert later.retry_in is not None
+    assert later.retry_in >= 8  # a longer pause stays as it is
+    for provider in (Plain(), *SAFE):
+        verdict = doubted(provider, "retry", settings=settings)
+        assert verdict.retry_in is not None
+        assert verdict.retry_in <= 2
+
+
+def test_where_asking_again_is_safe_no_receipt_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HonoursKeys, "receipts_carry_key", True)
+    verdict = doubted(HonoursKeys(), "retry", settings=settings_with(in_doubt_receipt_seconds=45))
+    assert verdict.retry_in is not None
+    assert verdict.retry_in <= 2
 
 
 @pytest.mark.parametrize("policy", POLICIES)

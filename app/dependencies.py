@@ -32,7 +32,7 @@ SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 
 def tenant_id(request: Request) -> int:
     """Whose data the request is about: the tenant that was let in. Also called directly by hot routes."""
-    tenant: int = request.state.access.tenant_id
+    tenant: int = request.scope["state"]["access"].tenant_id
     return tenant
 
 

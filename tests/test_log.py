@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import structlog
 
 from app.config import Settings
 from app.domain import MessageStatus
-from app.log import bind, configure_logging
+from app.log import begin_request, bind, configure_logging
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from tests.conftest import make_settings
@@ -25,12 +26,6 @@ pytestmark = pytest.mark.anyio
 log = structlog.get_logger(__name__)
 
 each_format = pytest.mark.parametrize("log_format", ["json", "console"])
-
-
-@pytest.fixture(autouse=True)
-def _unbound() -> Iterator[None]:
-    with structlog.contextvars.bound_contextvars():
-        yield
 
 
 def events_of(written: str, log_format: str) -> list[str]:
@@ -164,13 +159,25 @@ def test_an_exception_that_is_its_own_cause_has_an_end() -> None:
     assert json.loads(written.getvalue())["exception"].count("debug shows") == 2
 
 
-def test_what_is_bound_is_in_every_line_of_the_task() -> None:
+def test_what_is_known_of_a_request_is_in_every_line_about_it_and_in_none_about_the_next() -> None:
     configure_logging(make_settings(log_format="json"))
     written = captured()
-    bind(tenant=7)
-    log.warning("ours")
-    logging.getLogger("library").warning("theirs")
-    assert [json.loads(line)["tenant"] for line in written.getvalue().splitlines()] == [7, 7]
+
+    def speak() -> None:
+        begin_request("first")
+        bind(tenant=7)
+        log.warning("ours")
+        logging.getLogger("library").warning("theirs")
+        begin_request("second")
+        log.warning("ours")
+
+    copy_context().run(speak)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["request_id"], line.get("tenant")) for line in lines] == [
+        ("first", 7),
+        ("first", 7),
+        ("second", None),
+    ]
 
 
 async def test_a_task_that_nobody_awaited_is_logged_without_what_it_held() -> None:

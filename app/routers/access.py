@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.errors import ScopeMissing, TooManyFailures, Unauthorized
+from app.log import bind
 from app.routers import limits
 from app.services.keys import Access
-from app.services.rate_limits import RateLimited
+from app.services.rate_limits import RateLimited, Standing
 
 _SEND, _READ, _ADMIN = KeyScope.SEND, KeyScope.READ, KeyScope.ADMIN
 
@@ -94,21 +94,13 @@ async def admit(scope: Scope) -> None:
     if need is None and method in needs:
         return
     app = scope["app"].state
-    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    shown = _shown(scope)
     if not shown and not app.settings.is_production:
         access = _EVERYTHING
     else:
-        try:
-            access = await _access(app, shown, _client(scope))
-        except Unauthorized as refusal:
-            app.services.refusals.refused(
-                "authentication_failed",
-                client=_client(scope),
-                reason=refusal.reason,
-                **({"prefix": refusal.prefix} if refusal.prefix else {}),
-            )
-            raise
-        await _draw(app, scope, access)
+        access = (app.services.keys.remembered(shown[0]) if len(shown) == 1 else None) or await _access(scope, shown)
+        bind(tenant=access.tenant_id)
+        limits.tell(scope, app.services.rates.take_at_once(access.tenant_id) or await _drawn(scope, access))
     if need is None:
         if app.settings.is_production:
             raise _nothing_for(needs)
@@ -120,6 +112,14 @@ async def admit(scope: Scope) -> None:
     scope.setdefault("state", {})["access"] = access
 
 
+def _shown(scope: Scope) -> list[bytes]:
+    """Every `Authorization`: who shows two is let in by neither."""
+    by_name, headers = scope["headers_by_name"], scope["headers"]
+    if len(by_name) == len(headers):
+        return [by_name[b"authorization"]] if b"authorization" in by_name else []
+    return [value for name, value in headers if name == b"authorization"]
+
+
 def needs_of(path: str) -> Mapping[str, KeyScope | None]:
     """What each method of an address asks of a key; nothing where there is no such address."""
     return NEEDS.get(path) or _matched(path)
@@ -129,10 +129,20 @@ def _matched(path: str) -> Mapping[str, KeyScope | None]:
     return next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
 
 
-async def _access(app: Any, shown: list[bytes], client: str | None) -> Access:
-    if not shown:
-        raise Unauthorized("missing")
-    services = app.services
+async def _access(scope: Scope, shown: list[bytes]) -> Access:
+    """Whom the credentials let in, looked up; a refusal is recorded."""
+    services, client = scope["app"].state.services, _client(scope)
+    try:
+        if not shown:
+            raise Unauthorized("missing")
+        return await _looked_up(services, shown, client)
+    except Unauthorized as refusal:
+        prefix = {"prefix": refusal.prefix} if refusal.prefix else {}
+        services.refusals.refused("authentication_failed", client=client, reason=refusal.reason, **prefix)
+        raise
+
+
+async def _looked_up(services: Any, shown: list[bytes], client: str | None) -> Access:
     seconds = services.failures.seconds_left(client)
     # A key that was good lately is no guess, and whoever shares an address with somebody who guesses keeps working.
     if seconds and not services.keys.has_let_in(shown[0]):
@@ -144,18 +154,16 @@ async def _access(app: Any, shown: list[bytes], client: str | None) -> Access:
     except Unauthorized:
         services.failures.note(client)
         raise
-    structlog.contextvars.bind_contextvars(tenant=access.tenant_id)
     return access
 
 
-async def _draw(app: Any, scope: Scope, access: Access) -> None:
+async def _drawn(scope: Scope, access: Access) -> Standing | None:
     try:
-        standing = await app.services.rates.take(access.tenant_id)
+        standing: Standing | None = await scope["app"].state.services.rates.take(access.tenant_id)
     except RateLimited as refusal:
         limits.tell(scope, refusal.standing)
         raise
-    if standing is not None:
-        limits.tell(scope, standing)
+    return standing
 
 
 def _client(scope: Scope) -> str | None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
+from app.log import begin_request
 from app.routers.problems import answer_to
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,7 @@ class Answers:
         id_ = given.get(b"x-request-id")
         if id_ is None or not _SANE_ID.fullmatch(id_):
             id_ = next(self._ids)
-        structlog.contextvars.bind_contextvars(request_id=id_.decode())
+        begin_request(id_.decode())
         added = self._reference if scope["path"].startswith("/docs") else self._data
         added = [(b"x-request-id", id_), *added]
         scope["answer_headers"] = added  # for layers further in, which have something to add

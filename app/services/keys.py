@@ -76,15 +76,18 @@ class KeyRing:
         self._deadline_seconds = deadline_seconds
         self._recent: Recent[bytes, Access] = Recent(size=_KEPT)
 
+    def remembered(self, authorization: bytes) -> Access | None:
+        """Whom the value of an `Authorization` header has let in lately; None where that has to be looked up."""
+        return self._recent.get(_digest(authorization))
+
     async def access(self, authorization: bytes) -> Access:
         """Whom the value of an `Authorization` header lets in. Raises `Unauthorized`, which tells nobody why."""
-        # A hash, so that no secret stays in memory for longer than its request.
-        seen = hashlib.sha256(authorization).digest()
+        seen = _digest(authorization)
         return self._recent.get(seen) or await self._recent.ask(seen, lambda: self._look_up(authorization))
 
     def has_let_in(self, authorization: bytes) -> bool:
         """Whether these were good lately, so that looking them up is not in vain."""
-        return self._recent.has_kept(hashlib.sha256(authorization).digest())
+        return self._recent.has_kept(_digest(authorization))
 
     async def _look_up(self, authorization: bytes) -> tuple[Access, float]:
         match = _CREDENTIALS.fullmatch(authorization)
@@ -102,3 +105,8 @@ class KeyRing:
             raise Unauthorized("expired", prefix)
         access = Access(tenant_id, frozenset(map(KeyScope, key.scopes)), prefix)
         return access, min(_KEPT_SECONDS, seconds_left)
+
+
+def _digest(authorization: bytes) -> bytes:
+    """What credentials are remembered by, so that no secret stays in memory for longer than its request."""
+    return hashlib.sha256(authorization).digest()

@@ -97,8 +97,16 @@ class RateLimiter:
         self._deadline_seconds = deadline_seconds
         self._leases: dict[int, _Lease] = {}
 
+    def take_at_once(self, tenant_id: int) -> Standing | None:
+        """Take the token of one request from what is leased already; None where that has to be asked for (`take`)."""
+        limits, lease = self._limits.remembered(tenant_id), self._leases.get(tenant_id)
+        if limits is None or lease is None or not limits.rate:
+            return None
+        now = time.monotonic()
+        return _spend(lease, limits, now) if lease.tokens and now < lease.ends_at else None
+
     async def take(self, tenant_id: int) -> Standing | None:
-        """Take the token of one request; None where there is no limit. Waits for nothing while the lease has tokens.
+        """Take the token of one request; None where there is no limit.
 
         Raises `RateLimited`, and what tells that PostgreSQL is away (`database.is_unavailable`).
         """
@@ -115,9 +123,7 @@ class RateLimiter:
                 raise RateLimited(Standing(limits.rate, limits.burst, 0, retry_after=seconds))
             await self._renew(lease, tenant_id, limits)
             now = time.monotonic()
-        lease.tokens -= 1
-        left = min(lease.left + (now - lease.leased_at) * limits.rate, limits.burst - lease.tokens - 1) + lease.tokens
-        return Standing(limits.rate, limits.burst, int(left))
+        return _spend(lease, limits, now)
 
     async def _renew(self, lease: _Lease, tenant_id: int, limits: TenantLimits) -> None:
         """Lease once for all who wait; one of them giving up changes nothing for the others."""
@@ -156,3 +162,9 @@ class RateLimiter:
                 await connection.execute(_FILL, {"tenant": tenant_id, "burst": limits.burst})
                 row = (await connection.execute(_LEASE, parameters)).one()
         return int(row[0]), float(row[1])
+
+
+def _spend(lease: _Lease, limits: TenantLimits, now: float) -> Standing:
+    lease.tokens -= 1
+    left = min(lease.left + (now - lease.leased_at) * limits.rate, limits.burst - lease.tokens - 1) + lease.tokens
+    return Standing(limits.rate, limits.burst, int(left))

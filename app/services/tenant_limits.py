@@ -45,6 +45,10 @@ class LimitBook:
         self._deadline_seconds = deadline_seconds
         self._recent: Recent[int, TenantLimits] = Recent(size=_KEPT)
 
+    def remembered(self, tenant_id: int) -> TenantLimits | None:
+        """Its limits, where they have been asked for lately."""
+        return self._recent.get(tenant_id)
+
     async def of(self, tenant_id: int) -> TenantLimits:
         """Its limits. Raises what tells that PostgreSQL is away (`database.is_unavailable`)."""
         return self._recent.get(tenant_id) or await self._recent.ask(tenant_id, lambda: self._look_up(tenant_id))

@@ -56,11 +56,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in router.routes
         if isinstance(route, HotRoute)
     }
-    app.state.refusal = Refusal(settings)
-    app.front = Gate(
+    app.front = app.state.gate = Gate(
         Answers(Edge(app.front, max_body_bytes=settings.max_body_bytes, hot=hot), settings=settings),
         most=settings.max_requests_in_flight,
-        refusal=app.state.refusal,
+        refusal=Refusal(settings),
     )
     problems.install(app)
     openapi.install(app)
@@ -103,8 +102,7 @@ class _Application(FastAPI):
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Start what requests need, each thing after what it stands on; stop in the opposite order.
 
-    The server is handed what it needs before there is a request (`app.protocol`): the settings, and what it says to
-    those who are too many.
+    The server is handed what it needs before there is a request (`app.protocol`): the settings, and the gate.
     """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
@@ -115,7 +113,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         app.state.services = await stack.enter_async_context(
             running_services(url, settings, deliver=settings.worker_enabled)
         )
-        yield {"settings": settings, "refusal": app.state.refusal}
+        yield {"settings": settings, "gate": app.state.gate}
 
 
 app = create_app()

@@ -14,7 +14,7 @@ from app.config import Settings
 from app.errors import Overloaded
 from app.routers.answers import Headers, data_headers, request_ids
 from app.routers.edge import MOST_HEADERS
-from app.routers.gate import NEVER_SHED, Refusal
+from app.routers.gate import NEVER_SHED, Gate
 from app.routers.problems import problem
 
 _LARGEST_HEAD = 65_536  # bytes
@@ -30,18 +30,20 @@ class TimedProtocol(HttpToolsProtocol):
     `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
     it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
     is answered 408, one whose head grows without an end 431, one whose request can't be read 400; then the connection
-    is closed. While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before they are parsed. The
-    settings come with the lifespan's state.
+    is closed. Closed without a word is one that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`.
+    While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before they are parsed. The settings
+    and the gate come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._settings: Settings = self.app_state["settings"]
-        self._refusal: Refusal = self.app_state["refusal"]
+        self._gate: Gate = self.app_state["gate"]
         self._deadline: float | None = None  # None while a whole request is being answered
         self._in_head = True
         self._unfinished = 0  # bytes of a head that is not complete
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,13 +51,25 @@ class TimedProtocol(HttpToolsProtocol):
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """The client reads too little of what it is answered: from here on it has as long as for a request."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._settings.request_timeout_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
-        if len(self.tasks) >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
-            self._shed()
+        under_way = len(self.tasks) - self._gate.reading
+        if under_way >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
+            self._shed(under_way)
             return
         super().data_received(data)
         if self._deadline is not None and not self.transport.is_closing():
@@ -85,13 +99,13 @@ class TimedProtocol(HttpToolsProtocol):
         """Whether what comes now is the beginning of a request, and nothing is to be answered before it."""
         return self._in_head and not self._unfinished and (self.cycle is None or self.cycle.response_complete)
 
-    def _shed(self) -> None:
+    def _shed(self, under_way: int) -> None:
         """Say no before anything is parsed, and hear nothing more until the time that it names is over.
 
         Saying no must not use up the process: a client that asks again at once would have the more of it, the less it
         gets.
         """
-        headers, body = self._refusal.answer(in_flight=len(self.tasks))
+        headers, body = self._gate.refusal.answer(in_flight=under_way)
         self.transport.write(_head(Overloaded.status, headers) + b"\r\n" + body)
         self._await_head(kept_seconds=self.timeout_keep_alive)
         self._unset_keepalive_if_required()

@@ -7,7 +7,7 @@ import json
 import time
 
 import structlog
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.errors import Overloaded
@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 #: Whoever watches over the process has to be told the truth also when it is busy.
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
 _LOG_SECONDS = 1.0
+#: Bytes of bodies that are not whole yet, of all requests together.
+_ROOM = 250_000_000
 _ID = b"0" * 24  # as long as those of `request_ids`
 
 
@@ -45,6 +47,9 @@ class Refusal:
 class Gate:
     """Turns away at once what comes while `MAX_REQUESTS_IN_FLIGHT` are under way.
 
+    A request whose body is still coming is not under way: whoever sends a byte now and then would keep everybody else
+    out. What such bodies hold together is bounded instead, and who goes beyond that is turned away too.
+
     The outermost layer: the less it costs to say no, the more is left for those who are let in. `TimedProtocol` says
     it for even less.
     """
@@ -52,23 +57,43 @@ class Gate:
     def __init__(self, app: ASGIApp, *, most: int, refusal: Refusal) -> None:
         self._app = app
         self._most = most
-        self._refusal = refusal
-        self._in_flight = 0
+        self.refusal = refusal
+        self._entered = 0
+        #: Requests that have entered, and wait for more of their bodies.
+        self.reading = 0
+        self._held = 0  # bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)  # the lifespan, which is under way all the time
             return
-        if self._in_flight >= self._most and scope["path"] not in NEVER_SHED:
-            headers, body = self._refusal.answer(in_flight=self._in_flight)
+        if self._entered - self.reading >= self._most and scope["path"] not in NEVER_SHED:
+            headers, body = self.refusal.answer(in_flight=self._entered - self.reading)
             await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
-        self._in_flight += 1
+        held = 0
+
+        async def patient() -> Message:
+            nonlocal held
+            self.reading += 1
+            try:
+                message = await receive()
+            finally:
+                self.reading -= 1
+            if message.get("more_body"):
+                held += len(message["body"])
+                self._held += len(message["body"])
+                if self._held > _ROOM:
+                    raise Overloaded("More is being sent than there is room for right now. Try again shortly.")
+            return message
+
+        self._entered += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, patient, send)
         finally:
-            self._in_flight -= 1
+            self._entered -= 1
+            self._held -= held
 
 
 def _busy(settings: Settings) -> tuple[Headers, bytes]:

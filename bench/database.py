@@ -4,6 +4,7 @@ It runs as it would for anyone, with fsync on. Every measurement begins with emp
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 
 import psycopg2
 
+from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.embedded import EmbeddedPostgres
 from app.migrate import migrate
 from app.models import Base
+from app.services.keys import new_token
 from bench.measurements import Astray
 from bench.processes import BenchError
 
@@ -41,6 +44,18 @@ class Database:
             "FROM generate_series(0, %s) n",
             pairs - 1,
         )
+
+    def add_key(self) -> str:
+        """Make a key that may send, and give it as it is shown."""
+        token = new_token(DEFAULT_TENANT_ID)
+        self._execute(
+            "INSERT INTO api_keys (tenant_id, name, prefix, secret_hash, scopes) VALUES (%s, 'bench', %s, %s, %s)",
+            DEFAULT_TENANT_ID,
+            token.prefix,
+            token.secret_hash,
+            json.dumps([KeyScope.SEND]),
+        )
+        return token.written
 
     def messages(self) -> int:
         """How many messages are stored."""

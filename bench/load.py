@@ -31,7 +31,7 @@ class Plan:
     """What to send: for how many seconds, over how many connections, between how many pairs of addresses.
 
     With `messages` it is over when so many have been sent, if the seconds aren't before: more than pairs and
-    connections together, or nothing is left to be measured after the warm-up.
+    connections together, or nothing is left to be measured after the warm-up. With `key` every request shows it.
     """
 
     port: int
@@ -39,6 +39,7 @@ class Plan:
     connections: int
     pairs: int
     messages: int | None = None
+    key: str | None = None
     host: str = "127.0.0.1"
 
 
@@ -94,9 +95,10 @@ class Load:
 
     def __init__(self, plan: Plan) -> None:
         bodies = [json.dumps(message).encode() for message in messages(plan.pairs)]
+        shown = f"Authorization: Bearer {plan.key}\r\n" if plan.key else ""
         head = (
             f"POST /api/messages/sms HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
-            "Content-Type: application/json\r\nContent-Length: "
+            f"{shown}Content-Type: application/json\r\nContent-Length: "
         )
         self._plan = plan
         self._requests = itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])

@@ -11,9 +11,11 @@ from bench.targets import TITLES
 
 Round = TypeVar("Round")
 
+#: One over the other.
 _RATIOS = [
-    (service, yardstick) for service in ("service", "delivering") for yardstick in ("empty", "pgbench")
-]  # service over yardstick
+    *((service, yardstick) for service in ("service", "delivering") for yardstick in ("empty", "pgbench")),
+    ("keyed", "service"),
+]
 _MOMENTS = {"called": "the provider is called", "recorded": "its outcome is recorded"}
 _WIDTH = max(map(len, TITLES.values()))
 

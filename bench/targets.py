@@ -21,6 +21,7 @@ from bench.singles import send_singly
 
 TITLES = {
     "service": "this service, accepting",
+    "keyed": "this service, accepting with a key",
     "delivering": "this service, accepting and delivering",
     "empty": "empty FastAPI endpoint",
     "pgbench": "pgbench, one insert per commit",
@@ -42,6 +43,7 @@ class Targets:
         self.skipped: dict[str, str] = {}
         self._measures: dict[str, Callable[[], Awaitable[Measurement]]] = {
             "service": partial(self._accepting, worker_enabled=False),
+            "keyed": self._keyed,
             "delivering": partial(self._accepting, worker_enabled=True),
             "empty": self._empty,
         }
@@ -108,6 +110,15 @@ class Targets:
             seen, cpu = await self._load(server, plan or self._plan)
             delivered = self._database.delivered() if worker_enabled else None
             return Measurement(seen, self._database.messages(), delivered, cpu)
+
+    async def _keyed(self) -> Measurement:
+        """With a limit that is counted and never reached."""
+        plan = replace(self._plan, key=self._database.add_key())
+        async with self._service(
+            worker_enabled=False, RATE_LIMIT_PER_SECOND="1000000", RATE_LIMIT_BURST="1000000"
+        ) as server:
+            seen, cpu = await self._load(server, plan)
+            return Measurement(seen, self._database.messages(), cpu_microseconds=cpu)
 
     def _service(self, *, worker_enabled: bool, **settings: str) -> AbstractAsyncContextManager[Server]:
         port = free_port()

@@ -34,7 +34,7 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
 
     report = json.loads(output)
     yardsticks = ["empty"] if "pgbench" in report["skipped"] else ["empty", "pgbench"]
-    assert list(report["targets"]) == ["service", "delivering", *yardsticks]
+    assert list(report["targets"]) == ["service", "keyed", "delivering", *yardsticks]
     for target in report["targets"].values():
         assert len(target["rounds"]) == 1
         assert target["per_second"] > 0
@@ -43,7 +43,7 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
         (measured,) = report["targets"][name]["rounds"]
         assert measured["rows"] == measured["answered"] > 0
     accepting = {f"{one}/{other}" for one in ("service", "delivering") for other in yardsticks}
-    assert set(report["ratios"]) == accepting | {"drain/accept"}
+    assert set(report["ratios"]) == accepting | {"keyed/service", "drain/accept"}
     for figures in report["ratios"].values():
         assert 0 < figures["lowest"] == figures["median"] == figures["highest"]
     assert report["drain"]["messages"] == 500

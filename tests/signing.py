@@ -30,7 +30,8 @@ PATH = "/api/webhooks/signing"
 
 
 class SigningProvider(BaseProvider):
-    """`key` may be changed, and taken away; `parse` reads one event or a list of them."""
+    """`key` may be changed, and taken away; `parse` reads one event or a list of them. A call may show the key in its
+    address, as `?token=`."""
 
     channels: ClassVar = {"sms": "phone"}
     reply: ClassVar = Reply(b"<ok/>", "application/xml", 200)
@@ -54,6 +55,12 @@ class SigningProvider(BaseProvider):
             raise CallbackRefused("The signature is another one.", seen=hint(shown), expected=hint(expected))
         if abs(callback.received_at - datetime.fromisoformat(moment)) > timedelta(minutes=5):
             raise CallbackRefused("The signature is out of date.")
+
+    def is_known_by_head(self, head: Callback) -> bool:
+        token = dict(head.query()).get("token")
+        if token not in {None, self.key}:
+            raise CallbackRefused("The token is another one.")
+        return token is not None
 
     async def handshake(self, callback: Callback) -> Reply | None:
         asked = dict(callback.query())

@@ -237,6 +237,14 @@ class BaseProvider(ABC):
         """
         raise NotImplementedError
 
+    def is_known_by_head(self, head: Callback) -> bool:
+        """Whether a call is the vendor's, as far as can be said before its body is read: `head` has none.
+
+        Asked of calls that turn out to be large, because only so many of strangers find room. What only the body can
+        tell, such as a signature over it, is no reason for True. Raises as `verify` does, which follows all the same.
+        """
+        return False
+
     async def handshake(self, callback: Callback) -> Reply | None:
         """The answer to a genuine call that only asks whether somebody is there; None for every other.
 

@@ -46,7 +46,7 @@ from app.providers.inbound_mail import sendgrid_inbound
 from app.providers.mail import Composer, Mail
 from app.providers.settings import VendorSettings
 from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_recent, must_be_secret, only_header, secrets_in
+from app.providers.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
 #: What is missing (deferred, click, spamreport, unsubscribe and others) says nothing about where the mail is.
 STATUSES = {
@@ -137,11 +137,7 @@ class SendgridProvider(HttpProvider):
         return ProviderResult(id)
 
     def verify(self, callback: Callback) -> None:
-        if _is_mail(callback):
-            tokens = [value for name, value in callback.query() if name == "token"]
-            if len(tokens) != 1 or not tokens[0]:
-                raise CallbackRefused("The address has no token, or several.")
-            must_be_secret(tokens[0], secrets_in(self._settings.inbound_token))
+        if self.is_known_by_head(callback):
             return
         keys = [_public_key(key) for key in (self._settings.webhook_key or "").split()]
         if not keys:
@@ -155,6 +151,14 @@ class SendgridProvider(HttpProvider):
         signed = timestamp.encode() + callback.body
         if not any(_is_signed_by(key, signature, signed) for key in keys):
             raise CallbackRefused("The signature is not one of the key that is set.", seen=hint(written))
+
+    def is_known_by_head(self, head: Callback) -> bool:
+        """A mail is, by the token in its address; events are signed over their body."""
+        if not _is_mail(head):
+            return False
+        secrets = secrets_in(self._settings.inbound_token)
+        must_be_secret(only_parameter(head, "token"), secrets)
+        return True
 
     def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
         if _is_mail(callback):

@@ -44,6 +44,17 @@ def only_header(callback: Callback, name: str) -> str:
     return value
 
 
+def only_parameter(callback: Callback, name: str) -> str:
+    """The value of a parameter that stands in the address exactly once. Raises `CallbackRefused` otherwise."""
+    try:
+        values = [value for known, value in callback.query() if known == name]
+    except ValueError:
+        raise CallbackRefused("The address can't be read.") from None
+    if len(values) != 1 or not values[0]:
+        raise CallbackRefused(f"The address has no {name}, or several.")
+    return values[0]
+
+
 def must_match(shown: Sequence[str], expected: Iterable[str]) -> None:
     """Raises `CallbackRefused` unless one of the signatures shown is one of those expected, in the same encoding."""
     wanted = list(expected)

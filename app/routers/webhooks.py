@@ -1,7 +1,6 @@
 """What providers hand over. Answered after the commit; a repeat stores nothing and is answered the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -10,13 +9,15 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.assembly import Services
-from app.errors import NotVerifiable, Overloaded, SignatureRefused
+from app.errors import NotVerifiable, SignatureRefused
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable
 from app.routers.hot import HotRoute, whole_body
 from app.routers.problems import responses
+from app.routers.room import Room
 from app.routers.webhook_signature import must_be_signed
 from app.schemas import EmailInbound, SmsInbound, WebhookAccepted
 from app.services.callbacks import provider_of
+from app.services.failures import household_of
 
 log = structlog.get_logger(__name__)
 
@@ -46,40 +47,8 @@ class SignedRoute(HotRoute):
         await super().serve(scope, receive, send)
 
 
-class _Room:
-    """Memory for bodies of providers that are larger than others may be.
-
-    Who sends one is not known before all of it is there, so what strangers send must fit beside everything else.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-
-    @contextmanager
-    def metered(self, receive: Receive) -> Iterator[Receive]:
-        """Receives as `receive` does, and raises `Overloaded` where there is no room for more; gives all of it back
-        at the end."""
-        held = 0
-
-        async def receiving() -> Message:
-            nonlocal held
-            message = await receive()
-            size = len(message.get("body", b""))
-            if held + size > _SMALL and size > self._free:
-                raise Overloaded("Other large bodies are being read. Try again shortly.")
-            held += size
-            self._free -= size
-            return message
-
-        try:
-            yield receiving
-        finally:
-            self._free += held
-
-
-#: Bytes: what any request may have, and room for some mails of 30 MB. In use it is two or three times as much.
-_SMALL, _ALL = 1_000_000, 150_000_000
-_room = _Room(_ALL)
+#: Room for some mails of 30 MB, in bytes. In use it is two or three times as much.
+_room = Room(150_000_000)
 
 
 def _again(body: bytes) -> Receive:
@@ -132,16 +101,22 @@ async def receive_callback(provider: str, request: Request) -> Response:
 
     Each event is stored once. What is signed and can't be understood is kept as it came, and answered like any other.
     """
-    provider_of(provider)
+    vendor = provider_of(provider)
     services: Services = request.app.state.services
-    with _room.metered(request.receive) as receive:
-        callback = Callback(request.method, _called_at(request), _headers_of(request), await whole_body(receive))
+    client = request.client.host if request.client else None
+    head = Callback(request.method, _called_at(request), _headers_of(request), b"")
+
+    def stranger() -> str | None:
+        return None if vendor.is_known_by_head(head) else household_of(client)
+
+    with _room.metered(request.receive, stranger) as receive:
         try:
+            callback = replace(head, body=await whole_body(receive))
             reply = await services.callbacks.receive(provider, callback)
         except CallbackRefused as refusal:
             services.refusals.refused(
                 "signature_refused",
-                client=request.client.host if request.client else None,
+                client=client,
                 path=request.scope["path"],
                 reason=str(refusal),
                 seen=refusal.seen,

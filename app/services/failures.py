@@ -24,24 +24,25 @@ class FailureCount:
 
     def note(self, client: str | None) -> None:
         """Count a failure; a client that we can't tell from others is one with all such."""
-        network, now = _network_of(client), time.monotonic()
-        count, ends_at = self._counts.pop(network, (0, 0.0))
+        household, now = household_of(client), time.monotonic()
+        count, ends_at = self._counts.pop(household, (0, 0.0))
         if now >= ends_at:
             count, ends_at = 0, now + _SECONDS
             if len(self._counts) >= self._size:
                 del self._counts[next(iter(self._counts))]
-        self._counts[network] = count + 1, ends_at
+        self._counts[household] = count + 1, ends_at
 
     def seconds_left(self, client: str | None) -> int:
         """How long a client that has failed too often has to wait; 0 for any other."""
         if not self._counts or not self._a_minute:
             return 0
-        count, ends_at = self._counts.get(_network_of(client), (0, 0.0))
+        count, ends_at = self._counts.get(household_of(client), (0, 0.0))
         return max(math.ceil(ends_at - time.monotonic()), 0) if count >= self._a_minute else 0
 
 
 @lru_cache(maxsize=1024)
-def _network_of(client: str | None) -> str:
+def household_of(client: str | None) -> str:
+    """What the addresses of one client have in common: all of it, of IPv6 the first 64 bits."""
     if client is None or ":" not in client:
         return client or ""
     try:

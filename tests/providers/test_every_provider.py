@@ -7,6 +7,7 @@ import base64
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
@@ -285,6 +286,15 @@ async def test_another_signature_or_none_is_refused_and_shows_no_secret(signing:
         refusal = raised.value
         signing.shows_no_secret(f"{refusal} {refusal.seen} {refusal.expected} {logs}")
         assert all(len(hint or "") <= 15 for hint in (refusal.seen, refusal.expected))
+
+
+async def test_nobody_is_known_before_the_body_is_there_who_would_be_refused_then(signing: Kit) -> None:
+    provider = signing.caller()
+    for callback in signing.genuine():
+        assert provider.is_known_by_head(replace(callback, body=b"")) in {True, False}
+    for callback in signing.forged():
+        with suppress(CallbackRefused):
+            assert not provider.is_known_by_head(replace(callback, body=b""))
 
 
 async def test_a_signature_is_good_for_a_while_and_not_before_its_time(signing: Kit) -> None:

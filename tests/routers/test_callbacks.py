@@ -15,6 +15,7 @@ from app.domain import MessageStatus
 from app.providers.base import Callback, ProviderEvent, Receipt
 from app.providers.registry import provider_registry
 from app.routers import webhooks
+from app.routers.room import Room
 from tests.factories import sms, until
 from tests.logs import captured
 from tests.routers import problem_of, row_counts, rows_of
@@ -282,20 +283,71 @@ async def test_the_limit_is_the_providers_own(
     problem_of(await client.post("/api/messages/sms", json=sms(body="x" * 2_000)), 413)
 
 
-async def test_large_bodies_have_to_fit_into_memory_together(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, database_url: str
-) -> None:
-    room = webhooks._Room(2_000_000)
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Room:
+    room = Room(4_600_000)
     monkeypatch.setattr(webhooks, "_room", room)
-    answers = await asyncio.gather(
-        *(call(client, inbound(number, body="x" * 1_500_000)) for number in range(4)), call(client, inbound(9))
-    )
+    return room
+
+
+async def test_large_bodies_have_to_fit_into_memory_together(client: httpx.AsyncClient, room: Room) -> None:
+    large = (call(client, inbound(number, body="x" * 2_500_000), query="?token=first") for number in range(4))
+    answers = await asyncio.gather(*large, call(client, inbound(9)))
+    assert sorted(answer.status_code for answer in answers[:4]) == [200, 200, 200, 503]
     assert answers[-1].status_code == 200
-    assert {answer.status_code for answer in answers} <= {200, 503}
-    assert room._free == 2_000_000
-    problem_of(await call(client, inbound(5, body="x" * 2_500_000)), 503)
-    assert (await call(client, inbound(6, body="x" * 1_500_000))).status_code == 200
-    assert room._free == 2_000_000
+    assert room.held == 0
+    assert (await call(client, inbound(6, body="x" * 2_300_000))).status_code == 200
+    assert room.held == 0
+
+
+async def test_stalled_uploads_of_strangers_keep_out_nobody_who_shows_a_secret(
+    client: httpx.AsyncClient, room: Room, stalled: Callable[[], Awaitable[None]], database_url: str
+) -> None:
+    for _ in range(5):
+        await stalled()
+    problem_of(await call(client, inbound(1, body="x" * 2_500_000)), 503)
+    for number in (2, 3):
+        answer = await call(client, inbound(number, body="x" * 2_900_000), query="?token=first")
+        assert answer.status_code == 200
+    assert len(bodies(database_url)) == 2
+    assert room.held == 1_400_000
+
+
+async def test_who_shows_a_wrong_secret_is_refused_before_the_body_is_there(
+    client: httpx.AsyncClient, room: Room, database_url: str
+) -> None:
+    problem_of(await asyncio.wait_for(client.post(f"{PATH}?token=wrong", content=_never_ending()), 5), 401)
+    assert room.held == 0
+    assert set(row_counts(database_url).values()) == {0}
+    [(detail,)] = await until(lambda: _rows(database_url, REFUSED), bool)
+    assert detail["reason"] == "The token is another one."
+
+
+@pytest.fixture
+async def stalled(client: httpx.AsyncClient) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Begins a large call that doesn't get on."""
+    begun: list[asyncio.Task[httpx.Response]] = []
+
+    async def begin() -> None:
+        arrived = asyncio.Event()
+        content = _never_ending(arrived)
+        begun.append(asyncio.create_task(client.post(PATH, content=content)))
+        waiting = asyncio.create_task(arrived.wait())
+        await asyncio.wait([begun[-1], waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    yield begin
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)
+
+
+async def _never_ending(arrived: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    for _ in range(24):
+        yield b"x" * 100_000
+    if arrived:
+        arrived.set()
+    await asyncio.Event().wait()
 
 
 async def test_what_can_not_be_kept_in_time_is_answered_503_and_taken_when_it_comes_again(

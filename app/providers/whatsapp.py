@@ -41,7 +41,14 @@ from app.providers.base import (
 )
 from app.providers.settings import VendorSettings
 from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.verification import must_be_secret, must_match, only_header, secrets_in, with_plus
+from app.providers.verification import (
+    must_be_secret,
+    must_match,
+    only_header,
+    only_parameter,
+    secrets_in,
+    with_plus,
+)
 
 #: `deleted` has no counterpart. `played` is a voice message's `read`.
 STATUSES = {
@@ -251,7 +258,7 @@ class WhatsappProvider(HttpProvider):
     def verify(self, callback: Callback) -> None:
         if callback.method == "GET":  # not signed: the token, which both sides know, stands in its address
             tokens = secrets_in(self._settings.verify_token)
-            must_be_secret(_one(callback, "hub.verify_token"), tokens)
+            must_be_secret(only_parameter(callback, "hub.verify_token"), tokens)
             return
         secrets = secrets_in(self._settings.app_secret)
         shown = only_header(callback, "x-hub-signature-256")
@@ -261,8 +268,8 @@ class WhatsappProvider(HttpProvider):
     async def handshake(self, callback: Callback) -> Reply | None:
         if callback.method != "GET":
             return None
-        challenge = _one(callback, "hub.challenge")
-        if _one(callback, "hub.mode") != "subscribe" or not _CHALLENGE.fullmatch(challenge):
+        challenge = only_parameter(callback, "hub.challenge")
+        if only_parameter(callback, "hub.mode") != "subscribe" or not _CHALLENGE.fullmatch(challenge):
             raise CallbackRefused("It asks for something else than to subscribe.")
         return Reply(challenge.encode(), "text/plain")
 
@@ -352,12 +359,6 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     if error.code in REFUSES_US:
         return CredentialsRefused(str(error))
     return outcome_of(response, str(error))
-
-
-def _one(callback: Callback, name: str) -> str:
-    """A parameter that stands in the address exactly once; otherwise nothing."""
-    values = [value for known, value in callback.query() if known == name]
-    return values[0] if len(values) == 1 else ""
 
 
 def _moment(timestamp: str) -> datetime:

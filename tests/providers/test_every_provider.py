@@ -330,6 +330,18 @@ async def test_over_http_what_is_not_the_vendor_s_is_401_and_stores_nothing(
         assert rows_of(database_url, f"SELECT 1 FROM {table}") == []
 
 
+async def test_over_http_an_address_that_can_not_be_read_is_401(
+    signing: Kit, serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await serving(serve, settings, signing, monkeypatch)
+    for callback in signing.genuine():
+        for query in ("&".join(["a"] * 1_001), "%ff=%00&=&&"):
+            changed = replace(callback, url=f"{callback.url.partition('?')[0]}?{query}")
+            for method in ("POST", "GET"):
+                answer = await deliver(client, replace(changed, method=method))
+                assert answer.status_code in {200, 401}, answer.text
+
+
 async def test_over_http_what_comes_in_twice_is_stored_once(
     calling: Kit, serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

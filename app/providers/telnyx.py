@@ -42,15 +42,14 @@ from app.providers.settings import VendorSettings
 from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
 from app.providers.verification import must_be_recent, only_header, reference_in, with_reference
 
-#: `delivery_unconfirmed` is the carrier's silence: it was sent, and more will never be known.
 STATUSES = {
     "queued": MessageStatus.QUEUED,
     "sending": MessageStatus.SENDING,
     "sent": MessageStatus.SENT,
-    "delivery_unconfirmed": MessageStatus.SENT,
     "delivered": MessageStatus.DELIVERED,
     "read": MessageStatus.READ,
     "delivery_failed": MessageStatus.UNDELIVERED,
+    "delivery_unconfirmed": MessageStatus.UNDELIVERED,  # the carrier's silence, which its detail says
     "sending_failed": MessageStatus.FAILED,
     "expired": MessageStatus.EXPIRED,
 }

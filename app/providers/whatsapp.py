@@ -50,7 +50,8 @@ from app.providers.verification import (
     with_plus,
 )
 
-#: `deleted` has no counterpart. `played` is a voice message's `read`.
+#: `deleted` has no counterpart. `played` is a voice message's `read`. `failed` is its one word for a message that it
+#: took and could not bring, for whatever reason: what it doesn't take it refuses in its answer.
 STATUSES = {
     "sent": MessageStatus.SENT,
     "delivered": MessageStatus.DELIVERED,

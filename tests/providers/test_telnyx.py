@@ -278,10 +278,11 @@ def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str | None
     assert (f'"{word}"' if word else "null") in json.dumps(receipt.raw)
 
 
-def test_the_silence_of_a_carrier_is_not_taken_for_a_failure() -> None:
+def test_the_silence_of_a_carrier_says_that_it_is_one() -> None:
     [receipt] = provider().parse(signed(with_status("delivery_unconfirmed")))
     assert isinstance(receipt, Receipt)
-    assert (receipt.status, receipt.detail) == (MessageStatus.SENT, "the carrier doesn't say whether it arrived")
+    assert receipt.status is MessageStatus.UNDELIVERED
+    assert receipt.detail == "the carrier doesn't say whether it arrived"
 
 
 def test_an_event_of_another_product_is_no_concern_of_ours() -> None:

@@ -61,6 +61,7 @@ def description() -> Description:
             "sent": MessageStatus.SENT,
             "delivered": MessageStatus.DELIVERED,
             "delivery_failed": MessageStatus.UNDELIVERED,
+            "delivery_unconfirmed": MessageStatus.UNDELIVERED,
         },
         inbound=payload("telnyx", "inbound_mms.json").replace(b'"type": "MMS"', b'"type": "SMS"'),
         inbound_media=payload("telnyx", "inbound_mms.json"),

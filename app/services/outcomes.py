@@ -78,15 +78,19 @@ _locked = (
 _SENT = MessageStatus.SENT.value
 #: A failure only counts for the latest attempt. That a provider has the message counts whoever says so, and when.
 _is_latest = and_(Message.attempt_count == _locked.c.number, Message.status == MessageStatus.SENDING.value)
+#: An id that an earlier attempt has left stays with its provider.
+_is_nameless = Message.provider_message_id.is_(None)
 _raises = rank_of(Message.status) < STATUS_RANK[MessageStatus.SENT]
 _SETTLE = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _locked.c.id)
-    .where(or_(_is_latest, and_(_locked.c.status == _SENT, or_(_raises, Message.provider_message_id.is_(None)))))
+    .where(or_(_is_latest, and_(_locked.c.status == _SENT, or_(_raises, _is_nameless))))
     .values(
         status=case((or_(_is_latest, _raises), _locked.c.status), else_=Message.status),
         status_reason=case((or_(_is_latest, _raises), _locked.c.reason), else_=Message.status_reason),
-        provider_type=case((_locked.c.status == _SENT, _locked.c.provider_type), else_=Message.provider_type),
+        provider_type=case(
+            (or_(_locked.c.status == _SENT, _is_nameless), _locked.c.provider_type), else_=Message.provider_type
+        ),
         provider_message_id=case(
             (_is_latest, func.coalesce(_locked.c.provider_message_id, Message.provider_message_id)),
             else_=func.coalesce(Message.provider_message_id, _locked.c.provider_message_id),

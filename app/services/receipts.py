@@ -1,7 +1,8 @@
 """The receipt ledger: what providers say about messages, each event once, never changed, all of it kept.
 
-An event raises its message's status, or changes nothing. One that names a provider's id which no attempt has yet is
-parked, and attached when the attempt is recorded; a sweep finds those that crossed it on the way.
+An event raises its message's status, and tells its provider and id where no answer has, or changes nothing. One that
+names a provider's id which no attempt has yet is parked, and attached when the attempt is recorded; a sweep finds
+those that crossed it on the way.
 """
 
 import json
@@ -28,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
 from app.models import DeliveryAttempt, Message, ProviderEvent, Tenant
@@ -251,6 +253,7 @@ _best = (
         ProviderEvent.status,
         ProviderEvent.detail,
         ProviderEvent.provider_type,
+        ProviderEvent.provider_message_id,
     )
     .ext(distinct_on(ProviderEvent.message_id))
     .join(_told, and_(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _told.c.event_id))
@@ -265,6 +268,20 @@ _locked = (
     .with_for_update(of=Message, key_share=True)
     .cte("locked")
 )
+_other = aliased(Message)
+_has_another = (
+    select(_other.id)
+    .where(
+        _other.tenant_id == TENANT,
+        _other.provider_type == _locked.c.provider_type,
+        _other.provider_message_id == _locked.c.provider_message_id,
+        _other.provider_message_id.is_not(None),  # says that the partial index will do
+    )
+    .limit(1)
+    .correlate(_locked)
+    .scalar_subquery()
+)
+_is_nameless = Message.provider_message_id.is_(None)
 _is_failure = _locked.c.status.in_([MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value])
 _RAISE = (
     update(Message)
@@ -279,7 +296,12 @@ _RAISE = (
         status=_locked.c.status,
         status_reason=case((_is_failure, _locked.c.detail), else_=null()),
         due_at=null(),  # it has left: nobody has to send it any more
-        provider_type=func.coalesce(Message.provider_type, _locked.c.provider_type),
+        # What the answer did not live to tell; an id that another message has stays with that.
+        provider_type=case((_is_nameless, _locked.c.provider_type), else_=Message.provider_type),
+        provider_message_id=case(
+            (and_(_is_nameless, _has_another.is_(None)), _locked.c.provider_message_id),
+            else_=Message.provider_message_id,
+        ),
     )
 )
 

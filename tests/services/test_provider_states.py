@@ -320,7 +320,7 @@ async def test_a_provider_that_refuses_messages_is_well(serve: Serve, quick: Set
     register("first", Scripted(PermanentFailure("no such number")))
     client = await serve(quick.model_copy(update={"breaker_failures": 1}))
     for number in range(3):
-        assert (await becomes(client, await post(client, number), "failed"))["provider_type"] is None
+        assert (await becomes(client, await post(client, number), "failed"))["provider_type"] == "first"
     assert await trouble(client) == (None, None)
 
 

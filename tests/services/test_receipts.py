@@ -19,6 +19,7 @@ from app.providers.base import Callback, OutboundMessage, ProviderResult, Receip
 from app.providers.registry import provider_registry
 from app.services.claims import Claim
 from app.services.policy import ACCEPTED, Verdict
+from app.services.provider_events import ProviderEventService
 from app.services.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.references import reference_of
 from tests.factories import PENDING, make_messages, sms, until
@@ -31,6 +32,7 @@ Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 SENT, DELIVERED, READ = MessageStatus.SENT, MessageStatus.DELIVERED, MessageStatus.READ
 UNDELIVERED, FAILED = MessageStatus.UNDELIVERED, MessageStatus.FAILED
 LATER = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=0)
+NO_ANSWER = Verdict(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, "no answer", retry_in=0)
 
 
 class Ledger:
@@ -296,12 +298,51 @@ async def test_the_worker_s_late_word_does_not_lower_what_a_receipt_has_said(led
     assert (message.status, message.provider_message_id, message.due_at) == ("delivered", "vendor-1", None)
 
 
+async def test_a_receipt_tells_the_id_that_a_lost_answer_would_have_told(ledger: Ledger) -> None:
+    claim = await ledger.claimed()
+    await ledger.queue.record(claim, NO_ANSWER)
+    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload.idempotency_key))
+    message = await ledger.message(claim.message_id)
+    assert (message.status, message.provider_type, message.provider_message_id) == ("sent", "sms", "vendor-1")
+    await ledger.say(Receipt("2", DELIVERED, "vendor-2", idempotency_key=claim.payload.idempotency_key))
+    message = await ledger.message(claim.message_id)
+    assert (message.status, message.provider_message_id) == ("delivered", "vendor-1")
+
+
+async def test_an_id_that_another_message_has_is_not_learned_from_a_receipt(ledger: Ledger) -> None:
+    first = await ledger.accepted("vendor-1")
+    second = await ledger.claimed()
+    await ledger.say(
+        Receipt("1", DELIVERED, "vendor-1"),
+        Receipt("2", DELIVERED, "vendor-1", idempotency_key=second.payload.idempotency_key),
+    )
+    messages = [await ledger.message(id_) for id_ in (first, second.message_id)]
+    assert [(each.status, each.provider_message_id) for each in messages] == [
+        ("delivered", "vendor-1"),
+        ("delivered", None),
+    ]
+    assert messages[1].provider_type == "sms"
+
+
+async def test_of_two_receipts_at_once_that_tell_the_same_id_both_count_and_one_names_its_message(
+    ledger: Ledger, serve: Serve, settings: Settings
+) -> None:
+    client = await serve(settings.model_copy(update={"worker_enabled": False}))
+    events: ProviderEventService = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+    ids = [await ledger.handed_over(status=MessageStatus.UNKNOWN) for _ in range(2)]
+    keys = [await ledger.reference(id_) for id_ in ids]
+    await events.accept("sms", *(Receipt(key, DELIVERED, "vendor-1", idempotency_key=key) for key in keys))
+    messages = [await ledger.message(id_) for id_ in ids]
+    assert [each.status for each in messages] == ["delivered", "delivered"]
+    assert {each.provider_message_id for each in messages} == {"vendor-1", None}
+
+
 @pytest.mark.parametrize(
     "verdict",
     [
         LATER,
         Verdict(AttemptOutcome.PERMANENT, FAILED, "refused"),
-        Verdict(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, "no answer", retry_in=0),
+        NO_ANSWER,
     ],
     ids=lambda verdict: verdict.outcome,
 )

@@ -37,6 +37,7 @@ from app.providers.forms import parts_of
 from app.providers.inbound_mail import mailgun_inbound
 from app.providers.mail import Composer, Mail
 from app.providers.settings import VendorSettings
+from app.providers.times import moment_of
 from app.providers.transport import HttpProvider, exchange, outcome_of
 from app.providers.verification import TOLERANCE, must_match, secrets_in
 
@@ -115,7 +116,7 @@ class _Rejection(_Model):
 class _Event(_Model):
     id: _Id
     event: str
-    timestamp: float = Field(ge=0, lt=2**33)
+    timestamp: float
     severity: str | None = None
     reason: str | None = None
     recipient: str | None = None
@@ -237,7 +238,7 @@ def _receipt(raw: dict[str, Any]) -> Receipt:
         provider_message_id=id.strip("<>") if id else None,
         idempotency_key=reference if isinstance(reference, str) else None,
         detail=reply.description or reply.message or event.reject.reason or event.reason,
-        occurred_at=datetime.fromtimestamp(event.timestamp, UTC),
+        occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.recipient,
     )

@@ -35,7 +35,7 @@ from app.providers.base import (
 from app.providers.inbound_mail import postmark_inbound
 from app.providers.mail import Composer, Mail
 from app.providers.settings import VendorSettings
-from app.providers.times import UtcTime
+from app.providers.times import EventTime
 from app.providers.transport import HttpProvider, exchange, outcome_of
 from app.providers.verification import must_be_secret, secrets_in
 
@@ -102,10 +102,10 @@ class _Event(_Model):
     email: str | None = Field(None, alias="Email")
     description: str | None = Field(None, alias="Description")
     details: str | None = Field(None, alias="Details")
-    delivered_at: UtcTime | None = Field(None, alias="DeliveredAt")
-    bounced_at: UtcTime | None = Field(None, alias="BouncedAt")
-    received_at: UtcTime | None = Field(None, alias="ReceivedAt")
-    changed_at: UtcTime | None = Field(None, alias="ChangedAt")
+    delivered_at: EventTime = Field(None, alias="DeliveredAt")
+    bounced_at: EventTime = Field(None, alias="BouncedAt")
+    received_at: EventTime = Field(None, alias="ReceivedAt")
+    changed_at: EventTime = Field(None, alias="ChangedAt")
     metadata: dict[str, str] = Field({}, alias="Metadata")
 
 

@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
@@ -45,6 +44,7 @@ from app.providers.base import (
 from app.providers.inbound_mail import sendgrid_inbound
 from app.providers.mail import Composer, Mail
 from app.providers.settings import VendorSettings
+from app.providers.times import moment_of
 from app.providers.transport import HttpProvider, exchange, outcome_of
 from app.providers.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
@@ -93,7 +93,7 @@ class _Event(BaseModel):
     sg_message_id: _Id | None = None
     reference: _Id | None = None
     email: str | None = None
-    timestamp: int = Field(ge=0, lt=2**33)
+    timestamp: int
     reason: str | None = None
     response: str | None = None
     sg_machine_open: bool = False
@@ -166,10 +166,11 @@ class SendgridProvider(HttpProvider):
         items = from_json(callback.body, allow_inf_nan=False)
         if not isinstance(items, list):
             raise ValueError("Events come as a list.")
-        receipts = [_receipt(item if isinstance(item, dict) else {"event": item}) for item in items]
-        if items and not any(receipt.occurred_at for receipt in receipts):
+        events = [item if isinstance(item, dict) else {"event": item} for item in items]
+        receipts = [_receipt(event) for event in events]
+        if events and not any(receipts):
             raise ValueError("None of the events can be read.")
-        return receipts
+        return [receipt or _unread(event) for receipt, event in zip(receipts, events, strict=True)]
 
 
 def configured() -> BaseProvider | None:
@@ -224,13 +225,12 @@ def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     return True
 
 
-def _receipt(raw: dict[str, Any]) -> Receipt:
-    """What one event says; where it can't be read, that there was one, so that the others are not lost with it."""
+def _receipt(raw: dict[str, Any]) -> Receipt | None:
+    """What one event says; None where it can't be read."""
     try:
         event = _Event.model_validate(raw)
     except ValidationError:
-        name = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
-        return Receipt(event_id=name, status=None, raw=raw)
+        return None
     # A mail program that loads pictures by itself has read nothing.
     status = None if event.sg_machine_open else STATUSES.get(event.event)
     return Receipt(
@@ -239,10 +239,16 @@ def _receipt(raw: dict[str, Any]) -> Receipt:
         provider_message_id=_AFTER_THE_ID.split(event.sg_message_id)[0] if event.sg_message_id else None,
         idempotency_key=event.reference,
         detail=event.reason or event.response,
-        occurred_at=datetime.fromtimestamp(event.timestamp, UTC),
+        occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.email,
     )
+
+
+def _unread(raw: dict[str, Any]) -> Receipt:
+    """That there was an event that can't be read, so that the others are not lost with it."""
+    name = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+    return Receipt(event_id=name, status=None, raw=raw)
 
 
 def _reason(response: httpx.Response) -> str | None:

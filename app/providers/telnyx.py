@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 import httpx
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import from_json
 from pydantic_settings import SettingsConfigDict
 
@@ -39,6 +39,7 @@ from app.providers.base import (
     hint,
 )
 from app.providers.settings import VendorSettings
+from app.providers.times import EventTime
 from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
 from app.providers.verification import must_be_recent, only_header, reference_in, with_reference
 
@@ -121,7 +122,7 @@ class _Message(_Model):
     to: list[_Party] = Field(min_length=1)
     text: str | None = None
     media: list[_Medium] = []
-    received_at: AwareDatetime | None = None
+    received_at: EventTime = None
 
 
 class _Outcome(_Model):
@@ -134,7 +135,7 @@ class _Outcome(_Model):
 class _Event(_Model):
     id: _Id
     event_type: str
-    occurred_at: AwareDatetime | None = None
+    occurred_at: EventTime = None
     payload: dict[str, Any]
 
 
@@ -257,7 +258,7 @@ def _receipt(event: _Event, outcome: _Outcome) -> Receipt:
         # From what is signed, which the address of the call is not.
         idempotency_key=reference_in(outcome.webhook_url),
         detail=said or None,
-        occurred_at=event.occurred_at and event.occurred_at.astimezone(UTC),
+        occurred_at=event.occurred_at,
         raw=event.model_dump(mode="json"),
         recipient=recipient.phone_number,
     )
@@ -272,5 +273,5 @@ def _inbound(message: _Message) -> InboundMessage:
         to_address=message.to[0].phone_number,
         body=message.text or "",
         attachments=[medium.url for medium in message.media],
-        sent_at=message.received_at and message.received_at.astimezone(UTC),
+        sent_at=message.received_at,
     )

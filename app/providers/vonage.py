@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import from_json, to_json
 from pydantic_settings import SettingsConfigDict
 
@@ -46,6 +46,7 @@ from app.providers.base import (
     hint,
 )
 from app.providers.settings import VendorSettings
+from app.providers.times import EventTime
 from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
 from app.providers.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
 
@@ -118,7 +119,7 @@ class _StatusCall(_Model):
     message_uuid: _Id
     status: str = Field(min_length=1, max_length=64)
     to: str | None = None
-    timestamp: AwareDatetime | None = None
+    timestamp: EventTime = None
     client_ref: str | None = None
     error: _Problem | None = None
 
@@ -133,7 +134,7 @@ class _MessageCall(_Model):
     channel: str
     sender: str = Field(alias="from")
     to: str
-    timestamp: AwareDatetime | None = None
+    timestamp: EventTime = None
     text: str | None = None
     image: _Medium | None = None
     audio: _Medium | None = None
@@ -293,7 +294,7 @@ def _receipt(written: dict[str, Any]) -> Receipt:
         provider_message_id=call.message_uuid,
         idempotency_key=call.client_ref,
         detail=str(call.error) or None if call.error else None,
-        occurred_at=call.timestamp and call.timestamp.astimezone(UTC),
+        occurred_at=call.timestamp,
         raw=written,
         recipient=with_plus(call.to) if call.to else None,
     )
@@ -312,5 +313,5 @@ def _inbound(call: _MessageCall) -> InboundMessage:
         to_address=with_plus(call.to),
         body=call.text or "\n".join(captions),
         attachments=[medium.url for medium in media],
-        sent_at=call.timestamp and call.timestamp.astimezone(UTC),
+        sent_at=call.timestamp,
     )

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from inspect import isawaitable
 from pathlib import Path
@@ -353,6 +353,35 @@ async def test_over_http_what_comes_in_twice_is_stored_once(
         answer = await deliver(client, calling.sign(calling.described.inbound))
         assert (answer.status_code, answer.content) == (reply.status, reply.content)
     assert rows_of(database_url, "SELECT direction, provider_type FROM messages") == [("inbound", calling.name)]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_over_http_what_has_an_impossible_date_is_of_the_time_at_which_it_came(
+    calling: Kit, serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    described = calling.described
+    bodies = [described.receipt and described.receipt(next(iter(described.words))), described.inbound]
+    changed = [dated(body, moment) for body in bodies if body and dated(body, moment) != body]
+    if not changed:
+        pytest.skip("it tells no time")
+    client = await serving(serve, settings, calling, monkeypatch)
+    for body in changed:
+        answer = await deliver(client, calling.sign(body))
+        assert answer.status_code == provider_registry[calling.name].reply.status
+    assert set(rows_of(database_url, "SELECT verdict, events FROM webhook_calls")) == {("taken", 1)}
+    times = rows_of(
+        database_url,
+        "SELECT coalesce(occurred_at, received_at) FROM provider_events UNION ALL SELECT sent_at FROM messages",
+    )
+    assert len(times) == len(changed)
+    assert all(abs(datetime.now(UTC) - time) < timedelta(minutes=1) for (time,) in times)
+
+
+def dated(body: bytes, moment: str) -> bytes:
+    """A body with this for its times, and with an age to come where they are Unix times."""
+    written = re.sub(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)", moment.encode(), body)
+    written = re.sub(rb"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d{4}(?= \d\d:)", b"Fri, 31 Dec 9999", written)
+    return re.sub(rb"\b1[3-9]\d{8}\b", b"99999999999", written)
 
 
 async def test_over_http_a_word_that_nobody_knows_is_kept_as_it_came(

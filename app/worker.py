@@ -313,12 +313,13 @@ class DeliveryWorker:
         provider = provider_registry.get(claim.provider_type)
         if provider is None:
             raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
-        async with asyncio.timeout(self._settings.provider_timeout_seconds):
+        async with asyncio.timeout(self._settings.provider_timeout_seconds) as patience:
+            payload = replace(claim.payload, give_up_at=patience.when())
             if claim.in_doubt and can_be_asked(provider):
-                earlier = await provider.look_up(claim.payload)
+                earlier = await provider.look_up(payload)
                 if earlier is not None:
                     return earlier
-            return await call(provider, claim.payload)
+            return await call(provider, payload)
 
     async def _watch(self) -> None:
         """Look at once when a worker of this machine has died."""

@@ -23,7 +23,9 @@ class OutboundMessage:
     `idempotency_key` is the same for every attempt of one message, and no other message ever has it: pass it on where
     the vendor takes one, or as the reference that receipts carry back. `callback_url` is where its receipts are to
     go, where the installation is reachable (`PUBLIC_URL`). `thread` is for mail: the Message-IDs of what was
-    said before, the latest last, as In-Reply-To and References have them.
+    said before, the latest last, as In-Reply-To and References have them. `give_up_at` is when, by the event loop's
+    clock, the worker stops waiting for `send` and takes the message for one in doubt: what is done before anything
+    leaves has to end well before that, as a `TemporaryFailure`.
     """
 
     message_id: int
@@ -37,6 +39,7 @@ class OutboundMessage:
     attachments: list[str] = field(default_factory=list)
     callback_url: str | None = None
     thread: Sequence[str] = ()
+    give_up_at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class MailSettings(VendorSettings):
     fetch_attachments: bool = False
     #: The files of one mail together. Vendors take 10 to 40 MB, in which base64 is a third.
     attachment_max_bytes: int = Field(10_000_000, ge=1)
-    #: For all files of one mail. The vendor needs its own time within PROVIDER_TIMEOUT_SECONDS.
+    #: For all files of one mail, and never more than half of what PROVIDER_TIMEOUT_SECONDS leaves.
     attachment_timeout_seconds: float = Field(5, gt=0)
 
 
@@ -130,8 +130,14 @@ class Composer:
         is_long = len(message.body) > _LONG_BODY
         mail = await asyncio.to_thread(_mail_of, message) if is_long else _mail_of(message)
         if self._fetches:
-            return replace(mail, files=await self._files.fetch(message.attachments))
+            within = None if message.give_up_at is None else _time_to_fetch(message.give_up_at)
+            return replace(mail, files=await self._files.fetch(message.attachments, within_seconds=within))
         return _with_links(mail, message.attachments) if message.attachments else mail
+
+
+def _time_to_fetch(give_up_at: float) -> float:
+    """Half of the time that is left: the vendor needs the rest, and what runs out before it is asked is no doubt."""
+    return (give_up_at - asyncio.get_running_loop().time()) / 2
 
 
 def _mail_of(message: OutboundMessage) -> Mail:

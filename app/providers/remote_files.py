@@ -66,25 +66,26 @@ class RemoteFiles:
         self._network = _Pinned(resolve, network or httpcore.AnyIOBackend())
         self._ssl_context = ssl_context
 
-    async def fetch(self, urls: Sequence[str]) -> list[RemoteFile]:
-        """The files behind addresses, in their order.
+    async def fetch(self, urls: Sequence[str], *, within_seconds: float | None = None) -> list[RemoteFile]:
+        """The files behind addresses, in their order, sooner than `timeout_seconds` where there is less time.
 
         Raises `PermanentFailure` for an address that must not be fetched or has nothing, and for what is too large;
-        `TemporaryFailure` for a server that can't be reached or is in trouble. The texts count the attachments, and
-        repeat nothing of their addresses.
+        `TemporaryFailure` for a server that can't be reached, is in trouble, or takes too long. The texts count the
+        attachments, and repeat nothing of their addresses.
         """
         if not urls:
             return []
-        if self._ssl_context is None:  # reading the roots takes 20 ms, and is for those only who fetch
-            self._ssl_context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+        seconds = self._timeout_seconds if within_seconds is None else min(self._timeout_seconds, within_seconds)
         files: list[RemoteFile] = []
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(seconds):
+                if self._ssl_context is None:  # reading the roots takes 20 ms, and is for those only who fetch
+                    self._ssl_context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
                 for number, url in enumerate(urls, start=1):
                     left = self._most_bytes - sum(len(file.content) for file in files)
                     files.append(await self._file(url, f"Attachment {number}", left))
         except TimeoutError:
-            detail = f"Attachment {len(files) + 1} did not come within {self._timeout_seconds:g} seconds."
+            detail = f"Attachment {len(files) + 1} did not come within {max(seconds, 0):.3g} seconds."
             raise TemporaryFailure(detail) from None
         return files
 

@@ -13,5 +13,5 @@ class FileStore(RemoteFiles):
     def __init__(self) -> None:
         super().__init__(timeout_seconds=1, most_bytes=1)
 
-    async def fetch(self, urls: Sequence[str]) -> list[RemoteFile]:
+    async def fetch(self, urls: Sequence[str], *, within_seconds: float | None = None) -> list[RemoteFile]:
         return list(FILES) if urls else []

@@ -1,8 +1,11 @@
 """How a message becomes a mail: nothing gets out of its header line, both parts say the same, threads hold."""
 
+import asyncio
 import email
 import email.policy
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from email.message import EmailMessage
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.providers.base import OutboundMessage, PermanentFailure
+from app.providers.base import OutboundMessage, PermanentFailure, TemporaryFailure
 from app.providers.mail import (
     Composer,
     Mail,
@@ -20,6 +23,7 @@ from app.providers.mail import (
     message_id_of,
     text_of_html,
 )
+from app.providers.remote_files import RemoteFiles
 from tests.providers import outbound
 from tests.providers.mails import FileStore
 
@@ -193,6 +197,22 @@ async def test_fetched_attachments_are_sent_along() -> None:
     assert first.get_content() == b"%PDF\r\n\x00\xff"
     assert second.get_content_type() == "text/plain"
     assert part(parsed, "html").strip() == "<p>Hi</p>"
+
+
+async def test_fetching_leaves_the_vendor_half_of_the_time_that_there_is() -> None:
+    async def silent(_: str) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return []
+
+    files = RemoteFiles(timeout_seconds=60, most_bytes=1000, resolve=silent)
+    composer = Composer(MailSettings(_env_file=None, fetch_attachments=True), files)
+    began = asyncio.get_running_loop().time()
+    mail = message(attachments=["https://example.com/a.pdf"], give_up_at=began + 0.6)
+    with pytest.raises(TemporaryFailure, match="Attachment 1 did not come within 0"):
+        await composer.mail(mail)
+    assert asyncio.get_running_loop().time() - began < 0.6
+    with pytest.raises(TemporaryFailure, match="did not come within 0 seconds"):
+        await composer.mail(replace(mail, give_up_at=began))
 
 
 def test_tags_that_never_end_cost_no_more_than_others() -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from app.config import Settings
 from app.providers.base import BaseProvider, Callback
+from app.providers.mail import Composer, MailSettings
+from app.providers.postmark import PostmarkProvider, PostmarkSettings
 from app.providers.registry import provider_registry
+from app.providers.remote_files import RemoteFiles
 from tests.factories import until
 from tests.providers import test_mailgun, test_postmark, test_sendgrid, test_ses
 from tests.providers.vendors import Vendor, payload
@@ -141,6 +145,35 @@ async def test_an_event_finds_its_mail_and_an_answer_its_thread(
     assert (await deliver(client, vendor.inbound())).status_code == 200
     thread = (await client.get(f"/api/conversations/{message['conversation_id']}/messages")).json()
     assert sorted(each["body"].strip() for each in thread) == ["Hello!", "Thank you!"]
+
+
+async def test_a_mail_whose_files_take_too_long_has_not_left_and_is_tried_again(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: str) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return []
+
+    composer = Composer(
+        MailSettings(_env_file=None, fetch_attachments=True),
+        RemoteFiles(timeout_seconds=60, most_bytes=1000, resolve=silent),
+    )
+    server = Vendor(test_postmark.ACCEPTED)
+    provider = PostmarkProvider(
+        PostmarkSettings(_env_file=None, server_token=test_postmark.SERVER_TOKEN), server.client, composer
+    )
+    monkeypatch.setitem(provider_registry, "postmark", provider)
+    quick = {"provider_timeout_seconds": 0.5, "retry_base_seconds": 60, "routes": {"email": ["postmark"]}}
+    client = await serve(settings.model_copy(update=quick))
+    mail = {"from": "a@example.com", "to": "b@example.com", "body": "Hi", "attachments": ["https://example.com/a"]}
+    message_id = (await client.post("/api/messages/email", json=mail)).json()["message_id"]
+
+    async def tries() -> list[dict[str, Any]]:
+        return list((await client.get(f"/api/messages/{message_id}")).json()["attempts"])
+
+    [attempt] = await until(tries, lambda found: bool(found) and found[0]["outcome"] is not None)
+    assert (attempt["outcome"], attempt["detail"][:25]) == ("temporary", "Attachment 1 did not come")
+    assert server.requests == []
 
 
 def _reference(name: str, request: httpx.Request) -> str:

@@ -9,6 +9,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -20,8 +21,10 @@ from app.doctor import examination, examine, installation
 from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
 from app.domain import KeyScope
+from app.providers.registry import provider_registry
 from tests.conftest import execute, make_settings
 from tests.live import LiveServer, free_port
+from tests.providers.test_sendgrid import provider as sendgrid
 from tests.tenancy import WEBHOOK_SECRET, make_key, production, revoke
 
 ROOT = Path(__file__).parent.parent
@@ -354,6 +357,23 @@ def test_keys_that_have_expired_or_soon_will(settings: Settings, database_url: s
     for _ in range(5):
         make_key(database_url, seconds=60)
     assert found(settings, "keys")[-1].text == "2 more have expired or will within 14 days."
+
+
+def test_a_provider_whose_calls_nobody_can_verify(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_settings(**values: Any) -> Finding:
+        monkeypatch.setitem(provider_registry, "sendgrid", sendgrid(**values))
+        [finding] = found(settings, "callbacks")
+        return finding
+
+    assert found(settings, "callbacks") == [ok("no provider makes any")]
+    assert with_settings() == ok("those of sendgrid can be verified")
+    trouble = with_settings(webhook_key=None)
+    assert trouble.level is Level.WARNING
+    assert trouble.text.startswith(
+        "SENDGRID_WEBHOOK_KEY is not set. So calls of sendgrid that need it are answered 503"
+    )
+    assert "docs/providers.md" in str(trouble.mending)
+    assert "SENDGRID_INBOUND_TOKEN is not set. " in with_settings(inbound_token=None).text
 
 
 def test_providers_in_trouble(settings: Settings, database_url: str) -> None:

@@ -20,6 +20,7 @@ from app.embedded import EmbeddedPostgresError
 SETTINGS_CHECKS: list[SettingsCheck] = [
     installation.profile,
     installation.webhook_secret,
+    installation.callbacks,
     installation.public_url,
     installation.routes,
     installation.log_format,

@@ -1,8 +1,10 @@
 """Checks of the settings and of this machine. None of them asks the database."""
 
+import asyncio
 import ipaddress
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -10,6 +12,7 @@ import httpx
 from app.config import Settings
 from app.doctor.findings import Finding, ok, problem, warning
 from app.domain import Channel
+from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 
@@ -52,6 +55,47 @@ def webhook_secret(settings: Settings) -> Iterator[Finding]:
         yield warning(f"WEBHOOK_SECRET is shorter than {_SHORTEST_KEY} bytes and might be guessed.", make)
     else:
         yield ok("set" if len(keys) == 1 else f"{len(keys)} are valid: take the old one out once nobody uses it")
+
+
+#: One of each kind that a vendor may have a secret of its own for. They show nothing, and are refused.
+_CALLS = [
+    Callback("GET", "https://messaging.example/", [], b""),
+    *(
+        Callback("POST", "https://messaging.example/", [("content-type", media_type)], b"")
+        for media_type in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
+    ),
+]
+
+
+def callbacks(_: Settings) -> Iterator[Finding]:
+    """Whether there is a secret for all that the configured providers may call with."""
+    missing: dict[str, list[str]] = {}
+    for name, provider in sorted(provider_registry.items()):
+        with suppress(NotImplementedError):
+            missing[name] = asyncio.run(_missing_secrets(provider))
+    for name, said in missing.items():
+        if said:
+            yield warning(
+                f"{' '.join(said)} So calls of {name} that need it are answered 503, until {name} gives them up.",
+                f"Set it as docs/providers.md says for {name}, and restart; if {name} is not to call, leave it so.",
+            )
+    if not any(missing.values()):
+        yield ok(f"those of {', '.join(missing)} can be verified" if missing else "no provider makes any")
+
+
+async def _missing_secrets(provider: BaseProvider) -> list[str]:
+    """What a provider says to calls that it can't judge. Raises `NotImplementedError` where it doesn't call."""
+    missing: dict[str, None] = {}
+    for call in _CALLS:
+        try:
+            judging = provider.verify(call)
+            if isinstance(judging, Awaitable):
+                await judging
+        except CallbackUnverifiable as error:
+            missing[str(error)] = None
+        except CallbackRefused:
+            pass
+    return list(missing)
 
 
 def public_url(settings: Settings) -> Iterator[Finding]:

@@ -235,8 +235,8 @@ class BaseProvider(ABC):
         """Return if a callback is the vendor's, judged by its bytes before anything reads them.
 
         As plain `def`, or as `async def` where something has to be fetched for it, such as a certificate: what is
-        returned is awaited if it can be. Raises `CallbackRefused`, or `CallbackUnverifiable`; `NotImplementedError`
-        where the vendor doesn't call back.
+        returned is awaited if it can be. Raises `CallbackUnverifiable` where a secret is not set, whatever the call
+        shows, `CallbackRefused`, and `NotImplementedError` where the vendor doesn't call back.
         """
         raise NotImplementedError
 

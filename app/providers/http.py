@@ -185,7 +185,7 @@ class GenericProvider(HttpProvider):
         )
 
     def verify(self, callback: Callback) -> None:
-        keys = [_key_of(secret) for secret in secrets_in(self._settings.secret)]
+        keys = [_key_of(secret) for secret in secrets_in(HTTP_SECRET=self._settings.secret)]
         id_ = only_header(callback, "webhook-id")
         timestamp = only_header(callback, "webhook-timestamp")
         shown = only_header(callback, "webhook-signature").split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]

@@ -172,7 +172,7 @@ class MailgunProvider(HttpProvider):
             raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
 
     async def verify(self, callback: Callback) -> None:
-        keys = secrets_in(self._settings.signing_key)
+        keys = secrets_in(MAILGUN_SIGNING_KEY=self._settings.signing_key)
         shown = await asyncio.to_thread(_signature, callback) if len(callback.body) > _LARGE else _signature(callback)
         if not _TIMESTAMP.fullmatch(shown.timestamp):
             raise CallbackRefused("The time of the signature can't be read.")

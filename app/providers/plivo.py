@@ -150,7 +150,7 @@ class PlivoProvider(HttpProvider):
         raise UnknownOutcome(f"{response.status_code} without an id.")
 
     def verify(self, callback: Callback) -> None:
-        tokens = secrets_in(self._settings.auth_token)
+        tokens = secrets_in(PLIVO_AUTH_TOKEN=self._settings.auth_token)
         shown = only_header(callback, "x-plivo-signature-v3").split(",", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
         nonce = only_header(callback, "x-plivo-signature-v3-nonce")
         try:

@@ -150,7 +150,7 @@ class PostmarkProvider(HttpProvider):
         return ProviderResult(answer.message_id)
 
     def verify(self, callback: Callback) -> None:
-        secrets = secrets_in(self._settings.webhook_token)
+        secrets = secrets_in(POSTMARK_WEBHOOK_TOKEN=self._settings.webhook_token)
         shown = callback.header(TOKEN_HEADER) or _password(callback.header("authorization"))
         must_be_secret(shown or "", secrets)
 

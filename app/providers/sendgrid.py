@@ -156,7 +156,7 @@ class SendgridProvider(HttpProvider):
         """A mail is, by the token in its address; events are signed over their body."""
         if not _is_mail(head):
             return False
-        secrets = secrets_in(self._settings.inbound_token)
+        secrets = secrets_in(SENDGRID_INBOUND_TOKEN=self._settings.inbound_token)
         must_be_secret(only_parameter(head, "token"), secrets)
         return True
 

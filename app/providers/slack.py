@@ -194,7 +194,7 @@ class SlackProvider(HttpProvider):
         }
 
     def verify(self, callback: Callback) -> None:
-        secrets = secrets_in(self._settings.signing_secret)
+        secrets = secrets_in(SLACK_SIGNING_SECRET=self._settings.signing_secret)
         timestamp = only_header(callback, "x-slack-request-timestamp")
         shown = only_header(callback, "x-slack-signature")
         must_be_recent(timestamp, callback)

@@ -92,7 +92,7 @@ class SnsTopics:
     async def verify(self, callback: Callback, client: httpx.AsyncClient) -> None:
         """Raises `CallbackRefused`, and `CallbackUnverifiable` where the certificate can't be had just now."""
         if not self._arns:
-            raise CallbackUnverifiable("No topic is set whose notifications could be ours.")
+            raise CallbackUnverifiable("SES_TOPIC_ARN is not set: no notification can be ours.")
         try:
             said = notification_in(callback)
             age = callback.received_at - said.published_at

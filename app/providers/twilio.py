@@ -196,7 +196,9 @@ class TwilioProvider(HttpProvider):
             raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
 
     def verify(self, callback: Callback) -> None:
-        secrets = secrets_in(self._settings.auth_token, self._settings.shared_keys)
+        secrets = secrets_in(
+            TWILIO_AUTH_TOKEN=self._settings.auth_token, TWILIO_SHARED_KEYS=self._settings.shared_keys
+        )
         shown = only_header(callback, "x-twilio-signature")
         algorithm = _ALGORITHMS.get(_algorithm_named(callback))
         if algorithm is None:

@@ -20,14 +20,16 @@ _TIMESTAMP = re.compile(r"[0-9]{1,11}", re.ASCII)
 _WITHOUT_PLUS = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
 
 
-def secrets_in(*settings: SecretStr | None) -> list[bytes]:
+def secrets_in(**settings: SecretStr | None) -> list[bytes]:
     """The secrets that are set, several in one setting with a space between them while they are changed.
 
-    Raises `CallbackUnverifiable` if there is none.
+    The settings are named as in the environment. Raises `CallbackUnverifiable`, which names them, if none is set.
     """
-    secrets = [each.encode() for setting in settings if setting for each in setting.get_secret_value().split()]
+    secrets = [
+        each.encode() for setting in settings.values() if setting for each in setting.get_secret_value().split()
+    ]
     if not secrets:
-        raise CallbackUnverifiable("No secret is set that its callbacks could be verified with.")
+        raise CallbackUnverifiable(f"{' or '.join(settings)} is not set.")
     return secrets
 
 

@@ -179,7 +179,7 @@ class VonageProvider(HttpProvider):
             raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
 
     def verify(self, callback: Callback) -> None:
-        secrets = secrets_in(self._settings.signature_secret)
+        secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
         scheme, _, token = only_header(callback, "authorization").partition(" ")
         signed, _, signature = token.rpartition(".")
         if scheme.lower() != "bearer" or not signed:

@@ -258,10 +258,10 @@ class WhatsappProvider(HttpProvider):
 
     def verify(self, callback: Callback) -> None:
         if callback.method == "GET":  # not signed: the token, which both sides know, stands in its address
-            tokens = secrets_in(self._settings.verify_token)
+            tokens = secrets_in(WHATSAPP_VERIFY_TOKEN=self._settings.verify_token)
             must_be_secret(only_parameter(callback, "hub.verify_token"), tokens)
             return
-        secrets = secrets_in(self._settings.app_secret)
+        secrets = secrets_in(WHATSAPP_APP_SECRET=self._settings.app_secret)
         shown = only_header(callback, "x-hub-signature-256")
         expected = [hmac.new(secret, callback.body, hashlib.sha256).hexdigest() for secret in secrets]
         must_match([shown], [f"sha256={each}" for each in expected])

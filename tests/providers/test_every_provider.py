@@ -20,6 +20,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.config import Settings
+from app.doctor import installation
 from app.providers.base import (
     BaseProvider,
     Callback,
@@ -37,6 +38,7 @@ from app.providers.base import (
 from app.providers.registry import provider_registry
 from app.providers.settings import VendorSettings
 from app.providers.verification import TOLERANCE
+from tests.conftest import make_settings
 from tests.providers.contract import ACME, NAMES, ROOT, Kit, example_settings, load_the_documented_vendor
 from tests.providers.kit import PICTURE, PUBLIC_URL, Outcome, description_of
 from tests.providers.vendors import PAYLOADS, payload
@@ -315,9 +317,20 @@ async def test_without_its_secret_nothing_can_be_told_of_a_call(
     for variable in signing.described.verified_with:
         monkeypatch.setenv(variable, "")
     if (provider := signing.module.configured()) is not None:
-        for callback in signing.genuine():
+        for callback in [*signing.genuine(), *signing.forged()]:
             with pytest.raises(CallbackUnverifiable):
                 await verify(provider, callback)
+
+
+def test_the_doctor_names_the_secret_that_is_missing(signing: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    signing.configure({})
+    for variable in signing.described.verified_with:
+        monkeypatch.setenv(variable, "")
+    if (provider := signing.module.configured()) is None:
+        pytest.skip("without it there is no provider")
+    monkeypatch.setattr(installation, "provider_registry", {signing.name: provider})
+    [finding] = installation.callbacks(make_settings())
+    assert all(variable in finding.text for variable in signing.described.verified_with)
 
 
 async def test_over_http_what_is_not_the_vendor_s_is_401_and_stores_nothing(

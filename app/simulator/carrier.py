@@ -1,6 +1,7 @@
 """The carrier behind every wire format: meets each request by the script, and writes it down before it answers."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -37,8 +38,9 @@ class Carrier:
         self._outbox = outbox
         self._honours_keys = settings.honours_idempotency_key
 
-    async def take(self, order: Order) -> tuple[Reaction, Entry]:
-        """Decide, and write it down. What comes before the answer has come when this returns."""
+    async def take(self, order: Order, note: Callable[[Order], None]) -> tuple[Reaction, Entry]:
+        """Decide, and write it down. What comes before the answer has come when this returns; `note` gets an order
+        that is accepted before anything comes back."""
         message, reference = order.message, order.message.idempotency_key
         behaviour = self.script.behaviour(message.to_address, reference)
         reaction = self.script.reaction(behaviour, self.ledger.requests(reference))
@@ -59,6 +61,8 @@ class Carrier:
             entry.duplicate = first is not None
             entry.provider_message_id = first.provider_message_id if first else order.id
         self.ledger.write(entry)
+        if reaction.accepts:
+            note(order)
         if reaction.accepts and not entry.duplicate and order.sink is not None:
             await self._schedule(behaviour, order, entry.received_at, order.sink)
         return reaction, entry

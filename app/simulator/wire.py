@@ -47,15 +47,13 @@ class WireFormat(ABC):
         """The answer to `THROTTLED`, `ERROR`, `REFUSED` or `UNAUTHORISED`."""
 
     def note(self, order: Order) -> None:  # noqa: B027 - most remember nothing
-        """Remember an order that was accepted, however it is answered."""
+        """Remember an order that was accepted, however it is answered, before anything is called back about it."""
 
     async def answer(self, request: Request, order: Order) -> Response:
         """Have the carrier take an order, and answer as it says; also with nothing, or by breaking the connection."""
         carrier: Carrier = request.state.carrier
         try:
-            reaction, entry = await carrier.take(order)
-            if reaction.accepts:
-                self.note(order)
+            reaction, entry = await carrier.take(order, self.note)
             await asyncio.sleep(reaction.delay)
         except asyncio.CancelledError:  # the server stops: the 500 that it would answer denies what may be accepted
             return _Held(cut=True)

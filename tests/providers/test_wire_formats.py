@@ -138,6 +138,19 @@ async def test_twilio_s_own_library_finds_its_calls_signed(rig: Rig) -> None:
     )
 
 
+@pytest.mark.parametrize("vendor", ["twilio", "sendgrid", "whatsapp"])
+async def test_receipts_that_are_to_come_before_the_answer_have_come_when_it_does(rig: Rig, vendor: str) -> None:
+    if vendor == "twilio":
+        status_callback = f"{rig.service_url}/receipts"
+        answer = await rig.ask(TWILIO, data=text("+15005552400", StatusCallback=status_callback))
+    elif vendor == "sendgrid":
+        answer = await rig.ask(SENDGRID, json=mail("receipt-first@simulator.test"))
+    else:
+        answer = await rig.ask(WHATSAPP, json=whatsapp("15005552400"))
+    assert answer.is_success
+    assert rig.service.calls.qsize() == 2
+
+
 async def test_without_a_status_callback_twilio_sends_no_receipts(rig: Rig) -> None:
     await rig.ask(TWILIO, data=text("+15005553000"))
     call = await rig.service.next()

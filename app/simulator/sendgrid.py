@@ -29,6 +29,7 @@ from app.domain import MessageStatus
 from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent, Receipt
 from app.providers.script import Reply
 from app.providers.sendgrid import SendgridSettings
+from app.providers.verification import first_secret
 from app.simulator.carrier import Order
 from app.simulator.ledger import Entry
 from app.simulator.wire import WireFormat, call
@@ -85,8 +86,8 @@ class SendgridFormat(WireFormat):
 
     def __init__(self, settings: SendgridSettings, webhook: str | None) -> None:
         self._webhook = webhook
-        token = settings.inbound_token.get_secret_value().split() if settings.inbound_token else []
-        self._parse = f"{webhook}?{urlencode({'token': token[0]})}" if webhook and token else webhook
+        token = first_secret(settings.inbound_token)
+        self._parse = f"{webhook}?{urlencode({'token': token})}" if webhook and token else webhook
         self._key = generate_private_key(SECP256R1())
         public = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.public_key = base64.b64encode(public).decode()
@@ -123,6 +124,7 @@ class SendgridFormat(WireFormat):
             from_address=submission.sender.email,
             to_address=personalization.to[0].email,
             body=submission.content[0].value,
+            # A carrier doesn't know which argument names the mail: it takes the first.
             idempotency_key=next(iter(personalization.custom_args.values()), hashlib.sha256(content).hexdigest()),
             subject=submission.subject,
         )

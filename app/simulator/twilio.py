@@ -15,7 +15,6 @@ from urllib.parse import parse_qs, urlencode
 from uuid import uuid4
 
 import httpx
-from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,7 +23,7 @@ from app.domain import MessageStatus
 from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent
 from app.providers.script import Reply
 from app.providers.twilio import TwilioSettings
-from app.providers.verification import reference_in
+from app.providers.verification import first_secret, reference_in
 from app.simulator.carrier import Order
 from app.simulator.ledger import Entry
 from app.simulator.wire import WireFormat, call
@@ -52,7 +51,7 @@ class TwilioFormat(WireFormat):
     accepted_status: ClassVar[int] = 201
 
     def __init__(self, settings: TwilioSettings, webhook: str | None) -> None:
-        self._token = _first(settings.auth_token)
+        self._token = first_secret(settings.auth_token)
         self._webhook = webhook
         self._messages: dict[str, dict[str, Any]] = {}  # by sid, the oldest first
 
@@ -159,10 +158,6 @@ class TwilioFormat(WireFormat):
 
 def _error(status: int, code: int, message: str) -> JSONResponse:
     return JSONResponse({"code": code, "message": message, "more_info": _MORE.format(code), "status": status}, status)
-
-
-def _first(token: SecretStr | None) -> str | None:
-    return next(iter(token.get_secret_value().split()), None) if token else None
 
 
 def _sid(prefix: str, name: str) -> str:

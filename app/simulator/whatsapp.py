@@ -22,6 +22,7 @@ from starlette.routing import Route
 from app.domain import MessageStatus
 from app.providers.base import OutboundMessage, ProviderEvent, Receipt
 from app.providers.script import Reply
+from app.providers.verification import first_secret
 from app.providers.whatsapp import WhatsappSettings
 from app.simulator.carrier import Order
 from app.simulator.ledger import Entry
@@ -61,8 +62,7 @@ class WhatsappFormat(WireFormat):
 
     def __init__(self, settings: WhatsappSettings, webhook: str | None) -> None:
         self._webhook = webhook
-        app_secrets = settings.app_secret.get_secret_value().split() if settings.app_secret else []
-        self._secret = app_secrets[0].encode() if app_secrets else None
+        self._secret = first_secret(settings.app_secret).encode()
         self._numbers = {id_: number for number, id_ in settings.phone_number_ids.items()}
 
     def routes(self) -> Sequence[Route]:

@@ -83,7 +83,7 @@ class Mailbox:
         return waiting.pop(0) if waiting else "250 OK"
 
 
-class _Server(SMTP):
+class Server(SMTP):
     """Tells when a connection is gone: a test that ends before would leave it open for the next."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -121,7 +121,7 @@ async def serve(mailbox: Mailbox) -> AsyncIterator[Serve]:
 
         async def start(*, wrapped: ssl.SSLContext | None = None, **options: Any) -> int:
             def server() -> SMTP:
-                return _Server(mailbox, **{"enable_SMTPUTF8": True, "hostname": "mx.test", **options})
+                return Server(mailbox, **{"enable_SMTPUTF8": True, "hostname": "mx.test", **options})
 
             listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=wrapped)
             await stack.enter_async_context(listener)

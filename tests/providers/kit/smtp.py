@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.live import free_port
 from tests.providers.kit import PICTURE, REFERENCE, Description, Outcome, mail
-from tests.providers.test_smtp import Mailbox, _Server
+from tests.providers.test_smtp import Mailbox, Server
 
 PASSWORD = "password-of-the-mailbox"  # noqa: S105 - of a server that lives for a test
 _ANSWERS = {
@@ -44,7 +44,7 @@ async def end(outcome: Outcome) -> AsyncIterator[_SmtpEnd]:
     mailbox = Mailbox()
     mailbox.answers = {command: list(answers) for command, answers in _ANSWERS.get(outcome, {}).items()}
     listener = await asyncio.get_running_loop().create_server(
-        lambda: _Server(mailbox, hostname="mx.test"), "127.0.0.1"
+        lambda: Server(mailbox, hostname="mx.test"), "127.0.0.1"
     )
     port = free_port() if outcome is Outcome.UNREACHABLE else listener.sockets[0].getsockname()[1]
     async with listener:

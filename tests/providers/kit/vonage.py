@@ -17,6 +17,7 @@ from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Descripti
 from tests.providers.vendors import payload
 
 APPLICATION, SIGNING = "aaaaaaaa-bbbb-cccc-dddd-0123456789ab", "s" * 32
+PEM = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 CALLBACK = f"{PUBLIC_URL}/api/webhooks/vonage"
 
 
@@ -32,14 +33,13 @@ def sign(body: bytes) -> Callback:
 
 
 def description() -> Description:
-    pem = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return Description(
         environment={
             "VONAGE_APPLICATION_ID": APPLICATION,
-            "VONAGE_PRIVATE_KEY": pem,
+            "VONAGE_PRIVATE_KEY": PEM,
             "VONAGE_SIGNATURE_SECRET": SIGNING,
         },
-        secrets=[pem.splitlines()[1], SIGNING],
+        secrets=[PEM.splitlines()[1], SIGNING],
         message=text(callback_url=CALLBACK),
         request=Asked(
             "POST",

@@ -5,6 +5,7 @@ Without it everybody waits, and the work that is done is for callers who have gi
 
 import json
 import time
+from collections import Counter
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,8 +20,8 @@ log = structlog.get_logger(__name__)
 #: Whoever watches over the process has to be told the truth also when it is busy.
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
 _LOG_SECONDS = 1.0
-#: Bytes of bodies that are not whole yet, of all requests together.
-_ROOM = 250_000_000
+#: Bytes of bodies that are not whole yet, of all requests together, and of those that one address sends.
+_ROOM, _ROOM_OF_ONE = 300_000_000, 100_000_000
 _ID = b"0" * 24  # as long as those of `request_ids`
 
 
@@ -61,7 +62,7 @@ class Gate:
         self._entered = 0
         #: Requests that have entered, and wait for more of their bodies.
         self.reading = 0
-        self._held = 0  # bytes
+        self._held: Counter[str] = Counter()  # bytes, by address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,17 +84,19 @@ class Gate:
                 self.reading -= 1
             if message.get("more_body"):
                 held += len(message["body"])
-                self._held += len(message["body"])
-                if self._held > _ROOM:
+                self._held[client] += len(message["body"])
+                if self._held[client] > _ROOM_OF_ONE or self._held.total() > _ROOM:
                     raise Overloaded("More is being sent than there is room for right now. Try again shortly.")
             return message
 
+        client = scope["client"][0] if scope.get("client") else ""
         self._entered += 1
         try:
             await self._app(scope, patient, send)
         finally:
             self._entered -= 1
-            self._held -= held
+            if held:
+                self._held -= Counter({client: held})
 
 
 def _busy(settings: Settings) -> tuple[Headers, bytes]:

@@ -3,14 +3,27 @@
 import asyncio
 
 import pytest
+from starlette.types import Message
 
 from app.config import Settings
 from app.main import create_app
+from app.routers import gate
 from tests.conftest import client_of
 from tests.factories import sms, sms_webhook
 from tests.routers import problem_of, row_counts
 
 pytestmark = pytest.mark.anyio
+
+SLOW_REQUEST = {
+    "type": "http",
+    "method": "POST",
+    "path": "/api/messages/sms",
+    "raw_path": b"/api/messages/sms",
+    "query_string": b"",
+    "http_version": "1.1",
+    "scheme": "http",
+    "root_path": "",
+}
 
 
 async def test_one_more_than_may_be_under_way_is_turned_away_at_once(settings: Settings, database_url: str) -> None:
@@ -72,3 +85,43 @@ async def test_a_request_that_fails_or_is_given_up_makes_room(settings: Settings
         given_up.cancel()
         await asyncio.wait([given_up])
         assert (await client.get("/api/conversations")).status_code == 200
+
+
+async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for_each_address(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "_ROOM", 100)
+    monkeypatch.setattr(gate, "_ROOM_OF_ONE", 60)
+    app = create_app(settings)
+    more, held = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def send_slowly(address: str, size: int) -> int:
+        """The status of what is answered; after its first piece the sender waits for `more`."""
+        pieces = iter([b"x" * size, b""])
+        said: list[int] = []
+
+        async def receive() -> Message:
+            piece = next(pieces)
+            if not piece:
+                held.release()
+                await more.wait()
+            return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                said.append(message["status"])
+
+        scope = SLOW_REQUEST | {"client": (address, 1), "headers": [(b"content-type", b"application/json")]}
+        await app(scope, receive, send)
+        return said[0]
+
+    async with app.router.lifespan_context(app):
+        first = asyncio.create_task(send_slowly("192.0.2.1", 50))
+        await held.acquire()
+        assert await send_slowly("192.0.2.1", 20) == 503  # more than one address may hold
+        second = asyncio.create_task(send_slowly("192.0.2.2", 40))
+        await held.acquire()
+        assert await send_slowly("192.0.2.3", 20) == 503  # more than all may hold
+        more.set()
+        assert [*await asyncio.gather(first, second)] == [422, 422]
+        assert await send_slowly("192.0.2.3", 50) == 422

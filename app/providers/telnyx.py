@@ -27,6 +27,7 @@ from app.providers.base import (
     Callback,
     CallbackRefused,
     CallbackUnverifiable,
+    CredentialsRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
@@ -55,10 +56,14 @@ STATUSES = {
     "expired": MessageStatus.EXPIRED,
 }
 
-#: A spam filter that says it is temporary, the carrier's server away, too many requests: of the moment, whatever the
-#: status of the answer is.
-TEMPORARY_ERRORS = {"10007", "10011", "40002", "40006", "40011"}
-_TOO_MANY_REQUESTS = {"10011", "40011"}
+#: Of the moment, whatever the status of the answer is: an error of theirs, a request that took too long, too many
+#: requests, a spam filter that says it is temporary, the carrier's server away, a full queue, a sender that can't be
+#: used just now.
+TEMPORARY_ERRORS = {"10007", "10008", "10011", "40002", "40006", "40011", "40318", "40320"}
+_TOO_MANY_REQUESTS = {"10011", "40011", "40318"}
+#: Of the account, not of the message: the secret of the profile is missing or wrong, the profile or the account is
+#: switched off, the profile has spent what it may in a day.
+REFUSES_US = {"40311", "40312", "40313", "40314", "40333"}
 #: The errors that speak of one message, such as a recipient who has said STOP, also where the status refuses us.
 _OF_THE_MESSAGE = "40"
 
@@ -222,6 +227,8 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     if error.code in TEMPORARY_ERRORS:
         wait = retry_after(response.headers, datetime.now(UTC))
         return TemporaryFailure(str(error), retry_after=wait, throttled=error.code in _TOO_MANY_REQUESTS)
+    if error.code in REFUSES_US:
+        return CredentialsRefused(str(error))
     failure = outcome_of(response, str(error))
     if isinstance(failure, TemporaryFailure) or not error.code.startswith(_OF_THE_MESSAGE):
         return failure

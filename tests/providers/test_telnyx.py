@@ -139,8 +139,17 @@ def refusal(status: int, code: str | int | None = None, title: str = "Why", **he
         (refusal(403, "10010"), CredentialsRefused, "403 Forbidden - 10010"),
         (refusal(403, "40300"), PermanentFailure, "40300 Why - So."),
         (refusal(400, "40300"), PermanentFailure, "40300 Why - So."),
-        (refusal(400, "40006"), TemporaryFailure, "40006 Why - So."),
-        (refusal(400, "40002"), TemporaryFailure, "40002 Why - So."),
+        *[
+            (refusal(400, code), TemporaryFailure, f"{code} Why - So.")
+            for code in ("10007", "10008", "40002", "40006", "40318", "40320")
+        ],
+        (refusal(403, "40320"), TemporaryFailure, "40320 Why - So."),
+        *[
+            (refusal(400, code), CredentialsRefused, f"{code} Why - So.")
+            for code in ("40311", "40312", "40313", "40314", "40333")
+        ],
+        (refusal(429, "40333"), CredentialsRefused, "40333 Why - So."),
+        (refusal(400, "40315"), PermanentFailure, "40315 Why - So."),
         (refusal(429, "10011"), TemporaryFailure, "10011 Why - So."),
         (refusal(429), TemporaryFailure, "429 Too Many Requests"),
         (refusal(500, "10007"), TemporaryFailure, "10007 Why - So."),
@@ -163,9 +172,10 @@ async def test_what_goes_wrong_becomes_the_right_failure(
     assert API_KEY not in str(raised.value)
 
 
-async def test_a_throttled_account_is_left_alone_for_as_long_as_it_asks() -> None:
+@pytest.mark.parametrize("code", ["10011", "40318"])
+async def test_a_throttled_account_is_left_alone_for_as_long_as_it_asks(code: str) -> None:
     with pytest.raises(TemporaryFailure) as raised:
-        await provider(Vendor(refusal(429, "10011", **{"Retry-After": "7"}))).send(outbound())
+        await provider(Vendor(refusal(400, code, **{"Retry-After": "7"}))).send(outbound())
     assert (raised.value.throttled, raised.value.retry_after) == (True, 7)
 
 

@@ -57,8 +57,8 @@ STATUSES = {
 }
 
 #: Of the moment, whatever the status of the answer is: an error of theirs, a request that took too long, too many
-#: requests, a spam filter that says it is temporary, the carrier's server away, a full queue, a sender that can't be
-#: used just now.
+#: requests, a full queue, a sender that can't be used just now, and what Telnyx rather tells in a receipt, once it
+#: has the message: a spam filter that says it is temporary, the carrier's server away, the carrier's limit.
 TEMPORARY_ERRORS = {"10007", "10008", "10011", "40002", "40006", "40011", "40318", "40320"}
 _TOO_MANY_REQUESTS = {"10011", "40011", "40318"}
 #: Of the account, not of the message: the secret of the profile is missing or wrong, the profile or the account is

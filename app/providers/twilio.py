@@ -65,9 +65,10 @@ STATUSES = {
     "canceled": MessageStatus.CANCELED,
 }
 
-#: Too many requests; queue overflow, congestion, the limit of a 10DLC campaign or of a channel, no answer from the
-#: carrier: of the moment, whatever the status of the answer is.
-TEMPORARY_ERRORS = {20429, 30001, 30017, 30022, 30410, 63018}
+#: Of the moment, whatever the status of the answer is: too many requests, the sender's queue full, and what Twilio
+#: rather tells in a receipt, once it has the message: queue overflow, congestion, the limit of a 10DLC campaign or
+#: of a channel, no answer from the carrier.
+TEMPORARY_ERRORS = {20429, 21611, 30001, 30017, 30022, 30410, 63018}
 #: What is wrong with one message or its addresses, also where the status of the answer is one that refuses us.
 PERMANENT_ERRORS = {
     *(21211, 21408, 21606, 21608, 21610, 21612, 21614, 21617, 21620, 21623),

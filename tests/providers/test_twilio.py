@@ -158,6 +158,7 @@ def refusal(status: int, code: int | None = None, **headers: str) -> httpx.Respo
         (refusal(404), PermanentFailure, "404 Not Found"),
         (refusal(429, 20429), TemporaryFailure, "20429 It says why."),
         (refusal(429), TemporaryFailure, "429 Too Many Requests"),
+        (refusal(400, 21611), TemporaryFailure, "21611 It says why."),
         (refusal(400, 30022), TemporaryFailure, "30022 It says why."),
         (refusal(500, 20500), TemporaryFailure, "500 Internal Server Error - 20500 It says why."),
         (refusal(503), TemporaryFailure, "503 Service Unavailable"),
@@ -191,6 +192,12 @@ async def test_a_throttled_account_is_left_alone_for_as_long_as_it_asks() -> Non
     with pytest.raises(TemporaryFailure) as raised:
         await provider(Vendor(refusal(429, 20429, **{"Retry-After": "7"}))).send(outbound())
     assert (raised.value.throttled, raised.value.retry_after) == (True, 7)
+
+
+async def test_one_sender_with_a_full_queue_does_not_hold_up_the_others() -> None:
+    with pytest.raises(TemporaryFailure) as raised:
+        await provider(Vendor(refusal(400, 21611))).send(outbound())
+    assert not raised.value.throttled
 
 
 def test_a_call_that_its_own_library_signed_is_genuine() -> None:

@@ -62,8 +62,8 @@ STATUSES = {
 #: Too much was asked for: of the app, of the account, of the number, and of what a number with complaints may send.
 THROTTLED = {4, 80007, 130429, 131048}
 #: Of the moment: API unknown and service errors, too much to one person, something went wrong, service unavailable, a
-#: medium that could not be fetched, maintenance.
-TEMPORARY = {1, 2, 131000, 131016, 131053, 131056, 131057}
+#: medium that could not be fetched, maintenance, a number that was registered too often within a while.
+TEMPORARY = {1, 2, 131000, 131016, 131053, 131056, 131057, 133016}
 #: It refuses us, not the message: the token, its permissions, a blocked or unpaid account, a number not registered.
 REFUSES_US = {0, 3, 10, 190, 368, 131005, 131031, 131042, 133010, *range(200, 300)}
 

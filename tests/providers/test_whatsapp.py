@@ -164,7 +164,10 @@ def refusal(status: int, code: int, **headers: str) -> httpx.Response:
     ("answer", "failure", "throttled"),
     [
         *[(refusal(400, code), TemporaryFailure, True) for code in (4, 80007, 130429, 131048)],
-        *[(refusal(400, code), TemporaryFailure, False) for code in (1, 2, 131000, 131016, 131053, 131056, 131057)],
+        *[
+            (refusal(400, code), TemporaryFailure, False)
+            for code in (1, 2, 131000, 131016, 131053, 131056, 131057, 133016)
+        ],
         *[
             (refusal(400, code), CredentialsRefused, False)
             for code in (0, 3, 10, 190, 200, 299, 368, 131005, 131031, 131042, 133010)

@@ -827,7 +827,9 @@ class PreviewView(BaseModel):
     may_send_from: bool = Field(description="Whether the address is one of yours.")
     segments: Segments | None = Field(description="For texts.")
     hints: list[str] = Field(description="How a text could be sent in fewer parts.")
-    refused: list[FieldProblem] = Field(description="Why a send would be refused; empty if it would be accepted.")
+    refused: list[FieldProblem] = Field(
+        description="Why it would be refused, here or by the first provider of its route; empty if it would not."
+    )
 
 
 class Problem(BaseModel):

@@ -216,6 +216,15 @@ class BaseProvider(ABC):
     #: The largest callback, in bytes.
     largest_callback: ClassVar[int] = 1_000_000
 
+    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+        """Why it could never take a message, told without asking the vendor: a sentence for each field that is to
+        blame (`from`, `to`, `body`, `attachments`); nothing where there is no reason that it knows.
+
+        Judged by the addresses, the body, the subject and the attachments alone. A preview shows it, and what is
+        refused here never comes to `send`.
+        """
+        return {}
+
     @abstractmethod
     def send(self, payload: OutboundMessage) -> Answer:
         """Hand one message over, as `async def` or as plain `def` (which is run in a thread).
@@ -275,7 +284,12 @@ class BaseProvider(ABC):
 
 
 async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResult:
-    """Run `send`, whichever way it is written, without holding up the event loop or another provider."""
+    """Run `send`, whichever way it is written, without holding up the event loop or another provider.
+
+    Raises `PermanentFailure` instead for what the provider says beforehand that it refuses.
+    """
+    if refusals := provider.refusals(payload):
+        raise PermanentFailure(" ".join(refusals.values()))
     if inspect.iscoroutinefunction(provider.send):
         answer: Answer = provider.send(payload)
     else:

@@ -144,6 +144,11 @@ class GenericProvider(HttpProvider):
         self.channels = settings.channels  # type: ignore[misc]  # those of other vendors are known beforehand
         self.honours_idempotency_key = settings.honours_reference
 
+    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+        values = _values(payload, without=_prefix_of(self._settings.channels.get(payload.channel)))
+        # In a path they would lead elsewhere.
+        return {end: "There is no such address." for end in ("from", "to") if values[end] in {"", ".", ".."}}
+
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         settings = self._settings
         response = await exchange(self.client, self._request(payload))
@@ -164,8 +169,6 @@ class GenericProvider(HttpProvider):
     def _request(self, payload: OutboundMessage) -> httpx.Request:
         settings = self._settings
         values = _values(payload, without=_prefix_of(settings.channels.get(payload.channel)))
-        if {values["from"], values["to"]} & {"", ".", ".."}:  # in a path they would lead elsewhere
-            raise PermanentFailure("There is no such address.")
         url = _PLACEHOLDER.sub(lambda found: quote(_joined(values[found[1]]), safe=""), settings.url or "")
         headers = {
             name: _PLACEHOLDER.sub(lambda _: payload.idempotency_key, value.get_secret_value())

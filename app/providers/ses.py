@@ -11,7 +11,7 @@ SES gives every mail a Message-ID of its own in place of ours.
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
@@ -28,7 +28,6 @@ from app.providers.base import (
     Callback,
     CredentialsRefused,
     OutboundMessage,
-    PermanentFailure,
     ProviderEvent,
     ProviderFailure,
     ProviderResult,
@@ -119,10 +118,13 @@ class SesProvider(HttpProvider):
         self._composer = composer or Composer()
         self._topics = SnsTopics(self._settings.topic_arn.split())
 
+    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+        ends = {"from": payload.from_address, "to": payload.to_address}
+        sentence = "SES can't take an address whose part before the @ is outside of ASCII."
+        return {end: sentence for end, address in ends.items() if not address.rpartition("@")[0].isascii()}
+
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         mail = await self._composer.mail(payload)
-        if mail.needs_smtputf8:
-            raise PermanentFailure("SES can't take an address whose part before the @ is outside of ASCII.")
         submission: dict[str, Any] = {
             "FromEmailAddress": mail.sender,
             "Destination": {"ToAddresses": [mail.recipient]},

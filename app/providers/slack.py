@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
@@ -157,6 +157,16 @@ class SlackProvider(HttpProvider):
         super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
         self._settings = settings
 
+    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+        refused: dict[str, str] = {}
+        if payload.from_address != f"{_KIND}{self._settings.app_id}":
+            refused["from"] = "The sender is not the app SLACK_APP_ID."
+        if not _ADDRESS.fullmatch(payload.to_address):
+            refused["to"] = "Slack has no such address: it is written slack:C024BE91L."
+        if len(_text(payload)) > _LONGEST_TEXT:
+            refused["body"] = f"A message in Slack has at most {_LONGEST_TEXT} characters."
+        return refused
+
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         token = self._settings.bot_token
         headers = {
@@ -164,7 +174,7 @@ class SlackProvider(HttpProvider):
             "Content-Type": "application/json; charset=utf-8",  # it warns where the charset is missing
         }
         url = f"{self._settings.api_url}/chat.postMessage"
-        request = self.client.build_request("POST", url, json=self._written(payload), headers=headers)
+        request = self.client.build_request("POST", url, json=_written(payload), headers=headers)
         response = await exchange(self.client, request)
         if failure := _failure_of(response):
             raise failure
@@ -173,25 +183,6 @@ class SlackProvider(HttpProvider):
         except ValidationError:
             raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
         return ProviderResult(f"{posted.channel}:{posted.ts}")
-
-    def _written(self, payload: OutboundMessage) -> dict[str, object]:
-        """The body of a request. Text is escaped, so that it calls nobody and links nowhere."""
-        if payload.from_address != f"{_KIND}{self._settings.app_id}":
-            raise PermanentFailure("The sender is not the app SLACK_APP_ID.")
-        address = _ADDRESS.fullmatch(payload.to_address)
-        if address is None:
-            raise PermanentFailure("Slack has no such address: it is written slack:C024BE91L.")
-        links = [f"<{link.translate(_IN_A_LINK)}>" for link in payload.attachments]
-        text = "\n".join(part for part in (html.escape(payload.body, quote=False), *links) if part)
-        if len(text) > _LONGEST_TEXT:
-            raise PermanentFailure(f"A message in Slack has at most {_LONGEST_TEXT} characters.")
-        channel, thread = address.groups()
-        return {
-            "channel": channel,
-            "text": text,
-            **({"thread_ts": thread} if thread else {}),
-            "metadata": {"event_type": "message_sent", "event_payload": {"reference": payload.idempotency_key}},
-        }
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(SLACK_SIGNING_SECRET=self._settings.signing_secret)
@@ -233,6 +224,23 @@ def configured() -> BaseProvider | None:
     """The provider, where SLACK_BOT_TOKEN and SLACK_APP_ID are set."""
     settings = SlackSettings()
     return SlackProvider(settings) if settings.bot_token and settings.app_id else None
+
+
+def _written(payload: OutboundMessage) -> dict[str, object]:
+    """The body of a request."""
+    channel, _, thread = payload.to_address.removeprefix(_KIND).partition("/")
+    return {
+        "channel": channel,
+        "text": _text(payload),
+        **({"thread_ts": thread} if thread else {}),
+        "metadata": {"event_type": "message_sent", "event_payload": {"reference": payload.idempotency_key}},
+    }
+
+
+def _text(payload: OutboundMessage) -> str:
+    """The body with links below it, escaped, so that it calls nobody and links nowhere."""
+    links = [f"<{link.translate(_IN_A_LINK)}>" for link in payload.attachments]
+    return "\n".join(part for part in (html.escape(payload.body, quote=False), *links) if part)
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:

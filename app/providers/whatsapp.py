@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import mimetypes
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -30,7 +30,6 @@ from app.providers.base import (
     CredentialsRefused,
     InboundMessage,
     OutboundMessage,
-    PermanentFailure,
     ProviderEvent,
     ProviderFailure,
     ProviderResult,
@@ -237,10 +236,16 @@ class WhatsappProvider(HttpProvider):
         self._settings = settings
         self._numbers = {id_: number for number, id_ in settings.phone_number_ids.items()}
 
+    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+        refused: dict[str, str] = {}
+        if payload.from_address not in self._settings.phone_number_ids:
+            refused["from"] = "The sender is none of WHATSAPP_PHONE_NUMBER_IDS."
+        if len(payload.attachments) > 1:
+            refused["attachments"] = "WhatsApp takes one attachment a message."
+        return refused
+
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        sender = self._settings.phone_number_ids.get(payload.from_address)
-        if sender is None:
-            raise PermanentFailure("The sender is none of WHATSAPP_PHONE_NUMBER_IDS.")
+        sender = self._settings.phone_number_ids[payload.from_address]
         token = self._settings.access_token
         request = self.client.build_request(
             "POST",
@@ -326,8 +331,6 @@ def _written(payload: OutboundMessage) -> dict[str, object]:
     }
     if not payload.attachments:
         return message | {"type": "text", "text": {"preview_url": False, "body": payload.body}}
-    if len(payload.attachments) > 1:
-        raise PermanentFailure("WhatsApp takes one attachment a message.")
     [link] = payload.attachments
     kind = _kind_of(link, has_text=bool(payload.body))
     medium = {"link": link} | ({"caption": payload.body} if payload.body else {})

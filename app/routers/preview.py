@@ -1,6 +1,6 @@
 """What would become of a message, told without storing it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +11,8 @@ from pydantic_core import to_json
 from app.dependencies import tenant_id
 from app.domain import Address, Channel, MessageType, NewMessage
 from app.errors import FieldError
+from app.providers.base import OutboundMessage
+from app.providers.registry import provider_registry
 from app.routers.hot import HotRoute
 from app.routers.messages import NOT_YOURS, Send, channel_context
 from app.routers.problems import invalid_request, responses
@@ -56,7 +58,8 @@ hot = APIRouter(
 @hot.post("/preview", response_model=PreviewView)
 async def preview_message(preview: Preview, request: Request) -> PreviewView:
     """What would become of a message: the addresses as they are understood, who would be asked to send it, what it is
-    cut into, and why it would be refused. Nothing is stored, sent or counted against a daily cap."""
+    cut into, and why it would be refused, here or by the first who would be asked. Nothing is stored, sent or counted
+    against a daily cap."""
     settings, services, channel = request.app.state.settings, request.app.state.services, preview.channel
     context = {"default_region": settings.default_region} | channel_context(settings, channel)
     fields = preview.model_extra or {}
@@ -69,9 +72,11 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
     if sender is not None and not owns:
         refused.append(NOT_YOURS)
     if message is not None:
+        new_message = _new_message(message, channel, tenant_id(request))
         refused += [FieldError(f"body.{name}", sentence) for name, sentence in message.is_over().items()]
-        if over := await services.spending.refusal_of(_new_message(message, channel, tenant_id(request))):
+        if over := await services.spending.refusal_of(new_message):
             refused.append(FieldError("body.to", over.detail))
+        refused += [FieldError(f"body.{name}", sentence) for name, sentence in _refusals(route, new_message).items()]
     text = _text_of(fields, channel)
     return PreviewView(
         channel=channel,
@@ -108,6 +113,25 @@ def _ends(fields: Mapping[str, Any], channel: str, context: Mapping[str, Any]) -
 
 def _new_message(message: Send, channel: str, tenant: int) -> NewMessage:
     return message.new_message(channel, tenant) if isinstance(message, ChannelSend) else message.new_message(tenant)
+
+
+def _refusals(route: Sequence[str], message: NewMessage) -> Mapping[str, str]:
+    """What the first of a route would never take, by field; a route may be ahead of its providers."""
+    provider = provider_registry.get(route[0]) if route else None
+    if provider is None:
+        return {}
+    payload = OutboundMessage(
+        message_id=0,  # it has none yet, and nothing is decided by it
+        channel=message.channel,
+        type=message.type,
+        from_address=message.sender.value,
+        to_address=message.recipient.value,
+        body=message.body,
+        idempotency_key="",
+        subject=message.subject,
+        attachments=message.attachments,
+    )
+    return provider.refusals(payload)
 
 
 def _text_of(fields: Mapping[str, Any], channel: str) -> str | None:

@@ -176,6 +176,12 @@ async def sent(provider: BaseProvider, message: OutboundMessage) -> str | None:
     return (await answer if isinstance(answer, Awaitable) else answer).provider_message_id
 
 
+def test_it_refuses_beforehand_nothing_that_it_could_send(kit: Kit) -> None:
+    provider = kit.configure({})
+    for message in filter(None, (kit.described.message, kit.described.media)):
+        assert provider.refusals(message) == {}
+
+
 async def test_what_hangs_on_a_message_goes_out_with_it(kit: Kit) -> None:
     if kit.described.media is None:
         pytest.skip("it takes texts alone")

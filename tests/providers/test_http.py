@@ -27,6 +27,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.base import call as hand_over
 from app.providers.http import GenericProvider, HttpSettings, configured
 from tests.providers import outbound
 from tests.providers.vendors import (
@@ -368,5 +369,5 @@ async def test_an_address_never_leads_elsewhere(to: str) -> None:
     vendor = Vendor(ACCEPTED)
     push = provider(vendor, channels="push:device", url="https://push.example/{to}/send")
     with pytest.raises(PermanentFailure):
-        await push.send(outbound(to, channel="push", from_address="device:us"))
+        await hand_over(push, outbound(to, channel="push", from_address="device:us"))
     assert vendor.requests == []

@@ -38,6 +38,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.base import call as hand_over
 from app.providers.mail import Composer, MailSettings
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
 from tests.providers import outbound
@@ -197,8 +198,9 @@ async def test_the_mail_in_it_is_whole() -> None:
 async def test_an_address_outside_of_ascii_is_refused_before_it_is_asked_for() -> None:
     vendor = Vendor(ACCEPTED)
     with pytest.raises(PermanentFailure, match="ASCII"):
-        await provider(vendor).send(mail("jörg@example.com"))
+        await hand_over(provider(vendor), mail("jörg@example.com"))
     assert not vendor.requests
+    assert provider(vendor).refusals(mail("jane@straße.example")) == {}
 
 
 def refused(status: int, name: str, **headers: str) -> httpx.Response:

@@ -26,6 +26,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.base import call as hand_over
 from app.providers.slack import IN_DOUBT, REFUSES_US, TEMPORARY, THROTTLED, SlackProvider, SlackSettings, configured
 from tests.providers import outbound
 from tests.providers.vendors import (
@@ -137,19 +138,22 @@ async def test_text_calls_nobody_and_links_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "field"),
     [
-        {"to": "slack:general"},
-        {"to": "slack:C1/x"},
-        {"to": "+16505551234"},
-        {"from_address": "slack:A1"},
-        {"body": "a" * 40_001},
+        ({"to": "slack:general"}, "to"),
+        ({"to": "slack:C1/x"}, "to"),
+        ({"to": "+16505551234"}, "to"),
+        ({"from_address": "slack:A1"}, "from"),
+        ({"body": "a" * 40_001}, "body"),
+        ({"body": "&" * 8_001}, "body"),
     ],
 )
-async def test_what_can_not_be_sent_is_not_tried(changes: dict[str, Any]) -> None:
+async def test_what_can_not_be_sent_is_said_beforehand_and_not_tried(changes: dict[str, Any], field: str) -> None:
     vendor = Vendor(POSTED)
+    slack = provider(vendor)
+    assert list(slack.refusals(message(**changes))) == [field]
     with pytest.raises(PermanentFailure):
-        await provider(vendor).send(message(**changes))
+        await hand_over(slack, message(**changes))
     assert vendor.requests == []
 
 

@@ -25,6 +25,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.base import call as hand_over
 from app.providers.whatsapp import STATUSES, WhatsappProvider, WhatsappSettings, configured
 from tests.providers import outbound
 from tests.providers.vendors import (
@@ -139,13 +140,18 @@ async def test_a_medium_is_given_by_its_link(link: str, body: str, medium: dict[
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"from_address": "+12016661234"}, {"attachments": ["https://a.example/1.jpg", "https://a.example/2.jpg"]}],
+    ("changes", "field"),
+    [
+        ({"from_address": "+12016661234"}, "from"),
+        ({"attachments": ["https://a.example/1.jpg", "https://a.example/2.jpg"]}, "attachments"),
+    ],
 )
-async def test_what_can_not_be_sent_is_not_tried(changes: dict[str, Any]) -> None:
+async def test_what_can_not_be_sent_is_said_beforehand_and_not_tried(changes: dict[str, Any], field: str) -> None:
     vendor = Vendor(ACCEPTED)
+    whatsapp = provider(vendor)
+    assert list(whatsapp.refusals(message(**changes))) == [field]
     with pytest.raises(PermanentFailure):
-        await provider(vendor).send(message(**changes))
+        await hand_over(whatsapp, message(**changes))
     assert vendor.requests == []
 
 

@@ -1,6 +1,6 @@
 """A look at what would become of a message: the same judgement as a send, and nothing kept."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 import httpx
@@ -9,6 +9,8 @@ import pytest
 from app.config import Settings
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
+from app.providers.slack import SlackProvider, SlackSettings
+from app.providers.whatsapp import WhatsappProvider, WhatsappSettings
 from tests.conftest import execute
 from tests.factories import email, sms
 from tests.routers import problem_of, row_counts, rows_of
@@ -25,6 +27,11 @@ class Chat(BaseProvider):
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         raise AssertionError("a preview sends nothing")
+
+
+class Picky(Chat):
+    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+        return {"to": f"Nothing goes to {payload.to_address}."}
 
 
 @pytest.fixture
@@ -105,6 +112,51 @@ async def test_it_refuses_what_a_send_refuses(client: httpx.AsyncClient, channel
         assert "body.channel" in refused(seen)
     else:
         assert seen["refused"] == problem_of(answer, 422)["errors"]
+
+
+WHATSAPP = {"from": "+12016661234", "to": "+18045551234", "body": "Hi"}
+SLACK = {"from": "slack:A024BE7LH", "to": "slack:C024BE91L", "body": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("channel", "body", "expected"),
+    [
+        ("whatsapp", WHATSAPP, []),
+        ("whatsapp", {**WHATSAPP, "from": "+12016669999"}, ["body.from"]),
+        (
+            "whatsapp",
+            {**WHATSAPP, "attachments": ["https://a.example/1", "https://a.example/2"]},
+            ["body.attachments"],
+        ),
+        ("slack", SLACK, []),
+        ("slack", {**SLACK, "from": "slack:A1", "to": "slack:nonsense"}, ["body.from", "body.to"]),
+    ],
+)
+async def test_it_says_what_the_provider_would_refuse(
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    channel: str,
+    body: dict[str, Any],
+    expected: list[str],
+) -> None:
+    numbers = {"+12016661234": "106540352242922"}
+    monkeypatch.setitem(
+        provider_registry,
+        "whatsapp",
+        WhatsappProvider(WhatsappSettings(_env_file=None, phone_number_ids=numbers)),
+    )
+    monkeypatch.setitem(provider_registry, "slack", SlackProvider(SlackSettings(_env_file=None, app_id="A024BE7LH")))
+    assert refused(await preview(client, channel, body)) == expected
+
+
+async def test_only_the_first_who_would_be_asked_is_heard(
+    serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("picky", "easy"):
+        monkeypatch.setitem(provider_registry, name, Picky() if name == "picky" else Chat())
+    for route, expected in ((["picky", "easy"], ["body.to"]), (["easy", "picky"], []), (["not_there_yet"], [])):
+        client = await serve(settings.model_copy(update={"routes": {"whatsapp": route}}))
+        assert refused(await preview(client, "whatsapp", WHATSAPP)) == expected
 
 
 async def test_addresses_are_read_whatever_is_wrong_with_the_rest(client: httpx.AsyncClient) -> None:

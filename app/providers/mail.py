@@ -58,7 +58,8 @@ class Mail:
     """A mail, ready for any vendor. Nothing in it can end a header line.
 
     Addresses have their domain in ASCII (IDNA 2008); the part before the @ may still be in Unicode. `html` is None
-    where the message is a plain text. `references` has the latest last, as the thread of the message does.
+    where the message is a plain text. `references` has the latest last, as the thread of the message does. Where a
+    vendor puts another Message-ID in the place of `message_id`, the mail is to be told so: `is_renamed`.
     """
 
     message_id: str
@@ -69,6 +70,7 @@ class Mail:
     html: str | None = field(default=None, repr=False)
     references: Sequence[str] = ()
     files: Sequence[RemoteFile] = field(default=(), repr=False)
+    is_renamed: bool = False
 
     @property
     def needs_smtputf8(self) -> bool:
@@ -77,10 +79,14 @@ class Mail:
 
     @property
     def thread_headers(self) -> dict[str, str]:
-        """In-Reply-To and References, where the mail follows others, each on one line."""
-        if not self.references:
-            return {}
-        return {"In-Reply-To": self.references[-1], "References": " ".join(self.references)}
+        """In-Reply-To and References, where the mail follows others, each on one line.
+
+        A mail that is renamed names its own `message_id` too: that is what later ones will name, and what both name
+        makes them one thread.
+        """
+        answered = {"In-Reply-To": self.references[-1]} if self.references else {}
+        named = [*self.references, *([self.message_id] if self.is_renamed else [])]
+        return {**answered, "References": " ".join(named)} if named else {}
 
     def as_bytes(self, sent_at: datetime | None = None) -> bytes:
         """The mail as it travels (RFC 5322): lines end in CRLF, only addresses can be anything but ASCII."""

@@ -5,13 +5,14 @@ Events: https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sn
 without a configuration set https://docs.aws.amazon.com/ses/latest/dg/notification-contents.html
 Mail that comes in: https://docs.aws.amazon.com/ses/latest/dg/receiving-email-notifications-contents.html
 
-SES gives every mail a Message-ID of its own in place of ours.
+SES gives every mail a Message-ID of its own in place of ours, which the mail therefore names among its References.
 """
 
 import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
@@ -124,7 +125,7 @@ class SesProvider(HttpProvider):
         return {end: sentence for end, address in ends.items() if not address.rpartition("@")[0].isascii()}
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        mail = await self._composer.mail(payload)
+        mail = replace(await self._composer.mail(payload), is_renamed=True)
         submission: dict[str, Any] = {
             "FromEmailAddress": mail.sender,
             "Destination": {"ToAddresses": [mail.recipient]},

@@ -39,7 +39,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.base import call as hand_over
-from app.providers.mail import Composer, MailSettings
+from app.providers.mail import Composer, MailSettings, message_id_of
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
 from tests.providers import outbound
 from tests.providers.certificates import certificate_of
@@ -191,8 +191,22 @@ async def test_the_mail_in_it_is_whole() -> None:
         base64.b64decode(submission["Content"]["Raw"]["Data"]), policy=email.policy.default
     )
     assert isinstance(sent, EmailMessage)
-    assert (sent["subject"], sent["to"], sent["references"]) == ("Grüße", "jane@example.com", "<a@example.com>")
+    assert (sent["subject"], sent["to"], sent["in-reply-to"]) == ("Grüße", "jane@example.com", "<a@example.com>")
     assert [part.get_filename() for part in sent.iter_attachments()] == [file.name for file in FILES]
+
+
+async def test_what_follows_a_mail_names_what_the_mail_itself_names_after_it_was_renamed() -> None:
+    first, second = mail(key="1-17-5"), mail(key="1-18-6", thread=[message_id_of("1-17-5", "shop@example.com")])
+    sent = []
+    for message in (first, second):
+        vendor = Vendor(ACCEPTED)
+        await provider(vendor).send(message)
+        raw = base64.b64decode(json.loads(vendor.request.content)["Content"]["Raw"]["Data"])
+        sent.append(email.message_from_bytes(raw, policy=email.policy.default))
+    assert sent[0]["in-reply-to"] is None
+    assert sent[0]["references"].split() == ["<1-17-5@example.com>"]
+    assert sent[1]["references"].split() == ["<1-17-5@example.com>", "<1-18-6@example.com>"]
+    assert sent[1]["in-reply-to"] == "<1-17-5@example.com>"
 
 
 async def test_an_address_outside_of_ascii_is_refused_before_it_is_asked_for() -> None:

@@ -37,6 +37,8 @@ _HTML = re.compile(
     re.IGNORECASE,
 )
 _END_OF_HTML = re.compile(r"</body\s*>|</html\s*>", re.IGNORECASE)
+#: For a mail of files or pictures alone: most vendors refuse one whose text is empty.
+_NO_TEXT = "(no text)"
 _LONG_BODY = 20_000  # characters
 
 
@@ -57,9 +59,10 @@ class MailSettings(VendorSettings):
 class Mail:
     """A mail, ready for any vendor. Nothing in it can end a header line.
 
-    Addresses have their domain in ASCII (IDNA 2008); the part before the @ may still be in Unicode. `html` is None
-    where the message is a plain text. `references` has the latest last, as the thread of the message does. Where a
-    vendor puts another Message-ID in the place of `message_id`, the mail is to be told so: `is_renamed`.
+    Addresses have their domain in ASCII (IDNA 2008); the part before the @ may still be in Unicode. `text` is never
+    blank, and `html` None where the message is a plain text. `references` has the latest last, as the thread of the
+    message does. Where a vendor puts another Message-ID in the place of `message_id`, the mail is to be told so:
+    `is_renamed`.
     """
 
     message_id: str
@@ -137,8 +140,10 @@ class Composer:
         mail = await asyncio.to_thread(_mail_of, message) if is_long else _mail_of(message)
         if self._fetches:
             within = None if message.give_up_at is None else _time_to_fetch(message.give_up_at)
-            return replace(mail, files=await self._files.fetch(message.attachments, within_seconds=within))
-        return _with_links(mail, message.attachments) if message.attachments else mail
+            mail = replace(mail, files=await self._files.fetch(message.attachments, within_seconds=within))
+        elif message.attachments:
+            mail = _with_links(mail, message.attachments)
+        return mail if mail.text.strip() else replace(mail, text=_NO_TEXT)
 
 
 def _time_to_fetch(give_up_at: float) -> float:

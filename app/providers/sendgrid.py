@@ -63,9 +63,8 @@ TIMESTAMP_HEADER = "x-twilio-email-event-webhook-timestamp"
 _REFERENCE = "reference"
 #: What an event's id of a mail has after the id that the answer to `send` gave.
 _AFTER_THE_ID = re.compile(r"\.(filter|recvd)")
-#: SendGrid refuses a mail without these (400).
+#: SendGrid refuses a mail without one (400).
 _NO_SUBJECT = "(no subject)"
-_NO_TEXT = " "
 
 _Id = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -180,7 +179,7 @@ def configured() -> BaseProvider | None:
 
 
 def _submission(mail: Mail, reference: str) -> dict[str, Any]:
-    content = [{"type": "text/plain", "value": mail.text or _NO_TEXT}]
+    content = [{"type": "text/plain", "value": mail.text}]
     if mail.html is not None:
         content.append({"type": "text/html", "value": mail.html})
     submission: dict[str, Any] = {

@@ -216,6 +216,16 @@ async def test_fetching_leaves_the_vendor_half_of_the_time_that_there_is() -> No
         await composer.mail(replace(mail, give_up_at=began))
 
 
+async def test_a_mail_without_words_says_so() -> None:
+    composer = Composer(MailSettings(_env_file=None, fetch_attachments=True), FileStore())
+    urls = ["https://example.com/a.pdf"]
+    picture = '<img src="https://example.com/a.png">'
+    for body, html in (("", None), (" \n", None), (picture, picture)):
+        mail = await composer.mail(message(body=body, attachments=urls))
+        assert (mail.text, mail.html, len(mail.files)) == ("(no text)", html, 2)
+    assert (await mail_of(message(body="", attachments=urls))).text.strip() == urls[0]
+
+
 def test_tags_that_never_end_cost_no_more_than_others() -> None:
     """Each of the first would be looked through for each of the second, which takes minutes."""
     assert text_of_html("<head>" * 100_000 + "</p>" * 100_000 + "<body>Hello") == "Hello"

@@ -150,7 +150,7 @@ async def test_what_sendgrid_demands_is_there_also_where_a_mail_has_none() -> No
     assert vendor.request.url.host == "api.eu.sendgrid.com"
     submission = json.loads(vendor.request.content)
     assert submission["subject"] == "(no subject)"
-    assert submission["content"] == [{"type": "text/plain", "value": " "}]
+    assert submission["content"] == [{"type": "text/plain", "value": "(no text)"}]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import SecretStr
 
+from app.addresses import InvalidAddress, phone_address
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable, hint
 
 #: Either way: clocks differ, and what was captured must not be of use for long.
@@ -16,8 +17,10 @@ TOLERANCE = timedelta(minutes=5)
 #: The parameter of a callback's address that carries our reference, where a vendor has no field for one.
 _REFERENCE = "ref"
 _TIMESTAMP = re.compile(r"[0-9]{1,11}", re.ASCII)
-#: Country code and number have at least seven digits together; a short code has fewer.
-_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
+#: Country code and number together, longer than any short code.
+_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{8,14}", re.ASCII)
+#: What may be a long short code, or a number of one of the countries that have so short ones.
+_MAYBE_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{6,7}", re.ASCII)
 
 
 def secrets_in(**settings: SecretStr | None) -> list[bytes]:
@@ -93,5 +96,18 @@ def reference_in(url: str | None) -> str | None:
 
 
 def with_plus(address: str) -> str:
-    """A number in E.164 from a vendor that leaves the plus sign out; short codes and names as they are."""
-    return f"+{address}" if _WITHOUT_PLUS.fullmatch(address) else address
+    """A number in E.164 from a vendor that leaves the plus sign out; short codes and names as they are.
+
+    Seven or eight digits are a number where they can be one in the country that they begin with.
+    """
+    if _WITHOUT_PLUS.fullmatch(address) or (_MAYBE_WITHOUT_PLUS.fullmatch(address) and _is_number(f"+{address}")):
+        return f"+{address}"
+    return address
+
+
+def _is_number(number: str) -> bool:
+    try:
+        phone_address(number, region="ZZ", may_be_alphanumeric=False)
+    except InvalidAddress:
+        return False
+    return True

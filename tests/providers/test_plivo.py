@@ -11,6 +11,7 @@ import pytest
 import requests
 from plivo.utils.signature_v3 import construct_get_url, construct_post_url, get_signature_v3, validate_v3_signature
 
+from app.addresses import any_address
 from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
@@ -274,6 +275,27 @@ def test_a_text_that_came_in() -> None:
         to_address="+12016661234",
         body="Grüße & 1+1",
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "sender"),
+    [
+        ("18045551234", "+18045551234"),
+        ("+18045551234", "+18045551234"),
+        ("6834002", "+6834002"),  # of Niue
+        ("50021000", "+50021000"),  # of the Falkland Islands
+        ("2239500", "2239500"),
+        ("22395000", "22395000"),
+        ("22395", "22395"),
+        ("ALERTS", "ALERTS"),
+    ],
+)
+def test_a_sender_is_a_number_or_a_short_code_and_can_be_read(written: str, sender: str) -> None:
+    body = form([("MessageUUID", "1"), ("From", written), ("To", "12016661234"), ("Text", "Hi")])
+    [message] = provider().parse(signed(body))
+    assert isinstance(message, InboundMessage)
+    assert message.from_address == sender
+    assert any_address(message.from_address, region="US").value == sender
 
 
 def test_media_that_came_in_are_in_their_order() -> None:

@@ -245,7 +245,8 @@ class BaseProvider(ABC):
 
         As plain `def`, or as `async def` where something has to be fetched for it, such as a certificate: what is
         returned is awaited if it can be. Raises `CallbackUnverifiable` where a secret is not set, whatever the call
-        shows, `CallbackRefused`, and `NotImplementedError` where the vendor doesn't call back.
+        shows, `CallbackRefused`, and `NotImplementedError` where the vendor doesn't call back. What can't be read may
+        raise `ValueError`, and counts as refused.
         """
         raise NotImplementedError
 

@@ -213,6 +213,8 @@ async def _verify(provider: BaseProvider, callback: Callback) -> None:
             await judging
     except NotImplementedError:
         raise ProviderNotFound("This provider does not call back.") from None
+    except ValueError:
+        raise CallbackRefused("The call can't be read.") from None
 
 
 async def _admit(provider: BaseProvider, callback: Callback) -> Reply | None:

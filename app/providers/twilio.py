@@ -81,6 +81,8 @@ _PAGE_SIZE = 50
 _LARGEST_PAGE = 2_000_000
 _DAY = timedelta(days=1)
 _MEDIA = re.compile(r"MediaUrl([0-9]{1,3})", re.ASCII)
+#: Names the key and the algorithm, in calls that are signed with a shared key.
+_SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
 _ALGORITHMS = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -197,9 +199,12 @@ class TwilioProvider(HttpProvider):
             raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
 
     def verify(self, callback: Callback) -> None:
-        secrets = secrets_in(
-            TWILIO_AUTH_TOKEN=self._settings.auth_token, TWILIO_SHARED_KEYS=self._settings.shared_keys
-        )
+        if _is_by_shared_key(callback):
+            secrets = secrets_in(TWILIO_SHARED_KEYS=self._settings.shared_keys)
+        else:
+            secrets = secrets_in(
+                TWILIO_AUTH_TOKEN=self._settings.auth_token, TWILIO_SHARED_KEYS=self._settings.shared_keys
+            )
         shown = only_header(callback, "x-twilio-signature")
         algorithm = _ALGORITHMS.get(_algorithm_named(callback))
         if algorithm is None:
@@ -304,12 +309,15 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     return outcome_of(response, detail)
 
 
+def _is_by_shared_key(callback: Callback) -> bool:
+    return any(name == _SETTINGS_HEADER for name, _ in callback.headers)
+
+
 def _algorithm_named(callback: Callback) -> str:
     """The algorithm that a call names; it does so only where it is signed with a shared key."""
-    named = {name for name, _ in callback.headers}
-    if "x-twilio-webhooks-signature-settings" not in named:
+    if not _is_by_shared_key(callback):
         return "HMAC_SHA1"
-    for part in only_header(callback, "x-twilio-webhooks-signature-settings").split(","):
+    for part in only_header(callback, _SETTINGS_HEADER).split(","):
         name, _, value = part.partition("=")
         if name.strip() == "algorithm":
             return value.strip().upper()

@@ -316,7 +316,7 @@ async def test_a_signature_is_good_for_a_while_and_not_before_its_time(signing: 
             await verify(provider, replace(callback, received_at=callback.received_at + early_or_late + margin))
 
 
-async def test_without_its_secret_nothing_can_be_told_of_a_call(
+async def test_without_its_secret_nothing_can_be_told_of_a_call_whatever_it_shows(
     signing: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signing.caller()

@@ -233,8 +233,9 @@ def test_odd_headers_are_refused_and_nothing_else(name: str) -> None:
 def test_without_a_key_that_can_be_read_nothing_can_be_told(key: str) -> None:
     with pytest.raises(CallbackUnverifiable, match="SENDGRID_WEBHOOK_KEY"):
         provider(webhook_key=key).verify(signed(EVENTS))
-    with pytest.raises(CallbackUnverifiable):
-        provider(inbound_token=None).verify(inbound(f"?token={TOKEN}"))
+    for query in (f"?token={TOKEN}", ""):
+        with pytest.raises(CallbackUnverifiable):
+            provider(inbound_token=None).verify(inbound(query))
 
 
 @pytest.mark.parametrize(

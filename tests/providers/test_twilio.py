@@ -289,6 +289,8 @@ def test_a_shared_key_signs_with_sha256() -> None:
     headers = {SIGNATURE: signature, "x-twilio-webhooks-signature-settings": "key=sk_1,algorithm=HMAC_SHA256"}
     provider(shared_keys="shared").verify(call(URL, body, headers))
     with pytest.raises(CallbackRefused):
+        provider(shared_keys="another").verify(call(URL, body, headers))
+    with pytest.raises(CallbackUnverifiable):  # the token is set, and can't tell
         provider().verify(call(URL, body, headers))
     for settings in ("key=sk_1,algorithm=HMAC_MD5", "algorithm=NONE", "algorithm=", ""):
         with pytest.raises(CallbackRefused):

@@ -22,6 +22,7 @@ from app.providers.base import (
     ProviderResult,
     Receipt,
     Reply,
+    Unread,
     hint,
 )
 
@@ -30,8 +31,8 @@ PATH = "/api/webhooks/signing"
 
 
 class SigningProvider(BaseProvider):
-    """`key` may be changed, and taken away; `parse` reads one event or a list of them. A call may show the key in its
-    address, as `?token=`."""
+    """`key` may be changed, and taken away; `parse` reads one event or a list of them, but for an `unread` one. A call
+    may show the key in its address, as `?token=`."""
 
     channels: ClassVar = {"sms": "phone"}
     reply: ClassVar = Reply(b"<ok/>", "application/xml", 200)
@@ -70,12 +71,14 @@ class SigningProvider(BaseProvider):
             raise CallbackRefused("The word is another one.")
         return Reply(asked["challenge"].encode(), "text/plain")
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
         said = json.loads(callback.body)
         return [_event(each) for each in (said if isinstance(said, list) else [said])]
 
 
-def _event(said: dict[str, Any]) -> ProviderEvent:
+def _event(said: dict[str, Any]) -> ProviderEvent | Unread:
+    if "unread" in said:
+        return Unread("it says nothing")
     if "status" in said:
         return Receipt(
             event_id=said["id"],

@@ -278,7 +278,7 @@ def test_a_schema_that_is_behind_or_ahead_hides_what_is_in_it(new_database: NewD
         name, finding = report.findings[-1]
         assert (name, finding.level) == ("schema", level)
         assert "python -m app migrate" in str(finding.mending)
-        assert report.left_out[-1] == "receipts"
+        assert report.left_out[-1] == "calls"
     execute(url, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('2099')")
     name, finding = examine(developing).findings[-1]
     assert (name, finding.level) == ("schema", Level.PROBLEM)
@@ -448,6 +448,19 @@ def test_receipts_whose_messages_are_not_here(settings: Settings, database_url: 
     trouble = the_trouble(settings, "receipts")
     assert trouble.text.startswith("1 receipt of twilio")
     assert "vendor's console" in str(trouble.mending)
+
+
+def test_calls_that_could_not_be_read(settings: Settings, database_url: str) -> None:
+    execute(
+        database_url,
+        "INSERT INTO webhook_calls"
+        " (tenant_id, provider_type, received_at, method, url, headers, body, verdict, events, addresses)"
+        " SELECT 1, 'whatsapp', now(), 'POST', '', '[]', '', verdict, 1, '{+18045551234}'"
+        " FROM unnest(ARRAY['taken', 'not_understood', 'refused']) AS verdict",
+    )
+    trouble = the_trouble(settings, "calls")
+    assert trouble.text.startswith("1 call of whatsapp could not be read")
+    assert "webhooks list --verdict not_understood --provider whatsapp" in str(trouble.mending)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ DATABASE_CHECKS: list[DatabaseCheck] = [
     operation.queue,
     operation.outcomes,
     operation.receipts,
+    operation.calls,
 ]
 
 _STATEMENT_SECONDS = 4  # what the server gives up after

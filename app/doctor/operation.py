@@ -163,3 +163,22 @@ def receipts(_: Settings, connection: Connection) -> Iterator[Finding]:
         )
     if not parked:
         yield ok("every one has found its message")
+
+
+_NOT_UNDERSTOOD = text("""
+    SELECT provider_type, count(*) FROM webhook_calls
+    WHERE (verdict <> 'taken' OR addresses = '{}'::text[]) AND verdict = 'not_understood' GROUP BY 1 ORDER BY 1
+""")
+
+
+def calls(_: Settings, connection: Connection) -> Iterator[Finding]:
+    """What providers called with, and could not be read or stored. It is kept for WEBHOOK_DAYS."""
+    not_understood = connection.execute(_NOT_UNDERSTOOD).all()
+    for name, count in not_understood:
+        yield warning(
+            f"{counted(count, 'call')} of {name} could not be read, or only in part: a message may be missing.",
+            f"`python -m app webhooks list --verdict not_understood --provider {name}` says why. Once mended, "
+            "`python -m app webhooks replay` takes them again.",
+        )
+    if not not_understood:
+        yield ok("every one that is kept has been understood")

@@ -129,6 +129,14 @@ class InboundMessage:
     quoted: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """One of a callback's events that can't be read: the call is kept as it came, to be read again, and the other
+    events are taken all the same. `reason` says why, and quotes nothing of it."""
+
+    reason: str
+
+
 ProviderEvent = Receipt | InboundMessage
 Answer = ProviderResult | Awaitable[ProviderResult]
 
@@ -265,10 +273,11 @@ class BaseProvider(ABC):
         """
         return None
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
         """What a genuine callback says, in its order; nothing where it is no concern of ours.
 
-        Raises `ValueError` for what can't be understood: it is kept as it came.
+        Raises `ValueError` for what can't be understood: it is kept as it came. Where that is one event of several,
+        it is `Unread` in its place, so that it costs no other.
         """
         raise NotImplementedError
 

@@ -33,6 +33,7 @@ from app.providers.base import (
     ProviderResult,
     Receipt,
     UnknownOutcome,
+    Unread,
 )
 from app.providers.settings import VendorSettings
 from app.providers.transport import HttpProvider, exchange, outcome_of
@@ -199,21 +200,15 @@ class GenericProvider(HttpProvider):
         digests = [hmac.digest(key, signed, hashlib.sha256) for key in keys]
         must_match(shown, [f"v1,{base64.b64encode(digest).decode()}" for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
         """One event or several, each a message that came in or a receipt, by the paths that find something in it."""
         content = from_json(callback.body, allow_inf_nan=False)
         found = _at(content, self._settings.events_path) if self._settings.events_path else content
         items = found if isinstance(found, list) else [found]
         id_ = callback.header("webhook-id") or ""
-        events = [self._event(item, f"{id_}:{number}") for number, item in enumerate(items)]
-        if not any(events):
-            raise ValueError("the paths that are set find nothing in it")
-        return [
-            event or Receipt(event_id=f"{id_}:{number}", status=None, raw=_as_raw(items[number]))
-            for number, event in enumerate(events)
-        ]
+        return [self._event(item, f"{id_}:{number}") for number, item in enumerate(items)]
 
-    def _event(self, item: JsonValue, event_id: str) -> ProviderEvent | None:
+    def _event(self, item: JsonValue, event_id: str) -> ProviderEvent | Unread:
         settings = self._settings
 
         def find(path: str | None) -> str | None:
@@ -229,7 +224,7 @@ class GenericProvider(HttpProvider):
         status = find(settings.receipt_status_path)
         id_, reference = find(settings.receipt_id_path), find(settings.receipt_reference_path)
         if not status or not (id_ or reference):
-            return None
+            return Unread("the paths that are set find nothing in it")
         return Receipt(
             event_id=event_id,
             status=settings.statuses.get(status),

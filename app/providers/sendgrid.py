@@ -11,8 +11,6 @@ is judged by its own secret: who knows the one can't forge what the other vouche
 
 import base64
 import binascii
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -39,6 +37,7 @@ from app.providers.base import (
     ProviderResult,
     Receipt,
     UnknownOutcome,
+    Unread,
     hint,
 )
 from app.providers.inbound_mail import sendgrid_inbound
@@ -159,17 +158,13 @@ class SendgridProvider(HttpProvider):
         must_be_secret(only_parameter(head, "token"), secrets)
         return True
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
         if _is_mail(callback):
             return sendgrid_inbound(callback)
         items = from_json(callback.body, allow_inf_nan=False)
         if not isinstance(items, list):
             raise ValueError("Events come as a list.")
-        events = [item if isinstance(item, dict) else {"event": item} for item in items]
-        receipts = [_receipt(event) for event in events]
-        if events and not any(receipts):
-            raise ValueError("None of the events can be read.")
-        return [receipt or _unread(event) for receipt, event in zip(receipts, events, strict=True)]
+        return [_event(item) for item in items]
 
 
 def configured() -> BaseProvider | None:
@@ -224,12 +219,14 @@ def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     return True
 
 
-def _receipt(raw: dict[str, Any]) -> Receipt | None:
-    """What one event says; None where it can't be read."""
+def _event(raw: Any) -> Receipt | Unread:
     try:
-        event = _Event.model_validate(raw)
-    except ValidationError:
-        return None
+        return _receipt(_Event.model_validate(raw), raw)
+    except ValidationError as error:
+        return Unread(str(error))
+
+
+def _receipt(event: _Event, raw: dict[str, Any]) -> Receipt:
     # A mail program that loads pictures by itself has read nothing.
     status = None if event.sg_machine_open else STATUSES.get(event.event)
     return Receipt(

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -37,6 +37,7 @@ from app.providers.base import (
     Reply,
     TemporaryFailure,
     UnknownOutcome,
+    Unread,
 )
 from app.providers.settings import VendorSettings
 from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
@@ -279,24 +280,20 @@ class WhatsappProvider(HttpProvider):
             raise CallbackRefused("It asks for something else than to subscribe.")
         return Reply(challenge.encode(), "text/plain")
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
         """Messages and statuses, several of both in one call; other fields of an account are no concern of ours."""
         call = _Call.model_validate(from_json(callback.body, allow_inf_nan=False))
         if call.object != "whatsapp_business_account":
             raise ValueError("not a call about a WhatsApp business account")
         values = [change.value for entry in call.entry for change in entry.changes if change.field == "messages"]
-        unread: list[dict[str, Any]] = []
-        events = [event for value in values for event in self._events(value, unread)]
-        if unread and not events:
-            raise ValueError("none of its messages and statuses can be understood")
-        return [*events, *map(_unread, unread)]
+        return [event for value in values for event in self._events(value)]
 
-    def _events(self, raw_value: dict[str, Any], unread: list[dict[str, Any]]) -> Iterator[ProviderEvent]:
-        """What a change says; what of it can't be understood is added to `unread`."""
+    def _events(self, raw_value: dict[str, Any]) -> Iterator[ProviderEvent | Unread]:
+        """What a change says."""
         try:
             value = _Value.model_validate(raw_value)
-        except ValidationError:
-            unread.append(raw_value)
+        except ValidationError as error:
+            yield Unread(str(error))
             return
         number = self._numbers.get(value.metadata.phone_number_id)
         ours = number or f"+{re.sub(r'[^0-9]', '', value.metadata.display_phone_number)}"
@@ -304,13 +301,13 @@ class WhatsappProvider(HttpProvider):
             try:
                 if event := _inbound(_Message.model_validate(raw), ours):
                     yield event
-            except ValueError:
-                unread.append(raw)
+            except ValueError as error:
+                yield Unread(str(error))
         for raw in value.statuses:
             try:
                 yield _receipt(_Status.model_validate(raw), raw)
-            except ValueError:
-                unread.append(raw)
+            except ValueError as error:
+                yield Unread(str(error))
 
 
 def configured() -> BaseProvider | None:
@@ -421,8 +418,3 @@ def _receipt(status: _Status, raw: dict[str, Any]) -> Receipt:
         raw=raw,
         recipient=with_plus(status.recipient_id) if status.recipient_id else numberless,
     )
-
-
-def _unread(raw: dict[str, Any]) -> Receipt:
-    """That there was something that can't be read, so that the others are not lost with it."""
-    return Receipt(event_id=hashlib.sha256(to_json(raw)).hexdigest(), status=None, raw=raw)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage
-from app.providers.base import InboundFile, InboundMessage, ProviderEvent, Receipt
+from app.providers.base import InboundFile, InboundMessage, ProviderEvent, Receipt, Unread
 from app.services.batching import GroupCommit
 from app.services.files import FileStore, NewFile, new_files
 from app.services.receipts import store_receipts
@@ -47,8 +47,8 @@ class Reading:
 
     @property
     def tenant_id(self) -> int:
-        """The tenant that all of them name; otherwise tenant 1."""
-        return next(iter(self.tenants)) if len(self.tenants) == 1 else DEFAULT_TENANT_ID
+        """The tenant that all of them name; otherwise tenant 1. Whose a fault is, nobody knows."""
+        return next(iter(self.tenants)) if len(self.tenants) == 1 and not self.faults else DEFAULT_TENANT_ID
 
 
 class ProviderEventService:
@@ -93,12 +93,14 @@ class ProviderEventService:
         if faults:
             raise ValueError(" ".join(faults))
 
-    async def read(self, provider_type: str, events: Sequence[ProviderEvent]) -> Reading:
+    async def read(self, provider_type: str, events: Sequence[ProviderEvent | Unread]) -> Reading:
         """Make of events what will be stored, each by itself, so that a bad one costs no other."""
         reading = Reading()
         for number, event in enumerate(events, start=1):
             try:
-                if isinstance(event, Receipt):
+                if isinstance(event, Unread):
+                    reading.faults.append(f"Event {number}: {event.reason}.")
+                elif isinstance(event, Receipt):
                     self._add_receipt(reading, event)
                 else:
                     message = await self._new_message(provider_type, event)

@@ -34,6 +34,7 @@ from app.providers.base import (
     Receipt,
     TemporaryFailure,
     UnknownOutcome,
+    Unread,
 )
 from app.providers.registry import provider_registry
 from app.providers.settings import VendorSettings
@@ -233,9 +234,10 @@ async def test_every_documented_call_is_genuine_and_can_be_read(calling: Kit) ->
 
 def must_be_understood(provider: BaseProvider, callback: Callback, name: str) -> None:
     try:
-        provider.parse(callback)
+        events = provider.parse(callback)
     except ValueError as error:
         raise AssertionError(f"{name} is not understood: {error}") from error
+    assert not [event for event in events if isinstance(event, Unread)], f"part of {name} is not understood"
 
 
 def test_each_of_its_words_has_its_status_and_names_the_message(calling: Kit) -> None:

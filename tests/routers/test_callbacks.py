@@ -12,7 +12,7 @@ import pytest
 
 from app.config import Settings
 from app.domain import MessageStatus
-from app.providers.base import Callback, ProviderEvent, Receipt
+from app.providers.base import Callback, ProviderEvent, Receipt, Unread
 from app.providers.registry import provider_registry
 from app.routers import webhooks
 from app.routers.room import Room
@@ -192,6 +192,7 @@ async def test_what_is_genuine_and_not_understood_is_kept_as_it_came(
         inbound(2, id="x" * 513),
         {"id": "", "status": "delivered"},
         {"id": "x" * 20_000, "status": "delivered"},
+        {"unread": True},
     ],
 )
 async def test_one_event_that_cannot_be_stored_costs_no_other(
@@ -204,6 +205,16 @@ async def test_one_event_that_cannot_be_stored_costs_no_other(
     assert reason.startswith("Event 2: ")
 
 
+async def test_whose_an_event_is_that_can_not_be_read_nobody_knows(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    acme = make_tenant(database_url, "Acme")
+    give_address(database_url, acme, "+12025550101")
+    assert (await call(client, [inbound(1, to="+12025550101"), {"unread": True}])).status_code == 200
+    assert rows_of(database_url, "SELECT tenant_id FROM messages") == [(acme,)]
+    assert [row[:2] for row in rows_of(database_url, CALLS)] == [(1, "not_understood")]
+
+
 async def test_what_shows_only_when_it_is_stored_costs_no_other_either(
     client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +222,7 @@ async def test_what_shows_only_when_it_is_stored_costs_no_other_either(
     parsed = vendor.parse
     huge = [Receipt("r-1", MessageStatus.SENT, raw={"n": 10**5000}), Receipt("r-2", MessageStatus.SENT)]
 
-    def parse(callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(callback: Callback) -> Sequence[ProviderEvent | Unread]:
         return [*parsed(callback), *huge]
 
     monkeypatch.setattr(vendor, "parse", parse)

@@ -13,6 +13,7 @@ import pytest
 from app.__main__ import main
 from app.config import Settings
 from app.domain import KeyScope
+from app.providers.base import Unread
 from app.providers.registry import provider_registry
 from tests.routers import locations_of, problem_of, rows_of
 from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound
@@ -155,6 +156,34 @@ async def test_what_was_not_understood_is_taken_once_it_can_be_read(
     assert (await asked(client, 1, "/replay"))["verdict"] == "taken"
     assert bodies(database_url) == ["Hello 1"]
     assert rows_of(database_url, "SELECT addresses FROM webhook_calls") == [(["+12016661234", "+18045551234"],)]
+
+
+async def test_the_part_of_a_call_that_could_not_be_read_is_listed_and_taken_once_it_can(
+    client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = vendor.parse
+    with monkeypatch.context() as patched:
+        patched.setattr(vendor, "parse", lambda callback: [parsed(callback)[0], Unread("it says nothing")])
+        await call(client, [inbound(1), inbound(2)])
+    assert bodies(database_url) == ["Hello 1"]
+    [found] = await listed(client, "?verdict=not_understood")
+    assert (found["events"], found["reason"]) == (1, "Event 2: it says nothing.")
+    assert (await asked(client, found["id"], "/replay"))["verdict"] == "taken"
+    assert bodies(database_url) == ["Hello 1", "Hello 2"]
+    assert await listed(client, "?verdict=not_understood") == []
+
+
+async def test_who_wrote_what_could_not_be_read_is_erased_with_it(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    """The call's other events are about somebody else."""
+    await call(client, inbound(1))
+    unread = inbound(2, body="a secret of theirs") | {"unread": True}
+    await call(client, [inbound(3, from_="+18045559999"), unread])
+    [contact] = (await client.get("/api/contacts?address=%2B18045551234")).json()
+    assert (await client.delete(f"/api/contacts/{contact['id']}")).json()["webhook_calls"] == 2
+    assert await listed(client) == []
+    assert rows_of(database_url, "SELECT raw FROM provider_events") == []
 
 
 async def test_a_handshake_that_was_refused_is_answered_when_it_is_taken_again(

@@ -5,6 +5,7 @@ In use where `python -m app serve` starts the server; `uvicorn app.main:app` has
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -21,6 +22,10 @@ _LARGEST_HEAD = 65_536  # bytes
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
 _UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
 _ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
+#: Where a provider hands over mail of 30 MB; some drop what is answered 4xx, and nobody hears of it.
+_WEBHOOKS = "/api/webhooks/"
+_LATER = {"Retry-After": "60"}
+_TOO_SLOW = "The request did not come to its end in time."
 _LOOKS = 4  # within the shortest of the times, so that no deadline is overrun by more than a quarter of it
 
 
@@ -29,10 +34,10 @@ class TimedProtocol(HttpToolsProtocol):
 
     `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
     it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
-    is answered 408, one whose head grows without an end 431, one whose request can't be read 400; then the connection
-    is closed. Closed without a word is one that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`.
-    While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before they are parsed. The settings
-    and the gate come with the lifespan's state.
+    is answered 408, with the body of a webhook 503, one whose head grows without an end 431, one whose request can't
+    be read 400; then the connection is closed. Closed without a word is one that has not read what it was answered for
+    `REQUEST_TIMEOUT_SECONDS`. While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before they
+    are parsed. The settings and the gate come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -128,18 +133,20 @@ class TimedProtocol(HttpToolsProtocol):
         if self._deadline is not None and self.loop.time() >= self._deadline:
             if self._in_head and not self._unfinished:
                 self.transport.close()  # it has not begun to ask anything
+            elif not self._in_head and self.scope["path"].startswith(_WEBHOOKS):
+                self._give_up(503, "Request timeout", _TOO_SLOW, headers=_LATER)
             else:
-                self._give_up(408, "Request timeout", "The request did not come to its end in time.")
+                self._give_up(408, "Request timeout", _TOO_SLOW)
         if not self.transport.is_closing():
             shortest = min(self._settings.header_timeout_seconds, self._settings.request_timeout_seconds)
             self._timer = self.loop.call_later(shortest / _LOOKS, self._look)
 
-    def _give_up(self, status: int, title: str, detail: str) -> None:
+    def _give_up(self, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         """Answer past the application, if nothing has been answered yet, and close."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_as_bytes(problem(status, title, detail), self._settings))
+            self.transport.write(_as_bytes(problem(status, title, detail, headers=headers), self._settings))
         self.transport.close()
 
 

@@ -31,8 +31,8 @@ PATH = "/api/webhooks/signing"
 
 
 class SigningProvider(BaseProvider):
-    """`key` may be changed, and taken away; `parse` reads one event or a list of them, but for an `unread` one. A call
-    may show the key in its address, as `?token=`."""
+    """`key` may be changed, and taken away; `parse` reads one event or a list of them, but for an `unread` one. A
+    call may show the key in its address, as `?token=`."""
 
     channels: ClassVar = {"sms": "phone"}
     reply: ClassVar = Reply(b"<ok/>", "application/xml", 200)

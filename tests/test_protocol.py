@@ -204,6 +204,14 @@ def test_who_sends_a_byte_now_and_then_is_cut_off(
     assert seconds < 6
 
 
+def test_a_provider_that_is_slow_is_to_call_again(server: LiveServer) -> None:
+    begin = b"POST /api/webhooks/sms HTTP/1.1\r\nHost: x\r\n" + JSON + b"Content-Length: 1000\r\n\r\n"
+    received, seconds = trickled(server, begin, b" ")
+    assert statuses(received) == [503]
+    assert b"retry-after: 60\r\n" in received
+    assert seconds < 6
+
+
 def test_who_says_nothing_is_cut_off(server: LiveServer) -> None:
     with connected(server) as connection:
         assert everything(connection) == b""

@@ -241,12 +241,6 @@ def _receipt(event: _Event, raw: dict[str, Any]) -> Receipt:
     )
 
 
-def _unread(raw: dict[str, Any]) -> Receipt:
-    """That there was an event that can't be read, so that the others are not lost with it."""
-    name = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
-    return Receipt(event_id=name, status=None, raw=raw)
-
-
 def _reason(response: httpx.Response) -> str | None:
     return _of_the_first_error(response, "message")
 

@@ -35,9 +35,9 @@ class TimedProtocol(HttpToolsProtocol):
     `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
     it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
     is answered 408, with the body of a webhook 503, one whose head grows without an end 431, one whose request can't
-    be read 400; then the connection is closed. Closed without a word is one that has not read what it was answered for
-    `REQUEST_TIMEOUT_SECONDS`. While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before they
-    are parsed. The settings and the gate come with the lifespan's state.
+    be read 400; then the connection is closed. Closed without a word is one that has not read what it was answered
+    for `REQUEST_TIMEOUT_SECONDS`. While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before
+    they are parsed. The settings and the gate come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

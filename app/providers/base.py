@@ -194,8 +194,8 @@ class CallbackRefused(Exception):
 
 
 class CallbackUnverifiable(Exception):
-    """Whose a callback is can't be told, because of us: a secret is not set, or can't be read. The vendor is to call
-    again."""
+    """Whose a callback is can't be told, and the vendor is to call again: because of us, where a secret is not set or
+    can't be read, or because the vendor itself may leave its signature out by an error."""
 
 
 @dataclass(frozen=True, slots=True)

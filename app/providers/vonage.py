@@ -34,6 +34,7 @@ from app.providers.base import (
     BaseProvider,
     Callback,
     CallbackRefused,
+    CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
     OutboundMessage,
@@ -180,6 +181,8 @@ class VonageProvider(HttpProvider):
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
+        if not any(name == "authorization" for name, _ in callback.headers):
+            raise CallbackUnverifiable("It is not signed, as a call of Vonage may be after an error of its own.")
         scheme, _, token = only_header(callback, "authorization").partition(" ")
         signed, _, signature = token.rpartition(".")
         if scheme.lower() != "bearer" or not signed:

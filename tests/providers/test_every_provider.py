@@ -42,7 +42,7 @@ from app.providers.verification import TOLERANCE
 from tests.conftest import make_settings
 from tests.providers.contract import ACME, NAMES, ROOT, Kit, example_settings, load_the_documented_vendor
 from tests.providers.kit import PICTURE, PUBLIC_URL, Outcome, description_of
-from tests.providers.vendors import PAYLOADS, payload
+from tests.providers.vendors import PAYLOADS, payload, without_header
 from tests.routers import problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
@@ -347,6 +347,20 @@ async def test_over_http_what_is_not_the_vendor_s_is_401_and_stores_nothing(
     client = await serving(serve, settings, signing, monkeypatch)
     for callback in signing.forged():
         problem_of(await deliver(client, callback), 401)
+    for table in ("messages", "provider_events", "webhook_calls"):
+        assert rows_of(database_url, f"SELECT 1 FROM {table}") == []
+
+
+async def test_over_http_what_its_vendor_may_have_failed_to_sign_is_to_come_again_and_stores_nothing(
+    signing: Kit, serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not signing.described.may_come_unsigned:
+        pytest.skip("it signs whatever it sends")
+    client = await serving(serve, settings, signing, monkeypatch)
+    for callback in signing.genuine():
+        answer = await deliver(client, without_header(callback, str(signing.described.signature)))
+        problem_of(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
     for table in ("messages", "provider_events", "webhook_calls"):
         assert rows_of(database_url, f"SELECT 1 FROM {table}") == []
 

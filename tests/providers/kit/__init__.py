@@ -112,6 +112,8 @@ class Description:
     forge: Callable[[Callback, str | None], Callback] | None = None
     signed_by: str | None = None
     verified_with: Sequence[str] = ()
+    #: Whether the vendor may leave its signature out, by an error of its own; such a call is to come again.
+    may_come_unsigned: bool = False
     #: How old a signature may be when it comes; None where the vendor signs no time.
     good_for: timedelta | None = None
     receipt: Callable[[str], bytes] | None = None
@@ -132,7 +134,8 @@ class Description:
             assert self.forge is not None
             return [self.forge(callback, value) for value in [None, *ODD_VALUES]]
         others = [with_header(callback, self.signature, value) for value in ODD_VALUES]
-        return [without_header(callback, self.signature), with_header_twice(callback, self.signature), *others]
+        unsigned = [] if self.may_come_unsigned else [without_header(callback, self.signature)]
+        return [*unsigned, with_header_twice(callback, self.signature), *others]
 
 
 def description_of(name: str) -> Description:

@@ -75,13 +75,19 @@ def must_be_secret(shown: str, secrets: Iterable[bytes]) -> None:
         raise CallbackRefused("The secret is missing, or another one.")
 
 
-def must_be_recent(seconds: str, callback: Callback) -> None:
-    """Raises `CallbackRefused` unless a Unix time, as it was written, is within `TOLERANCE` of the call."""
+def must_be_recent(seconds: str, callback: Callback, *, retried_for: timedelta = timedelta()) -> None:
+    """Raises `CallbackRefused` unless a Unix time, as it was written, is within `TOLERANCE` of the call.
+
+    Where the vendor repeats its first signature when it calls again, it may be older by as long as it does so.
+    """
     if not _TIMESTAMP.fullmatch(seconds):
         raise CallbackRefused("The time of the signature can't be read.", seen=hint(seconds))
-    age = callback.received_at - datetime.fromtimestamp(int(seconds), UTC)
-    if abs(age) > TOLERANCE:
-        raise CallbackRefused(f"The signature is {age.total_seconds():.0f} seconds old; 300 are allowed, either way.")
+    age, oldest = callback.received_at - datetime.fromtimestamp(int(seconds), UTC), TOLERANCE + retried_for
+    if not -TOLERANCE <= age <= oldest:
+        raise CallbackRefused(
+            f"The signature is {age.total_seconds():.0f} seconds old; "
+            f"from {-TOLERANCE.total_seconds():.0f} to {oldest.total_seconds():.0f} are allowed."
+        )
 
 
 def with_reference(callback_url: str, reference: str) -> str:

@@ -209,11 +209,15 @@ def test_both_keys_are_good_while_they_are_changed() -> None:
         provider().verify(signed(EVENTS, key=OLD_KEY))
 
 
-@pytest.mark.parametrize("seconds", [-301, 301, 86_400])
+@pytest.mark.parametrize("seconds", [301, -86_701])
 def test_a_signature_of_another_time_is_refused(seconds: int) -> None:
     with pytest.raises(CallbackRefused, match="seconds old"):
         provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=seconds)))
-    provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=299)))
+
+
+@pytest.mark.parametrize("seconds", [300, -86_700])
+def test_a_signature_is_good_for_the_day_on_which_sendgrid_calls_again(seconds: int) -> None:
+    provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=seconds)))
 
 
 @pytest.mark.parametrize("name", [SIGNATURE_HEADER, TIMESTAMP_HEADER])

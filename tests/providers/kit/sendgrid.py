@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
+from app.providers.sendgrid import RETRIED_FOR
 from app.providers.verification import TOLERANCE
 from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, content_type_of, form_data, mail, now
 
@@ -84,7 +85,7 @@ def description() -> Description:
         forge=forge,
         signed_by="ECDSA; mail: token in the address",
         verified_with=["SENDGRID_WEBHOOK_KEY", "SENDGRID_INBOUND_TOKEN"],
-        good_for=TOLERANCE,
+        good_for=RETRIED_FOR + TOLERANCE,
         receipt=receipt,
         words={
             "processed": MessageStatus.QUEUED,

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.verification import TOLERANCE
+from app.providers.vonage import RETRIED_FOR
 from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, now, text
 from tests.providers.vendors import payload
 
@@ -66,7 +67,7 @@ def description() -> Description:
         signed_by="JWT, HMAC-SHA256",
         verified_with=["VONAGE_SIGNATURE_SECRET"],
         may_come_unsigned=True,
-        good_for=TOLERANCE,
+        good_for=RETRIED_FOR + TOLERANCE,
         receipt=lambda word: payload("vonage", "delivered.json").replace(
             b'"status": "delivered"', f'"status": "{word}"'.encode()
         ),

@@ -4,11 +4,14 @@ Sending: https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send
 Events: https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 Their signature: https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
 Inbound Parse: https://www.twilio.com/docs/sendgrid/for-developers/parsing-email/setting-up-the-inbound-parse-webhook
+Its signature: https://www.twilio.com/docs/sendgrid/for-developers/parsing-email/securing-your-parse-webhooks
 
-Inbound Parse signs nothing, so its address carries a secret, `?token=`. Events are JSON and mails are forms, and each
-is judged by its own secret: who knows the one can't forge what the other vouches for.
+Inbound Parse signs where it has a security policy; without one its address carries a secret, `?token=`. Events are
+JSON and mails are forms, and each is judged by its own secrets: who knows the one can't forge what the other vouches
+for.
 """
 
+import asyncio
 import base64
 import binascii
 import re
@@ -57,8 +60,10 @@ STATUSES = {
     "open": MessageStatus.READ,
 }
 
-#: SendGrid calls again for a day, and doesn't say whether it signs anew.
-RETRIED_FOR = timedelta(hours=24)
+#: SendGrid calls again for a day, with a mail for three, and doesn't say whether it signs anew.
+RETRIED_FOR, MAIL_RETRIED_FOR = timedelta(hours=24), timedelta(hours=72)
+#: In bytes; judging more takes long enough for others to notice.
+_LARGE = 100_000
 SIGNATURE_HEADER = "x-twilio-email-event-webhook-signature"
 TIMESTAMP_HEADER = "x-twilio-email-event-webhook-timestamp"
 #: Under which our reference travels among a mail's custom arguments; events carry it at their top.
@@ -79,7 +84,9 @@ class SendgridSettings(VendorSettings):
     api_key: SecretStr | None = None
     #: The public key of the Signed Event Webhook, in base64; while it is changed two with a space between them.
     webhook_key: str | None = None
-    #: The secret in the address of Inbound Parse; while it is changed two with a space between them.
+    #: The public key of the security policy of Inbound Parse, likewise.
+    inbound_key: str | None = None
+    #: The secret in the address of Inbound Parse, where it has no such policy, likewise.
     inbound_token: SecretStr | None = None
     #: https://api.eu.sendgrid.com for accounts of that region.
     api_url: str = Field("https://api.sendgrid.com", pattern=r"^https?://[^/]+$")
@@ -137,28 +144,26 @@ class SendgridProvider(HttpProvider):
             raise UnknownOutcome(f"{response.status_code} without an id.")
         return ProviderResult(id)
 
-    def verify(self, callback: Callback) -> None:
-        if self.is_known_by_head(callback):
-            return
-        keys = [_public_key(key) for key in (self._settings.webhook_key or "").split()]
-        if not keys:
-            raise CallbackUnverifiable("SENDGRID_WEBHOOK_KEY is not set.")
-        written, timestamp = only_header(callback, SIGNATURE_HEADER), only_header(callback, TIMESTAMP_HEADER)
-        must_be_recent(timestamp, callback, retried_for=RETRIED_FOR)
-        try:
-            signature = base64.b64decode(written, validate=True)
-        except (binascii.Error, ValueError):
-            raise CallbackRefused("The signature is not base64.", seen=hint(written)) from None
-        signed = timestamp.encode() + callback.body
-        if not any(_is_signed_by(key, signature, signed) for key in keys):
-            raise CallbackRefused("The signature is not one of the key that is set.", seen=hint(written))
+    async def verify(self, callback: Callback) -> None:
+        settings = self._settings
+        if not _is_mail(callback):
+            await _must_be_signed(callback, _public_keys("SENDGRID_WEBHOOK_KEY", settings.webhook_key), RETRIED_FOR)
+        elif not self.is_known_by_head(callback):
+            await _must_be_signed(
+                callback, _public_keys("SENDGRID_INBOUND_KEY", settings.inbound_key), MAIL_RETRIED_FOR
+            )
 
     def is_known_by_head(self, head: Callback) -> bool:
-        """A mail is, by the token in its address; events are signed over their body."""
-        if not _is_mail(head):
+        """A mail may be, by the token in its address; what is signed is so over its body."""
+        settings = self._settings
+        if not _is_mail(head) or (settings.inbound_key and not settings.inbound_token):
             return False
-        secrets = secrets_in(SENDGRID_INBOUND_TOKEN=self._settings.inbound_token)
-        must_be_secret(only_parameter(head, "token"), secrets)
+        try:
+            must_be_secret(only_parameter(head, "token"), secrets_in(SENDGRID_INBOUND_TOKEN=settings.inbound_token))
+        except CallbackRefused:
+            if settings.inbound_key is None:
+                raise
+            return False
         return True
 
     def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
@@ -204,14 +209,37 @@ def _is_mail(callback: Callback) -> bool:
     return (callback.header("content-type") or "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
-def _public_key(written: str) -> EllipticCurvePublicKey:
+def _public_keys(name: str, setting: str | None) -> list[EllipticCurvePublicKey]:
+    """The keys in a setting of this name. Raises `CallbackUnverifiable` where it has none, or one can't be read."""
+    keys = []
+    for written in (setting or "").split():
+        try:
+            key = load_der_public_key(base64.b64decode(written, validate=True))
+        except (ValueError, UnsupportedAlgorithm):
+            raise CallbackUnverifiable(f"{name} is not a public key in base64.") from None
+        if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+            raise CallbackUnverifiable(f"{name} is not a key of the curve P-256.")
+        keys.append(key)
+    if not keys:
+        raise CallbackUnverifiable(f"{name} is not set.")
+    return keys
+
+
+async def _must_be_signed(callback: Callback, keys: list[EllipticCurvePublicKey], retried_for: timedelta) -> None:
+    """Raises `CallbackRefused` unless one of the keys has signed the time and the body."""
+    written, timestamp = only_header(callback, SIGNATURE_HEADER), only_header(callback, TIMESTAMP_HEADER)
+    must_be_recent(timestamp, callback, retried_for=retried_for)
     try:
-        key = load_der_public_key(base64.b64decode(written, validate=True))
-    except (ValueError, UnsupportedAlgorithm):
-        raise CallbackUnverifiable("SENDGRID_WEBHOOK_KEY is not a public key in base64.") from None
-    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
-        raise CallbackUnverifiable("SENDGRID_WEBHOOK_KEY is not a key of the curve P-256.")
-    return key
+        signature = base64.b64decode(written, validate=True)
+    except (binascii.Error, ValueError):
+        raise CallbackRefused("The signature is not base64.", seen=hint(written)) from None
+
+    def is_genuine() -> bool:
+        signed = timestamp.encode() + callback.body
+        return any(_is_signed_by(key, signature, signed) for key in keys)
+
+    if not (await asyncio.to_thread(is_genuine) if len(callback.body) > _LARGE else is_genuine()):
+        raise CallbackRefused("The signature is not one of the key that is set.", seen=hint(written))
 
 
 def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:

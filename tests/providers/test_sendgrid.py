@@ -97,7 +97,7 @@ def signed(body: bytes, *, key: PrivateKey = KEY, at: datetime = NOW, timestamp:
     )
 
 
-def inbound(query: str, content_type: str = "multipart/form-data; boundary=xYzZY") -> Callback:
+def inbound(query: str = "", content_type: str = "multipart/form-data; boundary=xYzZY") -> Callback:
     fields = {
         "headers": "From: jane@example.com\nTo: shop@example.com\nMessage-ID: <answer@example.com>",
         "envelope": '{"to":["shop@example.com"],"from":"jane@example.com"}',
@@ -110,6 +110,13 @@ def inbound(query: str, content_type: str = "multipart/form-data; boundary=xYzZY
         for name, value in fields.items()
     ]
     return call(f"{URL}{query}", "".join([*parts, "--xYzZY--\r\n"]).encode(), {"content-type": content_type})
+
+
+def inbound_signed(query: str = "", *, text: str = "", key: PrivateKey = KEY, at: datetime = NOW) -> Callback:
+    mail = inbound(query)
+    by_policy = signed(mail.body + text.encode(), key=key, at=at)
+    headers = [each for each in by_policy.headers if each[0] != "content-type"]
+    return replace(mail, headers=[*mail.headers, *headers], body=by_policy.body)
 
 
 def receipts(callback: Callback) -> list[Receipt]:
@@ -190,38 +197,38 @@ async def test_too_many_requests_hold_it_back() -> None:
     assert (raised.value.throttled, raised.value.retry_after) == (True, 7)
 
 
-def test_what_we_verify_its_own_library_verifies() -> None:
+async def test_what_we_verify_its_own_library_verifies() -> None:
     callback = signed(EVENTS)
-    provider().verify(callback)
+    await provider().verify(callback)
     theirs = EventWebhook(public(KEY))
     signature, timestamp = callback.header(SIGNATURE_HEADER), callback.header(TIMESTAMP_HEADER)
     assert theirs.verify_signature(EVENTS.decode(), signature, timestamp)
     assert not theirs.verify_signature(EVENTS.decode() + " ", signature, timestamp)
     with pytest.raises(CallbackRefused):
-        provider().verify(replace(callback, body=EVENTS + b" "))
+        await provider().verify(replace(callback, body=EVENTS + b" "))
 
 
-def test_both_keys_are_good_while_they_are_changed() -> None:
+async def test_both_keys_are_good_while_they_are_changed() -> None:
     both = provider(webhook_key=f"{public(OLD_KEY)} {public(KEY)}")
-    both.verify(signed(EVENTS))
-    both.verify(signed(EVENTS, key=OLD_KEY))
+    await both.verify(signed(EVENTS))
+    await both.verify(signed(EVENTS, key=OLD_KEY))
     with pytest.raises(CallbackRefused):
-        provider().verify(signed(EVENTS, key=OLD_KEY))
+        await provider().verify(signed(EVENTS, key=OLD_KEY))
 
 
 @pytest.mark.parametrize("seconds", [301, -86_701])
-def test_a_signature_of_another_time_is_refused(seconds: int) -> None:
+async def test_a_signature_of_another_time_is_refused(seconds: int) -> None:
     with pytest.raises(CallbackRefused, match="seconds old"):
-        provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=seconds)))
+        await provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=seconds)))
 
 
 @pytest.mark.parametrize("seconds", [300, -86_700])
-def test_a_signature_is_good_for_the_day_on_which_sendgrid_calls_again(seconds: int) -> None:
-    provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=seconds)))
+async def test_a_signature_is_good_for_the_day_on_which_sendgrid_calls_again(seconds: int) -> None:
+    await provider().verify(signed(EVENTS, at=NOW + timedelta(seconds=seconds)))
 
 
 @pytest.mark.parametrize("name", [SIGNATURE_HEADER, TIMESTAMP_HEADER])
-def test_odd_headers_are_refused_and_nothing_else(name: str) -> None:
+async def test_odd_headers_are_refused_and_nothing_else(name: str) -> None:
     callback = signed(EVENTS)
     odd = [without_header(callback, name), with_header_twice(callback, name)]
     for value in ODD_VALUES:
@@ -229,38 +236,73 @@ def test_odd_headers_are_refused_and_nothing_else(name: str) -> None:
         odd.append(with_header(callback, "content-type", value))
     for each in odd[:2] + odd[2::2]:
         with pytest.raises(CallbackRefused):
-            provider().verify(each)
+            await provider().verify(each)
     for each in odd[3::2]:
-        provider().verify(each)
+        await provider().verify(each)
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", public(derive_private_key(1, SECP384R1()))])
-def test_without_a_key_that_can_be_read_nothing_can_be_told(key: str) -> None:
+async def test_without_a_key_that_can_be_read_nothing_can_be_told(key: str) -> None:
     with pytest.raises(CallbackUnverifiable, match="SENDGRID_WEBHOOK_KEY"):
-        provider(webhook_key=key).verify(signed(EVENTS))
+        await provider(webhook_key=key).verify(signed(EVENTS))
     for query in (f"?token={TOKEN}", ""):
         with pytest.raises(CallbackUnverifiable):
-            provider(inbound_token=None).verify(inbound(query))
+            await provider(inbound_token=None).verify(inbound(query))
 
 
 @pytest.mark.parametrize(
     "query", ["", "?token=", "?token=wrong", f"?Token={TOKEN}", f"?token={TOKEN}&token={TOKEN}", "?token=%ff%00é"]
 )
-def test_a_mail_without_the_token_of_its_address_is_refused(query: str) -> None:
+async def test_a_mail_without_the_token_of_its_address_is_refused(query: str) -> None:
     with pytest.raises(CallbackRefused) as raised:
-        provider().verify(inbound(query))
+        await provider().verify(inbound(query))
     assert raised.value.expected is None
     assert TOKEN[:5] not in str(raised.value)
 
 
-def test_a_mail_shows_its_token_and_an_event_its_signature_and_neither_the_other_s() -> None:
+@pytest.mark.parametrize("text", ["", "x" * 200_000])
+async def test_a_mail_that_is_signed_needs_no_token(text: str) -> None:
+    by_key = provider(inbound_token=None, inbound_key=f"{public(OLD_KEY)} {public(KEY)}", webhook_key=None)
+    await by_key.verify(inbound_signed(text=text))
+    await by_key.verify(inbound_signed(text=text, key=OLD_KEY, at=NOW - timedelta(hours=72)))
+    callback = inbound_signed(text=text)
+    for other in (
+        replace(callback, body=callback.body.replace(b"Thank you", b"I quit")),
+        inbound_signed(text=text, key=derive_private_key(5, SECP256R1())),
+        inbound_signed(text=text, at=NOW - timedelta(hours=73)),
+        without_header(callback, SIGNATURE_HEADER),
+        without_header(callback, TIMESTAMP_HEADER),
+        with_header_twice(callback, SIGNATURE_HEADER),
+        inbound(f"?token={TOKEN}"),
+    ):
+        with pytest.raises(CallbackRefused):
+            await by_key.verify(other)
+
+
+async def test_a_mail_is_genuine_by_its_token_or_by_its_signature_where_both_are_set() -> None:
+    both = provider(inbound_key=public(KEY), webhook_key=public(OLD_KEY))
+    for genuine in (
+        inbound(f"?token={TOKEN}"),
+        inbound_signed(),
+        inbound_signed("?token=wrong"),
+        inbound_signed(f"?token={TOKEN}", key=OLD_KEY),
+    ):
+        await both.verify(genuine)
+    for forged in (inbound(), inbound("?token=wrong"), inbound_signed(key=OLD_KEY)):
+        with pytest.raises(CallbackRefused):
+            await both.verify(forged)
+    with pytest.raises(CallbackUnverifiable, match="SENDGRID_INBOUND_KEY"):
+        await provider(inbound_key="nonsense").verify(inbound_signed())
+
+
+async def test_a_mail_shows_its_token_and_an_event_its_signature_and_neither_the_other_s() -> None:
     both = provider(inbound_token=f"old-token {TOKEN}")
-    both.verify(inbound(f"?token={TOKEN}"))
-    both.verify(inbound("?token=old-token"))
+    await both.verify(inbound(f"?token={TOKEN}"))
+    await both.verify(inbound("?token=old-token"))
     with pytest.raises(CallbackRefused):
-        both.verify(replace(inbound(f"?token={TOKEN}"), headers=[("content-type", "application/json")]))
+        await both.verify(replace(inbound(f"?token={TOKEN}"), headers=[("content-type", "application/json")]))
     with pytest.raises(CallbackRefused):
-        both.verify(with_header(signed(EVENTS), "content-type", "multipart/form-data; boundary=x"))
+        await both.verify(with_header(signed(EVENTS), "content-type", "multipart/form-data; boundary=x"))
 
 
 def test_a_mail_that_came_in_is_a_message() -> None:

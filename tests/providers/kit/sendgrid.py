@@ -83,7 +83,7 @@ def description() -> Description:
         sign=sign,
         signature=SIGNATURE,
         forge=forge,
-        signed_by="ECDSA; mail: token in the address",
+        signed_by="ECDSA; mail: ECDSA, or a token in the address",
         verified_with=["SENDGRID_WEBHOOK_KEY", "SENDGRID_INBOUND_TOKEN"],
         good_for=RETRIED_FOR + TOLERANCE,
         receipt=receipt,

@@ -715,7 +715,7 @@ class WebhookCallView(_View):
 
 
 class WebhookCallDetail(WebhookCallView):
-    headers: list[tuple[str, str | None]] = Field(description="In their order; what lets somebody in is not kept.")
+    headers: list[tuple[str, str | None]] = Field(description="In their order; of what lets somebody in the hash.")
     body: str
     encoding: Literal["text", "base64"] = Field(description="How `body` is written: as it came, or as base64.")
 

@@ -151,7 +151,8 @@ class Callback:
 
     `url` is the whole public address that the vendor called, with its query: what some of them sign. `headers` are as
     they came, with names in lower case, each as often as it stood there; values are Latin-1. `received_at` is aware,
-    and is what `verify` measures a signature's age against: a call that was kept can be judged as when it came.
+    and is what `verify` measures a signature's age against: a call that was kept can be judged as when it came. One
+    that `is_kept` has only the hashes of what lets somebody in (`verification.hash_of`).
     """
 
     method: str
@@ -159,6 +160,7 @@ class Callback:
     headers: Sequence[tuple[str, str]] = field(repr=False)
     body: bytes = field(repr=False)
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    is_kept: bool = False
 
     def header(self, name: str) -> str | None:
         """The value of a header that stands there exactly once; None otherwise, so that a second one can't be

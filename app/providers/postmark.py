@@ -9,7 +9,6 @@ It signs nothing. It shows what it was told to: a user and a password in the add
 """
 
 import base64
-import binascii
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -22,7 +21,6 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
-    CallbackRefused,
     CredentialsRefused,
     OutboundMessage,
     ProviderEvent,
@@ -37,7 +35,7 @@ from app.providers.mail import Composer, Mail
 from app.providers.settings import VendorSettings
 from app.providers.times import EventTime
 from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_secret, secrets_in
+from app.providers.verification import must_be_secret, password_of, secrets_in
 
 #: By `RecordType`. What is missing (Click, SpamComplaint, SubscriptionChange) says nothing about where the mail is.
 STATUSES = {"Delivery": MessageStatus.DELIVERED, "Open": MessageStatus.READ}
@@ -151,8 +149,7 @@ class PostmarkProvider(HttpProvider):
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(POSTMARK_WEBHOOK_TOKEN=self._settings.webhook_token)
-        shown = callback.header(TOKEN_HEADER) or _password(callback.header("authorization"))
-        must_be_secret(shown or "", secrets)
+        must_be_secret(callback.header(TOKEN_HEADER) or password_of(callback), secrets, callback)
 
     def is_known_by_head(self, head: Callback) -> bool:
         self.verify(head)  # which looks at headers alone
@@ -220,17 +217,6 @@ def _failure(answer: _Answer) -> ProviderFailure | None:
 
 def _said(answer: _Answer) -> str:
     return f"{answer.error_code} {answer.message}"[:200]
-
-
-def _password(authorization: str | None) -> str | None:
-    """The password of HTTP's basic authentication (RFC 7617); the user may be any."""
-    scheme, _, written = (authorization or "").partition(" ")
-    if scheme.lower() != "basic":
-        return None
-    try:
-        return base64.b64decode(written.strip(), validate=True).decode().partition(":")[2]
-    except (binascii.Error, ValueError):
-        raise CallbackRefused("The authorization can't be read.") from None
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

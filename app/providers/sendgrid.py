@@ -159,7 +159,8 @@ class SendgridProvider(HttpProvider):
         if not _is_mail(head) or (settings.inbound_key and not settings.inbound_token):
             return False
         try:
-            must_be_secret(only_parameter(head, "token"), secrets_in(SENDGRID_INBOUND_TOKEN=settings.inbound_token))
+            secrets = secrets_in(SENDGRID_INBOUND_TOKEN=settings.inbound_token)
+            must_be_secret(only_parameter(head, "token"), secrets, head)
         except CallbackRefused:
             if settings.inbound_key is None:
                 raise

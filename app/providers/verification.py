@@ -1,6 +1,9 @@
 """How callbacks are judged, where vendors do it alike: secrets that are being changed, headers that may be anything,
 comparisons that take the same time, and how old a signature may be."""
 
+import base64
+import binascii
+import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
@@ -69,10 +72,47 @@ def must_match(shown: Sequence[str], expected: Iterable[str]) -> None:
         raise CallbackRefused("The signature is another one.", seen=hint(" ".join(shown)), expected=hint(wanted[0]))
 
 
-def must_be_secret(shown: str, secrets: Iterable[bytes]) -> None:
-    """Raises `CallbackRefused` unless what was shown is one of the secrets themselves; it tells nothing of either."""
-    if not any(hmac.compare_digest(shown.encode("utf-8", "replace"), secret) for secret in secrets):
+def must_be_secret(shown: str, secrets: Iterable[bytes], callback: Callback) -> None:
+    """Raises `CallbackRefused` unless what a call has shown is one of the secrets themselves; it tells nothing of
+    either. Of a call that was kept it is the hash, which lets nobody in.
+    """
+    if not callback.is_kept:
+        shown = hash_of(shown)
+    if not any(hmac.compare_digest(shown.encode("utf-8", "replace"), hash_of(secret).encode()) for secret in secrets):
         raise CallbackRefused("The secret is missing, or another one.")
+
+
+def hash_of(secret: str | bytes) -> str:
+    """What is kept of a secret that a call has shown."""
+    content = secret if isinstance(secret, bytes) else secret.encode("utf-8", "replace")
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def kept_authorization(value: str) -> str:
+    """What is kept of a header `Authorization`: of HTTP's basic authentication (RFC 7617) the password's hash."""
+    scheme, _, written = value.partition(" ")
+    if scheme.lower() == "basic" and (password := _password_in(written)) is not None:
+        return f"Basic {hash_of(password)}"
+    return hash_of(value)
+
+
+def password_of(callback: Callback) -> str:
+    """The password of HTTP's basic authentication, of a call that was kept its hash; the user may be any. Nothing
+    where there is none. Raises `CallbackRefused` where it can't be read."""
+    scheme, _, written = (callback.header("authorization") or "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    password = written if callback.is_kept else _password_in(written)
+    if password is None:
+        raise CallbackRefused("The authorization can't be read.")
+    return password
+
+
+def _password_in(written: str) -> str | None:
+    try:
+        return base64.b64decode(written.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return None
 
 
 def must_be_recent(seconds: str, callback: Callback, *, retried_for: timedelta = timedelta()) -> None:

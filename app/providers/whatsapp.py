@@ -265,7 +265,7 @@ class WhatsappProvider(HttpProvider):
     def verify(self, callback: Callback) -> None:
         if callback.method == "GET":  # not signed: the token, which both sides know, stands in its address
             tokens = secrets_in(WHATSAPP_VERIFY_TOKEN=self._settings.verify_token)
-            must_be_secret(only_parameter(callback, "hub.verify_token"), tokens)
+            must_be_secret(only_parameter(callback, "hub.verify_token"), tokens, callback)
             return
         secrets = secrets_in(WHATSAPP_APP_SECRET=self._settings.app_secret)
         shown = only_header(callback, "x-hub-signature-256")

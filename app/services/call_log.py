@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -29,22 +30,24 @@ from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID, CallVerdict
 from app.models import CALL_NEEDS_ATTENTION, Tenant, WebhookCall
 from app.providers.base import Callback
+from app.providers.verification import hash_of, kept_authorization
 from app.services.batching import GroupCommit
 from app.services.statements import TENANT, given, rows
 from app.services.storable import storable_text
 
-#: Headers and parameters of the address that hold what lets somebody in: their values are not kept.
+#: Headers and parameters of the address that hold what lets somebody in: only the hashes of their values are kept, by
+#: which a call can be judged again, and nobody is let in.
 _SECRET = re.compile(r"authorization|cookie|token|secret|password|api-?key", re.IGNORECASE)
 #: A signature over one call (a JWT, RFC 7519), whatever the header's name: without it the call can't be judged again.
 _SIGNED_TOKEN = re.compile(r"Bearer eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
-_PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=[^&#]*")
-WITHHELD = "[not-kept]"
+_PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=([^&#]*)")
 #: A larger one is written by itself, so that a batch is at most some tens of megabytes.
 _LARGE = 256_000
 _BATCH = 100
-#: Of refused calls only such bodies are kept, and so many a minute: who isn't known must not fill the disk.
-_LARGEST_REFUSED = 64_000
-_REFUSED_A_MINUTE = 600
+#: Refused calls, and bytes of their bodies, that are kept a minute: who isn't known must not keep the disk busy ...
+_REFUSED_A_MINUTE, _BYTES_A_MINUTE = 600, 40_000_000
+#: ... nor fill it. A mail has up to 30 MB, and can be judged again like any other.
+_MOST_BYTES = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,27 @@ _IS_REFUSED = (
     CALL_NEEDS_ATTENTION,  # says that the partial index will do
     WebhookCall.verdict == CallVerdict.REFUSED.value,
 )
+_latest_first = WebhookCall.id.desc()
+_counted = (
+    select(
+        WebhookCall.id,
+        func.row_number().over(order_by=_latest_first).label("calls"),
+        func.sum(func.octet_length(WebhookCall.body)).over(order_by=_latest_first).label("bytes"),
+    )
+    .where(WebhookCall.tenant_id == TENANT, *_IS_REFUSED)
+    .subquery("counted")
+)
 _surplus = (
     select(WebhookCall.id)
-    .where(WebhookCall.tenant_id == TENANT, *_IS_REFUSED)
-    .order_by(WebhookCall.id.desc())
-    .offset(bindparam("most", type_=BigInteger()))
-    .with_for_update(skip_locked=True)
+    .join(_counted, WebhookCall.id == _counted.c.id)
+    .where(
+        WebhookCall.tenant_id == TENANT,
+        or_(
+            _counted.c.calls > bindparam("most", type_=BigInteger()),
+            _counted.c.bytes > bindparam("most_bytes", type_=BigInteger()),
+        ),
+    )
+    .with_for_update(of=WebhookCall, skip_locked=True)
     .cte("surplus")
 )
 _REMOVE_SURPLUS = delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, WebhookCall.id == _surplus.c.id)
@@ -118,7 +136,7 @@ class CallLog:
         self._keeps_refused = settings.quarantine_refused
         self._most_refused = settings.quarantine_most
         self._minute = 0
-        self._refused = 0
+        self._refused = self._refused_bytes = 0
         self._calls: GroupCommit[NewCall, int] = GroupCommit(
             engine,
             _keep,
@@ -145,20 +163,22 @@ class CallLog:
             return (await _keep(connection, [call]))[0]
 
     async def quarantine(self, call: NewCall) -> None:
-        """Keep a call that was refused, where that is wanted: `QUARANTINE_MOST` of them, the oldest go first.
-
-        One with a large body is not kept, and none above so many a minute.
+        """Keep a call that was refused, or could not be judged, where that is wanted: `QUARANTINE_MOST` of them, and
+        so many bytes; the oldest go first. None is kept that is too much for its minute.
         """
         minute = int(time.monotonic() // 60)
         if minute != self._minute:
-            self._minute, self._refused = minute, 0
-        self._refused += 1
-        is_too_much = self._refused > _REFUSED_A_MINUTE or len(call.callback.body) > _LARGEST_REFUSED
+            self._minute, self._refused, self._refused_bytes = minute, 0, 0
+        size = len(call.callback.body)
+        is_too_much = self._refused >= _REFUSED_A_MINUTE or self._refused_bytes + size > _BYTES_A_MINUTE
         if not self._keeps_refused or is_too_much:
             return
+        self._refused += 1
+        self._refused_bytes += size
         async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
             await _keep(connection, [call])
-            await connection.execute(_REMOVE_SURPLUS, {"tenant": DEFAULT_TENANT_ID, "most": self._most_refused})
+            most = {"most": self._most_refused, "most_bytes": _MOST_BYTES}
+            await connection.execute(_REMOVE_SURPLUS, {"tenant": DEFAULT_TENANT_ID, **most})
 
 
 async def _keep(connection: AsyncConnection, calls: list[NewCall]) -> list[int]:
@@ -187,9 +207,12 @@ def _values(call: NewCall) -> tuple[object, ...]:
 
 
 def _kept_parameter(parameter: re.Match[str]) -> str:
-    return f"{parameter[1]}={WITHHELD}" if _SECRET.search(unquote(parameter[1])) else parameter[0]
+    name, value = parameter.groups()
+    is_secret = _SECRET.search(unquote_plus(name))
+    return f"{name}={hash_of(unquote_plus(value))}" if is_secret else parameter[0]
 
 
-def _kept_value(name: str, value: str) -> str | None:
-    is_secret = _SECRET.search(name) and not _SIGNED_TOKEN.fullmatch(value)
-    return None if is_secret else storable_text(value)
+def _kept_value(name: str, value: str) -> str:
+    if not _SECRET.search(name) or _SIGNED_TOKEN.fullmatch(value):
+        return storable_text(value)
+    return kept_authorization(value) if name == "authorization" else hash_of(value)

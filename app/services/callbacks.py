@@ -15,7 +15,7 @@ from app.models import Tenant, WebhookCall
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable, Reply
 from app.providers.registry import provider_registry
 from app.services.audit import record
-from app.services.call_log import WITHHELD, CallLog, NewCall
+from app.services.call_log import CallLog, NewCall
 from app.services.provider_events import ProviderEventService, Reading
 from app.services.storable import storable_text
 from app.services.webhook_calls import call_of
@@ -77,16 +77,10 @@ class CallbackService:
         provider = provider_of(name)
         try:
             reply = await _admit(provider, callback)
-        except CallbackRefused as refusal:
+        except (CallbackRefused, CallbackUnverifiable) as error:
+            seen, expected = _hints(error)
             await self._calls.quarantine(
-                NewCall(
-                    name,
-                    callback,
-                    CallVerdict.REFUSED,
-                    reason=str(refusal),
-                    seen=refusal.seen,
-                    expected=refusal.expected,
-                )
+                NewCall(name, callback, CallVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
             )
             raise
         if reply is not None:
@@ -129,7 +123,7 @@ class CallbackService:
         try:
             await _verify(provider_of(call.provider_type), _as_it_came(call))
         except (CallbackRefused, CallbackUnverifiable) as error:
-            refusal = _refused(call, error)
+            refusal = _refused(error)
             return Verification(False, refusal.reason, refusal.seen, refusal.expected)
         return Verification(True)
 
@@ -167,7 +161,7 @@ class CallbackService:
             else:
                 reply = await provider.handshake(callback)
         except (CallbackRefused, CallbackUnverifiable) as error:
-            return _refused(call, error), set()
+            return _refused(error), set()
         if reply is not None:
             return Judgement(CallVerdict.TAKEN), set()
         reading = await self._read(name, provider, callback)
@@ -231,17 +225,15 @@ def _judged(reading: Reading, faults: list[str] | None = None) -> Judgement:
     return Judgement(CallVerdict.NOT_UNDERSTOOD, reason, events=reading.count - len(faults or []))
 
 
-def _refused(call: WebhookCall, error: CallbackRefused | CallbackUnverifiable) -> Judgement:
-    reason = str(error)
-    names = {name for name, value in call.headers if value is None}
-    if WITHHELD in call.url:
-        names.add("a part of the address")
-    if withheld := ", ".join(sorted(names)):
-        reason += f" (Not kept, and so not looked at: {withheld}.)"
-    seen, expected = (error.seen, error.expected) if isinstance(error, CallbackRefused) else (None, None)
-    return Judgement(CallVerdict.REFUSED, storable_text(reason), storable_text(seen), expected)
+def _refused(error: CallbackRefused | CallbackUnverifiable) -> Judgement:
+    seen, expected = _hints(error)
+    return Judgement(CallVerdict.REFUSED, storable_text(str(error)), storable_text(seen), expected)
+
+
+def _hints(error: CallbackRefused | CallbackUnverifiable) -> tuple[str | None, str | None]:
+    return (error.seen, error.expected) if isinstance(error, CallbackRefused) else (None, None)
 
 
 def _as_it_came(call: WebhookCall) -> Callback:
     headers = [(name, value) for name, value in call.headers if value is not None]
-    return Callback(call.method, call.url, headers, call.body, call.received_at)
+    return Callback(call.method, call.url, headers, call.body, call.received_at, is_kept=True)

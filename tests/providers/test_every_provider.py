@@ -377,6 +377,30 @@ async def test_over_http_an_address_that_can_not_be_read_is_401(
                 assert answer.status_code in {200, 401}, answer.text
 
 
+async def test_what_came_while_its_secret_was_missing_can_be_judged_once_that_is_set(
+    signing: Kit, serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it shows the secret itself, of which the hash is kept."""
+    client = await serving(serve, settings.model_copy(update={"quarantine_refused": True}), signing, monkeypatch)
+    genuine, right = signing.genuine(), provider_registry[signing.name]
+    for variable in signing.described.verified_with:
+        monkeypatch.setenv(variable, "")
+    without = signing.module.configured()
+    if without is None:
+        pytest.skip("it is not there without its secret")
+    monkeypatch.setitem(provider_registry, signing.name, without)
+    for callback in genuine:
+        problem_of(await deliver(client, callback), 503)
+    monkeypatch.setitem(provider_registry, signing.name, right)
+    kept = (await client.get("/api/admin/webhook-calls?verdict=refused")).json()
+    assert len(kept) == len(genuine)
+    for each in kept:
+        replayed = await client.post(f"/api/admin/webhook-calls/1/{each['id']}/replay")
+        assert replayed.json()["verdict"] == "taken", replayed.text
+    columns = ", ".join(f"{column}::text" for column in ("url", "headers", "convert_from(body, 'UTF8')"))
+    signing.shows_no_secret(str(rows_of(database_url, f"SELECT {columns} FROM webhook_calls")))
+
+
 async def test_over_http_what_comes_in_twice_is_stored_once(
     calling: Kit, serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from app.providers.base import (
 )
 from app.providers.mail import Composer, MailSettings
 from app.providers.postmark import BOUNCES, STATUSES, TOKEN_HEADER, PostmarkProvider, PostmarkSettings, configured
+from app.providers.verification import hash_of
 from tests.providers import outbound
 from tests.providers.mails import FileStore
 from tests.providers.vendors import ODD_VALUES, PAYLOADS, Vendor, basic, call, payload
@@ -166,6 +167,22 @@ def test_what_shows_no_token_or_an_odd_one_is_refused_and_nothing_else() -> None
         assert TOKEN[:4] not in f"{raised.value}{raised.value.seen}{raised.value.expected}"
     with pytest.raises(CallbackUnverifiable):
         provider(webhook_token=None).verify(of(b"{}"))
+
+
+def test_of_a_kept_call_the_hash_is_judged_and_in_no_other() -> None:
+    body = payload("postmark", "delivery.json")
+    hashed = hash_of(TOKEN)
+    for headers in ({"authorization": f"Basic {hashed}"}, {TOKEN_HEADER: hashed}):
+        provider(webhook_token=f"{OLD_TOKEN} {TOKEN}").verify(replace(of(body, headers), is_kept=True))
+        with pytest.raises(CallbackRefused):
+            provider(webhook_token=OLD_TOKEN).verify(replace(of(body, headers), is_kept=True))
+    for headers in (
+        {"authorization": f"Basic {hashed}"},
+        {"authorization": basic("x", hashed)},
+        {TOKEN_HEADER: hashed},
+    ):
+        with pytest.raises(CallbackRefused):
+            provider().verify(of(body, headers))
 
 
 def test_a_mail_that_came_in_is_a_message() -> None:

@@ -14,6 +14,7 @@ from app.config import Settings
 from app.domain import MessageStatus
 from app.providers.base import Callback, ProviderEvent, Receipt, Unread
 from app.providers.registry import provider_registry
+from app.providers.verification import hash_of
 from app.routers import webhooks
 from app.routers.room import Room
 from tests.factories import sms, until
@@ -58,7 +59,7 @@ async def test_what_is_taken_is_stored_and_answered_as_the_provider_expects(
     )
     assert kept[:4] == ("taken", 2, "POST", PUBLIC_URL + PATH)
     headers = dict(kept[4])
-    assert headers["authorization"] is None
+    assert headers["authorization"] == f"Basic {hash_of('secret')}"
     assert headers["x-signature"]
     assert json.loads(bytes(kept[5]))[0] == inbound(1)
     assert kept[6:] == (["+12016661234", "+18045551234"], "signing")
@@ -407,12 +408,44 @@ class TestQuarantine:
     async def test_refused_calls_are_kept_up_to_a_number(self, client: httpx.AsyncClient, database_url: str) -> None:
         for number in range(5):
             problem_of(await call(client, inbound(number), key="other"), 401)
-        problem_of(await call(client, inbound(9, body="x" * 64_000), key="other"), 401)
         kept = rows_of(database_url, "SELECT id, verdict, reason, seen, expected FROM webhook_calls ORDER BY id")
         assert [row[0] for row in kept] == [3, 4, 5]
         assert {row[1:3] for row in kept} == {("refused", "The signature is another one.")}
         assert all(len(seen) == len(expected) == 15 and seen != expected for *_, seen, expected in kept)
         assert bodies(database_url) == []
+
+    async def test_large_ones_are_kept_and_so_many_bytes_a_minute(
+        self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.services.call_log.time.monotonic", lambda: 600.0)
+        sizes = "SELECT length(body) > 2000000 FROM webhook_calls ORDER BY id"
+        for number in range(2):
+            problem_of(await call(client, inbound(number, body="x" * 2_500_000), key="other"), 401)
+        assert rows_of(database_url, sizes) == [(True,), (True,)]
+        monkeypatch.setattr("app.services.call_log._BYTES_A_MINUTE", 6_000_000)
+        problem_of(await call(client, inbound(2, body="x" * 2_500_000), key="other"), 401)
+        problem_of(await call(client, inbound(3), key="other"), 401)
+        assert rows_of(database_url, sizes) == [(True,), (True,), (False,)]
+
+    async def test_together_they_have_so_many_bytes(
+        self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.services.call_log._MOST_BYTES", 5_500_000)
+        for number in range(3):
+            problem_of(await call(client, inbound(number, body="x" * 2_500_000), key="other"), 401)
+        assert rows_of(database_url, "SELECT id FROM webhook_calls ORDER BY id") == [(2,), (3,)]
+
+    async def test_what_could_not_be_judged_is_kept_too(
+        self, client: httpx.AsyncClient, vendor: SigningProvider, database_url: str
+    ) -> None:
+        vendor.key = None
+        problem_of(await call(client, inbound(1)), 503)
+        [(_, verdict, _, reason)] = rows_of(database_url, CALLS)
+        assert (verdict, reason) == ("refused", "SIGNING_SECRET is not set.")
+        vendor.key = "first"
+        replayed = await client.post("/api/admin/webhook-calls/1/1/replay")
+        assert replayed.json()["verdict"] == "taken"
+        assert bodies(database_url) == ["Hello 1"]
 
     async def test_a_flood_of_them_is_not(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch

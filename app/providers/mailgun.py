@@ -88,6 +88,8 @@ class _Signature(_Model):
     timestamp: str
     token: Annotated[str, Field(min_length=1, max_length=512)]
     signature: str
+    #: By the key of the account above, where a subaccount's domain calls.
+    parent_signature: str = Field("", alias="parent-signature")
 
 
 class _Signed(_Model):
@@ -174,7 +176,8 @@ class MailgunProvider(HttpProvider):
         shown = await asyncio.to_thread(_signature, callback) if len(callback.body) > _LARGE else _signature(callback)
         must_be_recent(shown.timestamp, callback, retried_for=RETRIED_FOR)
         signed = (shown.timestamp + shown.token).encode("utf-8", "replace")
-        must_match([shown.signature], [hmac.new(key, signed, hashlib.sha256).hexdigest() for key in keys])
+        signatures = [each for each in (shown.signature, shown.parent_signature) if each]
+        must_match(signatures, [hmac.new(key, signed, hashlib.sha256).hexdigest() for key in keys])
 
     def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
         if not _is_json(callback):
@@ -211,7 +214,7 @@ def _signature(callback: Callback) -> _Signature:
     try:
         if _is_json(callback):
             return _Signed.model_validate(from_json(callback.body, allow_inf_nan=False)).signature
-        names = _Signature.model_fields
+        names = ("timestamp", "token", "signature")
         found = [(part.name, part.content.decode()) for part in parts_of(callback) if part.name in names]
         if len(found) != len(names):
             raise CallbackRefused("Its signature is missing, or there twice.")

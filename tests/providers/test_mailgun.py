@@ -169,6 +169,18 @@ async def test_both_keys_are_good_while_they_are_changed(make: Any) -> None:
         await provider(signing_key=None).verify(make())
 
 
+async def test_a_call_about_a_subaccount_is_genuine_by_its_own_key_or_by_the_one_of_the_account_above() -> None:
+    def about_a_subaccount(own: str, parent: str) -> Callback:
+        shown = signature(key=own) | {"parent-signature": signature(key=parent)["signature"]}
+        return call(URL, json.dumps({"signature": shown}).encode(), {"content-type": "application/json"})
+
+    await provider().verify(about_a_subaccount("of the subaccount", KEY))
+    await provider().verify(about_a_subaccount(KEY, "of the account above"))
+    for neither in (about_a_subaccount("a", "b"), about_a_subaccount("", "")):
+        with pytest.raises(CallbackRefused):
+            await provider().verify(neither)
+
+
 @pytest.mark.parametrize("make", [signed, inbound])
 async def test_a_call_is_good_for_as_long_as_mailgun_tries_again(make: Any) -> None:
     for seconds in (-8 * 3600 - 300, -301, 0, 299):

@@ -373,6 +373,25 @@ class WebhookCall(Base):
     )
 
 
+class SignatureToken(Base):
+    """What came with a token by which a provider signs, where its signature covers that alone: a hash of the events.
+
+    All are tenant 1's: whose the events are, who forges one may choose. It is kept for as long as it can be shown.
+    """
+
+    __tablename__ = "signature_tokens"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    provider_type: Mapped[str]
+    token: Mapped[str]
+    events: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "provider_type", "token"),
+        _is_name("provider_type"),
+        Index("ix_signature_tokens_age", "tenant_id", "created_at"),
+    )
+
+
 class File(Base):
     """What hung on a message that came in. `name` and `content_type` are as its sender wrote them, made harmless.
 

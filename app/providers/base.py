@@ -268,6 +268,11 @@ class BaseProvider(ABC):
         """
         return False
 
+    async def signed_token(self, callback: Callback) -> str | None:
+        """What a genuine callback's signature covers, where that is a token and not the body: it is taken with the
+        events that it came with first, and with no others. None where the body is covered."""
+        return None
+
     async def handshake(self, callback: Callback) -> Reply | None:
         """The answer to a genuine call that only asks whether somebody is there; None for every other.
 

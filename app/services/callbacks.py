@@ -17,6 +17,7 @@ from app.providers.registry import provider_registry
 from app.services.audit import record
 from app.services.call_log import CallLog, NewCall
 from app.services.provider_events import ProviderEventService, Reading
+from app.services.signature_tokens import is_good_for
 from app.services.storable import storable_text
 from app.services.webhook_calls import call_of
 
@@ -77,15 +78,16 @@ class CallbackService:
         provider = provider_of(name)
         try:
             reply = await _admit(provider, callback)
+            if reply is not None:
+                return reply
+            reading = await self._read(name, provider, callback)
+            await self._must_be_vouched_for(name, provider, callback, reading)
         except (CallbackRefused, CallbackUnverifiable) as error:
             seen, expected = _hints(error)
             await self._calls.quarantine(
                 NewCall(name, callback, CallVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
             )
             raise
-        if reply is not None:
-            return reply
-        reading = await self._read(name, provider, callback)
         found = _judged(reading)
         call = NewCall(
             name,
@@ -154,19 +156,29 @@ class CallbackService:
 
     async def _take_again(self, call: WebhookCall) -> tuple[Judgement, set[str]]:
         name, callback = call.provider_type, _as_it_came(call)
-        provider = provider_of(name)
+        provider, was_refused = provider_of(name), call.verdict == CallVerdict.REFUSED
         try:
-            if call.verdict == CallVerdict.REFUSED:
-                reply = await _admit(provider, callback)
-            else:
-                reply = await provider.handshake(callback)
+            reply = await (_admit(provider, callback) if was_refused else provider.handshake(callback))
+            if reply is not None:
+                return Judgement(CallVerdict.TAKEN), set()
+            reading = await self._read(name, provider, callback)
+            if was_refused:
+                await self._must_be_vouched_for(name, provider, callback, reading)
         except (CallbackRefused, CallbackUnverifiable) as error:
             return _refused(error), set()
-        if reply is not None:
-            return Judgement(CallVerdict.TAKEN), set()
-        reading = await self._read(name, provider, callback)
         faults = await self._events.store(name, reading)
         return _judged(reading, faults), reading.addresses
+
+    async def _must_be_vouched_for(
+        self, name: str, provider: BaseProvider, callback: Callback, reading: Reading
+    ) -> None:
+        """Raises `CallbackRefused` where a call's signature doesn't cover its events, and has come with others."""
+        token, events = await provider.signed_token(callback), reading.identity
+        if token is None or events is None:
+            return
+        async with self._sessions.begin() as session:
+            if not await is_good_for(await session.connection(), name, token, events):
+                raise CallbackRefused("The token of its signature has come with something else.")
 
     async def _read(self, name: str, provider: BaseProvider, callback: Callback) -> Reading:
         try:

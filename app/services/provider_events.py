@@ -1,6 +1,7 @@
 """What providers say by themselves, whichever way it comes: receipts into the ledger, messages into conversations."""
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,14 @@ class Reading:
     @property
     def count(self) -> int:
         return len(self.receipts) + len(self.messages)
+
+    @property
+    def identity(self) -> str | None:
+        """A hash of which events they are, the same when they come again; None where none could be read."""
+        ids = [receipt.event_id for receipt in self.receipts] + [
+            str(each.provider_message_id) for each in self.messages
+        ]
+        return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest() if ids else None
 
     @property
     def tenant_id(self) -> int:

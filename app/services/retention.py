@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID
-from app.models import AuditEvent, Message, ProviderEvent, Tenant, WebhookCall
+from app.models import AuditEvent, Message, ProviderEvent, SignatureToken, Tenant, WebhookCall
 from app.services.files import remove_orphans
 from app.services.personal_data import BATCH, finish_erasures, remove_messages
 from app.services.statements import SECOND, TENANT
@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 #: Of one tenant in one run, so that one with a great deal to remove does not hold up the others.
 _BATCHES = 50
 _DAY = 24 * 3600
+#: Longer than any signature that covers no more than a token is good for.
+_TOKEN_DAYS = 1
 
 _AGE = bindparam("age", type_=Float()) * SECOND
 #: Ids are drawn in about the order of time, so the old ones come first and no index on time is needed.
@@ -54,6 +56,7 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     removed["parked_receipts"] += await _remove_by_age(
         engine, _REMOVE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
     )
+    removed["signature_tokens"] += await _remove_by_age(engine, _REMOVE_TOKENS, DEFAULT_TENANT_ID, _TOKEN_DAYS)
     if removed.total():
         log.info("retention_removed", **+removed)
 
@@ -87,6 +90,19 @@ _parked = (
     .cte("parked")
 )
 _REMOVE_PARKED = delete(ProviderEvent).where(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _parked.c.id)
+_old_tokens = (
+    select(SignatureToken.provider_type, SignatureToken.token)
+    .where(SignatureToken.tenant_id == TENANT, SignatureToken.created_at < func.now() - _AGE)
+    .order_by(SignatureToken.created_at)
+    .limit(BATCH)
+    .with_for_update(skip_locked=True)
+    .cte("old_tokens")
+)
+_REMOVE_TOKENS = delete(SignatureToken).where(
+    SignatureToken.tenant_id == TENANT,
+    SignatureToken.provider_type == _old_tokens.c.provider_type,
+    SignatureToken.token == _old_tokens.c.token,
+)
 _first_calls = (
     select(WebhookCall.id, WebhookCall.received_at)
     .where(WebhookCall.tenant_id == TENANT)

@@ -1,8 +1,10 @@
 """Mailgun: the form that a mail is sent by, and the calls of its webhooks and its routes."""
 
+import asyncio
 import hashlib
 import hmac
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesParser
@@ -13,6 +15,7 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 
+from app.config import Settings
 from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
@@ -29,14 +32,20 @@ from app.providers.base import (
 )
 from app.providers.mail import Composer, MailSettings
 from app.providers.mailgun import STATUSES, MailgunProvider, MailgunSettings, configured
+from app.providers.registry import provider_registry
 from tests.providers import outbound
+from tests.providers.kit import form_data
+from tests.providers.kit.mailgun import MAIL
 from tests.providers.mails import FILES, FileStore
 from tests.providers.vendors import NOW, ODD_VALUES, PAYLOADS, Vendor, basic, call, form, payload, with_header
+from tests.routers import rows_of
 
 pytestmark = pytest.mark.anyio
 
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+PATH = "/api/webhooks/mailgun"
 API_KEY, KEY, OLD_KEY = "key-0123456789", "signing-key", "old-signing-key"
-URL = "https://messages.example/api/webhooks/mailgun"
+URL = f"https://messages.example{PATH}"
 TOKEN = "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0"  # noqa: S105 - what a signature is about
 ACCEPTED = httpx.Response(200, json={"id": "<1-17-5@example.com>", "message": "Queued. Thank you."})
 EVENTS = sorted(path.name for path in (PAYLOADS / "mailgun").glob("*.json"))
@@ -188,6 +197,61 @@ async def test_a_call_is_good_for_as_long_as_mailgun_tries_again(make: Any) -> N
     for seconds in (-9 * 3600, 301, 86_400):
         with pytest.raises(CallbackRefused, match="seconds old"):
             await provider().verify(make(at=NOW + timedelta(seconds=seconds)))
+
+
+class TestOverHttp:
+    """Its signature covers no more than a time and a token."""
+
+    @pytest.fixture
+    async def client(self, serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
+        monkeypatch.setitem(provider_registry, "mailgun", provider())
+        return await serve(settings.model_copy(update={"worker_enabled": False, "quarantine_refused": True}))
+
+    @staticmethod
+    async def status_of(client: httpx.AsyncClient, callback: Callback) -> int:
+        return (await client.post(PATH, content=callback.body, headers=callback.headers)).status_code
+
+    @staticmethod
+    def about(id_: str) -> Callback:
+        data = json.loads(payload("mailgun", "delivered.json"))["event-data"]
+        return event(data | {"id": id_}, at=datetime.now(UTC))
+
+    async def test_it_is_good_for_one_event_however_often_that_comes(
+        self, client: httpx.AsyncClient, database_url: str
+    ) -> None:
+        for _ in range(2):
+            assert await self.status_of(client, self.about("first")) == 200
+        for other in (self.about("second"), inbound(at=datetime.now(UTC))):
+            assert await self.status_of(client, other) == 401
+        assert await self.status_of(client, self.about("first")) == 200
+        assert rows_of(database_url, "SELECT split_part(event_id, ':', 1) FROM provider_events") == [("first",)]
+        assert rows_of(database_url, "SELECT 1 FROM messages") == []
+        for call_id in (3, 4):  # which it is not when it is taken again either
+            answer = await client.post(f"/api/admin/webhook-calls/1/{call_id}/replay")
+            assert answer.json()["verdict"] == "refused"
+            assert "token" in answer.json()["reason"]
+        assert (await client.post("/api/admin/webhook-calls/1/1/replay")).json()["verdict"] == "taken"
+
+    async def test_it_is_good_for_one_of_those_that_come_at_once(
+        self, client: httpx.AsyncClient, database_url: str
+    ) -> None:
+        asking = (self.status_of(client, self.about(f"e-{number % 5}")) for number in range(10))
+        statuses = await asyncio.gather(*asking)
+        assert sorted(statuses) == [200] * 2 + [401] * 8
+        assert len(rows_of(database_url, "SELECT 1 FROM provider_events")) == 1
+
+    async def test_a_mail_that_comes_again_in_another_envelope_is_the_same(
+        self, client: httpx.AsyncClient, database_url: str
+    ) -> None:
+        fields = form_data(MAIL | signature(at=datetime.now(UTC)))
+        for boundary in (b"kit", b"other"):
+            headers = {"content-type": f"multipart/form-data; boundary={boundary.decode()}"}
+            body = fields.replace(b"--kit", b"--" + boundary)
+            assert (await client.post(PATH, content=body, headers=headers)).status_code == 200
+        to_another = fields.replace(b"shop@example.com", b"mine@example.com")
+        headers = {"content-type": "multipart/form-data; boundary=kit"}
+        assert (await client.post(PATH, content=to_another, headers=headers)).status_code == 401
+        assert rows_of(database_url, "SELECT to_address FROM messages") == [("shop@example.com",)]
 
 
 async def test_what_shows_no_signature_or_an_odd_one_is_refused_and_nothing_else() -> None:

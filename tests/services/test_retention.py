@@ -166,6 +166,16 @@ async def test_the_audit_is_kept_for_a_year(engine: AsyncEngine, past: Past) -> 
     assert await past.run("SELECT DISTINCT kind FROM audit_events") == [("d364",)]
 
 
+async def test_tokens_of_signatures_go_when_those_are_out_of_date(engine: AsyncEngine, past: Past) -> None:
+    for hours in (23, 25):
+        await past.run(
+            "INSERT INTO signature_tokens (tenant_id, provider_type, token, events, created_at)"
+            f" VALUES (1, 'mailgun', '{hours}', 'hash', now() - {hours} * interval '1 hour')"
+        )
+    await remove_what_is_over(engine, make_settings())
+    assert await past.run("SELECT token FROM signature_tokens") == [("23",)]
+
+
 async def test_calls_of_providers_go_after_their_time(engine: AsyncEngine, past: Past, database_url: str) -> None:
     acme = make_tenant(database_url)
     for tenant_id, days in ((1, 8), (1, 8), (acme, 8), (1, 6), (acme, 6)):

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import secrets
 from dataclasses import replace
 
 import httpx
@@ -31,7 +32,7 @@ def with_signature(body: bytes, signature: dict[str, str]) -> bytes:
 
 
 def sign(body: bytes) -> Callback:
-    timestamp, token = now(), "a" * 50
+    timestamp, token = now(), secrets.token_hex(25)
     digest = hmac.new(KEY.encode(), (timestamp + token).encode(), hashlib.sha256).hexdigest()
     signed = with_signature(body, {"timestamp": timestamp, "token": token, "signature": digest})
     return called("mailgun", signed, {"content-type": content_type_of(body)})

@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     audit_days: int = Field(365, ge=1, le=36500)
     #: How long the calls of providers are kept as they came.
     webhook_days: int = Field(7, ge=1, le=36500)
-    #: Whether calls that are refused are kept too, to find out why, and how many.
+    #: Whether calls that are refused, or can't be judged, are kept too, and how many.
     quarantine_refused: bool = False
     quarantine_most: int = Field(1000, ge=1, le=100_000)
 

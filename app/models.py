@@ -341,9 +341,9 @@ class WebhookCall(Base):
     """A call of a provider as it came, kept for a time: to be looked at, and to be read again.
 
     Its tenant is the one that all of its events name, else tenant 1. `headers` are pairs of name and value, in their
-    order; a value that lets somebody in is null. `reason` says why it was not taken, `seen` and `expected` are the
-    beginnings of signatures. `addresses` are the normalised ones that its events name, for when somebody's data is
-    erased. Ids are of one sequence, so that an id alone names a call.
+    order; of a value that lets somebody in there is the hash. `reason` says why it was not taken, `seen` and
+    `expected` are the beginnings of signatures. `addresses` are the normalised ones that its events name, for when
+    somebody's data is erased. Ids are of one sequence, so that an id alone names a call.
     """
 
     __tablename__ = "webhook_calls"

@@ -46,8 +46,9 @@ _LARGE = 256_000
 _BATCH = 100
 #: Refused calls, and bytes of their bodies, that are kept a minute: who isn't known must not keep the disk busy ...
 _REFUSED_A_MINUTE, _BYTES_A_MINUTE = 600, 40_000_000
-#: ... nor fill it. A mail has up to 30 MB, and can be judged again like any other.
-_MOST_BYTES = 200_000_000
+#: ... nor fill it. A mail has up to 30 MB, and can be judged again like any other; whoever is erased is looked for in
+#: all of them.
+_MOST_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from app.providers.registry import provider_registry
 from tests.conftest import execute, make_settings
 from tests.live import LiveServer, free_port
 from tests.providers.test_sendgrid import provider as sendgrid
+from tests.providers.test_vonage import provider as vonage
 from tests.tenancy import WEBHOOK_SECRET, make_key, production, revoke
 
 ROOT = Path(__file__).parent.parent
@@ -357,6 +358,13 @@ def test_keys_that_have_expired_or_soon_will(settings: Settings, database_url: s
     for _ in range(5):
         make_key(database_url, seconds=60)
     assert found(settings, "keys")[-1].text == "2 more have expired or will within 14 days."
+
+
+def test_a_vendor_that_may_leave_a_call_unsigned_is_none_whose_secret_is_missing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(provider_registry, "vonage", vonage())
+    assert found(settings, "callbacks") == [ok("those of vonage can be verified")]
 
 
 def test_a_provider_whose_calls_nobody_can_verify(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,11 +57,12 @@ def webhook_secret(settings: Settings) -> Iterator[Finding]:
         yield ok("set" if len(keys) == 1 else f"{len(keys)} are valid: take the old one out once nobody uses it")
 
 
-#: One of each kind that a vendor may have a secret of its own for. They show nothing, and are refused.
+#: One of each kind that a vendor may have a secret of its own for. They show what is none, and are refused.
+_SHOWN = ("authorization", "Bearer none")
 _CALLS = [
-    Callback("GET", "https://messaging.example/", [], b""),
+    Callback("GET", "https://messaging.example/", [_SHOWN], b""),
     *(
-        Callback("POST", "https://messaging.example/", [("content-type", media_type)], b"")
+        Callback("POST", "https://messaging.example/", [_SHOWN, ("content-type", media_type)], b"")
         for media_type in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
     ),
 ]

@@ -107,6 +107,12 @@ def create_command_engine(url: str) -> Engine:
     )
 
 
+def sqlstate_of(error: sqlalchemy_exc.DBAPIError) -> str | None:
+    """What PostgreSQL calls an error; None where it was the driver that refused."""
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return sqlstate
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether an error means that PostgreSQL is away or busy, so that the same work can succeed later."""
     if isinstance(error, sqlalchemy_exc.TimeoutError | ConnectionError | OSError | TimeoutError):
@@ -114,7 +120,7 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, sqlalchemy_exc.DBAPIError):
         if error.connection_invalidated:
             return True
-        sqlstate: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        sqlstate = sqlstate_of(error)
         if sqlstate is None:
             return isinstance(error, sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError)
         return sqlstate.startswith(_AWAY)

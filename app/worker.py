@@ -36,6 +36,7 @@ from app.services.provider_states import (
 from app.services.receipts import sweep_parked
 from app.services.recorder import OutcomeRecorder, Record
 from app.services.retention import remove_what_is_over
+from app.services.storable import storable_text
 from app.services.upkeep import expire_overdue, forget_idempotency_keys
 
 log = structlog.get_logger(__name__)
@@ -354,4 +355,9 @@ class DeliveryWorker:
 
 
 def _outcome(claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> Outcome:
+    """What is recorded: the provider's words as PostgreSQL takes them, or what it said would be forgotten."""
+    if verdict.reason is not None:
+        verdict = replace(verdict, reason=storable_text(verdict.reason))
+    if provider_message_id is not None:
+        provider_message_id = storable_text(str(provider_message_id))  # some vendors number their messages
     return Outcome(claim.tenant_id, claim.message_id, claim.number, claim.provider_type, verdict, provider_message_id)

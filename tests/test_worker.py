@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -24,6 +24,7 @@ from app.providers.registry import provider_registry
 from app.services.claims import Claim, Wanted, claim_due
 from app.services.outcomes import TAKEN_OVER, Outcome, record_outcomes, release, take_over
 from app.services.policy import ACCEPTED, Verdict
+from tests.conftest import execute
 
 pytestmark = pytest.mark.anyio
 
@@ -201,6 +202,76 @@ async def test_an_id_that_the_provider_gives_out_twice_stays_with_its_first_mess
     assert (second["status"], second["provider_message_id"]) == ("sent", None)
     [attempt] = second["attempts"]
     assert "id that it had given to another message" in attempt["detail"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "told"),
+    [
+        (PermanentFailure("no such\x00number"), "failed", "no such\ufffdnumber"),
+        (PermanentFailure("half \ud800"), "failed", "half \ufffd"),
+        (ProviderResult("x" * 513), "sent", "The provider answered with an id that can't be stored."),
+        (None, "unknown", "`send` returned NoneType where a ProviderResult belongs."),
+    ],
+    ids=["NUL", "surrogate", "long id", "nothing"],
+)
+async def test_what_postgresql_can_not_store_of_an_answer_costs_the_message_no_second_hand_over(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted], answer: Any, status: str, told: str
+) -> None:
+    provider = register(Scripted(answer))
+    message = await delivered(client)
+    assert (message["status"], message["status_reason"], message["provider_message_id"]) == (status, told, None)
+    assert len(provider.handed) == 1
+
+
+@pytest.mark.parametrize(("given", "kept"), [("a\x00b", "a\ufffdb"), ("half \ud800", "half \ufffd"), (17, "17")])
+async def test_an_id_is_kept_as_postgresql_takes_it(
+    client: httpx.AsyncClient, register: Callable[[BaseProvider], Scripted], given: Any, kept: str
+) -> None:
+    provider = register(Scripted(ProviderResult(given)))
+    message = await delivered(client)
+    assert (message["status"], message["provider_message_id"]) == ("sent", kept)
+    assert len(provider.handed) == 1
+
+
+@pytest.fixture
+def refusing(database_url: str) -> Iterator[Callable[[str, str], None]]:
+    """Has PostgreSQL refuse to close attempts with a code of its own, while a condition holds."""
+
+    def refuse(sqlstate: str, condition: str) -> None:
+        execute(
+            database_url,
+            "CREATE SEQUENCE tries",
+            f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF {condition} THEN RAISE EXCEPTION USING ERRCODE = '{sqlstate}'; END IF; RETURN NEW; END $$""",
+            "CREATE TRIGGER refuse BEFORE UPDATE ON delivery_attempts FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+
+    yield refuse
+    execute(database_url, "DROP FUNCTION IF EXISTS refuse CASCADE", "DROP SEQUENCE IF EXISTS tries")
+
+
+async def test_a_deadlock_is_no_reason_to_forget_what_a_provider_has_said(
+    client: httpx.AsyncClient,
+    register: Callable[[BaseProvider], Scripted],
+    refusing: Callable[[str, str], None],
+) -> None:
+    refusing("40P01", "nextval('tries') <= 2")
+    provider = register(Scripted(ProviderResult("vendor-1")))
+    message = await delivered(client)
+    assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-1")
+    assert len(provider.handed) == 1
+
+
+async def test_where_the_provider_s_words_are_refused_its_answer_counts_without_them(
+    client: httpx.AsyncClient,
+    register: Callable[[BaseProvider], Scripted],
+    refusing: Callable[[str, str], None],
+) -> None:
+    refusing("XX000", "NEW.detail LIKE '%number%'")
+    provider = register(Scripted(PermanentFailure("no such number")))
+    message = await delivered(client)
+    assert (message["status"], message["status_reason"]) == ("failed", "What the provider said can't be stored.")
+    assert len(provider.handed) == 1
 
 
 async def test_a_channel_without_a_provider_keeps_its_messages_and_says_so(serve: Serve, settings: Settings) -> None:

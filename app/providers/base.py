@@ -44,7 +44,8 @@ class OutboundMessage:
 
 @dataclass(frozen=True, slots=True)
 class ProviderResult:
-    """The provider took the message. `provider_message_id` is its own id for it, at most 512 characters."""
+    """The provider took the message. `provider_message_id` is its own id for it; one of more than 512 characters is
+    not kept, so its receipts have to carry our key."""
 
     provider_message_id: str | None = None
 
@@ -303,7 +304,8 @@ class BaseProvider(ABC):
 async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResult:
     """Run `send`, whichever way it is written, without holding up the event loop or another provider.
 
-    Raises `PermanentFailure` instead for what the provider says beforehand that it refuses.
+    Raises what `send` raises, `UnknownOutcome` where it returns anything but a `ProviderResult`, and `PermanentFailure`
+    instead for what the provider says beforehand that it refuses.
     """
     if refusals := provider.refusals(payload):
         raise PermanentFailure(" ".join(refusals.values()))
@@ -314,7 +316,10 @@ async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResu
             _threads[provider] = ThreadPoolExecutor(_THREADS, thread_name_prefix=type(provider).__name__)
         run = copy_context().run
         answer = await asyncio.get_running_loop().run_in_executor(_threads[provider], run, _send, provider, payload)
-    return await answer if isinstance(answer, Awaitable) else answer
+    result: object = await answer if isinstance(answer, Awaitable) else answer
+    if not isinstance(result, ProviderResult):  # it did not raise, so it may have taken the message
+        raise UnknownOutcome(f"`send` returned {type(result).__name__} where a ProviderResult belongs.")
+    return result
 
 
 def _send(provider: BaseProvider, payload: OutboundMessage) -> Answer:

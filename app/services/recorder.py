@@ -2,23 +2,27 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.domain import AttemptOutcome, MessageStatus
+from app.database import is_unavailable, sqlstate_of
+from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
 from app.providers.base import CredentialsRefused, TemporaryFailure
 from app.services.batching import GroupCommit
 from app.services.outcomes import Outcome, record_outcomes
-from app.services.policy import ACCEPTED, Verdict
+from app.services.policy import ACCEPTED
 from app.services.provider_states import Tally, record_tallies
 
 log = structlog.get_logger(__name__)
+
+_LOST_A_RACE = {"40001", "40P01"}  # the same once more can succeed
+_STANDS_ALREADY = "23505"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ class OutcomeRecorder:
                 break
             except DatabaseUnavailable:
                 await asyncio.sleep(self._settings.worker_poll_seconds)
+            except DBAPIError as error:
+                if sqlstate_of(error) not in _LOST_A_RACE:
+                    raise
             except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
                 log.warning("outcome_not_recorded", message_id=outcome.message_id, attempt=outcome.number)
                 return
@@ -99,7 +106,7 @@ def _count(tally: Tally, record: Record, settings: Settings) -> None:
     """A provider that refuses one message is well; one that can't be reached or does not answer is not."""
     error = record.error
     if isinstance(error, CredentialsRefused):
-        tally.refused = str(error)
+        tally.refused = record.outcome.verdict.reason
     elif isinstance(error, TemporaryFailure) and error.throttled:
         wanted = settings.retry_base_seconds if error.retry_after is None else max(error.retry_after, 0)
         tally.throttled_for = max(tally.throttled_for, min(wanted, settings.retry_after_max_seconds))
@@ -110,15 +117,25 @@ def _count(tally: Tally, record: Record, settings: Settings) -> None:
 
 
 async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:
-    """Record a batch; an id that the provider has given to two messages stays with the first."""
+    """Record a batch; of an outcome that PostgreSQL won't take, what it came to is recorded all the same."""
     if len(outcomes) > 1:
         return await record_outcomes(connection, outcomes)  # if it fails, the group commit tries them one by one
     try:
         async with connection.begin_nested():
             return await record_outcomes(connection, outcomes)
-    except IntegrityError:
+    except DBAPIError as error:
+        if is_unavailable(error) or sqlstate_of(error) in _LOST_A_RACE:
+            raise
         [outcome] = outcomes
+        log.warning("outcome_not_storable", message_id=outcome.message_id, sqlstate=sqlstate_of(error))
+        return await record_outcomes(connection, [_in_our_words(outcome, error)])
+
+
+def _in_our_words(outcome: Outcome, error: DBAPIError) -> Outcome:
+    """The outcome without a word of the provider's. An id that it has given to two messages stays with the first."""
+    detail = "What the provider said can't be stored."
+    if sqlstate_of(error) == _STANDS_ALREADY:
         detail = "The provider answered with an id that it had given to another message."
-        verdict = Verdict(outcome.verdict.outcome, MessageStatus.SENT, detail)
-        nameless = Outcome(outcome.tenant_id, outcome.message_id, outcome.number, outcome.provider_type, verdict)
-        return await record_outcomes(connection, [nameless])
+    elif outcome.provider_message_id is not None:
+        detail = "The provider answered with an id that can't be stored."
+    return replace(outcome, verdict=replace(outcome.verdict, reason=detail), provider_message_id=None)

@@ -306,6 +306,7 @@ class DeliveryWorker:
                 limit=claim.limit or self._settings.max_attempts,
                 provider=provider_registry.get(claim.provider_type),
                 settings=self._settings,
+                may_have_left=claim.in_doubt,
             )
             return Record(_outcome(claim, verdict), error)
         return Record(_outcome(claim, ACCEPTED, result.provider_message_id), None)

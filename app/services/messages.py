@@ -179,13 +179,16 @@ class MessageService:
         The provider gets it under a new key, unless it may have gone out under the old one. Raises `MessageNotFound`
         and `NotRetriable`.
         """
+        # "Not now" tells nothing of the attempts before it; an answer for good does.
         in_doubt = (
             select(DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value)
             .where(
                 DeliveryAttempt.tenant_id == tenant_id,
                 DeliveryAttempt.message_id == Message.id,
-                DeliveryAttempt.number == Message.attempt_count,
+                DeliveryAttempt.outcome != AttemptOutcome.TEMPORARY.value,
             )
+            .order_by(DeliveryAttempt.number.desc())
+            .limit(1)
             .scalar_subquery()
         )
         queued = (

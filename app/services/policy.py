@@ -37,9 +37,15 @@ ACCEPTED = Verdict(AttemptOutcome.ACCEPTED, MessageStatus.SENT)
 
 
 def after_failure(
-    error: Exception, *, attempt: int, limit: int, provider: BaseProvider | None, settings: Settings
+    error: Exception,
+    *,
+    attempt: int,
+    limit: int,
+    provider: BaseProvider | None,
+    settings: Settings,
+    may_have_left: bool = False,
 ) -> Verdict:
-    """What follows when `send` raised."""
+    """What follows when `send` raised. `may_have_left` says that an earlier attempt is in doubt."""
     detail = str(error) if isinstance(error, ProviderFailure) else f"{type(error).__name__} in the provider."
     if isinstance(error, TimeoutError):
         detail = f"No answer within {settings.provider_timeout_seconds:g} seconds."
@@ -53,11 +59,13 @@ def after_failure(
             settings=settings,
         )
     if isinstance(error, PermanentFailure):
-        return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, detail)
+        doubt = "It may have gone out before. " if may_have_left and not _is_safe_to_repeat(provider) else ""
+        return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
     if isinstance(error, CredentialsRefused):  # the provider is paused; the message did nothing wrong
         return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=0)
     if attempt >= limit:
-        reason = f"Given up after {attempt} attempts. The last: {detail}"
+        doubt = "; it may have gone out" if may_have_left else ""
+        reason = f"Given up after {attempt} attempts{doubt}. The last: {detail}"
         return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
     wait = error.retry_after if isinstance(error, TemporaryFailure) else None
     delay = backoff(attempt, settings) if wait is None else min(max(wait, 0), settings.retry_after_max_seconds)
@@ -81,7 +89,7 @@ def in_doubt(
     hand.
     """
     unknown = AttemptOutcome.UNKNOWN
-    safe = provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
+    safe = _is_safe_to_repeat(provider)
     if not safe and deaths >= DEATHS_BEFORE_GIVING_UP:
         reason = f"Given up after {deaths} workers died with it in hand. It may have gone out."
         return Verdict(unknown, MessageStatus.FAILED, reason)
@@ -96,6 +104,10 @@ def in_doubt(
     if policy == "fail":
         return Verdict(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")
     return Verdict(unknown, MessageStatus.UNKNOWN, detail)
+
+
+def _is_safe_to_repeat(provider: BaseProvider | None) -> bool:
+    return provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
 
 
 def can_be_asked(provider: BaseProvider) -> bool:

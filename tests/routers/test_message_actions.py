@@ -300,6 +300,30 @@ async def test_a_message_whose_outcome_is_unknown_is_retried(busy: httpx.AsyncCl
     assert [attempt["outcome"] for attempt in message["attempts"]] == ["unknown", "accepted"]
 
 
+@pytest.mark.parametrize(
+    ("answers", "same"),
+    [
+        ([UnknownOutcome("cut off"), *[TemporaryFailure("busy")] * 2], True),
+        ([PermanentFailure("no such number")], False),
+        ([TemporaryFailure("busy")] * 3, False),
+        ([UnknownOutcome("cut off"), PermanentFailure("no such number")], False),
+    ],
+    ids=["in doubt", "refused", "busy", "in doubt, then refused"],
+)
+async def test_a_retry_goes_by_another_key_unless_it_may_have_gone_out_under_the_first(
+    busy: httpx.AsyncClient, provider: Scripted, answers: list[Exception], same: bool
+) -> None:
+    provider.honours_idempotency_key = True
+    provider.answers = [*answers, OK]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "failed")
+    await busy.post(f"/api/messages/{message_id}/retry")
+    await becomes(busy, message_id, "sent")
+    *earlier, last = [payload.idempotency_key for payload in provider.handed]
+    assert len(set(earlier)) == 1
+    assert (last == earlier[0]) is same
+
+
 async def test_nothing_else_is_retried(idle: httpx.AsyncClient, serve: Serve, quick: Settings) -> None:
     queued = await post(idle)
     scheduled = await post(idle, send_at=ahead(days=1))

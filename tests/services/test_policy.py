@@ -185,6 +185,24 @@ def test_the_last_attempt_is_the_one_that_the_limit_names(attempt: int, status: 
         assert verdict.retry_in is None
 
 
+def test_who_gives_up_does_not_forget_that_an_earlier_attempt_is_in_doubt() -> None:
+    given = {"attempt": 8, "limit": 8, "settings": settings_with(), "may_have_left": True}
+    verdict = after_failure(TemporaryFailure("busy"), provider=HonoursKeys(), **given)  # type: ignore[arg-type]
+    assert verdict.reason == "Given up after 8 attempts; it may have gone out. The last: busy"
+
+
+@pytest.mark.parametrize("provider", [*UNSAFE, *SAFE], ids=lambda provider: type(provider).__name__)
+def test_a_refusal_says_that_it_may_have_gone_out_before_unless_it_speaks_of_that_too(
+    provider: BaseProvider | None,
+) -> None:
+    refused = PermanentFailure("no such number")
+    verdict = after_failure(
+        refused, attempt=2, limit=8, provider=provider, settings=settings_with(), may_have_left=True
+    )
+    doubt = "" if provider in SAFE else "It may have gone out before. "
+    assert verdict == Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, f"{doubt}no such number")
+
+
 def test_attempts_that_are_used_up_in_doubt_say_that_it_may_have_gone_out() -> None:
     verdict = doubted(HonoursKeys(), "wait", attempt=8)
     assert (verdict.outcome, verdict.status) == (AttemptOutcome.UNKNOWN, MessageStatus.FAILED)

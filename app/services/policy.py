@@ -68,7 +68,8 @@ def after_failure(
         reason = f"Given up after {attempt} attempts{doubt}. The last: {detail}"
         return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
     wait = error.retry_after if isinstance(error, TemporaryFailure) else None
-    delay = backoff(attempt, settings) if wait is None else min(max(wait, 0), settings.retry_after_max_seconds)
+    # Vendors also write 0, negative numbers and dates that have passed: never sooner than without a word of theirs.
+    delay = max(backoff(attempt, settings), min(wait or 0, settings.retry_after_max_seconds))
     return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay)
 
 

@@ -108,8 +108,8 @@ def _count(tally: Tally, record: Record, settings: Settings) -> None:
     if isinstance(error, CredentialsRefused):
         tally.refused = record.outcome.verdict.reason
     elif isinstance(error, TemporaryFailure) and error.throttled:
-        wanted = settings.retry_base_seconds if error.retry_after is None else max(error.retry_after, 0)
-        tally.throttled_for = max(tally.throttled_for, min(wanted, settings.retry_after_max_seconds))
+        wanted = min(error.retry_after or 0, settings.retry_after_max_seconds)
+        tally.throttled_for = max(tally.throttled_for, wanted, settings.retry_base_seconds)
     elif record.outcome.verdict.outcome in {AttemptOutcome.TEMPORARY, AttemptOutcome.UNKNOWN}:
         tally.failures += 1
     else:

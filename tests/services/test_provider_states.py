@@ -339,6 +339,18 @@ async def test_a_throttled_message_slows_its_provider_and_nobody_else(
     assert [each["outcome"] for each in tries] == ["temporary", "accepted"]
 
 
+@pytest.mark.parametrize("asked", [None, 0, -5])
+async def test_a_provider_that_asks_for_no_pause_gets_one_all_the_same(
+    serve: Serve, quick: Settings, register: Register, asked: float | None
+) -> None:
+    first = Scripted(TemporaryFailure("429", retry_after=asked, throttled=True), OK)
+    register("first", first)
+    client = await serve(quick.model_copy(update={"routes": {"sms": ["first"]}, "retry_base_seconds": 60}))
+    await post(client, 1)
+    await until(lambda: trouble(client), lambda it: it == ("asked for a pause", None))
+    assert len(first.handed) == 1
+
+
 async def test_a_provider_is_throttled_also_by_a_message_that_has_no_attempt_left(
     serve: Serve, quick: Settings, register: Register
 ) -> None:

@@ -1,7 +1,7 @@
 """The simulated carrier's script: what it does with each message, in this process or as one of its own.
 
-Pure and repeatable: the recipient decides, and for everyone else the seed together with the message's idempotency
-key, so that the same seed tells the same story whatever the order and whichever the process.
+Pure and repeatable, but for its rate: the recipient decides, and for everyone else the seed together with the
+message's idempotency key, so that the same seed tells the same story whatever the order and whichever the process.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from random import Random
+from time import monotonic
 
 from app.domain import MessageStatus
 from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent, Receipt
@@ -69,6 +70,30 @@ _RECEIPTS: dict[Behaviour, Sequence[MessageStatus]] = {
 }
 #: Bodies of a 200 that say nothing: each is one that some vendor's gateway has sent.
 _MALFORMED = (b"", b"<html><body>OK</body></html>", b'{"id": "sim-', b'{"id": 17}', b'{"error": "try later"}', b"[]")
+
+
+#: What is beyond the carrier's rate is turned away before anybody looks at whom it is for.
+TOO_MANY = Reaction(False, Reply.THROTTLED)
+
+
+class Allowance:
+    """The carrier's rate: what it takes in a second, saved up for one second at most; None is no limit."""
+
+    def __init__(self, per_second: float | None) -> None:
+        self._per_second = per_second
+        self._left, self._counted_at = max(per_second or 0, 1.0), monotonic()
+
+    def is_used_up(self) -> bool:
+        """Whether one more request is too many; if not, it has been counted."""
+        if self._per_second is None:
+            return False
+        now = monotonic()
+        earned = (now - self._counted_at) * self._per_second
+        self._left, self._counted_at = min(self._left + earned, max(self._per_second, 1.0)), now
+        if self._left < 1:
+            return True
+        self._left -= 1
+        return False
 
 
 class Script:

@@ -24,7 +24,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.script import Reply, Script
+from app.providers.script import Allowance, Reply, Script
 from app.providers.simulation import SimulatorSettings
 from app.providers.transport import bounded
 
@@ -141,6 +141,7 @@ class SimulatedCarrier(BaseProvider):
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self._settings = settings or SimulatorSettings()
         self._script = Script(self._settings)
+        self._allowance = Allowance(None if self._settings.in_production else self._settings.rate)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._back: tuple[Outbox, Sink] | None = None
         self.honours_idempotency_key = self._settings.honours_idempotency_key
@@ -157,6 +158,8 @@ class SimulatedCarrier(BaseProvider):
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         """Do as the script says; for a silent recipient, never return."""
+        if self._allowance.is_used_up():
+            raise self._failure(Reply.THROTTLED)
         behaviour = self._script.behaviour(payload.to_address, payload.idempotency_key)
         known = self._recall(payload.idempotency_key)
         reaction = self._script.reaction(behaviour, known.requests)

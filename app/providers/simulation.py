@@ -95,6 +95,8 @@ class SimulatorSettings(BaseSettings):
     #: How many messages the carriers in the process remember; the HTTP form remembers all.
     remembered_keys: int = Field(20_000, ge=1)
 
+    #: How many requests it takes in a second; those beyond are throttled. Unset, as many as come.
+    rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     failures_before_ok: int = Field(2, ge=0)
     breaks_before_ok: int = Field(1, ge=0)
     slow_seconds: float = Field(3, ge=0, allow_inf_nan=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from app.providers.base import OutboundMessage
-from app.providers.script import Reaction, Reply, Script
+from app.providers.script import TOO_MANY, Allowance, Reaction, Reply, Script
 from app.providers.simulated import Outbox, Sink
 from app.providers.simulation import Behaviour, SimulatorSettings
 from app.simulator.ledger import Entry, Ledger
@@ -34,6 +34,7 @@ class Carrier:
 
     def __init__(self, settings: SimulatorSettings, ledger: Ledger, outbox: Outbox) -> None:
         self.script = Script(settings)
+        self._allowance = Allowance(settings.rate)
         self.ledger = ledger
         self._outbox = outbox
         self._honours_keys = settings.honours_idempotency_key
@@ -44,6 +45,8 @@ class Carrier:
         message, reference = order.message, order.message.idempotency_key
         behaviour = self.script.behaviour(message.to_address, reference)
         reaction = self.script.reaction(behaviour, self.ledger.requests(reference))
+        if self._allowance.is_used_up():
+            reaction = TOO_MANY
         entry = Entry(
             reply=reaction.reply.value,
             reference=reference,

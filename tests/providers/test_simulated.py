@@ -119,6 +119,14 @@ async def test_a_throttled_carrier_says_when_to_come_back(asked: float, told: fl
     assert (raised.value.throttled, raised.value.retry_after) == (True, told)
 
 
+async def test_what_is_beyond_the_carrier_s_rate_is_throttled_whoever_it_is_for() -> None:
+    carrier = carrier_with(rate=0.01)
+    assert (await carrier.send(outbound())).provider_message_id
+    with pytest.raises(TemporaryFailure) as raised:
+        await carrier.send(outbound("+15005550400"))
+    assert raised.value.throttled
+
+
 async def test_failures_are_counted_for_each_message() -> None:
     carrier = carrier_with(failures_before_ok=1)
     for message in (outbound("+15005550300"), outbound("+15005550300")):

@@ -81,6 +81,16 @@ async def test_a_refusal_carries_the_carrier_s_reason(simulation: Simulation) ->
         await simulation.provider.send(outbound("+15005550400"))
 
 
+async def test_what_is_beyond_the_carrier_s_rate_is_throttled_and_written_down(simulate: Simulate) -> None:
+    simulation = await simulate(rate=0.01)
+    assert (await simulation.provider.send(outbound())).provider_message_id
+    too_many = outbound()
+    with pytest.raises(TemporaryFailure) as raised:
+        await simulation.provider.send(too_many)
+    assert raised.value.throttled
+    assert [line["reply"] for line in simulation.lines(too_many)] == ["throttled"]
+
+
 @pytest.mark.parametrize(
     ("asked", "as_date", "lowest", "highest"),
     [

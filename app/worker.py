@@ -268,7 +268,9 @@ class DeliveryWorker:
         """How many more messages may be taken for a provider: a slow one uses up its own hands, not everybody's."""
         settings = self._settings
         free = settings.worker_concurrency - len(self._in_hand)
-        free_here = settings.concurrency_of(provider_type) - self._calls[provider_type]
+        hands = settings.concurrency_of(provider_type)
+        most = self._health_of(provider_type).most_hands
+        free_here = (hands if most is None else min(hands, most)) - self._calls[provider_type]
         limit = min(settings.worker_batch_size, max(free // share, 1) if free > 0 else 0, free_here)
         rate = settings.provider_rates.get(provider_type)
         return min(limit, max(int(rate), 1)) if rate else limit

@@ -51,6 +51,7 @@ _settled = rows(
     provider_type=Text(),
     provider_message_id=Text(),
     retry_in=Float(),
+    attempt_limit=Integer(),
 )
 _closed = (
     update(DeliveryAttempt)
@@ -103,6 +104,9 @@ _SETTLE = (
             ),
             else_=null(),
         ),
+        attempt_limit=case(
+            (_is_latest, func.coalesce(_locked.c.attempt_limit, Message.attempt_limit)), else_=Message.attempt_limit
+        ),
     )
     .returning(Message.id)
     .add_cte(_closed)
@@ -140,6 +144,7 @@ def _settlement(each: Outcome) -> tuple[Any, ...]:
         each.provider_type,
         each.provider_message_id,
         each.verdict.retry_in,
+        each.verdict.limit,
     )
 
 

@@ -25,12 +25,16 @@ BACK_AGAIN_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Where a message goes after an attempt; with `retry_in` (seconds) a worker looks at it again."""
+    """Where a message goes after an attempt; with `retry_in` (seconds) a worker looks at it again.
+
+    `limit` is the number of its last attempt from now on, where this one is not to count.
+    """
 
     outcome: AttemptOutcome
     status: MessageStatus
     reason: str | None = None
     retry_in: float | None = None
+    limit: int | None = None
 
 
 ACCEPTED = Verdict(AttemptOutcome.ACCEPTED, MessageStatus.SENT)
@@ -62,15 +66,17 @@ def after_failure(
         doubt = "It may have gone out before. " if may_have_left and not _is_safe_to_repeat(provider) else ""
         return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
     if isinstance(error, CredentialsRefused):  # the provider is paused; the message did nothing wrong
-        return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=0)
-    if attempt >= limit:
+        return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=0, limit=limit + 1)
+    throttled = isinstance(error, TemporaryFailure) and error.throttled  # too many were handed over, not this one
+    if attempt >= limit and not throttled:
         doubt = "; it may have gone out" if may_have_left else ""
         reason = f"Given up after {attempt} attempts{doubt}. The last: {detail}"
         return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
     wait = error.retry_after if isinstance(error, TemporaryFailure) else None
     # Vendors also write 0, negative numbers and dates that have passed: never sooner than without a word of theirs.
     delay = max(backoff(attempt, settings), min(wait or 0, settings.retry_after_max_seconds))
-    return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay)
+    later = limit + 1 if throttled else None
+    return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay, limit=later)
 
 
 def in_doubt(

@@ -6,7 +6,21 @@ Times are compared by the database's clock. Rows appear with a provider's first 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Float, Integer, Text, bindparam, case, func, literal, null, or_, select, update
+from sqlalchemy import (
+    Float,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +40,7 @@ class Health:
     is_throttled: bool = False
     is_at_its_rate: bool = False
     probing: bool = False
+    seconds_since_pause: float | None = None  #: since the last pause that it asked for was over
 
     @property
     def trouble(self) -> str | None:
@@ -36,9 +51,22 @@ class Health:
             return "has failed repeatedly"
         return "asked for a pause" if self.is_throttled else None
 
+    @property
+    def most_hands(self) -> int | None:
+        """How many calls it gets from a worker at once; None for all that the settings allow.
 
+        Everybody at once would only be asked for the next pause: it begins with one, and soon has twice as many.
+        """
+        if self.seconds_since_pause is None or self.seconds_since_pause > _SLOW_START_SECONDS:
+            return None
+        return int(2 ** (self.seconds_since_pause / _DOUBLING_SECONDS))
+
+
+_DOUBLING_SECONDS = 0.5
+_SLOW_START_SECONDS = 5.0  # a thousand calls at once by then
 WELL = Health()
 
+_since_pause = extract("epoch", func.now() - ProviderState.throttled_until)
 _HEALTH = select(
     ProviderState.provider_type,
     ProviderState.paused_reason,
@@ -46,6 +74,7 @@ _HEALTH = select(
     func.coalesce(ProviderState.throttled_until > func.now(), False).label("is_throttled"),
     func.coalesce(ProviderState.next_slot_at > func.now(), False).label("is_at_its_rate"),
     func.coalesce(ProviderState.open_until <= func.now(), False).label("probing"),
+    case((ProviderState.throttled_until <= func.now(), cast(_since_pause, Float()))).label("seconds_since_pause"),
 )
 
 

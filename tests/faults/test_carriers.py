@@ -196,6 +196,31 @@ async def test_a_bad_carrier_leaves_every_message_explained(make_rig: MakeRig, m
     assert rig.query("SELECT message_id FROM delivery_attempts WHERE outcome IS NULL") == []
 
 
+async def test_a_carrier_that_takes_less_than_we_could_hand_over_gets_all_of_it(make_rig: MakeRig) -> None:
+    """It says 429 to what is beyond its rate, which nobody has told us; the settings are those of a fresh clone."""
+    count, rate = size(150, 2_000), size(30, 50)
+    rig = make_rig(web_delivers=True, SIMULATOR_RATE=str(rate), SIMULATOR_RECEIPTS="false")
+    rig.start()
+    load = Load(rig.web.port)
+    began = time.monotonic()
+    await load.send(count)
+    await rig.settled(within_seconds=size(90, 600))
+    took = time.monotonic() - began
+    account = rig.account(load)
+    asked = len(rig.carrier.entries())
+    report(
+        "rated_carrier",
+        account,
+        recovery_seconds=0,
+        asked=asked,
+        per_second=account.n / took,
+        of_its_rate=account.n / took / rate,
+    )
+    assert (account.lost, account.doubled) == (0, 0)
+    assert rig.statuses() == {"sent": count}
+    assert asked < 2 * count
+
+
 async def test_a_carrier_that_refuses_our_key_is_paused_and_loses_nothing(make_rig: MakeRig) -> None:
     rig = make_rig(web_delivers=True, SIMULATOR_MIX="ok:9 unauthorised:1", SIMULATOR_RECEIPTS="false")
     rig.start()

@@ -81,7 +81,17 @@ def test_a_permanent_failure_ends_it_with_the_provider_s_words() -> None:
 @pytest.mark.parametrize("attempt", [1, 8, 100])
 def test_refused_credentials_cost_the_message_nothing_even_at_its_last_attempt(attempt: int) -> None:
     verdict = judged(CredentialsRefused("401"), attempt=attempt)
-    assert verdict == Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "401", retry_in=0)
+    assert verdict == Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "401", retry_in=0, limit=9)
+
+
+@pytest.mark.parametrize("attempt", [1, 8, 100])
+def test_being_throttled_costs_the_message_nothing_even_at_its_last_attempt(attempt: int) -> None:
+    verdict = judged(TemporaryFailure("429", throttled=True, retry_after=600), attempt=attempt)
+    assert verdict == Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "429", retry_in=600, limit=9)
+
+
+def test_any_other_temporary_failure_counts() -> None:
+    assert judged(TemporaryFailure("503", retry_after=5)).limit is None
 
 
 @pytest.mark.parametrize("error", [KeyError("to"), ValueError("secret"), ProviderFailure("something")])

@@ -14,12 +14,15 @@ from app.database import create_serving_engine
 from app.providers.base import (
     BaseProvider,
     CredentialsRefused,
+    OutboundMessage,
     PermanentFailure,
     ProviderResult,
     TemporaryFailure,
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
+from app.providers.simulation import SimulatorSettings
+from app.providers.sms import SmsProvider
 from app.services.provider_states import (
     WELL,
     Health,
@@ -357,8 +360,55 @@ async def test_a_provider_is_throttled_also_by_a_message_that_has_no_attempt_lef
     first = Scripted(TemporaryFailure("429", retry_after=60, throttled=True), OK)
     register("first", first)
     client = await serve(quick.model_copy(update={"routes": {"sms": ["first"]}, "max_attempts": 1}))
-    await becomes(client, await post(client, 1), "failed")
-    assert await trouble(client) == ("asked for a pause", None)
+    message_id = await post(client, 1)
+    await until(lambda: trouble(client), lambda it: it == ("asked for a pause", None))
+    assert (await client.get(f"/api/messages/{message_id}")).json()["status"] == "queued"
+
+
+async def test_being_throttled_leaves_a_message_all_its_attempts(
+    serve: Serve, quick: Settings, register: Register
+) -> None:
+    throttled, busy = TemporaryFailure("429", throttled=True), TemporaryFailure("503")
+    first = Scripted(throttled, busy, throttled, throttled, busy, busy)
+    register("first", first)
+    client = await serve(quick.model_copy(update={"routes": {"sms": ["first"]}, "max_attempts": 3}))
+    message = await becomes(client, await post(client, 1), "failed")
+    assert message["status_reason"] == "Given up after 6 attempts. The last: 503"
+
+
+async def test_after_a_pause_a_provider_is_called_once_at_a_time_and_soon_as_often_as_before(worker: Worker) -> None:
+    assert (await worker.health()).most_hands is None
+    await worker.saw(throttled_for=60)
+    assert (await worker.health()).trouble == "asked for a pause"
+
+    async def hands_after(seconds: float) -> int | None:
+        async with worker.engine.begin() as connection:
+            past = f"UPDATE provider_states SET throttled_until = now() - interval '{seconds} seconds'"
+            await connection.execute(text(past))
+            return (await health_of_providers(connection))["first"].most_hands
+
+    assert [await hands_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 6)] == [1, 2, 4, 16, 256, None]
+
+
+async def test_a_carrier_that_takes_less_than_is_handed_to_it_gets_all_of_it_in_the_end(
+    serve: Serve, quick: Settings, register: Register
+) -> None:
+    class Counted(SmsProvider):
+        asked = 0
+
+        async def send(self, payload: OutboundMessage) -> ProviderResult:
+            Counted.asked += 1
+            await asyncio.sleep(0.02)  # as if over a wire
+            return await super().send(payload)
+
+    carrier = SimulatorSettings(_env_file=None, rate=50, retry_after_seconds=0.2, receipts=False)
+    register("first", Counted(carrier))
+    changes = {"routes": {"sms": ["first"]}, "max_attempts": 1, "retry_base_seconds": 0.2, "provider_concurrency": 50}
+    client = await serve(quick.model_copy(update=changes))
+    ids = await asyncio.gather(*(post(client, number) for number in range(150)))
+    for message_id in ids:
+        await becomes(client, message_id, "sent")
+    assert Counted.asked < 2 * len(ids)
 
 
 async def test_a_text_is_booked_by_its_segments_and_the_next_waits_for_them(

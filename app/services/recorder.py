@@ -13,7 +13,7 @@ from app.config import Settings
 from app.database import is_unavailable, sqlstate_of
 from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
-from app.providers.base import CredentialsRefused, TemporaryFailure
+from app.providers.base import CredentialsRefused, ProviderFailure, TemporaryFailure
 from app.services.batching import GroupCommit
 from app.services.outcomes import Outcome, record_outcomes
 from app.services.policy import ACCEPTED
@@ -103,17 +103,20 @@ class OutcomeRecorder:
 
 
 def _count(tally: Tally, record: Record, settings: Settings) -> None:
-    """A provider that refuses one message is well; one that can't be reached or does not answer is not."""
+    """A provider that refuses one message is well; one that can't be reached or does not answer is not.
+
+    What our own end cut off says nothing about it, and neither does a bug in its file: that may be about one message.
+    """
     error = record.error
     if isinstance(error, CredentialsRefused):
         tally.refused = record.outcome.verdict.reason
     elif isinstance(error, TemporaryFailure) and error.throttled:
         wanted = min(error.retry_after or 0, settings.retry_after_max_seconds)
         tally.throttled_for = max(tally.throttled_for, wanted, settings.retry_base_seconds)
-    elif record.outcome.verdict.outcome in {AttemptOutcome.TEMPORARY, AttemptOutcome.UNKNOWN}:
-        tally.failures += 1
-    else:
+    elif record.outcome.verdict.outcome in {AttemptOutcome.ACCEPTED, AttemptOutcome.PERMANENT}:
         tally.successes += 1
+    elif isinstance(error, ProviderFailure | OSError):  # which a connection that failed is, and a time that ran out
+        tally.failures += 1
 
 
 async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -33,7 +34,9 @@ from app.services.provider_states import (
     resume,
     take_probe,
 )
+from tests.conftest import client_of, started
 from tests.factories import email, sms, until
+from tests.routers import rows_of
 from tests.test_worker import Scripted
 
 pytestmark = pytest.mark.anyio
@@ -317,6 +320,55 @@ async def test_a_provider_that_keeps_failing_is_passed_over_by_its_own_messages_
     message = await becomes(client, await post(client, 1), "sent", "failed")
     tries = [(each["provider_type"], each["outcome"]) for each in message["attempts"]]
     assert tries == [("first", "temporary"), ("first", "temporary"), ("second", "accepted")]
+
+
+async def test_messages_over_which_a_provider_file_raises_hold_up_none_of_their_neighbours(
+    serve: Serve, quick: Settings, register: Register
+) -> None:
+    class Picky(Scripted):
+        async def send(self, payload: OutboundMessage) -> ProviderResult:
+            if payload.body == "poison":
+                raise KeyError("to")
+            return await super().send(payload)
+
+    register("first", Picky(OK))
+    client = await serve(quick.model_copy(update={"breaker_failures": 2}))
+    for number in range(3):
+        await becomes(client, await post(client, number, body="poison"), "failed")
+    assert await trouble(client) == (None, None)
+    message = await becomes(client, await post(client, 3), "sent")
+    assert message["provider_type"] == "first"
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError(), UnknownOutcome("cut off")], ids=repr)
+async def test_a_provider_that_can_not_be_reached_is_in_trouble_whoever_says_so(
+    serve: Serve, quick: Settings, register: Register, error: Exception
+) -> None:
+    register("first", Scripted(error))
+    client = await serve(quick.model_copy(update={"breaker_failures": 1}))
+    await post(client, 1)
+    await until(lambda: trouble(client), lambda it: it == ("has failed repeatedly", None))
+
+
+async def test_what_an_orderly_stop_cuts_off_says_nothing_about_the_provider(
+    quick: Settings, register: Register, database_url: str
+) -> None:
+    class Silent(Scripted):
+        async def send(self, payload: OutboundMessage) -> ProviderResult:
+            self.handed.append(payload)
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    provider = Silent()
+    register("first", provider)
+    async with AsyncExitStack() as stack:
+        hurried = quick.model_copy(update={"shutdown_grace_seconds": 0.1, "breaker_failures": 1})
+        client = await stack.enter_async_context(client_of(await started(stack, hurried)))
+        for number in range(3):
+            await post(client, number)
+        await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 3)
+    assert rows_of(database_url, "SELECT DISTINCT status FROM messages") == [("unknown",)]
+    assert rows_of(database_url, "SELECT provider_type FROM provider_states") == []
 
 
 async def test_a_provider_that_refuses_messages_is_well(serve: Serve, quick: Settings, register: Register) -> None:

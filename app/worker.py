@@ -323,7 +323,8 @@ class DeliveryWorker:
                 earlier = await provider.look_up(payload)
                 if earlier is not None:
                     return earlier
-            return await call(provider, payload)
+            hands = self._settings.concurrency_of(claim.provider_type)
+            return await call(provider, payload, threads=hands)
 
     async def _watch(self) -> None:
         """Look at once when a worker of this machine has died."""

@@ -66,6 +66,11 @@ class TemporaryFailure(ProviderFailure):
         self.throttled = throttled
 
 
+class NotBegun(TemporaryFailure):
+    """A plain `def send` was never called, because none of its threads came free: the message did not leave, and
+    nothing is known of the provider."""
+
+
 class PermanentFailure(ProviderFailure):
     """Not ever: the message ends as failed."""
 
@@ -301,11 +306,12 @@ class BaseProvider(ABC):
         """Give up connections, when the process stops."""
 
 
-async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResult:
+async def call(provider: BaseProvider, payload: OutboundMessage, *, threads: int = 32) -> ProviderResult:
     """Run `send`, whichever way it is written, without holding up the event loop or another provider.
 
-    Raises what `send` raises, `UnknownOutcome` where it returns anything but a `ProviderResult`, and `PermanentFailure`
-    instead for what the provider says beforehand that it refuses.
+    A plain `def` runs in one of so many `threads`, which is settled at a provider's first call. Raises what `send`
+    raises, `UnknownOutcome` where it returns anything but a `ProviderResult`, `NotBegun` where it is cancelled before a
+    thread came free, and `PermanentFailure` instead for what the provider says beforehand that it refuses.
     """
     if refusals := provider.refusals(payload):
         raise PermanentFailure(" ".join(refusals.values()))
@@ -313,9 +319,14 @@ async def call(provider: BaseProvider, payload: OutboundMessage) -> ProviderResu
         answer: Answer = provider.send(payload)
     else:
         if provider not in _threads:
-            _threads[provider] = ThreadPoolExecutor(_THREADS, thread_name_prefix=type(provider).__name__)
-        run = copy_context().run
-        answer = await asyncio.get_running_loop().run_in_executor(_threads[provider], run, _send, provider, payload)
+            _threads[provider] = ThreadPoolExecutor(threads, thread_name_prefix=type(provider).__name__)
+        running = _threads[provider].submit(copy_context().run, _send, provider, payload)
+        try:
+            answer = await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if running.cancel():  # which it can't be any more once a thread has begun it
+                raise NotBegun("It was not handed over: earlier calls had not come back.") from None
+            raise
     result: object = await answer if isinstance(answer, Awaitable) else answer
     if not isinstance(result, ProviderResult):  # it did not raise, so it may have taken the message
         raise UnknownOutcome(f"`send` returned {type(result).__name__} where a ProviderResult belongs.")
@@ -328,7 +339,6 @@ def _send(provider: BaseProvider, payload: OutboundMessage) -> Answer:
 
 #: A provider that blocks its threads has only its own to block.
 _threads: WeakKeyDictionary[BaseProvider, ThreadPoolExecutor] = WeakKeyDictionary()
-_THREADS = 32
 
 
 def hint(signature: str) -> str:

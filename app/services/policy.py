@@ -9,6 +9,7 @@ from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import (
     BaseProvider,
     CredentialsRefused,
+    NotBegun,
     PermanentFailure,
     ProviderFailure,
     TemporaryFailure,
@@ -67,15 +68,16 @@ def after_failure(
         return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
     if isinstance(error, CredentialsRefused):  # the provider is paused; the message did nothing wrong
         return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=0, limit=limit + 1)
-    throttled = isinstance(error, TemporaryFailure) and error.throttled  # too many were handed over, not this one
-    if attempt >= limit and not throttled:
+    # Too many were handed over, or none: neither is this one's fault.
+    free = isinstance(error, NotBegun) or (isinstance(error, TemporaryFailure) and error.throttled)
+    if attempt >= limit and not free:
         doubt = "; it may have gone out" if may_have_left else ""
         reason = f"Given up after {attempt} attempts{doubt}. The last: {detail}"
         return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
     wait = error.retry_after if isinstance(error, TemporaryFailure) else None
     # Vendors also write 0, negative numbers and dates that have passed: never sooner than without a word of theirs.
     delay = max(backoff(attempt, settings), min(wait or 0, settings.retry_after_max_seconds))
-    later = limit + 1 if throttled else None
+    later = limit + 1 if free else None
     return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay, limit=later)
 
 

@@ -13,7 +13,7 @@ from app.config import Settings
 from app.database import is_unavailable, sqlstate_of
 from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
-from app.providers.base import CredentialsRefused, ProviderFailure, TemporaryFailure
+from app.providers.base import CredentialsRefused, NotBegun, ProviderFailure, TemporaryFailure
 from app.services.batching import GroupCommit
 from app.services.outcomes import Outcome, record_outcomes
 from app.services.policy import ACCEPTED
@@ -115,8 +115,8 @@ def _count(tally: Tally, record: Record, settings: Settings) -> None:
         tally.throttled_for = max(tally.throttled_for, wanted, settings.retry_base_seconds)
     elif record.outcome.verdict.outcome in {AttemptOutcome.ACCEPTED, AttemptOutcome.PERMANENT}:
         tally.successes += 1
-    elif isinstance(error, ProviderFailure | OSError):  # which a connection that failed is, and a time that ran out
-        tally.failures += 1
+    elif isinstance(error, ProviderFailure | OSError) and not isinstance(error, NotBegun):
+        tally.failures += 1  # an OSError is a connection that failed, and a time that ran out
 
 
 async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,11 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.database import create_serving_engine
 from app.domain import AttemptOutcome, MessageStatus
-from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure
+from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure, call
 from app.providers.registry import provider_registry
 from app.services.claims import Claim
 from app.services.policy import ACCEPTED, Verdict
+from tests.conftest import client_of, started
 from tests.factories import email, make_messages, sms, until
+from tests.providers import outbound
+from tests.routers import rows_of
 from tests.test_worker import Queue, Scripted
 
 pytestmark = pytest.mark.anyio
@@ -223,6 +227,79 @@ async def test_a_provider_that_blocks_its_threads_does_not_slow_another_that_nee
     finally:
         let_go.set()
     await become(client, texts, "sent")
+
+
+class Stuck(BaseProvider):
+    """A plain function that keeps each of its threads until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.begun: list[int] = []
+
+    def send(self, payload: OutboundMessage) -> ProviderResult:
+        self.begun.append(payload.message_id)
+        assert self.let_go.wait(30)
+        return ProviderResult()
+
+    async def holds(self, count: int) -> None:
+        await until(lambda: asyncio.sleep(0, len(self.begun)), lambda held: held == count)
+
+
+@pytest.fixture
+def stuck(register: Register) -> Iterator[Stuck]:
+    provider = Stuck()
+    register("slow", provider)
+    yield provider
+    provider.let_go.set()
+
+
+async def test_a_plain_function_gets_as_many_threads_as_its_provider_has_hands(
+    serve: Serve, quick: Settings, stuck: Stuck
+) -> None:
+    client = await serve(quick.model_copy(update={"provider_concurrency": 40}))
+    for number in range(40):
+        await post(client, sms(to=f"+1804555{number:04}"))
+    await stuck.holds(40)
+
+
+async def test_what_no_thread_came_free_for_has_not_left_and_is_sent_later(
+    serve: Serve, quick: Settings, stuck: Stuck
+) -> None:
+    changes = {"provider_concurrency": 2, "provider_timeout_seconds": 0.3, "max_attempts": 1}
+    client = await serve(quick.model_copy(update=changes))
+    first = [await post(client, sms(to=f"+1804555{number:04}")) for number in range(2)]
+    await stuck.holds(2)
+    await become(client, first, "unknown")  # their threads are still at it
+    later = await post(client, sms(to="+18045550002"))
+
+    async def tried() -> list[str]:
+        attempts = (await client.get(f"/api/messages/{later}")).json()["attempts"]
+        return [each["outcome"] for each in attempts if each["outcome"]]
+
+    await until(tried, lambda outcomes: outcomes[:2] == ["temporary"] * 2)
+    assert len(stuck.begun) == 2
+    stuck.let_go.set()
+    await become(client, [later], "sent")
+
+
+async def test_an_orderly_stop_leaves_in_the_queue_what_no_thread_had_begun(
+    quick: Settings, register: Register, database_url: str
+) -> None:
+    provider = Stuck()
+    register("slow", provider)
+    async with AsyncExitStack() as stack:
+        hurried = quick.model_copy(update={"provider_concurrency": 3, "shutdown_grace_seconds": 0.1})
+        provider.let_go.set()
+        await call(provider, outbound(), threads=1)
+        provider.let_go.clear()
+        client = await stack.enter_async_context(client_of(await started(stack, hurried)))
+        ids = [await post(client, sms(to=f"+1804555{number:04}")) for number in range(3)]
+        await provider.holds(2)  # the one before, and one of these
+        await become(client, ids, "sending")
+    provider.let_go.set()
+    found = rows_of(database_url, "SELECT status, count(*) FROM messages GROUP BY status")
+    assert dict(found) == {"queued": 2, "unknown": 1}
+    assert rows_of(database_url, "SELECT provider_type FROM provider_states") == []
 
 
 async def test_a_claim_carries_what_the_provider_needs_and_the_same_key_every_time(engine: AsyncEngine) -> None:

@@ -9,6 +9,7 @@ from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import (
     BaseProvider,
     CredentialsRefused,
+    NotBegun,
     OutboundMessage,
     PermanentFailure,
     ProviderFailure,
@@ -88,6 +89,11 @@ def test_refused_credentials_cost_the_message_nothing_even_at_its_last_attempt(a
 def test_being_throttled_costs_the_message_nothing_even_at_its_last_attempt(attempt: int) -> None:
     verdict = judged(TemporaryFailure("429", throttled=True, retry_after=600), attempt=attempt)
     assert verdict == Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "429", retry_in=600, limit=9)
+
+
+def test_not_having_been_handed_over_costs_the_message_nothing_even_at_its_last_attempt() -> None:
+    verdict = judged(NotBegun("no thread"), attempt=8)
+    assert (verdict.status, verdict.reason, verdict.limit) == (MessageStatus.QUEUED, "no thread", 9)
 
 
 def test_any_other_temporary_failure_counts() -> None:

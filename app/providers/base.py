@@ -310,8 +310,8 @@ async def call(provider: BaseProvider, payload: OutboundMessage, *, threads: int
     """Run `send`, whichever way it is written, without holding up the event loop or another provider.
 
     A plain `def` runs in one of so many `threads`, which is settled at a provider's first call. Raises what `send`
-    raises, `UnknownOutcome` where it returns anything but a `ProviderResult`, `NotBegun` where it is cancelled before a
-    thread came free, and `PermanentFailure` instead for what the provider says beforehand that it refuses.
+    raises, `UnknownOutcome` where it returns anything but a `ProviderResult`, `NotBegun` where it is cancelled before
+    a thread came free, and `PermanentFailure` instead for what the provider says beforehand that it refuses.
     """
     if refusals := provider.refusals(payload):
         raise PermanentFailure(" ".join(refusals.values()))

@@ -82,6 +82,7 @@ _is_latest = and_(Message.attempt_count == _locked.c.number, Message.status == M
 #: An id that an earlier attempt has left stays with its provider.
 _is_nameless = Message.provider_message_id.is_(None)
 _raises = rank_of(Message.status) < STATUS_RANK[MessageStatus.SENT]
+_next_try = func.now() + _locked.c.retry_in * SECOND
 _SETTLE = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _locked.c.id)
@@ -97,12 +98,10 @@ _SETTLE = (
             else_=func.coalesce(Message.provider_message_id, _locked.c.provider_message_id),
         ),
         due_at=case(
-            (
-                and_(_is_latest, _locked.c.retry_in.is_not(None)),
-                # `least` passes over a message without an `expires_at`.
-                func.least(func.now() + _locked.c.retry_in * SECOND, Message.expires_at),
-            ),
-            else_=null(),
+            (or_(~_is_latest, _locked.c.retry_in.is_(None)), null()),
+            (_locked.c.status == MessageStatus.UNKNOWN.value, _next_try),
+            # `least` passes over a message without an `expires_at`.
+            else_=func.least(_next_try, Message.expires_at),
         ),
         attempt_limit=case(
             (_is_latest, func.coalesce(_locked.c.attempt_limit, Message.attempt_limit)), else_=Message.attempt_limit

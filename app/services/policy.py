@@ -66,8 +66,10 @@ def after_failure(
     if isinstance(error, PermanentFailure):
         doubt = "It may have gone out before. " if may_have_left and not _is_safe_to_repeat(provider) else ""
         return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
+    # That it is turned away now does not undo that it may have gone out: it is still in doubt, and can't expire.
+    waiting = MessageStatus.UNKNOWN if may_have_left else MessageStatus.QUEUED
     if isinstance(error, CredentialsRefused):  # the provider is paused; the message did nothing wrong
-        return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=0, limit=limit + 1)
+        return Verdict(AttemptOutcome.TEMPORARY, waiting, detail, retry_in=0, limit=limit + 1)
     # Too many were handed over, or none: neither is this one's fault.
     free = isinstance(error, NotBegun) or (isinstance(error, TemporaryFailure) and error.throttled)
     if attempt >= limit and not free:
@@ -78,7 +80,7 @@ def after_failure(
     # Vendors also write 0, negative numbers and dates that have passed: never sooner than without a word of theirs.
     delay = max(backoff(attempt, settings), min(wait or 0, settings.retry_after_max_seconds))
     later = limit + 1 if free else None
-    return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, detail, retry_in=delay, limit=later)
+    return Verdict(AttemptOutcome.TEMPORARY, waiting, detail, retry_in=delay, limit=later)
 
 
 def in_doubt(

@@ -181,6 +181,19 @@ async def test_a_message_that_could_not_leave_in_time_is_expired_and_never_hande
     assert str(behind["id"]) != message_id
 
 
+async def test_what_may_have_left_does_not_expire_and_is_followed_up_at_its_pace(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.honours_idempotency_key = True
+    provider.answers = [UnknownOutcome("cut off"), TemporaryFailure("busy", retry_after=1.5), OK]
+    message_id = await post(busy, expires_at=ahead(seconds=1))
+    message = await becomes(busy, message_id, "sent")
+    _, second, third = message["attempts"]
+    pause = datetime.fromisoformat(third["started_at"]) - datetime.fromisoformat(second["finished_at"])
+    assert pause >= timedelta(seconds=1.4)
+    assert "expired" not in [step["kind"] for step in await timeline(busy, message_id)]
+
+
 async def test_a_message_that_expires_later_leaves_in_time(busy: httpx.AsyncClient) -> None:
     message = await becomes(busy, await post(busy, expires_at=ahead(days=1)), "sent")
     assert message["due_at"] is None
@@ -235,14 +248,14 @@ async def test_what_has_left_can_not_be_called_back(busy: httpx.AsyncClient, pro
     problem_of(await busy.post(f"/api/messages/{failed}/cancel"), 409)
 
 
-async def test_what_may_have_left_can_not_be_called_back_even_if_it_is_queued_again(
+async def test_what_may_have_left_can_not_be_called_back_even_if_it_is_turned_away_again(
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:
     provider.answers = [UnknownOutcome("cut off"), TemporaryFailure("busy", retry_after=600)]
     message_id = await post(busy)
     await becomes(busy, message_id, "unknown")
     await busy.post(f"/api/messages/{message_id}/retry")
-    await until(lambda: detail(busy, message_id), lambda it: (it["status"], it["attempt_count"]) == ("queued", 2))
+    await until(lambda: detail(busy, message_id), lambda it: (it["status"], it["attempt_count"]) == ("unknown", 2))
     problem_of(await busy.post(f"/api/messages/{message_id}/cancel"), 409)
 
 

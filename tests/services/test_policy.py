@@ -201,6 +201,16 @@ def test_the_last_attempt_is_the_one_that_the_limit_names(attempt: int, status: 
         assert verdict.retry_in is None
 
 
+@pytest.mark.parametrize(
+    "error", [TemporaryFailure("busy"), TemporaryFailure("429", throttled=True), CredentialsRefused("401")]
+)
+def test_what_may_have_gone_out_stays_in_doubt_when_it_is_turned_away(error: Exception) -> None:
+    verdict = after_failure(
+        error, attempt=2, limit=8, provider=HonoursKeys(), settings=settings_with(), may_have_left=True
+    )
+    assert (verdict.outcome, verdict.status) == (AttemptOutcome.TEMPORARY, MessageStatus.UNKNOWN)
+
+
 def test_who_gives_up_does_not_forget_that_an_earlier_attempt_is_in_doubt() -> None:
     given = {"attempt": 8, "limit": 8, "settings": settings_with(), "may_have_left": True}
     verdict = after_failure(TemporaryFailure("busy"), provider=HonoursKeys(), **given)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
     true,
     update,
@@ -246,6 +247,19 @@ async def sweep_parked(connection: AsyncConnection) -> int:
     return sum(map(len, found.values()))
 
 
+_FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
+_attempt_told_of = (
+    select(func.max(DeliveryAttempt.number))
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == ProviderEvent.message_id,
+        DeliveryAttempt.provider_type == ProviderEvent.provider_type,
+        DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
+    )
+    .correlate(ProviderEvent)
+    .scalar_subquery()
+)
+_failed_attempt = case((ProviderEvent.status.in_(_FAILURES), _attempt_told_of), else_=null())
 _told = rows(event_id=BigInteger())
 _best = (
     select(
@@ -254,11 +268,14 @@ _best = (
         ProviderEvent.detail,
         ProviderEvent.provider_type,
         ProviderEvent.provider_message_id,
+        _failed_attempt.label("failed_attempt"),
     )
     .ext(distinct_on(ProviderEvent.message_id))
     .join(_told, and_(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _told.c.event_id))
     .where(ProviderEvent.status.is_not(None))
-    .order_by(ProviderEvent.message_id, rank_of(ProviderEvent.status).desc(), ProviderEvent.id)
+    .order_by(
+        ProviderEvent.message_id, rank_of(ProviderEvent.status).desc(), _failed_attempt.desc(), ProviderEvent.id
+    )
     .cte("best")
 )
 _locked = (
@@ -282,7 +299,9 @@ _has_another = (
     .scalar_subquery()
 )
 _is_nameless = Message.provider_message_id.is_(None)
-_is_failure = _locked.c.status.in_([MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value])
+_is_failure = _locked.c.status.in_(_FAILURES)
+#: That an earlier attempt failed after all is no news once another is under way, or somebody wants one.
+_is_over = or_(_locked.c.failed_attempt < Message.attempt_count, Message.status == MessageStatus.QUEUED.value)
 _RAISE = (
     update(Message)
     .where(
@@ -291,6 +310,7 @@ _RAISE = (
         rank_of(_locked.c.status) > rank_of(Message.status),
         # That it is still on its way to being sent is the provider's affair: here it decides what is tried next.
         rank_of(_locked.c.status) >= STATUS_RANK[MessageStatus.SENT],
+        or_(_locked.c.failed_attempt.is_(None), ~_is_over),
     )
     .values(
         status=_locked.c.status,

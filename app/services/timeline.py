@@ -103,19 +103,37 @@ def _receipts(
         while turns and turns[0][0] <= event.received_at:
             _, turn = turns.pop(0)
             rank = turn if turn == _QUEUED else max(rank, turn)
-        steps.append(Step(event.received_at, "receipt", _receipt(event, rank), event.provider_type))
-        rank = max(rank, STATUS_RANK[MessageStatus(event.status)] if event.status else 0)
+        is_old = _is_of_an_earlier_try(event, attempts, deeds)
+        steps.append(Step(event.received_at, "receipt", _receipt(event, rank, is_old=is_old), event.provider_type))
+        rank = max(rank, STATUS_RANK[MessageStatus(event.status)] if event.status and not is_old else 0)
     return steps
 
 
-def _receipt(event: ProviderEvent, rank: int) -> str:
+def _is_of_an_earlier_try(
+    event: ProviderEvent, attempts: Sequence[DeliveryAttempt], deeds: Sequence[MessageEvent]
+) -> bool:
+    """Whether it tells of the failure of an attempt after which there was another, or somebody had asked for one."""
+    if event.status not in {MessageStatus.UNDELIVERED, MessageStatus.FAILED} or event.provider_message_id is None:
+        return False
+    named = (event.provider_type, event.provider_message_id)
+    told_of = [each for each in attempts if (each.provider_type, each.provider_message_id) == named]
+    if not told_of:
+        return False
+    later = [each.started_at for each in attempts if each.number > told_of[-1].number]
+    later += [
+        each.created_at for each in deeds if each.kind == "retried" and each.created_at > told_of[-1].started_at
+    ]
+    return any(moment <= event.received_at for moment in later)
+
+
+def _receipt(event: ProviderEvent, rank: int, *, is_old: bool) -> str:
     provider = event.provider_type
     if event.status is None:
         return f"{provider} sent a word that has no meaning here; it is kept as it came."
     status = MessageStatus(event.status)
     said = f": {event.detail.rstrip('.')}" if event.detail else ""
     sentence = f"{provider} {_WORDS.get(status, f'says it is {status}')}{said}."
-    counts = STATUS_RANK[status] > rank and STATUS_RANK[status] >= STATUS_RANK[MessageStatus.SENT]
+    counts = not is_old and STATUS_RANK[status] > rank and STATUS_RANK[status] >= STATUS_RANK[MessageStatus.SENT]
     return sentence if counts else f"{sentence} That changed nothing."
 
 

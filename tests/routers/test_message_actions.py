@@ -1,6 +1,7 @@
 """What can be done with a message besides sending it: schedule, call back, let expire, retry, list, and explain."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
+from tests.conftest import client_of, started
 from tests.factories import SENDS, email, sms, sms_webhook, until
 from tests.routers import locations_of, problem_of, rows_of
 from tests.test_worker import Scripted
@@ -365,6 +367,46 @@ async def test_a_retry_after_a_failed_receipt_ends_as_the_new_receipts_say(
     assert (await detail(busy, message_id))["status_reason"] == "Still off."
     said = await sentences(busy, message_id)
     assert "scripted says it failed: Still off." in said  # that did change something
+
+
+@pytest.mark.parametrize("status", [MessageStatus.FAILED, MessageStatus.UNDELIVERED])
+async def test_a_late_word_that_an_earlier_attempt_failed_does_not_end_a_retry(
+    busy: httpx.AsyncClient, provider: Scripted, status: MessageStatus
+) -> None:
+    provider.answers = [
+        ProviderResult("vendor-1"),
+        TemporaryFailure("busy", retry_after=1),
+        ProviderResult("vendor-2"),
+    ]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "sent")
+    await told(busy, Receipt("1", MessageStatus.FAILED, "vendor-1", detail="The phone is off."))
+    await busy.post(f"/api/messages/{message_id}/retry")
+    await until(lambda: detail(busy, message_id), lambda it: (it["status"], it["attempt_count"]) == ("queued", 2))
+    await told(busy, Receipt("2", status, "vendor-1", detail="Off for good."))
+    assert (await detail(busy, message_id))["status"] == "queued"
+    await becomes(busy, message_id, "sent")
+    await told(busy, Receipt("3", status, "vendor-1", detail="Off to the last."))
+    assert (await detail(busy, message_id))["status"] == "sent"
+    said = [step["sentence"] for step in await timeline(busy, message_id) if step["kind"] == "receipt"]
+    assert [sentence.endswith("That changed nothing.") for sentence in said] == [False, True, True]
+    await told(busy, Receipt("4", status, "vendor-1"), Receipt("5", MessageStatus.FAILED, "vendor-2", detail="Off."))
+    assert (await detail(busy, message_id))["status_reason"] == "Off."
+
+
+async def test_a_late_word_that_it_failed_does_not_undo_that_somebody_wants_another_try(
+    idle: httpx.AsyncClient, serve: Serve, quick: Settings, provider: Scripted
+) -> None:
+    provider.answers = [ProviderResult("vendor-1")]
+    async with AsyncExitStack() as stack:
+        busy = await stack.enter_async_context(client_of(await started(stack, quick)))
+        message_id = await post(busy)
+        await becomes(busy, message_id, "sent")
+    await told(idle, Receipt("1", MessageStatus.FAILED, "vendor-1"))
+    assert (await idle.post(f"/api/messages/{message_id}/retry")).status_code == 200
+    await told(idle, Receipt("2", MessageStatus.UNDELIVERED, "vendor-1"))
+    assert (await detail(idle, message_id))["status"] == "queued"
+    assert (await timeline(idle, message_id))[-2]["sentence"].endswith("That changed nothing.")
 
 
 # Listing

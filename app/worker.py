@@ -350,9 +350,11 @@ class DeliveryWorker:
             await asyncio.sleep(_CLEAN_SECONDS)
             try:
                 async with self._engine.begin() as connection:
-                    for tenant_id in (await connection.execute(select(Tenant.id))).scalars().all():
-                        await forget_idempotency_keys(connection, tenant_id, self._settings.idempotency_hours * 3600)
+                    tenants = (await connection.execute(select(Tenant.id))).scalars().all()
+                    for tenant_id in tenants:
                         await forget_daily_budgets(connection, tenant_id)
+                for tenant_id in tenants:
+                    await forget_idempotency_keys(self._engine, tenant_id, self._settings.idempotency_hours * 3600)
                 await remove_what_is_over(self._engine, self._settings)
             except Exception as error:
                 log.warning("not_cleaned", error=type(error).__name__)

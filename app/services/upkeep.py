@@ -1,7 +1,7 @@
 """What comes with time: messages that expire, idempotency keys that are forgotten."""
 
 from sqlalchemy import Float, bindparam, func, null, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain import MessageStatus
 from app.models import Message
@@ -38,6 +38,7 @@ async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: s
     return len(ids)
 
 
+_KEYS_AT_ONCE = 1000
 _forgotten = (
     select(Message.id)
     .where(
@@ -45,7 +46,7 @@ _forgotten = (
         Message.idempotency_key.is_not(None),
         Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
     )
-    .limit(1000)
+    .limit(_KEYS_AT_ONCE)
     .with_for_update(skip_locked=True, key_share=True)
     .cte("forgotten")
 )
@@ -57,6 +58,12 @@ _FORGET_KEYS = (
 )
 
 
-async def forget_idempotency_keys(connection: AsyncConnection, tenant_id: int, age_seconds: float) -> int:
-    """Free up to a thousand keys that are older than that; returns how many."""
-    return len((await connection.execute(_FORGET_KEYS, {"tenant": tenant_id, "age": age_seconds})).all())
+async def forget_idempotency_keys(engine: AsyncEngine, tenant_id: int, age_seconds: float) -> int:
+    """Free the keys that are older than that, a thousand in a transaction; returns how many."""
+    freed = 0
+    while True:
+        async with engine.begin() as connection:
+            found = (await connection.execute(_FORGET_KEYS, {"tenant": tenant_id, "age": age_seconds})).all()
+        freed += len(found)
+        if len(found) < _KEYS_AT_ONCE:
+            return freed

@@ -279,8 +279,9 @@ class _Send(BaseModel):
         return self
 
     def _fingerprint(self) -> str:
-        """The same for requests that mean the same, however their JSON is written."""
-        return hashlib.sha256(self.model_dump_json(warnings=False).encode()).hexdigest()
+        """The same for requests that mean the same, however their JSON is written, and whatever may be said besides
+        in another version."""
+        return hashlib.sha256(self.model_dump_json(warnings=False, exclude_defaults=True).encode()).hexdigest()
 
 
 class SmsSend(_Send):

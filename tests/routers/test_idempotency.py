@@ -13,6 +13,7 @@ from sqlalchemy import func, update
 from app.config import Settings
 from app.database import create_serving_engine
 from app.models import Message
+from app.schemas import SmsSend
 from app.services.upkeep import forget_idempotency_keys
 from tests.factories import SENDS, email, make_messages, sms, until
 from tests.routers import locations_of, problem_of, row_counts, rows_of
@@ -97,6 +98,17 @@ async def test_how_the_json_is_written_does_not_matter(idle: httpx.AsyncClient) 
     ]
     assert [answer.json() for answer in answers] == [answers[0].json()] * len(spellings)
     assert [answer.headers.get("idempotent-replayed") for answer in answers] == [None] + ["true"] * 6
+
+
+def test_a_field_that_another_version_has_changes_nothing_for_who_does_not_use_it() -> None:
+    class Later(SmsSend):
+        priority: int = 5
+
+    def fingerprint(kind: type[SmsSend], **changes: object) -> str | None:
+        return kind.model_validate(sms(**changes)).new_message(1, "key").fingerprint
+
+    assert fingerprint(Later) == fingerprint(SmsSend)
+    assert fingerprint(Later, priority=6) != fingerprint(SmsSend)
 
 
 async def test_a_text_and_a_mail_may_have_the_same_key(idle: httpx.AsyncClient) -> None:

@@ -391,6 +391,23 @@ async def test_that_it_was_sent_after_all_counts_also_from_a_worker_that_comes_b
     assert await queue.claim() == []  # so nobody sends it again
     message = (await idle.get("/api/messages/1")).json()
     assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-1")
+    said = [step["sentence"] for step in (await idle.get("/api/messages/1/timeline")).json()]
+    assert said[-1] == f"Whether sms got it can't be told: {TAKEN_OVER} It did, as vendor-1."
+
+
+@pytest.mark.parametrize(
+    "late", [ACCEPTED, Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")], ids=["taken", "refused"]
+)
+async def test_an_attempt_that_was_closed_as_in_doubt_stays_so_whatever_its_worker_says_later(
+    idle: httpx.AsyncClient, queue: Queue, late: Verdict
+) -> None:
+    await idle.post("/api/messages/sms", json=SMS)
+    [first] = await queue.claim(lease_seconds=0)
+    await queue.take_over()
+    [closed] = (await idle.get("/api/messages/1")).json()["attempts"]
+    await queue.record(first, late)
+    assert (await idle.get("/api/messages/1")).json()["attempts"] == [closed]
+    assert (closed["outcome"], closed["detail"]) == ("unknown", TAKEN_OVER)
 
 
 async def test_an_attempt_that_was_taken_over_is_in_doubt(idle: httpx.AsyncClient, queue: Queue) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, case, func, null, select, update
+from sqlalchemy import ColumnElement, and_, case, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
@@ -179,9 +179,14 @@ class MessageService:
         The provider gets it under a new key, unless it may have gone out under the old one. Raises `MessageNotFound`
         and `NotRetriable`.
         """
-        # "Not now" tells nothing of the attempts before it; an answer for good does.
+        # "Not now" tells nothing of the attempts before it; an answer for good does, and one that came too late.
         in_doubt = (
-            select(DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value)
+            select(
+                and_(
+                    DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value,
+                    DeliveryAttempt.provider_message_id.is_(None),
+                )
+            )
             .where(
                 DeliveryAttempt.tenant_id == tenant_id,
                 DeliveryAttempt.message_id == Message.id,

@@ -60,11 +60,12 @@ _closed = (
         DeliveryAttempt.message_id == _settled.c.message_id,
         DeliveryAttempt.number == _settled.c.number,
     )
+    # What was closed stays as it was, so that a doubt can be seen; whoever comes late may still know the id.
     .values(
-        outcome=_settled.c.outcome,
-        detail=_settled.c.reason,
-        provider_message_id=_settled.c.provider_message_id,
-        finished_at=func.clock_timestamp(),
+        outcome=func.coalesce(DeliveryAttempt.outcome, _settled.c.outcome),
+        detail=case((DeliveryAttempt.outcome.is_(None), _settled.c.reason), else_=DeliveryAttempt.detail),
+        provider_message_id=func.coalesce(DeliveryAttempt.provider_message_id, _settled.c.provider_message_id),
+        finished_at=func.coalesce(DeliveryAttempt.finished_at, func.clock_timestamp()),
     )
     .returning(DeliveryAttempt.message_id)
     .cte("closed")

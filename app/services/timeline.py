@@ -82,9 +82,14 @@ def _attempt(attempt: DeliveryAttempt) -> list[Step]:
         AttemptOutcome.ACCEPTED: f"{provider} accepted it{_as(attempt.provider_message_id)}{said}.",
         AttemptOutcome.TEMPORARY: f"{provider} did not take it this time{said}.",
         AttemptOutcome.PERMANENT: f"{provider} refused it for good{said}.",
-        AttemptOutcome.UNKNOWN: f"Whether {provider} got it can't be told{said}.",
+        AttemptOutcome.UNKNOWN: f"Whether {provider} got it can't be told{said}.{_after_all(attempt)}",
     }[AttemptOutcome(attempt.outcome)]
     return [start, Step(attempt.finished_at, "outcome", sentence, provider, attempt.number, round(seconds, 3))]
+
+
+def _after_all(attempt: DeliveryAttempt) -> str:
+    """What became known of an attempt in doubt once it was closed."""
+    return f" It did, as {attempt.provider_message_id}." if attempt.provider_message_id else ""
 
 
 def _as(provider_message_id: str | None) -> str:

@@ -410,6 +410,35 @@ async def test_an_attempt_that_was_closed_as_in_doubt_stays_so_whatever_its_work
     assert (closed["outcome"], closed["detail"]) == ("unknown", TAKEN_OVER)
 
 
+async def test_what_is_called_back_is_never_handed_over_however_close_a_worker_is(
+    idle: httpx.AsyncClient, queue: Queue
+) -> None:
+    texts = [SMS | {"to": f"+1804555{number:04}"} for number in range(60)]
+    answers = await asyncio.gather(*(idle.post("/api/messages/sms", json=text) for text in texts))
+    ids = [int(answer.json()["message_id"]) for answer in answers]
+    canceled: set[int] = set()
+
+    async def cancel(message_id: int) -> None:
+        if (await idle.post(f"/api/messages/{message_id}/cancel")).status_code == 200:
+            canceled.add(message_id)
+
+    claiming = asyncio.create_task(_claim_all(queue, ids, canceled))
+    await asyncio.gather(*map(cancel, reversed(ids)))
+    claims = await claiming
+    assert canceled.isdisjoint(claims)
+    assert canceled | set(claims) == set(ids)
+    assert canceled
+    assert claims
+
+
+async def _claim_all(queue: Queue, ids: list[int], canceled: set[int]) -> list[int]:
+    """Claim one after the other, until nothing is left for either side."""
+    claimed: list[int] = []
+    while len(claimed) + len(canceled) < len(ids):
+        claimed += [claim.message_id for claim in await queue.claim(limit=1)]
+    return claimed
+
+
 async def test_an_attempt_that_was_taken_over_is_in_doubt(idle: httpx.AsyncClient, queue: Queue) -> None:
     await idle.post("/api/messages/sms", json=SMS)
     await queue.claim(lease_seconds=0)

@@ -36,6 +36,7 @@ from app.services.provider_states import (
 )
 from tests.conftest import client_of, started
 from tests.factories import email, sms, until
+from tests.logs import captured
 from tests.routers import rows_of
 from tests.test_worker import Scripted
 
@@ -500,8 +501,12 @@ async def test_refused_credentials_pause_the_provider_and_keep_its_queue_until_i
     register("first", first)
     register("elsewhere", Scripted(OK))
     client = await serve(quick.model_copy(update=ON_DEMAND | {"routes": {"sms": ["first"], "email": ["elsewhere"]}}))
+    log = captured()
     ids = [await post(client, 1)]
     await until(lambda: trouble(client), lambda it: it == ("is paused", "401 Unauthorized"))
+    [loud] = [line for line in log.getvalue().splitlines() if "provider_paused" in line]
+    assert "error" in loud
+    assert "POST /api/providers/first/resume" in loud
     tried = len(first.handed)
     ids += [await post(client, number) for number in range(2, 12)]
     mail = (await client.post("/api/messages/email", json=email())).json()["message_id"]

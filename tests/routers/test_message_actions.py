@@ -187,12 +187,12 @@ async def test_what_may_have_left_does_not_expire_and_is_followed_up_at_its_pace
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:
     provider.honours_idempotency_key = True
-    provider.answers = [UnknownOutcome("cut off"), TemporaryFailure("busy", retry_after=1.5), OK]
-    message_id = await post(busy, expires_at=ahead(seconds=1))
+    provider.answers = [UnknownOutcome("cut off"), TemporaryFailure("busy", retry_after=4), OK]
+    message_id = await post(busy, expires_at=ahead(seconds=3))
     message = await becomes(busy, message_id, "sent")
     _, second, third = message["attempts"]
     pause = datetime.fromisoformat(third["started_at"]) - datetime.fromisoformat(second["finished_at"])
-    assert pause >= timedelta(seconds=1.4)
+    assert pause >= timedelta(seconds=3.9)
     assert "expired" not in [step["kind"] for step in await timeline(busy, message_id)]
 
 

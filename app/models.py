@@ -168,8 +168,8 @@ class Message(Base):
     it is never later than `expires_at`. `attempt_count` fences: a failure only counts for the attempt that is the
     latest, and `attempt_limit` is the last attempt there will be. `worker_deaths` counts the workers that died with
     it in hand, `retry_count` how often somebody had it tried again. `provider_type` is whom an inbound message came
-    from; of an outbound one who has it, as an answer or a receipt says, and until somebody has, who was the last to be
-    asked. `quoted` is what a mail repeats of those before it. `idempotency_key` is the caller's, kept with a
+    from; of an outbound one who has it, as an answer or a receipt says, and until somebody has, who was the last to
+    be asked. `quoted` is what a mail repeats of those before it. `idempotency_key` is the caller's, kept with a
     fingerprint of the request for a time.
     """
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -14,6 +14,29 @@ from sqlalchemy.exc import ArgumentError
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
 Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
 DailyCaps = dict[Destination, Annotated[int, Field(ge=0, lt=2**63)]]
+
+#: The slowest that a rate can be: what is told of it stays a number of seconds that can be counted.
+SLOWEST_RATE = 0.001
+
+
+def _none_or_countable(rate: float) -> float:
+    if 0 < rate < SLOWEST_RATE:
+        raise ValueError(f"0, which is no limit, or {SLOWEST_RATE} a second at least")
+    return rate
+
+
+#: Requests a second and at once.
+RequestRate = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        json_schema_extra={"anyOf": [{"maximum": 0}, {"minimum": SLOWEST_RATE}]},
+    ),
+    AfterValidator(_none_or_countable),
+]
+RequestBurst = Annotated[int, Field(ge=1, le=10**9)]
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
@@ -72,8 +95,8 @@ class Settings(BaseSettings):
     default_region: str = Field("US", pattern=r"^[A-Z]{2}$")
 
     #: Requests that a tenant's keys may make together, in a second and at once; 0 is no limit.
-    rate_limit_per_second: float = Field(1000, ge=0)
-    rate_limit_burst: int = Field(2000, ge=1)
+    rate_limit_per_second: RequestRate = 1000
+    rate_limit_burst: RequestBurst = 2000
     #: What a tenant may send in a day (UTC) to each country, and to `email`; `*` stands for each that is not named.
     daily_caps: Annotated[DailyCaps, NoDecode] = {}
     #: Wrong keys that an address may show in a minute; 0 is no limit.

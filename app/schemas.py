@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from app.addresses import InvalidAddress, channel_address, email_address, phone_address
-from app.config import Destination
+from app.config import Destination, RequestBurst, RequestRate
 from app.domain import (
     Address,
     AttemptOutcome,
@@ -619,12 +619,10 @@ class TenantChange(BaseModel):
     retention_days: Annotated[int, Field(ge=1, le=36500), _NUMBER] | None = Field(
         None, description="How long its messages are kept."
     )
-    rate_limit_per_second: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), _NUMBER] | None = Field(
+    rate_limit_per_second: Annotated[RequestRate, _NUMBER] | None = Field(
         None, description="Requests of its keys a second; 0 is no limit."
     )
-    rate_limit_burst: Annotated[int, Field(ge=1, le=10**9), _NUMBER] | None = Field(
-        None, description="Requests at once."
-    )
+    rate_limit_burst: Annotated[RequestBurst, _NUMBER] | None = Field(None, description="Requests at once.")
     daily_caps: _DailyCaps | None = Field(
         None,
         description="What it may send in a day (UTC), texts by their segments: by country, by `email`, and by `*` "

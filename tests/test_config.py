@@ -39,6 +39,10 @@ def test_the_readme_names_every_setting() -> None:
         ("lease_seconds", 0),
         ("provider_rates", "twilio"),
         ("provider_rates", "twilio:0"),
+        ("rate_limit_per_second", "inf"),
+        ("rate_limit_per_second", "nan"),
+        ("rate_limit_per_second", 1e-308),
+        ("rate_limit_burst", 10**10),
     ],
 )
 def test_a_wrong_value_is_refused(name: str, value: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.config import Settings
+from app.config import SLOWEST_RATE, Settings
 from app.models import Tenant
 from app.services.recent import Recent
 
@@ -57,6 +57,8 @@ class LimitBook:
         settings = self._settings
         async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
             rate, burst, caps = (await session.execute(_OWN, {"tenant": tenant_id})).one_or_none() or (None,) * 3
+        if rate:
+            rate = max(rate, SLOWEST_RATE)  # slower ones were taken once
         limits = TenantLimits(
             settings.rate_limit_per_second if rate is None else rate,
             burst or settings.rate_limit_burst,

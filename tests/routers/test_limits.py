@@ -13,7 +13,7 @@ from app.config import Settings
 from app.domain import KeyScope
 from app.main import create_app
 from app.services.failures import FailureCount
-from tests.conftest import client_of
+from tests.conftest import client_of, execute
 from tests.factories import email, sms, sms_webhook, until
 from tests.routers import locations_of, problem_of, row_counts, rows_of
 from tests.tenancy import bearer, make_key, make_tenant, production
@@ -122,6 +122,7 @@ async def test_an_administrator_gives_a_tenant_limits_of_its_own(
         ({}, "body"),
         ({"rate_limit_per_second": -1}, "body.rate_limit_per_second"),
         ({"rate_limit_per_second": 1e10}, "body.rate_limit_per_second"),
+        ({"rate_limit_per_second": 1e-308}, "body.rate_limit_per_second"),
         ({"rate_limit_burst": 0}, "body.rate_limit_burst"),
         ({"daily_caps": {"US": -1}}, "body.daily_caps.US"),
         ({"daily_caps": {"usa": 1}}, "body.daily_caps.usa.[key]"),
@@ -131,6 +132,22 @@ async def test_limits_that_make_no_sense_are_refused(
     client: httpx.AsyncClient, change: dict[str, Any], location: str
 ) -> None:
     assert locations_of(await client.patch("/api/admin/tenants/1", json=change)) == [location]
+
+
+@pytest.mark.parametrize("rate", [0.001, 1e-308])
+async def test_the_slowest_rate_is_told_as_any_other(
+    serve: Serve, settings: Settings, database_url: str, rate: float
+) -> None:
+    """Also one that is slower than can be set today."""
+    execute(database_url, f"UPDATE tenants SET rate_limit_per_second = {rate}, rate_limit_burst = 1000000000")
+    client = await serve(production(settings))
+    client.headers.update(bearer(make_key(database_url)))
+    answer = await client.get("/api/conversations")
+    assert answer.status_code == 200
+    assert answer.headers["ratelimit-policy"] == '"requests";q=1000000000;w=1000000000000'
+    execute(database_url, "UPDATE rate_budgets SET tokens = 0")
+    refused = await until(lambda: client.get("/api/conversations"), lambda answer: answer.status_code == 429)
+    assert int(refused.headers["retry-after"]) <= 1000
 
 
 async def test_beyond_the_daily_cap_nothing_is_stored_and_repeats_are_still_answered(

@@ -16,6 +16,7 @@ from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, c
 from app.domain import CallVerdict
 from app.errors import FieldError, InvalidRequest
 from app.models import ApiKey, AuditEvent, Tenant, TenantAddress, WebhookCall
+from app.routers.json_body import JsonRoute
 from app.routers.problems import responses
 from app.schemas import (
     AddressView,
@@ -39,6 +40,7 @@ from app.services.webhook_calls import call_of, list_calls
 
 router = APIRouter(
     prefix="/api/admin",
+    route_class=JsonRoute,
     tags=["administration"],
     responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )

@@ -5,7 +5,6 @@ from body bytes through pydantic to the endpoint, and on to answer bytes, by its
 body and the request, in that order, and returns a model, or a whole response.
 """
 
-import codecs
 import inspect
 from typing import Any
 
@@ -16,11 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from app.errors import UnsupportedMediaType
+from app.routers.json_body import must_be_called_json, must_be_utf8
 from app.routers.json_shape import check_shape
 from app.routers.problems import invalid_request
-
-_OTHER_ENCODINGS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class HotRoute(APIRoute):
@@ -50,12 +47,9 @@ class HotRoute(APIRoute):
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""
         request = Request(scope, receive, send)
-        content_type = scope["headers_by_name"].get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if content_type != b"application/json" and not content_type.endswith(b"+json"):
-            raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
+        must_be_called_json(scope)
         content = await whole_body(receive)
-        if content.startswith(_OTHER_ENCODINGS):
-            raise UnsupportedMediaType("Send JSON in UTF-8, without a byte order mark.")
+        must_be_utf8(content)
         try:
             body = self._validator.validate_json(content, context=self.context(request))
         except ValidationError as error:

@@ -4,15 +4,20 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
+from app.main import create_app
+from app.routers.hot import HotRoute
+from app.routers.json_body import JsonRoute
+from tests.conftest import make_settings
 from tests.factories import POSTS, SENDS
 from tests.routers import problem_of, stored
+from tests.walk import api_routes
 
 pytestmark = pytest.mark.anyio
 
@@ -158,6 +163,79 @@ async def test_an_odd_body_is_refused(
 ) -> None:
     content = spell(json.dumps(POSTS[path]()).encode())
     problem_of(await untouched.post(path, content=content, headers=headers), status)
+
+
+# What isn't hot is read by FastAPI, and refused alike.
+
+ADMINISTRATION = {
+    ("POST", "/api/admin/tenants"): {"name": "Acme"},
+    ("PATCH", "/api/admin/tenants/1"): {"daily_caps": {"US": 1}},
+    ("POST", "/api/admin/keys"): {"tenant_id": 1, "name": "x", "scopes": ["read"]},
+    ("POST", "/api/admin/tenants/1/addresses"): {"address": "+12025550100"},
+}
+KEYS = json.dumps({str(number): 1 for number in range(1_001)}).encode()
+
+
+def beside(unknown: bytes) -> Callable[[bytes], bytes]:
+    """Puts something into a body that nobody reads."""
+    return lambda body: body[:-1] + b', "unknown": ' + unknown + b"}"
+
+
+def test_every_route_that_takes_json_refuses_what_the_hot_ones_do() -> None:
+    taking = [route for route, _ in api_routes(create_app(make_settings())) if route.body_field is not None]
+    assert taking
+    assert {type(route) for route in taking if not isinstance(route, HotRoute)} == {JsonRoute}
+
+
+@pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
+@pytest.mark.parametrize(
+    ("input_", "spell", "content_type", "status"),
+    [
+        ("UTF-16", lambda body: body.decode().encode("utf-16"), "application/json", 415),
+        ("BOM", lambda body: b"\xef\xbb\xbf" + body, "application/json", 415),
+        ("text/plain", lambda body: body, "text/plain", 415),
+        ("form", lambda body: body, "application/x-www-form-urlencoded", 415),
+        ("no type", lambda body: body, "", 415),
+        ("64 MiB", lambda body: body.ljust(64 * 1024 * 1024), "application/json", 413),
+        ("nothing", lambda body: b"", "application/json", 422),
+        ("no JSON", lambda body: body[:-1], "application/json", 422),
+        ("duplicate keys", lambda body: body[:-1] + b", " + body[1:], "application/json", 422),
+        *(
+            (name, beside(unknown), "application/json", 422)
+            for name, unknown in {
+                "duplicate keys further in": b'{"US": 1, "US": 100}',
+                "nesting 33": b"[" * 33 + b"]" * 33,
+                "nesting 400": b"[" * 400 + b"]" * 400,
+                "nesting 100,000": b"[" * 100_000 + b"]" * 100_000,
+                "1,001 keys": KEYS,
+                "5,000-digit integer": b"9" * 5_000,
+                "lone surrogate": rb'{"\ud800": "\ud800"}',
+                "invalid UTF-8": b'"a\xffb"',
+            }.items()
+        ),
+    ],
+)
+async def test_an_odd_body_is_refused_by_those_who_manage_too(
+    untouched: httpx.AsyncClient,
+    method: str,
+    path: str,
+    input_: str,
+    spell: Callable[[bytes], bytes],
+    content_type: str,
+    status: int,
+) -> None:
+    content = spell(json.dumps(ADMINISTRATION[method, path]).encode())
+    headers = {"content-type": content_type} if content_type else {}
+    problem_of(await untouched.request(method, path, content=content, headers=headers), status)
+    assert (await untouched.get("/api/admin/audit")).json() == []
+
+
+async def test_a_large_body_in_chunks_is_refused_by_its_size(untouched: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 100_000
+
+    problem_of(await untouched.post("/api/admin/tenants", content=chunks(), headers=JSON), 413)
 
 
 @pytest.mark.parametrize("path", ["/api/conversations/{}/messages", "/api/messages/{}"])

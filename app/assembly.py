@@ -117,7 +117,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         stack.callback(gc.unfreeze)
         yield Services(
             sessions,
-            MessageService(writer, sessions, settings, on_due=doorbell.ring),
+            MessageService(writer, sessions, settings, spending=spending, on_due=doorbell.ring),
             events,
             files,
             CallbackService(events, calls, sessions),

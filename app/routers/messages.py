@@ -284,5 +284,6 @@ async def cancel_message(message_id: Id, service: MessagesDep, tenant: TenantDep
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
 async def retry_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
-    """Try a message again that has failed, or whose outcome is unknown; it gets a full count of attempts."""
+    """Try a message again that has failed, or whose outcome is unknown; it gets a full count of attempts, and counts
+    against the daily cap once more."""
     return await service.retry(tenant, message_id)

@@ -9,17 +9,20 @@ from sqlalchemy import ColumnElement, and_, case, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
+from app.addresses import any_address
 from app.config import Settings
 from app.database import is_unavailable
 from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
 from app.errors import IdempotencyConflict, MessageNotFound, NotCancelable, NotRetriable
 from app.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+from app.services.daily_caps import SpendGuard
 from app.services.message_events import note
 from app.services.paging import Page, fetch_page
 from app.services.timeline import Step, timeline_of
 from app.services.writer import MessageWriter
 
 _FIRST_LOOK, _LONGEST_PAUSE = 0.01, 0.25  # seconds
+_RETRIABLE = (MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,13 @@ class MessageService:
         sessions: async_sessionmaker[AsyncSession],
         settings: Settings,
         *,
+        spending: SpendGuard,
         on_due: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._sessions = sessions
+        self._spending = spending
+        self._default_region = settings.default_region
         self._max_attempts = settings.max_attempts
         self._on_due = on_due
         self._waiting = 0
@@ -176,9 +182,41 @@ class MessageService:
     async def retry(self, tenant_id: int, message_id: int) -> Message:
         """Queue a message again that has failed, or whose outcome is unknown, with a full count of attempts.
 
-        The provider gets it under a new key, unless it may have gone out under the old one. Raises `MessageNotFound`
-        and `NotRetriable`.
+        The provider gets it under a new key, unless it may have gone out under the old one, and it counts against the
+        daily cap once more. Raises `MessageNotFound`, `NotRetriable`, and `DailyCapReached` where the cap is used up;
+        nothing is changed then.
         """
+        async with self._sessions() as session:
+            message = await _load(session, tenant_id, message_id)
+        if message.status not in _RETRIABLE:
+            raise _not_retriable(message)
+        charge = await self._spending.set_aside(self._written_again(message))
+        try:
+            message = await self._queue_again(tenant_id, message_id)
+        except (MessageNotFound, NotRetriable):  # somebody was faster; other errors leave open whether it is queued
+            if charge is not None:
+                self._spending.give_back(charge)
+            raise
+        self._on_due()
+        return message
+
+    def _written_again(self, message: Message) -> NewMessage:
+        """A stored message as one that is about to be sent."""
+        sender, recipient = (
+            any_address(address, region=self._default_region)
+            for address in (message.from_address, message.to_address)
+        )
+        return NewMessage(
+            Direction.OUTBOUND,
+            message.channel,
+            message.type,
+            sender,
+            recipient,
+            message.body,
+            tenant_id=message.tenant_id,
+        )
+
+    async def _queue_again(self, tenant_id: int, message_id: int) -> Message:
         # "Not now" tells nothing of the attempts before it; an answer for good does, and one that came too late.
         in_doubt = (
             select(
@@ -199,7 +237,7 @@ class MessageService:
         queued = (
             update(Message)
             .where(*_is(tenant_id, message_id))
-            .where(Message.status.in_([MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value]))
+            .where(Message.status.in_(_RETRIABLE))
             .values(
                 status=MessageStatus.QUEUED.value,
                 status_reason=null(),
@@ -213,12 +251,13 @@ class MessageService:
         )
         async with self._sessions.begin() as session:
             if (await session.execute(queued)).scalar() is None:
-                message = await _load(session, tenant_id, message_id)
-                raise NotRetriable(f"The message is {message.status}: only failed and unknown ones can be retried.")
+                raise _not_retriable(await _load(session, tenant_id, message_id))
             await note(await session.connection(), tenant_id, "retried", [message_id])
-            message = await _load(session, tenant_id, message_id)
-        self._on_due()
-        return message
+            return await _load(session, tenant_id, message_id)
+
+
+def _not_retriable(message: Message) -> NotRetriable:
+    return NotRetriable(f"The message is {message.status}: only failed and unknown ones can be retried.")
 
 
 def _is(tenant_id: int, message_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -1,5 +1,6 @@
 """What can be done with a message besides sending it: schedule, call back, let expire, retry, list, and explain."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -337,6 +338,38 @@ async def test_a_retry_goes_by_another_key_unless_it_may_have_gone_out_under_the
     *earlier, last = [payload.idempotency_key for payload in provider.handed]
     assert len(set(earlier)) == 1
     assert (last == earlier[0]) is same
+
+
+async def test_a_retry_counts_against_the_daily_cap_and_beyond_it_changes_nothing(
+    serve: Serve, quick: Settings, provider: Scripted
+) -> None:
+    provider.answers = [PermanentFailure("no such number")]
+    busy = await serve(quick.model_copy(update={"daily_caps": {"US": 2}}))
+    message_id = await post(busy)
+    await becomes(busy, message_id, "failed")
+    assert (await busy.post(f"/api/messages/{message_id}/retry")).status_code == 200
+    before = await until(lambda: detail(busy, message_id), lambda message: len(message["attempts"]) == 2)
+    assert before["status"] == "failed"
+    refused = await busy.post(f"/api/messages/{message_id}/retry")
+    assert problem_of(refused, 429)["title"] == "Daily cap reached"
+    assert 0 < int(refused.headers["retry-after"]) <= 86_401
+    assert await detail(busy, message_id) == before
+    assert (await sentences(busy, message_id)).count("Somebody had it tried again.") == 1
+
+
+async def test_a_retry_that_is_refused_costs_nothing(serve: Serve, quick: Settings, provider: Scripted) -> None:
+    provider.answers = [PermanentFailure("no such number")]
+    busy = await serve(quick.model_copy(update={"daily_caps": {"US": 3}}))
+    message_id = await post(busy)
+    await becomes(busy, message_id, "failed")
+    provider.answers = [TemporaryFailure("busy", retry_after=600)]
+    together = await asyncio.gather(*(busy.post(f"/api/messages/{message_id}/retry") for _ in range(5)))
+    statuses = [answer.status_code for answer in together]
+    assert statuses.count(200) == 1
+    assert set(statuses) <= {200, 409, 429}
+    problem_of(await busy.post(f"/api/messages/{message_id}/retry"), 409)
+    await post(busy)
+    problem_of(await busy.post("/api/messages/sms", json=sms()), 429)
 
 
 async def test_nothing_else_is_retried(idle: httpx.AsyncClient, serve: Serve, quick: Settings) -> None:

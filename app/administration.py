@@ -42,7 +42,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     creating = _command(chosen, "create", _create_key, "a new key; its token is printed this once")
     creating.add_argument("--tenant", default="1", help="name or id; the first tenant, if left out")
     creating.add_argument("--name", required=True, help="what it is for")
-    creating.add_argument("--scopes", default="send,read", help="of send, read and admin, with commas between them")
+    creating.add_argument(
+        "--scopes",
+        default="send,read",
+        help="of send, read and admin, with commas between them; admin of the first tenant manages the installation, "
+        "of any other it erases that tenant's contacts",
+    )
     creating.add_argument("--expires-in-days", type=int)
     listing = _command(chosen, "list", _list_keys, "the keys, the newest first")
     listing.add_argument("--tenant", help="name or id; all, if left out")

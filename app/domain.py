@@ -13,7 +13,7 @@ class KeyScope(StrEnum):
 
     SEND = "send"  #: hand messages over, call them back, have them tried again
     READ = "read"  #: see messages, conversations and how the providers fare
-    ADMIN = "admin"  #: manage the installation: tenants, keys, addresses, providers
+    ADMIN = "admin"  #: erase people; of tenant 1, also manage the installation: tenants, keys, addresses, providers
 
 
 class Direction(StrEnum):

@@ -59,6 +59,10 @@ class ScopeMissing(ServiceError):
     status, title = HTTPStatus.FORBIDDEN, "Scope missing"
 
 
+class NotTheOperator(ServiceError):
+    status, title = HTTPStatus.FORBIDDEN, "Not the operator"
+
+
 class ChannelNotServed(ServiceError):
     status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Channel not served"
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from typing import Any, ClassVar
 
 import pytest
@@ -19,7 +20,7 @@ from app.providers.simulator import SimulatorProvider
 from app.routers.access import NEEDS
 from app.services.references import reference_of
 from tests.conftest import started
-from tests.factories import WEBHOOKS, sms
+from tests.factories import WEBHOOKS, sms, until
 from tests.providers import simulator_settings
 from tests.residents import SHARED_CONTACT, Asked, Resident, texts_of
 from tests.routers import problem_of, rows_of
@@ -30,7 +31,9 @@ from tests.walk import (
     Served,
     api_routes,
     gather_cursors,
+    is_of_the_installation,
     leaks,
+    needs_admin,
     parameters_of,
     said,
     steps,
@@ -220,12 +223,44 @@ async def test_a_key_may_do_what_its_scope_says_and_nothing_else(installation: I
         needs = NEEDS[route.path][method]
         none = dict.fromkeys(("name", "provider", "channel"), "none")
         path = route.path.format_map(dict.fromkeys(MADE, "999999999") | none)
-        for scope in KeyScope:
-            answer = await installation.osprey.ask(scope, Asked(method, path, body={} if method != "GET" else None))
-            if needs in {None, scope}:
-                assert answer.status_code not in {401, 403}, f"{method} {path} as {scope}: {answer.text}"
-            else:
+        for who, scope in product((installation.first, installation.osprey), KeyScope):
+            answer = await who.ask(scope, Asked(method, path, body={} if method != "GET" else None))
+            if needs not in {None, scope}:
                 assert f"`{needs}`" in problem_of(answer, 403)["detail"]
+            elif is_of_the_installation(route, method) and who is not installation.first:
+                assert problem_of(answer, 403)["title"] == "Not the operator"
+            else:
+                assert answer.status_code not in {401, 403}, f"{method} {path} as {scope}: {answer.text}"
+
+
+async def test_what_only_the_operator_may_do_is_this(installation: Installation) -> None:
+    """A new route with the scope `admin` is either here, or walked like all that is a tenant's own."""
+    managing = [(route, method) for route, method in api_routes(installation.app) if needs_admin(route, method)]
+    theirs = {f"{method} {route.path}" for route, method in managing if not is_of_the_installation(route, method)}
+    operators = {f"{method} {route.path}" for route, method in managing if is_of_the_installation(route, method)}
+    assert theirs == {"DELETE /api/contacts/{contact_id}"}
+    assert {each for each in operators if " /api/admin/" not in each} == {"POST /api/providers/{name}/resume"}
+
+
+async def test_whoever_manages_their_own_tenant_manages_no_other(installation: Installation) -> None:
+    osprey = installation.osprey
+    key = {"tenant_id": osprey.tenant_id, "name": "mine", "scopes": ["admin"]}
+    for asked in (
+        Asked("GET", "/api/admin/keys"),
+        Asked("GET", "/api/admin/keys/"),
+        Asked("POST", "/api/admin/keys", body=key),
+        Asked("POST", "/api/admin/tenants", body={"name": "Mine"}),
+        Asked("PATCH", f"/api/admin/tenants/{osprey.tenant_id}", body={"daily_caps": {}}),
+        Asked("POST", "/api/providers/sms/resume"),
+    ):
+        problem_of(await osprey.ask(KeyScope.ADMIN, asked), 403)
+    assert rows_of(osprey.url, "SELECT count(*) FROM api_keys WHERE name = 'mine'") == [(0,)]
+    assert rows_of(osprey.url, "SELECT count(*) FROM tenants WHERE name = 'Mine'") == [(0,)]
+
+    async def denied() -> list[Any]:
+        return rows_of(osprey.url, "SELECT tenant_id FROM audit_events WHERE kind = 'tenant_denied'")
+
+    await until(denied, lambda rows: rows == [(osprey.tenant_id,)] * 6)
 
 
 @pytest.mark.parametrize("path", WEBHOOKS)
@@ -333,7 +368,7 @@ async def test_who_manages_the_installation_is_not_shown_what_tenants_write(inst
             if "{call_id}" in route.path:
                 continue
             path = route.path.format_map({"tenant_id": installation.kestrel.tenant_id})
-            answer = await installation.osprey.ask(KeyScope.ADMIN, Asked(method, path))
+            answer = await installation.first.ask(KeyScope.ADMIN, Asked(method, path))
             assert answer.status_code == 200, answer.text
             assert not {text for text in texts if text in answer.text}
 

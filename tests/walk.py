@@ -18,16 +18,13 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
 from app.domain import DEFAULT_TENANT_ID, KeyScope
-from app.routers.access import NEEDS
+from app.routers.access import NEEDS, OF_THE_INSTALLATION
 from tests.factories import email, sms
 from tests.residents import SHARED_CONTACTS, Asked, Resident
 from tests.routers.test_access import routes_of
 
 Served = tuple[APIRoute, str]
 Said = tuple[int, dict[str, str], str]
-
-#: Here the scope `admin` is about the installation: whoever has it sees, and changes, what is every tenant's.
-OF_THE_INSTALLATION = ("/api/admin/", "/api/providers/{name}/resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +118,20 @@ def api_routes(app: FastAPI) -> Iterator[Served]:
             yield from ((route, method) for method in sorted((route.methods or set()) - {"HEAD"}))
 
 
+def is_of_the_installation(route: APIRoute, method: str) -> bool:
+    """Whether whoever may ask it sees, or changes, what is every tenant's: the operator alone."""
+    return needs_admin(route, method) and route.path.startswith(OF_THE_INSTALLATION)
+
+
+def needs_admin(route: APIRoute, method: str) -> bool:
+    return NEEDS.get(route.path, {}).get(method) is KeyScope.ADMIN
+
+
 def tenants_routes(app: FastAPI) -> Iterator[Served]:
     """Those that are about the tenant who asks."""
     for route, method in api_routes(app):
         is_open = NEEDS.get(route.path, {}).get(method, KeyScope.READ) is None
-        if not is_open and not route.path.startswith(OF_THE_INSTALLATION):
+        if not is_open and not is_of_the_installation(route, method):
             yield route, method
 
 

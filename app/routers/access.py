@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.domain import DEFAULT_TENANT_ID, KeyScope
-from app.errors import ScopeMissing, TooManyFailures, Unauthorized
+from app.errors import NotTheOperator, ScopeMissing, TooManyFailures, Unauthorized
 from app.log import bind
 from app.routers import limits
 from app.services.keys import Access
@@ -64,6 +64,10 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/docs/assets/{path:path}": {"GET": None},
 }
 
+#: How the addresses begin of what is about the whole installation: `admin` opens them to keys of tenant 1 alone, who
+#: operates it. In another tenant's key `admin` opens what is that tenant's own.
+OF_THE_INSTALLATION = ("/api/admin/", "/api/providers/")
+
 
 def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
     """Where two routes differ in the name of a parameter alone, they are one address."""
@@ -86,7 +90,8 @@ async def admit(scope: Scope) -> None:
 
     A key's request counts against its tenant's rate, which the answer tells. Raises `RateLimited` where that is used
     up, `Unauthorized` without a valid key, `TooManyFailures` instead where a client has shown many, `ScopeMissing`
-    where the key lacks what the route needs, and in production 404 and 405 for what no table names.
+    where the key lacks what the route needs, `NotTheOperator` where it may manage no more than its own tenant, and in
+    production 404 and 405 for what no table names.
     """
     path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
     needs = needs_of(path)
@@ -105,11 +110,18 @@ async def admit(scope: Scope) -> None:
         if app.settings.is_production:
             raise _nothing_for(needs)
     elif need not in access.scopes:
-        app.services.refusals.refused(
-            "tenant_denied", tenant_id=access.tenant_id, actor=access.prefix, client=_client(scope), scope=need.value
-        )
+        _note_denied(scope, access, need)
         raise ScopeMissing(f"This key lacks the scope `{need}`.")
+    elif need is _ADMIN and access.tenant_id != DEFAULT_TENANT_ID and path.startswith(OF_THE_INSTALLATION):
+        _note_denied(scope, access, need)
+        raise NotTheOperator("This is about the whole installation, and takes a key of tenant 1.")
     scope.setdefault("state", {})["access"] = access
+
+
+def _note_denied(scope: Scope, access: Access, need: KeyScope) -> None:
+    scope["app"].state.services.refusals.refused(
+        "tenant_denied", tenant_id=access.tenant_id, actor=access.prefix, client=_client(scope), scope=need.value
+    )
 
 
 def _shown(scope: Scope) -> list[bytes]:

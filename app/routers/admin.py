@@ -1,6 +1,6 @@
 """Managing the installation over HTTP: tenants, keys, addresses and the record of it all.
 
-The scope `admin` is about the installation, whichever tenant the key belongs to.
+It is all about the installation, so it takes the scope `admin` of a key of tenant 1 (`routers.access`).
 """
 
 import base64

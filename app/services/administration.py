@@ -16,7 +16,7 @@ from app.services.paging import Page, fetch_page
 
 
 class AdministrationService:
-    """What an administrator does, whichever tenant their own key belongs to.
+    """What the operator of the installation does, about any tenant.
 
     Whatever changes something is recorded in the same transaction, with `actor` and `client` as in `AuditEvent`.
     """

@@ -179,6 +179,10 @@ async def _stored(message: Send, new: NewMessage, request: Request) -> StoredMes
             f"Nobody is there to take messages for {new.channel}: this installation has no provider."
         )
     if await services.addresses.tenant_of(new.sender) != new.tenant_id:
+        actor, client = request.scope["state"]["access"].prefix, request.client.host if request.client else None
+        services.refusals.refused(
+            "sender_denied", tenant_id=new.tenant_id, actor=actor, client=client, channel=new.channel
+        )
         raise InvalidRequest("A message is sent from an address of one's own.", errors=[NOT_YOURS])
     if over := message.is_over():
         await _must_be_a_repeat(new, over, services.messages)

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import time
+from collections import Counter
 from typing import Self
 
 import structlog
@@ -14,7 +15,8 @@ from app.models import AuditEvent
 
 log = structlog.get_logger(__name__)
 
-#: More of those who are turned away are only counted, so that nobody can fill the table from outside.
+#: More refusals of one kind and of one tenant are only counted, so that nobody can fill the table from outside, nor
+#: hide in it what somebody else does.
 REFUSALS_A_MINUTE = 60
 
 
@@ -47,17 +49,19 @@ def _minute() -> int:
 
 
 class RefusalLog:
-    """Records who was turned away, behind the answer and as far as it goes: up to `REFUSALS_A_MINUTE` a process.
+    """Records who was turned away, behind the answer and as far as it goes: of each kind and tenant up to
+    `REFUSALS_A_MINUTE` a process.
 
-    Those above are counted, and the count stands in the next one that is recorded, as `unrecorded`. An async context
-    manager; leaving it waits for what is being written.
+    Those above are counted, and the count stands in the next such one that is recorded, as `unrecorded`. An async
+    context manager; leaving it waits for what is being written.
     """
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
         self._sessions = sessions
         self._minute = 0
-        self._recorded = 0
-        self._unrecorded = 0
+        # Tenants are who shows a key of theirs, and kinds are few: strangers can't make these grow.
+        self._recorded: Counter[tuple[str, int]] = Counter()
+        self._unrecorded: Counter[tuple[str, int]] = Counter()
         self._writing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -76,15 +80,16 @@ class RefusalLog:
         **detail: object,
     ) -> None:
         """Record it soon. Of somebody unknown it is kept with tenant 1's, whatever tenant they named."""
-        minute = _minute()
+        minute, alike = _minute(), (kind, tenant_id)
         if minute != self._minute:
-            self._minute, self._recorded = minute, 0
-        if self._recorded >= REFUSALS_A_MINUTE:
-            self._unrecorded += 1
+            self._minute = minute
+            self._recorded.clear()
+        if self._recorded[alike] >= REFUSALS_A_MINUTE:
+            self._unrecorded[alike] += 1
             return
-        self._recorded += 1
-        if self._unrecorded:
-            detail["unrecorded"], self._unrecorded = self._unrecorded, 0
+        self._recorded[alike] += 1
+        if unrecorded := self._unrecorded.pop(alike, 0):
+            detail["unrecorded"] = unrecorded
         task = asyncio.create_task(self._write(tenant_id, kind, actor, network_of(client), detail))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)

@@ -243,3 +243,42 @@ async def test_a_flood_of_refusals_is_counted_and_not_written(
     found = await until(events, lambda rows: len(rows) >= 6)
     assert len(found) == 6
     assert [row[2]["unrecorded"] for row in found if "unrecorded" in row[2]] == [15]
+
+
+async def test_a_flood_hides_neither_what_a_tenant_is_denied_nor_what_another_is(
+    guarded: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.audit.REFUSALS_A_MINUTE", 5)
+    monkeypatch.setattr("app.services.audit._minute", lambda: 1)
+    tenants = [make_tenant(database_url, name) for name in ("Acme", "Bolt")]
+    acme, bolt = (bearer(make_key(database_url, tenant, scopes=(KeyScope.SEND,))) for tenant in tenants)
+    for _ in range(20):
+        await guarded.get("/api/conversations")
+        await guarded.get("/api/conversations", headers=acme)
+    await guarded.get("/api/conversations", headers=bolt)
+    await guarded.post("/api/messages/sms", headers=bolt, json=sms())
+
+    async def events() -> dict[tuple[str, int], int]:
+        question = "SELECT kind, tenant_id, count(*) FROM audit_events GROUP BY 1, 2"
+        return {(kind, tenant): count for kind, tenant, count in rows_of(database_url, question)}
+
+    expected = {
+        ("authentication_failed", 1): 5,
+        ("tenant_denied", tenants[0]): 5,
+        ("tenant_denied", tenants[1]): 1,
+        ("sender_denied", tenants[1]): 1,
+    }
+    await until(events, lambda found: found == expected)
+
+
+async def test_a_sender_that_is_another_tenants_is_recorded_without_the_address(
+    guarded: httpx.AsyncClient, database_url: str
+) -> None:
+    key = make_key(database_url, make_tenant(database_url))
+    problem_of(await guarded.post("/api/messages/sms", headers=bearer(key), json=sms()), 422)
+
+    async def events() -> list[Any]:
+        return rows_of(database_url, AUDITED)
+
+    found = await until(events, lambda rows: len(rows) == 1)
+    assert found == [("sender_denied", key.split("_")[2], {"channel": "sms"})]

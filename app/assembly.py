@@ -59,12 +59,19 @@ class Services:
 
 
 def must_have_providers(settings: Settings) -> None:
-    """Raises `ConfigurationError` where messages would go to nobody, or only seem to go somewhere.
+    """Raises `ConfigurationError` where messages would go to nobody, or only seem to go somewhere, and where whoever
+    calls could choose what a provider has signed.
 
     That is asked in production: development has its carriers, and a route there may be ahead of its provider.
     """
     if not settings.is_production:
         return
+    signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
+    if signing and not settings.public_url:
+        raise ConfigurationError(
+            f"PUBLIC_URL has to be set to what the world calls this service: {', '.join(signing)} signs the address "
+            "that it calls, and without it whoever calls says which one that was."
+        )
     unknown = {name for route in settings.routes.values() for name in route} - set(provider_registry)
     if unknown:
         raise ConfigurationError(f"ROUTES names providers that are not there: {', '.join(sorted(unknown))}.")

@@ -471,6 +471,14 @@ def test_calls_that_could_not_be_read(settings: Settings, database_url: str) -> 
     assert "webhooks list --verdict not_understood --provider whatsapp" in str(trouble.mending)
 
 
+def test_a_provider_that_signs_the_address_it_calls(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_registry["sms"], "signs_address", True)
+    trouble = the_trouble(production(settings), "public url")
+    assert trouble.level is Level.PROBLEM
+    assert "sms signs the address" in trouble.text
+    assert "Set PUBLIC_URL" in str(trouble.mending)
+
+
 @pytest.mark.parametrize(
     ("changes", "check", "level", "mending"),
     [

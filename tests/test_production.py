@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -71,6 +72,28 @@ def test_it_refuses_to_hand_messages_to_a_simulated_carrier() -> None:
 class Elsewhere(BaseProvider):
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         return ProviderResult("elsewhere-1")
+
+
+class SigningItsAddress(Elsewhere):
+    signs_address: ClassVar = True
+
+
+@pytest.mark.parametrize("simulated_carriers", [None, True])
+def test_it_refuses_to_judge_a_signed_address_that_whoever_calls_may_choose(
+    monkeypatch: pytest.MonkeyPatch, simulated_carriers: bool | None
+) -> None:
+    monkeypatch.setitem(provider_registry, "elsewhere", SigningItsAddress())
+    options: dict[str, object] = {
+        "env": "production",
+        "database_url": DATABASE,
+        "webhook_secret": WEBHOOK_SECRET,
+        "routes": "sms:elsewhere",
+        "simulated_carriers": simulated_carriers,
+    }
+    with pytest.raises(ConfigurationError, match=r"PUBLIC_URL .* elsewhere signs the address"):
+        must_have_providers(make_settings(**options))
+    must_have_providers(make_settings(**options, public_url="https://messages.example"))
+    must_have_providers(make_settings(**(options | {"env": "development"})))
 
 
 @pytest.mark.anyio

@@ -101,7 +101,13 @@ async def _missing_secrets(provider: BaseProvider) -> list[str]:
 
 def public_url(settings: Settings) -> Iterator[Finding]:
     if settings.public_url is None:
-        if settings.is_production:
+        signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
+        if settings.is_production and signing:
+            yield problem(
+                f"PUBLIC_URL is not set, and {', '.join(signing)} signs the address that it calls: nothing starts.",
+                "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example.",
+            )
+        elif settings.is_production:
             yield warning(
                 "PUBLIC_URL is not set: links between pages are relative, and browsers aren't told to stay on https.",
                 "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example.",

@@ -227,6 +227,9 @@ class BaseProvider(ABC):
     honours_idempotency_key: bool = False
     #: Whether its receipts carry `idempotency_key` back, so that they tell of a `send` whose answer was lost.
     receipts_carry_key: ClassVar[bool] = False
+    #: Whether it signs the address that it calls. That address has to be ours then (`PUBLIC_URL`), and not one that
+    #: whoever calls may choose.
+    signs_address: ClassVar[bool] = False
     #: What a callback that was taken is answered with.
     reply: ClassVar[Reply] = Reply()
     #: The largest callback, in bytes.

@@ -116,6 +116,7 @@ class PlivoProvider(HttpProvider):
 
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
+    signs_address: ClassVar = True
     reply: ClassVar[Reply] = Reply(b"<Response/>", "application/xml")
 
     def __init__(self, settings: PlivoSettings, client: httpx.AsyncClient | None = None) -> None:

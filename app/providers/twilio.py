@@ -169,6 +169,7 @@ class TwilioProvider(HttpProvider):
 
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
+    signs_address: ClassVar = True
     reply: ClassVar[Reply] = Reply(b"<Response/>", "text/xml")
 
     def __init__(self, settings: TwilioSettings, client: httpx.AsyncClient | None = None) -> None:

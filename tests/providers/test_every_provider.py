@@ -307,6 +307,17 @@ async def test_nobody_is_known_before_the_body_is_there_who_would_be_refused_the
             assert not provider.is_known_by_head(replace(callback, body=b""))
 
 
+async def test_who_signs_the_address_that_is_called_says_so(signing: Kit) -> None:
+    provider = signing.caller()
+    for callback in signing.genuine():
+        elsewhere = replace(callback, url=callback.url.replace(PUBLIC_URL, "https://elsewhere.example"))
+        if provider.signs_address:
+            with pytest.raises(CallbackRefused):
+                await verify(provider, elsewhere)
+        else:
+            await verify(provider, elsewhere)
+
+
 async def test_a_signature_is_good_for_a_while_and_not_before_its_time(signing: Kit) -> None:
     if signing.described.good_for is None:
         pytest.skip("it signs no time")

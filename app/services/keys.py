@@ -83,10 +83,14 @@ class KeyRing:
     async def access(self, authorization: bytes) -> Access:
         """Whom the value of an `Authorization` header lets in. Raises `Unauthorized`, which tells nobody why."""
         seen = _digest(authorization)
-        return self._recent.get(seen) or await self._recent.ask(seen, lambda: self._look_up(authorization))
+        try:
+            return self._recent.get(seen) or await self._recent.ask(seen, lambda: self._look_up(authorization))
+        except Unauthorized:
+            self._recent.drop(seen)
+            raise
 
     def has_let_in(self, authorization: bytes) -> bool:
-        """Whether these were good lately, so that looking them up is not in vain."""
+        """Whether these were good when they were last looked up, so that looking them up is not in vain."""
         return self._recent.has_kept(_digest(authorization))
 
     async def _look_up(self, authorization: bytes) -> tuple[Access, float]:

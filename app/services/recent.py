@@ -29,6 +29,10 @@ class Recent(Generic[Key, Found]):
         """Whether there was an answer lately, also one that may not be used any more."""
         return key in self._kept
 
+    def drop(self, key: Key) -> None:
+        """Keep an answer no longer."""
+        self._kept.pop(key, None)
+
     async def ask(self, key: Key, look_up: Callable[[], Awaitable[tuple[Found, float]]]) -> Found:
         """The answer of `look_up`, which says for how many seconds, from when it was asked, it may be used again.
 

@@ -16,7 +16,7 @@ from app.services.failures import FailureCount
 from tests.conftest import client_of, execute
 from tests.factories import email, sms, sms_webhook, until
 from tests.routers import locations_of, problem_of, row_counts, rows_of
-from tests.tenancy import bearer, make_key, make_tenant, production
+from tests.tenancy import bearer, make_key, make_tenant, production, revoke
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +185,21 @@ async def test_processes_that_send_at_once_stay_within_the_cap_together(
     assert accepted + codes.count(429) == 100
     assert 45 <= accepted <= 60
     assert row_counts(database_url)["messages"] == accepted
+
+
+async def test_a_key_that_was_good_once_is_limited_after_it_was_revoked(
+    serve: Serve, settings: Settings, database_url: str
+) -> None:
+    client = await serve(production(settings, auth_failures_per_minute=5))
+    token = make_key(database_url)
+    assert (await client.get("/api/conversations", headers=bearer(token))).status_code == 200
+    revoke(database_url, token)
+
+    async def status() -> int:
+        return (await client.get("/api/conversations", headers=bearer(token))).status_code
+
+    await until(status, lambda code: code == 401, seconds=5)
+    assert [await status() for _ in range(6)] == [401] * 4 + [429] * 2
 
 
 async def test_whoever_guesses_keys_is_told_to_wait_and_costs_no_look_up(

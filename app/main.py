@@ -50,6 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.webhook_keys = settings.webhook_keys()
+    app.state.has_told_of_strangers = False
     hot = {
         route.path: route
         for router in (messages.hot, webhooks.hot)

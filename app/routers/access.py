@@ -3,11 +3,14 @@
 Plain functions, because the routes that carry the load resolve no dependencies.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -15,8 +18,11 @@ from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.errors import NotTheOperator, ScopeMissing, TooManyFailures, Unauthorized
 from app.log import bind
 from app.routers import limits
+from app.services.audit import network_of
 from app.services.keys import Access
 from app.services.rate_limits import RateLimited, Standing
+
+log = structlog.get_logger(__name__)
 
 _SEND, _READ, _ADMIN = KeyScope.SEND, KeyScope.READ, KeyScope.ADMIN
 
@@ -101,7 +107,7 @@ async def admit(scope: Scope) -> None:
     app = scope["app"].state
     shown = _shown(scope)
     if not shown and not app.settings.is_production:
-        access = _EVERYTHING
+        access = _without_a_key(scope)
     else:
         access = (app.services.keys.remembered(shown[0]) if len(shown) == 1 else None) or await _access(scope, shown)
         bind(tenant=access.tenant_id)
@@ -116,6 +122,34 @@ async def admit(scope: Scope) -> None:
         _note_denied(scope, access, need)
         raise NotTheOperator("This is about the whole installation, and takes a key of tenant 1.")
     scope.setdefault("state", {})["access"] = access
+
+
+def _without_a_key(scope: Scope) -> Access:
+    """What development lets everybody do. `serve` warns where it listens to others; however it was started, it is
+    said here, once, when somebody from another machine comes."""
+    client = _client(scope)
+    if client is not None and not _is_this_machine(client):
+        _tell_of_strangers(scope["app"].state, client)
+    return _EVERYTHING
+
+
+def _tell_of_strangers(app: Any, client: str) -> None:
+    if not app.has_told_of_strangers:
+        app.has_told_of_strangers = True
+        log.warning(
+            "development_profile_is_public",
+            client=network_of(client),
+            reason="anybody who reaches it may do anything",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _is_this_machine(client: str) -> bool:
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return True  # a socket of this machine has no address
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _note_denied(scope: Scope, access: Access, need: KeyScope) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.routing import BaseRoute
 
@@ -17,6 +18,7 @@ from app.routers.access import NEEDS
 from app.services.keys import KeyRing
 from tests.conftest import client_of, make_settings
 from tests.factories import sms, sms_webhook, until
+from tests.logs import captured
 from tests.routers import OPERATIONS, problem_of, row_counts, rows_of
 from tests.tenancy import EVERYTHING, bearer, make_key, make_tenant, production, revoke
 
@@ -152,6 +154,32 @@ async def test_in_development_everything_is_open_but_a_key_that_is_shown_counts(
     problem_of(await client.get("/api/conversations", headers=bearer(key)), 403)
     assert (await client.post("/api/messages/sms", json=sms(), headers=bearer(key))).status_code == 200
     assert (await client.post("/api/webhooks/sms", json=sms_webhook(), headers=bearer("x"))).status_code == 200
+
+
+def client_at(app: FastAPI, address: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://messaging.test"
+    )
+
+
+async def test_development_warns_once_when_somebody_without_a_key_comes_from_another_machine(
+    settings: Settings, database_url: str
+) -> None:
+    app = create_app(settings)
+    written = captured()
+    headers = bearer(make_key(database_url))
+    async with app.router.lifespan_context(app):
+        for address in ("127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1", ""):
+            async with client_at(app, address) as here:
+                assert (await here.get("/api/conversations")).status_code == 200
+        async with client_at(app, "192.0.2.7") as elsewhere:
+            assert (await elsewhere.get("/api/conversations", headers=headers)).status_code == 200
+            assert (await elsewhere.get("/healthz")).status_code == 200
+            assert "development_profile_is_public" not in written.getvalue()
+            for _ in range(3):
+                assert (await elsewhere.get("/api/conversations")).status_code == 200
+    assert written.getvalue().count("development_profile_is_public") == 1
+    assert "192.0.2.0/24" in written.getvalue()
 
 
 async def test_a_key_that_was_revoked_is_refused_by_every_process_within_five_seconds(

@@ -41,6 +41,8 @@ RequestBurst = Annotated[int, Field(ge=1, le=10**9)]
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
 _SHORTEST_SECRET = 24  # characters; `openssl rand -base64 32` gives 44
+#: Random, and known to everybody: the secret of the test vector that Standard Webhooks publishes.
+_PUBLISHED = {"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 _MADE_UP = re.compile(r"change|secret|example|password|placeholder|webhook|default", re.IGNORECASE)
 
 
@@ -245,4 +247,5 @@ def _key_of(written: str) -> bytes:
 
 def _is_random(written: str) -> bool:
     random_part = written.removeprefix("whsec_")
-    return len(random_part) >= _SHORTEST_SECRET and len(set(random_part)) >= 8 and not _MADE_UP.search(random_part)
+    is_random = len(random_part) >= _SHORTEST_SECRET and len(set(random_part)) >= 8
+    return is_random and random_part not in _PUBLISHED and not _MADE_UP.search(random_part)

@@ -20,7 +20,7 @@ from tests.conftest import make_settings
 from tests.factories import email, sms
 from tests.live import LiveServer
 from tests.routers import problem_of
-from tests.tenancy import WEBHOOK_SECRET, bearer, make_key, production
+from tests.tenancy import PUBLISHED_SECRET, WEBHOOK_SECRET, bearer, make_key, production
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,17 @@ def test_it_names_everything_that_is_missing_at_once() -> None:
 
 @pytest.mark.parametrize(
     "secret",
-    ["short", "change-me-change-me-change-me", "a" * 40, "my-very-long-secret-of-the-year", "whsec_QUFBQQ==", ", ,"],
+    [
+        "short",
+        "change-me-change-me-change-me",
+        "a" * 40,
+        "my-very-long-secret-of-the-year",
+        "whsec_QUFBQQ==",
+        ", ,",
+        PUBLISHED_SECRET,
+        PUBLISHED_SECRET.removeprefix("whsec_"),
+        f"{WEBHOOK_SECRET} {PUBLISHED_SECRET}",
+    ],
 )
 def test_it_refuses_a_secret_that_is_none(secret: str) -> None:
     with pytest.raises(ValidationError, match=r"WEBHOOK_SECRET|webhook_secret") as refused:

@@ -17,7 +17,7 @@ from app.routers.webhook_signature import must_be_signed
 from tests.conftest import make_settings
 from tests.factories import WEBHOOKS, sms_webhook, until
 from tests.routers import problem_of, row_counts, rows_of
-from tests.tenancy import WEBHOOK_SECRET, production
+from tests.tenancy import PUBLISHED_SECRET, WEBHOOK_SECRET, production
 
 pytestmark = pytest.mark.anyio
 
@@ -61,9 +61,9 @@ def test_the_published_vector_is_signed_as_it_says(monkeypatch: pytest.MonkeyPat
     shown = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     headers = Headers({"webhook-id": ID, "webhook-timestamp": str(at), "webhook-signature": shown})
     monkeypatch.setattr("app.routers.webhook_signature.time.time", lambda: at + 299.0)
-    must_be_signed(headers, body, [key_of(WEBHOOK_SECRET)])
+    must_be_signed(headers, body, [key_of(PUBLISHED_SECRET)])
     with pytest.raises(SignatureRefused):
-        must_be_signed(headers, body + b" ", [key_of(WEBHOOK_SECRET)])
+        must_be_signed(headers, body + b" ", [key_of(PUBLISHED_SECRET)])
 
 
 @pytest.mark.parametrize("path", WEBHOOKS)

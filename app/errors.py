@@ -63,6 +63,10 @@ class NotTheOperator(ServiceError):
     status, title = HTTPStatus.FORBIDDEN, "Not the operator"
 
 
+class CrossSite(ServiceError):
+    status, title = HTTPStatus.FORBIDDEN, "Cross-site request"
+
+
 class ChannelNotServed(ServiceError):
     status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Channel not served"
 

@@ -5,7 +5,7 @@ Plain functions, because the routes that carry the load resolve no dependencies.
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.domain import DEFAULT_TENANT_ID, KeyScope
-from app.errors import NotTheOperator, ScopeMissing, TooManyFailures, Unauthorized
+from app.errors import CrossSite, NotTheOperator, ScopeMissing, TooManyFailures, Unauthorized
 from app.log import bind
 from app.routers import limits
 from app.services.audit import network_of
@@ -87,6 +87,9 @@ def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
 
 _PATTERNS = _patterns()
 _NOTHING: Mapping[str, KeyScope | None] = {}
+_CHANGES_NOTHING = {"GET", "OPTIONS"}
+#: `Sec-Fetch-Site` of our own pages, and of what somebody types.
+_OF_THIS_SITE = {b"same-origin", b"none"}
 #: Development without a key: everything, as tenant 1.
 _EVERYTHING = Access(DEFAULT_TENANT_ID, frozenset(KeyScope))
 
@@ -96,8 +99,9 @@ async def admit(scope: Scope) -> None:
 
     A key's request counts against its tenant's rate, which the answer tells. Raises `RateLimited` where that is used
     up, `Unauthorized` without a valid key, `TooManyFailures` instead where a client has shown many, `ScopeMissing`
-    where the key lacks what the route needs, `NotTheOperator` where it may manage no more than its own tenant, and in
-    production 404 and 405 for what no table names.
+    where the key lacks what the route needs, `NotTheOperator` where it may manage no more than its own tenant,
+    `CrossSite` where development needs no key and a page of another site asks for a change, and in production 404 and
+    405 for what no table names.
     """
     path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
     needs = needs_of(path)
@@ -125,12 +129,27 @@ async def admit(scope: Scope) -> None:
 
 
 def _without_a_key(scope: Scope) -> Access:
-    """What development lets everybody do. `serve` warns where it listens to others; however it was started, it is
-    said here, once, when somebody from another machine comes."""
-    client = _client(scope)
+    """What development lets everybody do, but no web page of another site: raises `CrossSite`.
+
+    `serve` warns where it listens to others; however it was started, it is said here, once, when somebody from
+    another machine comes.
+    """
+    headers, client = scope["headers_by_name"], _client(scope)
+    if (b"sec-fetch-site" in headers or b"origin" in headers) and scope["method"] not in _CHANGES_NOTHING:
+        _must_be_of_this_site(headers, scope["app"].state.settings.cors_origins)
     if client is not None and not _is_this_machine(client):
         _tell_of_strangers(scope["app"].state, client)
     return _EVERYTHING
+
+
+def _must_be_of_this_site(headers: Mapping[bytes, bytes], allowed: Sequence[str]) -> None:
+    """A browser says where a page comes from that has it post something; it asks nobody before it posts a form."""
+    origin, site = headers.get(b"origin", b""), headers.get(b"sec-fetch-site")
+    if origin.decode("latin-1") in allowed:
+        return
+    is_ours = origin.partition(b"://")[2] == headers.get(b"host") if site is None else site in _OF_THIS_SITE
+    if not is_ours:
+        raise CrossSite("Without a key, pages of other sites change nothing here; CORS_ORIGINS names those that may.")
 
 
 def _tell_of_strangers(app: Any, client: str) -> None:

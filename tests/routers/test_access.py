@@ -156,6 +156,65 @@ async def test_in_development_everything_is_open_but_a_key_that_is_shown_counts(
     assert (await client.post("/api/webhooks/sms", json=sms_webhook(), headers=bearer("x"))).status_code == 200
 
 
+PAGE = "http://localhost:3000"
+
+
+@pytest.mark.parametrize(
+    "of_another_site",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3001"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
+        {"Sec-Fetch-Site": "", "Origin": "http://messaging.test"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://messaging.test.evil.example"},
+        {"Origin": "http://messaging.test:8080"},
+        {"Origin": "null"},
+        {"Origin": ""},
+    ],
+    ids=str,
+)
+async def test_in_development_a_page_of_another_site_changes_nothing(
+    serve: Serve, settings: Settings, database_url: str, of_another_site: dict[str, str]
+) -> None:
+    client = await serve(settings.model_copy(update={"cors_origins": [PAGE], "worker_enabled": False}))
+    sent = await client.post("/api/messages/sms", json=sms())
+    message = f"/api/messages/{sent.json()['message_id']}"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for path in (f"{message}/cancel", f"{message}/retry", "/api/providers/sms/resume", "/api/messages/sms"):
+        refused = await client.post(path, headers=form | of_another_site)
+        assert problem_of(refused, 403)["title"] == "Cross-site request"
+    problem_of(await client.delete("/api/contacts/1", headers=of_another_site), 403)
+    assert (await client.get(message, headers=of_another_site)).json()["status"] == "queued"
+    assert (await client.post("/api/messages/sms", json=sms(), headers=of_another_site)).status_code == 403
+    keyed = bearer(make_key(database_url)) | of_another_site
+    assert (await client.post(f"{message}/cancel", headers=keyed)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "of_this_site",
+    [
+        {},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://messaging.test"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy.example"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "http://messaging.test"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": PAGE},
+        {"Origin": PAGE},
+    ],
+    ids=str,
+)
+async def test_in_development_our_own_pages_and_those_that_are_named_may_change_things(
+    serve: Serve, settings: Settings, of_this_site: dict[str, str]
+) -> None:
+    client = await serve(settings.model_copy(update={"cors_origins": [PAGE], "worker_enabled": False}))
+    sent = await client.post("/api/messages/sms", json=sms(), headers=of_this_site)
+    assert sent.status_code == 200
+    canceled = await client.post(f"/api/messages/{sent.json()['message_id']}/cancel", headers=of_this_site)
+    assert canceled.status_code == 200
+
+
 def client_at(app: FastAPI, address: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://messaging.test"

@@ -27,6 +27,9 @@ from app.log import configure_logging
 from app.migrate import migrate, prepare
 from app.protocol import TimedProtocol
 
+if sys.platform != "win32":
+    import resource
+
 log = structlog.get_logger(__name__)
 
 _ACCEPTED_A_TURN = 32
@@ -86,6 +89,7 @@ def serve(settings: Settings, *, reload: bool) -> int:
         log.warning(
             "development_profile_is_public", host=settings.host, reason="anybody who reaches it may do anything"
         )
+    _leave_no_core()
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has shut down in order
     with provided_database(settings) as url:
         prepare(url, production=settings.is_production)
@@ -134,12 +138,20 @@ def _leave(*_: object) -> None:
     raise SystemExit(0)
 
 
+def _leave_no_core() -> None:
+    """Have the system write no memory to disk when the process crashes, or one that it has started: keys and what
+    people have written are in it."""
+    if sys.platform != "win32":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 async def work(settings: Settings) -> int:
     """Deliver until a signal ends it, and finish what is in hand; a second signal ends it at once.
 
     Nothing is lost by that: what was in hand is taken over.
     """
     must_have_providers(settings)
+    _leave_no_core()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,6 +1,7 @@
 """The production profile: what it refuses to start with, and what it does not show."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -129,6 +130,24 @@ async def test_the_reference_is_shown_only_where_it_is_switched_on(
     problem_of(await client.get(path), 404)
     client = await serve(production(settings, docs_enabled=True))
     assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="only Linux shows the limits of other processes")
+def test_a_server_leaves_its_memory_on_disk(tmp_path: Path, database_url: str) -> None:
+    resource = pytest.importorskip("resource")
+    ours = resource.getrlimit(resource.RLIMIT_CORE)
+    if not ours[1]:
+        pytest.skip("here no process leaves any")
+    server = LiveServer(tmp_path, DATABASE_URL=database_url)
+    resource.setrlimit(resource.RLIMIT_CORE, (ours[1], ours[1]))
+    try:
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, ours)
+    assert server.process
+    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    server.stop()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), limits
 
 
 def test_development_says_loudly_that_everybody_can_reach_it(tmp_path: Path) -> None:

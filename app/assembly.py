@@ -28,6 +28,7 @@ from app.services.keys import KeyRing
 from app.services.messages import MessageService
 from app.services.provider_events import ProviderEventService
 from app.services.rate_limits import RateLimiter
+from app.services.readiness import Readiness
 from app.services.tenant_addresses import AddressBook
 from app.services.tenant_limits import LimitBook
 from app.services.writer import MessageWriter
@@ -55,6 +56,7 @@ class Services:
     spending: SpendGuard
     addresses: AddressBook
     refusals: RefusalLog
+    readiness: Readiness
     doorbell: Doorbell
 
 
@@ -134,5 +136,6 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             spending,
             addresses,
             refusals,
+            Readiness(sessions),
             doorbell,
         )

@@ -2,10 +2,8 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter
-from sqlalchemy import text
+from fastapi import APIRouter, Request
 
-from app.dependencies import SessionDep
 from app.routers.problems import responses
 from app.schemas import Health
 
@@ -19,7 +17,7 @@ async def alive() -> Health:
 
 
 @router.get("/readyz", responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
-async def ready(session: SessionDep) -> Health:
-    """The process can reach its database, so it can be sent requests."""
-    await session.execute(text("SELECT 1"))
+async def ready(request: Request) -> Health:
+    """The process could reach its database within the last half second, so it can be sent requests."""
+    await request.app.state.services.readiness.confirm()
     return Health()

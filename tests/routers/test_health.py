@@ -6,10 +6,12 @@ from contextlib import suppress
 
 import httpx
 import pytest
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from app.config import Settings
-from tests.conftest import make_settings
+from app.main import create_app
+from tests.conftest import client_of, make_settings
 from tests.factories import POSTS, sms
 from tests.routers import problem_of, row_counts
 from tests.tenancy import bearer, make_key, production
@@ -70,6 +72,17 @@ async def relay(database_url: str) -> AsyncIterator[Relay]:
 async def test_a_service_with_its_database_is_alive_and_ready(untouched: httpx.AsyncClient, path: str) -> None:
     response = await untouched.get(path)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_however_many_ask_whether_it_is_ready_one_connection_is_asked(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"worker_enabled": False}))
+    asked: list[str] = []
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        engine = app.state.services.sessions.kw["bind"].sync_engine
+        event.listen(engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+        answers = await asyncio.gather(*(client.get("/readyz") for _ in range(100)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert asked == ["SELECT 1"]
 
 
 async def test_without_its_database_it_is_alive_refuses_work_and_comes_back_by_itself(

@@ -110,7 +110,7 @@ def serve(settings: Settings, *, reload: bool) -> int:
             return 0
         config = uvicorn.Config("app.main:app", workers=settings.web_concurrency, **options)
         if settings.web_concurrency > 1:
-            Multiprocess(config, _listeners(config)).run()
+            _Supervisor(config, _listeners(config)).run()
             return 0
         server = _Server(config)
         with contextlib.suppress(KeyboardInterrupt):  # raised again when it has shut down in order
@@ -132,6 +132,23 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
+
+
+class _Supervisor(Multiprocess):
+    """One that a second signal has kill its processes, where uvicorn's goes on waiting for them."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._signalled = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._leave)
+
+    def _leave(self, number: int, _: FrameType | None) -> None:
+        self.signal_queue.append(number)
+        if self._signalled:
+            for worker in self.processes:
+                worker.process.kill()
+        self._signalled = True
 
 
 def _leave(*_: object) -> None:

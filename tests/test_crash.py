@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from tests.live import LiveServer
+from tests.test_protocol import HEAD, connected
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +100,25 @@ def test_a_signal_stops_everything_that_was_started(server: LiveServer, name: si
     assert "Traceback" not in server.log.read_text()
     assert server.start() < 10  # and it starts again
     assert server.stop() == 0
+
+
+@pytest.mark.timeout(240)
+def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
+    server = LiveServer(tmp_path, WEB_CONCURRENCY="2", SHUTDOWN_GRACE_SECONDS="100", WORKER_ENABLED="false")
+    with ExitStack() as stack:
+        stack.callback(server.kill_postgres)
+        server.launch()
+        assert server.process is not None
+        stack.callback(server.process.kill)
+        server.wait_until(server.is_ready, within_seconds=90)
+        everybody = psutil.Process(server.process.pid).children(recursive=True)
+        for _ in range(6):
+            held = stack.enter_context(connected(server))
+            held.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until(lambda: "Waiting for child process" in server.log.read_text())
+        assert server.stop() == 0
+        assert psutil.wait_procs(everybody, timeout=10)[1] == []
 
 
 async def test_requests_in_flight_are_answered_before_it_ends(server: LiveServer) -> None:

@@ -104,6 +104,8 @@ def serve(settings: Settings, *, reload: bool) -> int:
             "reset_contextvars": True,
             "timeout_keep_alive": settings.keep_alive_seconds,
             "timeout_graceful_shutdown": settings.shutdown_grace_seconds,
+            # One that has not answered by then is killed, also while it starts: seconds, on a busy machine.
+            "timeout_worker_healthcheck": 30,
         }
         if reload:
             uvicorn.run("app.main:app", reload=True, **options)

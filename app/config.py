@@ -73,7 +73,17 @@ class Settings(BaseSettings):
     header_timeout_seconds: float = Field(10, gt=0)
     request_timeout_seconds: float = Field(30, gt=0)
     keep_alive_seconds: int = Field(5, ge=1)
+    #: Method and version aside, what the head of a request may hold: the address with its query, and the headers, of
+    #: which names and values are counted together.
+    max_url_length: int = Field(8_192, ge=256, le=65_536)
+    max_headers: int = Field(100, ge=10, le=1_000)
+    max_header_bytes: int = Field(65_536, ge=1_000, le=1_000_000)
     max_body_bytes: int = Field(1_000_000, ge=1_000)
+    #: What a message may have that is to be sent. Texts: ten parts or a little more, which is what providers take.
+    #: Subjects: no line of a mail is longer (RFC 5322).
+    max_text_length: int = Field(1_600, ge=1, le=100_000)
+    max_subject_length: int = Field(998, ge=1, le=998)
+    max_attachments: int = Field(10, ge=0, le=100)
     #: Requests under way in a process, above which further ones are turned away at once.
     max_requests_in_flight: int = Field(500, ge=1)
     shutdown_grace_seconds: int = Field(20, ge=1)

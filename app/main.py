@@ -31,6 +31,7 @@ from app.routers.answers import Answers
 from app.routers.edge import Edge
 from app.routers.gate import Gate, Refusal
 from app.routers.hot import HotRoute
+from app.schemas import reading_context
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -51,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.webhook_keys = settings.webhook_keys()
     app.state.has_told_of_strangers = False
+    app.state.reading_context = reading_context(settings)
     hot = {
         route.path: route
         for router in (messages.hot, webhooks.hot)
@@ -58,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if isinstance(route, HotRoute)
     }
     app.front = app.state.gate = Gate(
-        Answers(Edge(app.front, max_body_bytes=settings.max_body_bytes, hot=hot), settings=settings),
+        Answers(Edge(app.front, settings=settings, hot=hot), settings=settings),
         most=settings.max_requests_in_flight,
         refusal=Refusal(settings),
     )

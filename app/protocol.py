@@ -14,11 +14,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.config import Settings
 from app.errors import Overloaded
 from app.routers.answers import Headers, data_headers, request_ids
-from app.routers.edge import MOST_HEADERS
+from app.routers.edge import HEAD_IS_SMALL
 from app.routers.gate import NEVER_SHED, Gate
 from app.routers.problems import problem
 
-_LARGEST_HEAD = 65_536  # bytes
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
 _UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
 _ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
@@ -44,6 +43,10 @@ class TimedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._settings: Settings = self.app_state["settings"]
         self._gate: Gate = self.app_state["gate"]
+        # Exact limits are the application's; here it is about a head without an end. Escapes make an address longer.
+        self._largest_head = self._settings.max_header_bytes + 4 * self._settings.max_url_length
+        self._latest = 0  # bytes that came last
+        self._heard = 0  # at least the bytes of the request that is being read
         self._deadline: float | None = None  # None while a whole request is being answered
         self._in_head = True
         self._unfinished = 0  # bytes of a head that is not complete
@@ -76,21 +79,28 @@ class TimedProtocol(HttpToolsProtocol):
         if under_way >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
             self._shed(under_way)
             return
+        self._latest = len(data)
+        self._heard += self._latest
         super().data_received(data)
         if self._deadline is not None and not self.transport.is_closing():
-            self._unfinished += len(data) if self._in_head else 0
+            self._unfinished += self._latest if self._in_head else 0
             # After the head more headers may come: those behind a body in chunks.
-            if self._unfinished > _LARGEST_HEAD or (self.headers and len(self.headers) > 2 * MOST_HEADERS):
-                self._give_up(431, "Too many headers", f"The head of a request has at most {_LARGEST_HEAD} bytes.")
+            if self._unfinished > self._largest_head or (
+                self.headers and len(self.headers) > 2 * self._settings.max_headers
+            ):
+                self._give_up(431, "Too many headers", "The head of the request is too large.")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._unfinished = 0
         self._deadline = self.loop.time() + self._settings.request_timeout_seconds
+        if self._heard <= self._settings.max_header_bytes:
+            self.scope[HEAD_IS_SMALL] = True  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._deadline = None
+        self._heard = self._latest  # the rest of it may belong to the next request
         super().on_message_complete()
         if self.cycle.response_complete:
             self._await_head()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from app.addresses import InvalidAddress, channel_address, email_address, phone_address
-from app.config import Destination, RequestBurst, RequestRate
+from app.config import Destination, RequestBurst, RequestRate, Settings
 from app.domain import (
     Address,
     AttemptOutcome,
@@ -112,6 +112,31 @@ def _list_or_null(value: object) -> object:
     return [] if value is None else value
 
 
+def reading_context(settings: Settings) -> dict[str, Any]:
+    """What reading a body needs to know besides it. Without it no setting bounds what is sent."""
+    return settings.model_dump(include={"default_region", "max_text_length", "max_subject_length", "max_attachments"})
+
+
+def _sent_text(value: str, info: ValidationInfo) -> str:
+    if info.context is not None and len(value) > info.context["max_text_length"]:
+        raise ValueError(f"a text has at most {info.context['max_text_length']} characters")
+    return _text(value)
+
+
+def _sent_subject(value: str, info: ValidationInfo) -> str:
+    if info.context is not None and len(value) > info.context["max_subject_length"]:
+        raise ValueError(f"a subject has at most {info.context['max_subject_length']} characters")
+    return _line(value)
+
+
+def _sent_list_or_null(value: object, info: ValidationInfo) -> object:
+    if value is None:
+        return []
+    if info.context is not None and isinstance(value, list) and len(value) > info.context["max_attachments"]:
+        raise ValueError(f"a message has at most {info.context['max_attachments']} attachments")
+    return value
+
+
 def _number(value: object) -> object:
     """Pydantic reads true as 1 and "5" as 5, and a strict one refuses 5.0, which JSON can't tell from 5."""
     if isinstance(value, bool | str):
@@ -199,7 +224,9 @@ ChannelRecipient = Annotated[
 _SHOWN_TEXT = {"pattern": r"^[^\x00]*$"}
 _SHOWN_LINE = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 Words = Annotated[str, Field(json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)]
-Subject = Annotated[str, Field(max_length=998, json_schema_extra=_SHOWN_LINE), AfterValidator(_line)]
+Text = Annotated[str, Field(json_schema_extra=_SHOWN_TEXT), AfterValidator(_sent_text)]
+Subject = Annotated[str, Field(json_schema_extra=_SHOWN_LINE), AfterValidator(_sent_subject)]
+_ReceivedSubject = Annotated[str, Field(max_length=998, json_schema_extra=_SHOWN_LINE), AfterValidator(_line)]
 ProviderMessageId = Annotated[
     str, Field(min_length=1, max_length=512, json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)
 ]
@@ -229,9 +256,8 @@ _Reference = Annotated[
     AfterValidator(_text),
     AfterValidator(_media_reference),
 ]
-_MostUrls = Annotated[list[_Url], Field(max_length=10)]
 _MostReferences = Annotated[list[_Reference], Field(max_length=10)]
-_Urls = Annotated[_MostUrls, BeforeValidator(_list_or_null, json_schema_input_type=_MostUrls | None)]
+_Urls = Annotated[list[_Url], BeforeValidator(_sent_list_or_null, json_schema_input_type=list[_Url] | None)]
 _References = Annotated[
     _MostReferences, BeforeValidator(_list_or_null, json_schema_input_type=_MostReferences | None)
 ]
@@ -239,8 +265,6 @@ _ReceivedWords = Annotated[str, BeforeValidator(_received_text, json_schema_inpu
 
 
 _LONGEST_AHEAD = timedelta(days=366)
-#: Ten parts, or a little more: what providers take at most.
-LONGEST_TEXT = 1600
 
 
 class _Send(BaseModel):
@@ -304,7 +328,7 @@ class SmsSend(_Send):
     from_: SmsSender = Field(alias="from")
     to: SmsRecipient
     type: Literal["sms", "mms"]
-    body: Words = Field(max_length=LONGEST_TEXT)
+    body: Text
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
         return NewMessage(
@@ -479,7 +503,7 @@ class EmailInbound(_Inbound):
     from_: EmailParty = Field(alias="from")
     to: EmailParty
     xillio_id: ProviderMessageId
-    subject: Subject | None = None
+    subject: _ReceivedSubject | None = None
 
     def new_message(self, tenant_id: int) -> NewMessage:
         return NewMessage(

@@ -153,6 +153,19 @@ def test_a_head_that_is_too_large_is_refused(server: LiveServer, request_: bytes
     assert statuses(received) in ([status], []) if len(request_) > 70_000 else statuses(received) == [status]
 
 
+@pytest.mark.parametrize("at_once", [1_000_000, 1_000], ids=["in one piece", "in pieces"])
+@pytest.mark.parametrize(("size", "status"), [(65_536, 200), (65_537, 431)])
+def test_the_limit_on_headers_is_exact_however_they_come(
+    server: LiveServer, at_once: int, size: int, status: int
+) -> None:
+    others = b"Host: x\r\nX-A: "
+    request = b"GET /api/conversations HTTP/1.1\r\n" + others + b"b" * (size - len(b"hostxx-a")) + b"\r\n\r\n"
+    with connected(server) as connection:
+        for start in range(0, len(request), at_once):
+            connection.sendall(request[start : start + at_once])
+        assert statuses(answers(connection, 1)) == [status]
+
+
 def trickled(server: LiveServer, begin: bytes, drop: bytes) -> tuple[bytes, float]:
     """What a client is answered that begins and then sends a byte every tenth of a second, and after how long."""
     with connected(server) as connection:

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.config import Settings
 from app.errors import AddressTooLong, BadRequest, BodyTooLarge, TooManyHeaders, UnsupportedMediaType
 from app.providers.registry import provider_registry
 from app.routers.access import admit
+from app.routers.answers import Headers
 from app.routers.hot import HotRoute
 
-_LONGEST_ADDRESS = 8_192
-#: More than any proxy adds, and few enough to look through.
-MOST_HEADERS = 100
+#: A key of the scope where the server has seen that the whole head is no larger than its headers may be.
+HEAD_IS_SMALL = "head_is_small"
 _CALLBACKS = "/api/webhooks/"
 
 
@@ -23,9 +24,12 @@ class Edge:
     large one. A POST to one of the `hot` paths is served from here. Errors are raised to the layer around this one.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, hot: Mapping[str, HotRoute]) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, hot: Mapping[str, HotRoute]) -> None:
         self._app = app
-        self._limit = max_body_bytes
+        self._longest_address = settings.max_url_length
+        self._most_headers = settings.max_headers
+        self._most_header_bytes = settings.max_header_bytes
+        self._limit = settings.max_body_bytes
         self._hot = hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,10 +38,12 @@ class Edge:
             return
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"][:-1]}
-        if len(scope["path"]) + len(scope["query_string"]) > _LONGEST_ADDRESS:
-            raise AddressTooLong(f"An address has at most {_LONGEST_ADDRESS} characters.")
-        if len(scope["headers"]) > MOST_HEADERS:
-            raise TooManyHeaders(f"A request has at most {MOST_HEADERS} headers.")
+        if len(scope["path"]) + len(scope["query_string"]) > self._longest_address:
+            raise AddressTooLong(f"An address has at most {self._longest_address} characters.")
+        if len(scope["headers"]) > self._most_headers:
+            raise TooManyHeaders(f"A request has at most {self._most_headers} headers.")
+        if HEAD_IS_SMALL not in scope and _size(scope["headers"]) > self._most_header_bytes:
+            raise TooManyHeaders(f"The headers of a request have at most {self._most_header_bytes} bytes.")
         await admit(scope)
         headers = scope["headers_by_name"]
         route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
@@ -60,6 +66,10 @@ class Edge:
         """What a provider calls back with has a limit of the provider's own: a mail that is refused is lost."""
         provider = provider_registry.get(path.removeprefix(_CALLBACKS)) if path.startswith(_CALLBACKS) else None
         return self._limit if provider is None else provider.largest_callback
+
+
+def _size(headers: Headers) -> int:
+    return sum([len(name) + len(value) for name, value in headers])
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

@@ -42,7 +42,8 @@ class HotRoute(APIRoute):
 
     def context(self, request: Request) -> dict[str, Any]:
         """What validating a body needs to know besides it."""
-        return {"default_region": request.app.state.settings.default_region}
+        context: dict[str, Any] = request.app.state.reading_context
+        return context
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.config import Settings
 from app.routers.access import NEEDS
 from app.routers.problems import responses
 
@@ -48,6 +49,7 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = describe()
         document["components"].setdefault("securitySchemes", {})["key"] = _KEY
+        _tell_limits(document["components"]["schemas"], app.state.settings)
         for path, item in document["paths"].items():
             for method, operation in item.items():
                 operation["responses"] |= _written(_ANYWHERE)
@@ -62,6 +64,16 @@ def install(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:
+    """What a setting bounds no model can say."""
+    for name in ("SmsSend", "EmailSend", "ChannelSend"):
+        fields = schemas[name]["properties"]
+        fields["attachments"]["anyOf"][0]["maxItems"] = settings.max_attachments
+        if "subject" in fields:
+            fields["subject"]["anyOf"][0]["maxLength"] = settings.max_subject_length
+    schemas["SmsSend"]["properties"]["body"]["maxLength"] = settings.max_text_length
 
 
 def _written(answers: Mapping[int | str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,6 @@ from app.routers.messages import NOT_YOURS, Send, channel_context
 from app.routers.problems import invalid_request, responses
 from app.routing import route_of
 from app.schemas import (
-    LONGEST_TEXT,
     ChannelRecipient,
     ChannelSend,
     ChannelSender,
@@ -61,7 +60,7 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
     cut into, and why it would be refused, here or by the first who would be asked. Nothing is stored, sent or counted
     against a daily cap."""
     settings, services, channel = request.app.state.settings, request.app.state.services, preview.channel
-    context = {"default_region": settings.default_region} | channel_context(settings, channel)
+    context = request.app.state.reading_context | channel_context(settings, channel)
     fields = preview.model_extra or {}
     message, refused = _read(fields, channel, context)
     sender, recipient = _ends(fields, channel, context)
@@ -77,7 +76,7 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
         if over := await services.spending.refusal_of(new_message):
             refused.append(FieldError("body.to", over.detail))
         refused += [FieldError(f"body.{name}", sentence) for name, sentence in _refusals(route, new_message).items()]
-    text = _text_of(fields, channel)
+    text = _text_of(fields, channel, most=settings.max_text_length)
     return PreviewView(
         channel=channel,
         from_=sender and sender.value,
@@ -134,8 +133,8 @@ def _refusals(route: Sequence[str], message: NewMessage) -> Mapping[str, str]:
     return provider.refusals(payload)
 
 
-def _text_of(fields: Mapping[str, Any], channel: str) -> str | None:
+def _text_of(fields: Mapping[str, Any], channel: str, *, most: int) -> str | None:
     """What is cut into segments: the body of a text that is not too long, and not of a media message."""
     body = fields.get("body")
     is_text = channel == Channel.SMS and fields.get("type") != MessageType.MMS
-    return body if is_text and isinstance(body, str) and len(body) <= LONGEST_TEXT else None
+    return body if is_text and isinstance(body, str) and len(body) <= most else None

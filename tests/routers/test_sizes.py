@@ -1,7 +1,7 @@
 """Every limit on a request: what is exactly as large is taken, and one more is refused by the status that fits."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from app.config import Settings
+from app.main import create_app
 from tests.conftest import client_of, make_settings, started
 from tests.factories import email, email_webhook, sms, sms_webhook
 from tests.routers import problem_of, row_counts
@@ -62,6 +63,13 @@ def with_headers(count: int) -> httpx.Request:
     return get("/api/conversations", **{f"X-{number}": "x" for number in range(count - own)})
 
 
+def with_header_bytes(size: int) -> httpx.Request:
+    """Names and values of so many bytes together."""
+    request = get("/api/conversations", **{"X-0": ""})
+    own = sum(len(name) + len(value) for name, value in request.headers.raw)
+    return get("/api/conversations", **{"X-0": "x" * (size - own)})
+
+
 def nested(depth: int) -> object:
     inner: object = 1
     for _ in range(depth - 1):
@@ -78,6 +86,7 @@ LIMITS: dict[str, tuple[int, int, Ask]] = {
     "body, announced, in bytes": (BODY, 413, announced),
     "body, in chunks, in bytes": (BODY, 413, chunked),
     "headers": (100, 431, with_headers),
+    "headers, in bytes": (65_536, 431, with_header_bytes),
     "address, in characters": (8192, 414, lambda n: get("/api/conversations?" + "x" * (n - 18))),
     "text, in characters": (1600, 422, lambda n: post("messages/sms", sms(body="x" * n))),
     "text of four bytes each": (1600, 422, lambda n: post("messages/sms", sms(body="\U0001f600" * n))),
@@ -125,3 +134,44 @@ async def test_what_is_as_large_as_allowed_is_taken_and_one_more_is_refused(
     assert set(row_counts(database_url).values()) == {0}
     taken = await client.send(ask(most))
     assert taken.status_code == 200, taken.text
+
+
+#: What each setting bounds, and another value for it.
+SETTINGS = {
+    "max_url_length": ("address, in characters", 300),
+    "max_headers": ("headers", 20),
+    "max_header_bytes": ("headers, in bytes", 1_000),
+    "max_body_bytes": ("body, announced, in bytes", 1_000),
+    "max_text_length": ("text, in characters", 2_000),
+    "max_subject_length": ("subject", 10),
+    "max_attachments": ("attachments", 12),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+async def test_a_limit_is_where_its_setting_puts_it(
+    settings: Settings, serve: Callable[[Settings], Awaitable[httpx.AsyncClient]], setting: str
+) -> None:
+    limit, most = SETTINGS[setting]
+    _, refusal, ask = LIMITS[limit]
+    client = await serve(settings.model_copy(update={setting: most, "worker_enabled": False}))
+    problem_of(await client.send(ask(most + 1)), refusal)
+    taken = await client.send(ask(most))
+    assert taken.status_code == 200, taken.text
+
+
+def test_the_document_tells_what_the_settings_bound(settings: Settings) -> None:
+    bounds = {"max_text_length": 20, "max_subject_length": 30, "max_attachments": 4}
+    schemas = create_app(settings.model_copy(update=bounds)).openapi()["components"]["schemas"]
+    assert schemas["SmsSend"]["properties"]["body"]["maxLength"] == 20
+    for name in ("EmailSend", "ChannelSend"):
+        assert schemas[name]["properties"]["subject"]["anyOf"][0]["maxLength"] == 30
+        assert schemas[name]["properties"]["attachments"]["anyOf"][0]["maxItems"] == 4
+
+
+async def test_a_preview_knows_the_same_limits(
+    settings: Settings, serve: Callable[[Settings], Awaitable[httpx.AsyncClient]]
+) -> None:
+    client = await serve(settings.model_copy(update={"max_text_length": 5, "worker_enabled": False}))
+    preview = (await client.send(post("messages/preview", sms(channel="sms")))).json()
+    assert [refusal["location"] for refusal in preview["refused"]] == ["body.body"]

@@ -8,6 +8,7 @@ what somebody sent.
 import logging
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -19,6 +20,9 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 from app.config import Settings
 from app.errors import ConfigurationError, ServiceError
 
+log = structlog.get_logger(__name__)
+
+_SELDOM_SECONDS = 1.0
 #: What is known of the request that is being answered: one dictionary, which learns more on its way. To bind fact by
 #: fact, as structlog does, costs several times as much, and every request does it.
 _facts: ContextVar[dict[str, object]] = ContextVar("facts")
@@ -47,6 +51,22 @@ def request_id() -> str | None:
 
 def _with_facts(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     return {**_facts.get(_NOTHING), **event}
+
+
+class Seldom:
+    """An event that strangers can cause in any number: a warning once a second at most, with how often it came."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._count = 0
+        self._logged_at = 0.0
+
+    def note(self, **facts: object) -> None:
+        self._count += 1
+        now = time.monotonic()
+        if now - self._logged_at >= _SELDOM_SECONDS:
+            log.warning(self._event, count=self._count, **facts)
+            self._logged_at, self._count = now, 0
 
 
 def configure_logging(settings: Settings) -> None:

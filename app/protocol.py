@@ -4,6 +4,7 @@ In use where `python -m app serve` starts the server; `uvicorn app.main:app` has
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,18 +14,24 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.config import Settings
 from app.errors import Overloaded
-from app.routers.answers import Headers, data_headers, request_ids
+from app.log import Seldom
+from app.routers.answers import Headers, data_headers, id_for, request_ids
 from app.routers.edge import HEAD_IS_SMALL
 from app.routers.gate import NEVER_SHED, Gate
 from app.routers.problems import problem
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
 _UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
+_GIVEN_ID = b"\r\nx-request-id:"
 _ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
 #: Where a provider hands over mail of 30 MB; some drop what is answered 4xx, and nobody hears of it.
 _WEBHOOKS = "/api/webhooks/"
 _LATER = {"Retry-After": "60"}
 _TOO_SLOW = "The request did not come to its end in time."
+# uvicorn warns of each request that it can't read, and of each upgrade that it doesn't know. Anybody can send those.
+_uvicorn = logging.getLogger("uvicorn.error.protocol")
+_uvicorn.setLevel(logging.ERROR)
+_malformed = Seldom("requests_malformed")
 _LOOKS = 4  # within the shortest of the times, so that no deadline is overrun by more than a quarter of it
 
 
@@ -41,6 +48,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.logger = _uvicorn
         self._settings: Settings = self.app_state["settings"]
         self._gate: Gate = self.app_state["gate"]
         # Exact limits are the application's; here it is about a head without an end. Escapes make an address longer.
@@ -77,7 +85,7 @@ class TimedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         under_way = len(self.tasks) - self._gate.reading
         if under_way >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
-            self._shed(under_way)
+            self._shed(_id_in(data), under_way)
             return
         self._latest = len(data)
         self._heard += self._latest
@@ -114,13 +122,13 @@ class TimedProtocol(HttpToolsProtocol):
         """Whether what comes now is the beginning of a request, and nothing is to be answered before it."""
         return self._in_head and not self._unfinished and (self.cycle is None or self.cycle.response_complete)
 
-    def _shed(self, under_way: int) -> None:
+    def _shed(self, given_id: bytes | None, under_way: int) -> None:
         """Say no before anything is parsed, and hear nothing more until the time that it names is over.
 
         Saying no must not use up the process: a client that asks again at once would have the more of it, the less it
         gets.
         """
-        headers, body = self._gate.refusal.answer(in_flight=under_way)
+        headers, body = self._gate.refusal.answer(given_id, in_flight=under_way)
         self.transport.write(_head(Overloaded.status, headers) + b"\r\n" + body)
         self._await_head(kept_seconds=self.timeout_keep_alive)
         self._unset_keepalive_if_required()
@@ -133,6 +141,7 @@ class TimedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
+        _malformed.note()
         self._give_up(400, "Bad request", "This is not a request of HTTP/1.1.")
 
     def _await_head(self, *, kept_seconds: float = 0) -> None:
@@ -156,17 +165,30 @@ class TimedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_as_bytes(problem(status, title, detail, headers=headers), self._settings))
+            id_ = id_for(dict(self._headers_so_far()).get(b"x-request-id"), request_ids())
+            self.transport.write(_as_bytes(problem(status, title, detail, headers=headers), id_, self._settings))
         self.transport.close()
 
+    def _headers_so_far(self) -> Headers:
+        """Those of the request that is given up; none where it has not begun, but the one before it is answered."""
+        is_answered = self.cycle is not None and self.cycle.response_complete and self.cycle.scope is self.scope
+        return [] if self.headers is None or is_answered else self.headers
 
-def _as_bytes(answer: Response, settings: Settings) -> bytes:
-    headers = [*answer.raw_headers, (b"x-request-id", next(request_ids())), *data_headers(settings)]
+
+def _as_bytes(answer: Response, id_: bytes, settings: Settings) -> bytes:
+    headers = [*answer.raw_headers, (b"x-request-id", id_), *data_headers(settings)]
     return _head(answer.status_code, headers) + b"connection: close\r\n\r\n" + bytes(answer.body)
 
 
 def _head(status: int, headers: Headers) -> bytes:
     return b"".join([STATUS_LINE[status], *(name + b": " + value + b"\r\n" for name, value in headers)])
+
+
+def _id_in(data: bytes) -> bytes | None:
+    """The `X-Request-Id` of a whole head, which is not parsed."""
+    head = data[: data.find(b"\r\n\r\n") + 2]
+    place = head.lower().rfind(_GIVEN_ID)
+    return None if place < 0 else head[place + len(_GIVEN_ID) : head.find(b"\r\n", place + 2)].strip(b" \t")
 
 
 def _may_be_shed(data: bytes) -> bool:

@@ -76,6 +76,11 @@ def test_those_who_are_too_many_are_told_so_and_may_come_back(server: LiveServer
             assert problem["title"] == "Overloaded"
             assert f"x-request-id: {problem['request_id']}".encode() in head
 
+            with connected(server) as named:
+                _, received, _ = say(named, _GET.replace(b"Host", b"X-Request-ID:  mine-1 \r\nHost"))
+                assert b"x-request-id: mine-1\r\n" in received
+                assert json.loads(received.partition(b"\r\n\r\n")[2])["request_id"] == "mine-1"
+
             # Whoever asks again before the time that was named is heard when it is over.
             codes, _, seconds = say(plain, post(LENGTH))
             assert codes == [503]

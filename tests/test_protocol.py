@@ -33,6 +33,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[...,
     assert server.stop() == 0
     events = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert [event for event in events if event["level"] == "error"] == []
+    # Who sends what can't be read doesn't fill the log: it is said how often, once a second at most.
+    malformed = [event["count"] for event in events if event["event"] == "requests_malformed"]
+    assert sum(malformed) > len(malformed)
+    assert [event for event in events if "Invalid HTTP request" in event["event"]] == []
 
 
 def connected(server: LiveServer) -> socket.socket:
@@ -128,6 +132,34 @@ def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
     assert b"application/problem+json" in received
     assert b"x-request-id: " in received
     assert b"x-content-type-options: nosniff" in received
+
+
+GIVEN = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(GIVEN + b"X-A: b\rc\r\n\r\n", 400, id="one that can't be read"),
+        pytest.param(GIVEN + b"X-A: b", 408, id="one whose head does not end"),
+        pytest.param(post(b"X-Request-Id: mine-1\r\n" + LENGTH)[:-1], 408, id="one whose body does not end"),
+        pytest.param(GIVEN.ljust(65_536 + 4 * 8_192 + 1, b"x"), 431, id="one whose head is too large"),
+    ],
+)
+def test_the_id_of_a_request_is_taken_over_whatever_is_wrong_with_it(
+    server: LiveServer, request_: bytes, status: int
+) -> None:
+    received = asked(server, request_)
+    assert statuses(received) == [status]
+    assert b"x-request-id: mine-1\r\n" in received
+
+
+def test_the_id_of_a_request_is_not_that_of_the_one_before(server: LiveServer) -> None:
+    with connected(server) as connection:
+        connection.sendall(GIVEN + b"\r\n")
+        assert b"x-request-id: mine-1\r\n" in answers(connection, 1)
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert b"mine-1" not in everything(connection)
 
 
 @pytest.mark.parametrize(

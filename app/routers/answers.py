@@ -66,6 +66,11 @@ def request_ids() -> Iterator[bytes]:
             yield drawn[start : start + 24]
 
 
+def id_for(given: bytes | None, ids: Iterator[bytes]) -> bytes:
+    """The caller's own id, where it shows a sane one, or the next of ours."""
+    return next(ids) if given is None or not _SANE_ID.fullmatch(given) else given
+
+
 class Answers:
     """Gives every answer its headers and an `X-Request-Id`, the caller's own where that is a sane one.
 
@@ -87,9 +92,7 @@ class Answers:
             await self._app(scope, receive, send)
             return
         given = scope["headers_by_name"] = dict(scope["headers"])
-        id_ = given.get(b"x-request-id")
-        if id_ is None or not _SANE_ID.fullmatch(id_):
-            id_ = next(self._ids)
+        id_ = id_for(given.get(b"x-request-id"), self._ids)
         begin_request(id_.decode())
         added = self._reference if scope["path"].startswith("/docs") else self._data
         added = [(b"x-request-id", id_), *added]

@@ -4,45 +4,37 @@ Without it everybody waits, and the work that is done is for callers who have gi
 """
 
 import json
-import time
 from collections import Counter
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.errors import Overloaded
-from app.routers.answers import Headers, data_headers, request_ids
+from app.log import Seldom
+from app.routers.answers import Headers, data_headers, id_for, request_ids
 from app.routers.problems import problem
-
-log = structlog.get_logger(__name__)
 
 #: Whoever watches over the process has to be told the truth also when it is busy.
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
-_LOG_SECONDS = 1.0
 #: Bytes of bodies that are not whole yet, of all requests together, and of those that one address sends.
 _ROOM, _ROOM_OF_ONE = 300_000_000, 100_000_000
-_ID = b"0" * 24  # as long as those of `request_ids`
+_ID = b"0" * 24
 
 
 class Refusal:
-    """The answer to those who are too many, made beforehand but for its id. Said in the log once a second."""
+    """The answer to those who are too many, made beforehand but for the request's id."""
 
     def __init__(self, settings: Settings) -> None:
         self._headers, self._body = _busy(settings)
         self._ids = request_ids()
-        self._count = 0
-        self._logged_at = 0.0
+        self._shed = Seldom("requests_shed")
 
-    def answer(self, *, in_flight: int) -> tuple[Headers, bytes]:
-        """Headers and body for one request, which comes while so many are under way."""
-        self._count += 1
-        now = time.monotonic()
-        if now - self._logged_at >= _LOG_SECONDS:
-            log.warning("requests_shed", count=self._count, in_flight=in_flight)
-            self._logged_at, self._count = now, 0
-        id_ = next(self._ids)
-        return [(b"x-request-id", id_), *self._headers], self._body.replace(_ID, id_)
+    def answer(self, given_id: bytes | None, *, in_flight: int) -> tuple[Headers, bytes]:
+        """Headers and body for one request, which shows this id, if any, and comes while so many are under way."""
+        self._shed.note(in_flight=in_flight)
+        id_ = id_for(given_id, self._ids)
+        body = self._body.replace(_ID, id_)
+        return [(b"x-request-id", id_), (b"content-length", b"%d" % len(body)), *self._headers], body
 
 
 class Gate:
@@ -69,7 +61,8 @@ class Gate:
             await self._app(scope, receive, send)  # the lifespan, which is under way all the time
             return
         if self._entered - self.reading >= self._most and scope["path"] not in NEVER_SHED:
-            headers, body = self.refusal.answer(in_flight=self._entered - self.reading)
+            given_id = dict(scope["headers"]).get(b"x-request-id")
+            headers, body = self.refusal.answer(given_id, in_flight=self._entered - self.reading)
             await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
@@ -100,7 +93,7 @@ class Gate:
 
 
 def _busy(settings: Settings) -> tuple[Headers, bytes]:
-    """Headers and body of the answer, which has `_ID` where the request's own goes."""
+    """Headers and body of the answer, without the request's id and the length, which has `_ID` where the id goes."""
     answer = problem(
         Overloaded.status,
         Overloaded.title,
@@ -110,4 +103,4 @@ def _busy(settings: Settings) -> tuple[Headers, bytes]:
     body = json.loads(bytes(answer.body)) | {"request_id": _ID.decode()}
     content = json.dumps(body, separators=(",", ":")).encode()
     headers = [(name, value) for name, value in answer.raw_headers if name != b"content-length"]
-    return [*headers, (b"content-length", b"%d" % len(content)), *data_headers(settings)], content
+    return [*headers, *data_headers(settings)], content

@@ -45,6 +45,7 @@ async def test_one_more_than_may_be_under_way_is_turned_away_at_once(settings: S
             await client.post("/api/webhooks/sms", json=sms_webhook()),
             await client.get("/api/conversations"),
             await client.get("/nothing"),
+            await client.get("/nothing", headers={"X-Request-Id": "mine-1"}),
         ]
         for answer in refused:
             problem = problem_of(answer, 503)
@@ -53,6 +54,7 @@ async def test_one_more_than_may_be_under_way_is_turned_away_at_once(settings: S
             assert answer.headers["retry-after"] == "1"
             assert answer.headers["x-content-type-options"] == "nosniff"
         assert len({answer.headers["x-request-id"] for answer in refused}) == len(refused)
+        assert refused[-1].headers["x-request-id"] == "mine-1"
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200
 

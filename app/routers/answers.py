@@ -30,7 +30,10 @@ _EVERYWHERE: Headers = [
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 ]
 _DATA: Headers = [
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
     (b"cache-control", b"no-store"),
 ]
 #: The API reference: files of our own, asked for again at every visit. Swagger UI sets style attributes and shows

@@ -6,15 +6,18 @@ In use where `python -m app serve` starts the server; `uvicorn app.main:app` has
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from httptools import HttpParserInvalidMethodError
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.config import Settings
 from app.errors import Overloaded
 from app.log import Seldom
+from app.routers.access import needs_of
 from app.routers.answers import Headers, data_headers, id_for, request_ids
 from app.routers.edge import HEAD_IS_SMALL
 from app.routers.gate import NEVER_SHED, Gate
@@ -23,6 +26,8 @@ from app.routers.problems import problem
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
 _UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
 _GIVEN_ID = b"\r\nx-request-id:"
+#: The line of a request whose method the parser has never heard of; those that it knows are refused by the routes.
+_UNKNOWN_METHOD = re.compile(rb"[A-Za-z]{1,32} (?P<path>/[^?\s]*)(\?\S*)? HTTP/1\.[01]\r\n")
 _ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
 #: Where a provider hands over mail of 30 MB; some drop what is answered 4xx, and nobody hears of it.
 _WEBHOOKS = "/api/webhooks/"
@@ -41,9 +46,9 @@ class TimedProtocol(HttpToolsProtocol):
     `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
     it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
     is answered 408, with the body of a webhook 503, one whose head grows without an end 431, one whose request can't
-    be read 400; then the connection is closed. Closed without a word is one that has not read what it was answered
-    for `REQUEST_TIMEOUT_SECONDS`. While `MAX_REQUESTS_IN_FLIGHT` are under way further ones are answered 503 before
-    they are parsed. The settings and the gate come with the lifespan's state.
+    be read 400, or 405 where only its method is unknown; then the connection is closed. Closed without a word is one
+    that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`. While `MAX_REQUESTS_IN_FLIGHT` are under way
+    further ones are answered 503 before they are parsed. The settings and the gate come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -53,7 +58,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._gate: Gate = self.app_state["gate"]
         # Exact limits are the application's; here it is about a head without an end. Escapes make an address longer.
         self._largest_head = self._settings.max_header_bytes + 4 * self._settings.max_url_length
-        self._latest = 0  # bytes that came last
+        self._data = b""  # what is being read
         self._heard = 0  # at least the bytes of the request that is being read
         self._deadline: float | None = None  # None while a whole request is being answered
         self._in_head = True
@@ -87,11 +92,12 @@ class TimedProtocol(HttpToolsProtocol):
         if under_way >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
             self._shed(_id_in(data), under_way)
             return
-        self._latest = len(data)
-        self._heard += self._latest
+        self._data = data
+        self._heard += len(data)
         super().data_received(data)
+        self._data = b""
         if self._deadline is not None and not self.transport.is_closing():
-            self._unfinished += self._latest if self._in_head else 0
+            self._unfinished += len(data) if self._in_head else 0
             # After the head more headers may come: those behind a body in chunks.
             if self._unfinished > self._largest_head or (
                 self.headers and len(self.headers) > 2 * self._settings.max_headers
@@ -108,7 +114,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._deadline = None
-        self._heard = self._latest  # the rest of it may belong to the next request
+        self._heard = len(self._data)  # the rest of it may belong to the next request
         super().on_message_complete()
         if self.cycle.response_complete:
             self._await_head()
@@ -142,7 +148,12 @@ class TimedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         _malformed.note()
-        self._give_up(400, "Bad request", "This is not a request of HTTP/1.1.")
+        unknown = _UNKNOWN_METHOD.match(self._data)
+        if unknown is not None and isinstance(sys.exception(), HttpParserInvalidMethodError):
+            allowed = {"Allow": ", ".join(needs_of(unknown["path"].decode("latin-1").rstrip("/")))}
+            self._give_up(405, "Method not allowed", "No address takes that method.", headers=allowed)
+        else:
+            self._give_up(400, "Bad request", "This is not a request of HTTP/1.1.")
 
     def _await_head(self, *, kept_seconds: float = 0) -> None:
         self._in_head = True

@@ -134,6 +134,27 @@ def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
     assert b"x-content-type-options: nosniff" in received
 
 
+@pytest.mark.parametrize("method", [b"FOO", b"get", b"TRACE", b"PROPFIND", b"QUERY"])
+def test_a_method_that_nobody_knows_is_not_allowed(server: LiveServer, method: bytes) -> None:
+    received = asked(server, method + b" /api/conversations/?limit=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert statuses(received) == [405]
+    assert re.search(rb"\r\nallow: GET\b", received)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(b"GET /healthz HTTP/1.1\r\n", 400, id="no host"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n", 400, id="two hosts"),
+        pytest.param(b"GET /healthz HTTP/1.0\r\nHost: x\r\nhost: y\r\n", 400, id="two hosts of an old client"),
+        pytest.param(b"GET /healthz HTTP/1.0\r\n", 200, id="an old client, which names none"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b\r\nX-A: c\r\n", 200, id="one host"),
+    ],
+)
+def test_a_request_names_its_host_and_once(server: LiveServer, head: bytes, status: int) -> None:
+    assert statuses(asked(server, head + b"\r\n")) == [status]
+
+
 GIVEN = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-1\r\n"
 
 
@@ -237,7 +258,10 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
         pytest.param(WHOLE, b"\r\n", [200, 408], id="empty lines after an answer"),
         pytest.param(WHOLE + b"GET /", b"a", [200, 408], id="a second request"),
         pytest.param(
-            b"GET /nope HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", b" ", [404, 408], id="a body nobody reads"
+            b"GET /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+            b" ",
+            [404, 408],
+            id="a body nobody reads",
         ),
     ],
 )

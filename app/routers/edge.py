@@ -44,8 +44,12 @@ class Edge:
             raise TooManyHeaders(f"A request has at most {self._most_headers} headers.")
         if HEAD_IS_SMALL not in scope and _size(scope["headers"]) > self._most_header_bytes:
             raise TooManyHeaders(f"The headers of a request have at most {self._most_header_bytes} bytes.")
-        await admit(scope)
         headers = scope["headers_by_name"]
+        if (b"host" not in headers and scope["http_version"] != "1.0") or (
+            len(headers) != len(scope["headers"]) and [name for name, _ in scope["headers"]].count(b"host") > 1
+        ):
+            raise BadRequest("A request names its host, and once.")
+        await admit(scope)
         route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
         limit = self._limit if route is not None else self._limit_of(scope["path"])
         length = headers.get(b"content-length")

@@ -151,6 +151,15 @@ def _received_text(value: object) -> object:
     return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
 
 
+def _received_line(value: object) -> object:
+    """A subject on one line, whatever breaks it: whoever hands it over can't mend it."""
+    return _CONTROL.sub(" ", value) if isinstance(value, str) else value
+
+
+def _received_reference(value: object) -> object:
+    return value.replace("\x00", "") if isinstance(value, str) else value
+
+
 def _read(parse: Callable[[str, ValidationInfo], Address]) -> PlainValidator:
     def validate(value: object, info: ValidationInfo) -> Address:
         if not isinstance(value, str):
@@ -226,7 +235,7 @@ _SHOWN_LINE = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 Words = Annotated[str, Field(json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)]
 Text = Annotated[str, Field(json_schema_extra=_SHOWN_TEXT), AfterValidator(_sent_text)]
 Subject = Annotated[str, Field(json_schema_extra=_SHOWN_LINE), AfterValidator(_sent_subject)]
-_ReceivedSubject = Annotated[str, Field(max_length=998, json_schema_extra=_SHOWN_LINE), AfterValidator(_line)]
+_ReceivedSubject = Annotated[str, Field(max_length=998), BeforeValidator(_received_line, json_schema_input_type=str)]
 ProviderMessageId = Annotated[
     str, Field(min_length=1, max_length=512, json_schema_extra=_SHOWN_TEXT), AfterValidator(_text)
 ]
@@ -253,7 +262,7 @@ _Url = Annotated[
 _Reference = Annotated[
     str,
     Field(max_length=2048, json_schema_extra={"format": "uri-reference"}),
-    AfterValidator(_text),
+    BeforeValidator(_received_reference, json_schema_input_type=str),
     AfterValidator(_media_reference),
 ]
 _MostReferences = Annotated[list[_Reference], Field(max_length=10)]

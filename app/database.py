@@ -23,8 +23,10 @@ from app.guard import guard
 
 _APPLICATION_NAME = "messaging-service"
 
+#: No transaction of ours waits for anybody outside: one that stands still belongs to a process that does.
+_IDLE_IN_TRANSACTION_SECONDS = 10.0
 #: Classes and codes of SQLSTATE that say "not now": connection, resources, operator intervention.
-_AWAY = ("08", "53", "57P", "58", "25006", "55P03", "57014")
+_AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
 
 
 def libpq_url(url: str) -> str:
@@ -63,7 +65,7 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
             timeout=settings.database_pool_timeout_seconds,
             command_timeout=settings.database_statement_timeout_seconds,
             statement_cache_size=cache,
-            server_settings={"application_name": _APPLICATION_NAME, "timezone": "UTC", "jit": "off"},
+            server_settings=_server_settings(settings),
         ),
         connect_args={"prepared_statement_cache_size": cache},
         pool_pre_ping=True,
@@ -75,6 +77,26 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     )
     guard(engine)
     return engine
+
+
+def _server_settings(settings: Settings) -> dict[str, str]:
+    """What a connection asks of the server, which keeps to it also where this process stands still or is gone.
+
+    PgBouncer refuses parameters that it does not know; behind it they are set for the role.
+    """
+    known = {"application_name": _APPLICATION_NAME, "timezone": "UTC"}
+    if not settings.database_prepared_statements:
+        return known
+    return known | {
+        "jit": "off",
+        "statement_timeout": _milliseconds(settings.database_statement_timeout_seconds),
+        "lock_timeout": _milliseconds(settings.database_lock_timeout_seconds),
+        "idle_in_transaction_session_timeout": _milliseconds(_IDLE_IN_TRANSACTION_SECONDS),
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
 
 
 async def connect(url: str, **options: Any) -> asyncpg.Connection:

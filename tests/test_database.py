@@ -1,13 +1,65 @@
-"""Making connections, where no test of what stands on them would show it."""
+"""Making connections, and what they ask of the server, where no test of what stands on them would show it."""
 
 import asyncio
 import gc
+from contextlib import closing, suppress
 
+import psycopg2
 import pytest
 
-from app.database import connect
+from app.config import Settings
+from app.database import connect, create_serving_engine
+from app.main import create_app
+from tests.conftest import client_of
+from tests.factories import sms
+from tests.routers import problem_of
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_the_server_is_told_how_long_it_may_take(settings: Settings, database_url: str) -> None:
+    times = {"database_statement_timeout_seconds": 3, "database_lock_timeout_seconds": 0.5}
+    engine = create_serving_engine(database_url, settings.model_copy(update=times))
+    async with engine.connect() as connection:
+        shown = [
+            (await connection.exec_driver_sql(f"SHOW {name}")).scalar_one()
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
+        ]
+    await engine.dispose()
+    assert shown == ["3s", "500ms", "10s", "off"]
+
+
+async def test_pgbouncer_is_asked_for_nothing_that_it_refuses(settings: Settings) -> None:
+    """Its documentation names what it knows; anything else in the first message is an error."""
+    known = {"user", "database", "client_encoding", "application_name", "timezone"}
+    asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def bouncer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4))
+        asked.set_result(await reader.readexactly(length - 4))
+        writer.close()
+
+    async with await asyncio.start_server(bouncer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"postgresql://user:password@127.0.0.1:{port}/name?sslmode=disable"
+        engine = create_serving_engine(url, settings.model_copy(update={"database_prepared_statements": False}))
+        with suppress(Exception):
+            async with engine.connect():
+                pass
+        await engine.dispose()
+    words = (await asked)[4:].rstrip(b"\0").decode().split("\0")
+    assert set(words[::2]) == known
+
+
+async def test_who_waits_too_long_for_a_lock_is_asked_to_come_again(settings: Settings, database_url: str) -> None:
+    times = {"database_lock_timeout_seconds": 0.2, "database_statement_timeout_seconds": 60, "worker_enabled": False}
+    app = create_app(settings.model_copy(update=times))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
+        with closing(psycopg2.connect(database_url)) as other:
+            other.cursor().execute("SELECT 1 FROM conversations FOR UPDATE")
+            problem_of(await client.post("/api/messages/sms", json=sms()), 503)
+        assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
 
 
 async def test_whoever_gives_up_while_connecting_leaves_no_error_behind(database_url: str) -> None:

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements-dev.lock"  #: repeats the lock of what runs the service
+#: The first repeats the lock of what runs the service; the other has what writes the locks and audits them.
+LOCKS = (ROOT / "requirements-dev.lock", ROOT / "requirements-tools.lock")
 KNOWN_VULNERABLE = "idna==3.6"  #: CVE-2024-3651
 SOURCES = ("osv", "pypi")
 # Together a minute at most.
@@ -26,7 +27,7 @@ def main(options: list[str]) -> int:
         print("skipped: no advisory source can be reached")
         return 0
     # --strict, because what the source says nothing about has not been audited.
-    command = [*pip_audit(source, LOCK), "--require-hashes", "--strict", *options]
+    command = [*pip_audit(source, *LOCKS), "--require-hashes", "--strict", *options]
     try:
         return subprocess.run(command, timeout=SECONDS_FOR_THE_AUDIT).returncode
     except subprocess.TimeoutExpired:
@@ -47,10 +48,11 @@ def knows_an_advisory(source: str, options: list[str]) -> bool:
     return any(package.get("vulns") for package in report["dependencies"])
 
 
-def pip_audit(source: str, requirements: Path) -> list[str]:
+def pip_audit(source: str, *requirements: Path) -> list[str]:
     """`--disable-pip`: everything is pinned, so that there is nothing to resolve or to install."""
     program = [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--disable-pip"]
-    return [*program, "--vulnerability-service", source, "--requirement", str(requirements)]
+    files = [option for file in requirements for option in ("--requirement", str(file))]
+    return [*program, "--vulnerability-service", source, *files]
 
 
 if __name__ == "__main__":

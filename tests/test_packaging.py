@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -155,6 +156,19 @@ def test_an_audit_is_only_skipped_where_no_source_knows_advisories(
     assert done.returncode == outcome, done.stderr
     skipped = done.stdout == "skipped: no advisory source can be reached\n"
     assert skipped == ("vulns" not in known)
+
+
+def test_every_lock_is_audited(tmp_path: Path) -> None:
+    (tmp_path / "pip_audit.py").write_text(
+        "import sys\n"
+        "if '--strict' in sys.argv:\n    print('asked', *sys.argv)\n"
+        """else:\n    print('{"dependencies": [{"vulns": [1]}]}')\n"""
+    )
+    audit = [sys.executable, ROOT / "bin" / "audit.py"]
+    done = subprocess.run(audit, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    asked = done.stdout.split()
+    installed = {ROOT / f"{name}.lock" for name in REQUIREMENTS if name != "requirements"}  # which is repeated
+    assert {Path(word) for before, word in pairwise(asked) if before == "--requirement"} == installed
 
 
 def test_what_the_project_is_built_on_is_declared() -> None:

@@ -301,7 +301,12 @@ class DeliveryWorker:
             return Record(_outcome(claim, verdict), None)
         except Exception as error:
             if not isinstance(error, ProviderFailure | TimeoutError):
-                log.exception("provider_raised", provider=claim.provider_type, message_id=claim.message_id)
+                log.exception(
+                    "provider_raised",
+                    provider=claim.provider_type,
+                    tenant=claim.tenant_id,
+                    message_id=claim.message_id,
+                )
             verdict = after_failure(
                 error,
                 attempt=claim.number,

@@ -4,6 +4,7 @@ With DATABASE_URL that server is used, without it an embedded one in a temporary
 in databases of their own making, and never in the one that DATABASE_URL names.
 """
 
+import logging
 import os
 import secrets
 import tempfile
@@ -16,6 +17,7 @@ import psycopg2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.engine import make_url
+from structlog.stdlib import ProcessorFormatter
 
 from app.config import Settings
 from app.database import libpq_url
@@ -23,6 +25,7 @@ from app.embedded import EmbeddedPostgres
 from app.main import create_app
 from app.migrate import migrate
 from app.models import Base
+from tests.factories import PRIVATE
 
 _SERVER = "MESSAGING_TEST_SERVER"
 _TEMPLATE = "MESSAGING_TEST_TEMPLATE"
@@ -119,6 +122,22 @@ def database_url(_process_database: str) -> Iterator[str]:
     """A migrated database without a row but the default tenant's; ids start at 1."""
     yield _process_database
     execute(_process_database, ";".join(_EMPTYING))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_private_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of what the factories write, no test may find an address or a body in the log of this process."""
+    logged: list[str] = []
+    rendered = ProcessorFormatter.format
+
+    def looked_through(formatter: ProcessorFormatter, record: logging.LogRecord) -> str:
+        line = rendered(formatter, record)
+        logged.extend(line for private in PRIVATE if private in line)
+        return line
+
+    monkeypatch.setattr(ProcessorFormatter, "format", looked_through)
+    yield
+    assert logged == []
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ Answer = TypeVar("Answer")
 #: The two ends of all messages here, unless a test names others.
 CUSTOMER, CONTACT = "+12016661234", "+18045551234"
 CUSTOMER_EMAIL, CONTACT_EMAIL = "user@example.com", "contact@example.com"
+#: What no line of a log may hold, whatever a test does.
+PRIVATE = (CUSTOMER, CONTACT, CUSTOMER_EMAIL, CONTACT_EMAIL, "Hello!", "<p>text</p>")
 WRITTEN_AT = "2024-11-01T14:00:00Z"
 
 

@@ -22,6 +22,7 @@ HOOKS = Path(__file__).parent / "schemathesis" / "hooks.py"
 IS_LONG = os.environ.get("FUZZ") == "full"
 #: Cases made for each operation, in each of the phases that draw at random.
 EXAMPLES = 150 if IS_LONG else 4
+LEAST_CASES = 10_000 if IS_LONG else 100
 #: Checked against what is running; neither limits nor waiting are what this is about.
 SERVICE = {
     "RATE_LIMIT_PER_SECOND": "0",
@@ -61,6 +62,7 @@ def test_the_service_does_what_its_document_says(
     finally:
         server.stop()
     assert "request_failed" not in server.log.read_text()
+    assert report["test_cases"]["generated"] >= LEAST_CASES
     print(f"{profile}: {report['test_cases']}, seed {report['seed']}, {report['running_time']:.0f} s")
 
 

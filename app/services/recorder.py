@@ -72,11 +72,17 @@ class OutcomeRecorder:
                 if sqlstate_of(error) not in _LOST_A_RACE:
                     raise
             except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
-                log.warning("outcome_not_recorded", message_id=outcome.message_id, attempt=outcome.number)
+                log.warning(
+                    "outcome_not_recorded",
+                    tenant=outcome.tenant_id,
+                    message_id=outcome.message_id,
+                    attempt=outcome.number,
+                )
                 return
         tell = log.debug if outcome.verdict is ACCEPTED else log.info
         tell(
             "message_" + outcome.verdict.status if counted else "outcome_came_late",
+            tenant=outcome.tenant_id,
             message_id=outcome.message_id,
             provider=outcome.provider_type,
             attempt=outcome.number,

@@ -109,7 +109,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._unfinished = 0
         self._deadline = self.loop.time() + self._settings.request_timeout_seconds
         if self._heard <= self._settings.max_header_bytes:
-            self.scope[HEAD_IS_SMALL] = True  # type: ignore[typeddict-unknown-key]
+            self.scope[HEAD_IS_SMALL] = True  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

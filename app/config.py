@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     provider_concurrency: int = Field(100, ge=1)
     #: Where a provider is to have fewer calls under way, or more: `twilio:10`.
     provider_concurrencies: Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode] = {}
-    #: The most that a provider is handed in a second; texts count by their segments: `twilio:10 sendgrid:50`.
+    #: What all workers together hand to each in a second; texts count by their segments: `twilio:10 sendgrid:50`.
     provider_rates: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode] = {}
     breaker_failures: int = Field(10, ge=1)
     breaker_seconds: float = Field(30, gt=0)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 from typing import Self
 
 import structlog
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 _CLEAN_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # how often leases, expiries and parked receipts are looked at
 _WATCH_SECONDS = 0.2  # how soon a worker of the same machine is missed
+_AHEAD_SECONDS = 0.25  # how long before their turn messages are claimed for a provider that has a rate
 
 
 class DeliveryWorker:
@@ -136,7 +138,8 @@ class DeliveryWorker:
                 for item in due:
                     claimed += await self._claim_in_doubt(connection, item, share=len(due))
                     claimed += await self._claim_suspect(connection, item)
-        return claimed, min(later, poll)
+        slots = [health.slot_in - _AHEAD_SECONDS for health in self._health.values()] if due else []
+        return claimed, min(later, poll, *(slot for slot in slots if slot > 0))
 
     async def _look_after(self, work: list[DueWork]) -> None:
         """What nobody has claimed: the messages of the dead, what has expired, receipts that missed their attempt."""
@@ -229,37 +232,44 @@ class DeliveryWorker:
     ) -> int:
         """Claim for a provider, as much as it has hands for; every message gets a task of its own."""
         health, limit = self._health_of(name), self._hands_for(name, share)
-        if limit <= 0 or health.is_at_its_rate:
+        if limit <= 0 or health.slot_in > _AHEAD_SECONDS:
             return 0
         if health.probing and not await take_probe(connection, name, self._settings):
             return 0
-        claims = await claim_due(
-            connection,
-            item.tenant_id,
-            item.channel,
-            limit=1 if health.probing or wanted is Wanted.SUSPECTS else limit,
-            lease_seconds=self._settings.lease_seconds,
-            provider_type=name,
-            worker=self._presence.name,
-            routed_because=because,
-            wanted=wanted,
-            callback_url=self._settings.callback_url(name),
-        )
+        rate = self._settings.provider_rates.get(name)
+        # With a rate it is claimed and booked, or neither.
+        async with self._engine.begin() if rate else contextlib.nullcontext(connection) as claiming:
+            claims = await claim_due(
+                claiming,
+                item.tenant_id,
+                item.channel,
+                limit=1 if health.probing or wanted is Wanted.SUSPECTS else limit,
+                lease_seconds=self._settings.lease_seconds,
+                provider_type=name,
+                worker=self._presence.name,
+                routed_because=because,
+                wanted=wanted,
+                callback_url=self._settings.callback_url(name),
+            )
+            waits = await self._book(claiming, name, claims, rate) if rate and claims else [0.0] * len(claims)
         if health.probing and not claims:
             await give_back_probe(connection, name)
-        for claim in claims:
+        for claim, wait in zip(claims, waits, strict=True):
             self._calls[claim.provider_type] += 1
-            task = asyncio.create_task(self._deliver(claim))
+            task = asyncio.create_task(self._deliver(claim, wait))
             self._in_hand[task] = claim
             if wanted is Wanted.SUSPECTS:
                 self._suspect = task
             task.add_done_callback(self._laid_down)
-        rate = self._settings.provider_rates.get(name)
-        if rate and claims:
-            units = sum(units_of(claim.payload.channel, claim.payload.body) for claim in claims)
-            await draw_from_rate(connection, name, units, rate)
-            self._health[name] = replace(health, is_at_its_rate=True)  # until it is looked at again
         return len(claims)
+
+    async def _book(self, connection: AsyncConnection, name: str, claims: list[Claim], rate: float) -> list[float]:
+        """The seconds until the turn of each, one after the other at the rate that all workers share."""
+        units = [units_of(claim.payload.channel, claim.payload.body) for claim in claims]
+        first = await draw_from_rate(connection, name, sum(units), rate)
+        *turns, end = [first + before / rate for before in accumulate(units, initial=0)]
+        self._health[name] = replace(self._health_of(name), slot_in=end)  # until it is looked at again
+        return turns
 
     def _health_of(self, provider_type: str) -> Health:
         return self._health.get(provider_type, WELL)
@@ -273,7 +283,7 @@ class DeliveryWorker:
         free_here = (hands if most is None else min(hands, most)) - self._calls[provider_type]
         limit = min(settings.worker_batch_size, max(free // share, 1) if free > 0 else 0, free_here)
         rate = settings.provider_rates.get(provider_type)
-        return min(limit, max(int(rate), 1)) if rate else limit
+        return min(limit, max(int(rate * _AHEAD_SECONDS), 1)) if rate else limit
 
     def _laid_down(self, task: asyncio.Task[None]) -> None:
         del self._in_hand[task]
@@ -284,16 +294,18 @@ class DeliveryWorker:
         if not task.cancelled() and (error := task.exception()):
             log.error("delivery_not_recorded", error=type(error).__name__, exc_info=error)
 
-    async def _deliver(self, claim: Claim) -> None:
+    async def _deliver(self, claim: Claim, wait: float) -> None:
         try:
-            record = await self._hand_over(claim)
+            record = await self._hand_over(claim, wait)
         finally:
             self._calls[claim.provider_type] -= 1
         await self._recorder.write_down(record)
 
-    async def _hand_over(self, claim: Claim) -> Record:
-        """Call the provider, and say what came of it; never raises."""
+    async def _hand_over(self, claim: Claim, wait: float) -> Record:
+        """Call the provider, after so many seconds, and say what came of it; never raises."""
         try:
+            if wait:
+                await asyncio.sleep(wait)
             result = await self._call(claim)
         except asyncio.CancelledError:
             detail = "The service was stopped before the provider answered."

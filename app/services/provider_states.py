@@ -33,12 +33,15 @@ _NAME = bindparam("provider", type_=Text())
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A provider as the workers see it; `probing` when its breaker's pause is over and one message may try it."""
+    """A provider as the workers see it; `probing` when its breaker's pause is over and one message may try it.
+
+    `slot_in` is how many seconds ahead its rate is booked out.
+    """
 
     paused_reason: str | None = None
     is_open: bool = False
     is_throttled: bool = False
-    is_at_its_rate: bool = False
+    slot_in: float = 0.0
     probing: bool = False
     seconds_since_pause: float | None = None  #: since the last pause that it asked for was over
 
@@ -72,7 +75,8 @@ _HEALTH = select(
     ProviderState.paused_reason,
     func.coalesce(ProviderState.open_until > func.now(), False).label("is_open"),
     func.coalesce(ProviderState.throttled_until > func.now(), False).label("is_throttled"),
-    func.coalesce(ProviderState.next_slot_at > func.now(), False).label("is_at_its_rate"),
+    # `greatest` passes over a provider without a slot.
+    cast(func.greatest(extract("epoch", ProviderState.next_slot_at - func.now()), 0), Float).label("slot_in"),
     func.coalesce(ProviderState.open_until <= func.now(), False).label("probing"),
     case((ProviderState.throttled_until <= func.now(), cast(_since_pause, Float()))).label("seconds_since_pause"),
 )
@@ -106,21 +110,25 @@ async def give_back_probe(connection: AsyncConnection, provider_type: str) -> No
     await connection.execute(_GIVE_BACK, {"provider": provider_type})
 
 
-_DRAW = insert(ProviderState).values(
-    provider_type=_NAME, next_slot_at=func.now() + bindparam("span", type_=Float()) * SECOND
-)
-_DRAW = _DRAW.on_conflict_do_update(
-    index_elements=["provider_type"],
-    set_={
-        "next_slot_at": func.greatest(ProviderState.next_slot_at, func.now())
-        + bindparam("span", type_=Float()) * SECOND
-    },
+_span = bindparam("span", type_=Float()) * SECOND
+_DRAW = (
+    insert(ProviderState)
+    .values(provider_type=_NAME, next_slot_at=func.now() + _span)
+    .on_conflict_do_update(
+        index_elements=["provider_type"],
+        set_={"next_slot_at": func.greatest(ProviderState.next_slot_at, func.now()) + _span},
+    )
+    .returning(cast(extract("epoch", ProviderState.next_slot_at - func.clock_timestamp() - _span), Float))
 )
 
 
-async def draw_from_rate(connection: AsyncConnection, provider_type: str, units: int, rate: float) -> None:
-    """Book `units` (messages, or segments of texts) against `rate` a second; the next claim waits for their time."""
-    await connection.execute(_DRAW, {"provider": provider_type, "span": units / rate})
+async def draw_from_rate(connection: AsyncConnection, provider_type: str, units: int, rate: float) -> float:
+    """Book `units` (messages, or segments of texts) against `rate` a second, after all that is booked already.
+
+    Returns the seconds until the first of them may leave. Whoever else books waits for the end of the transaction.
+    """
+    booked = await connection.execute(_DRAW, {"provider": provider_type, "span": units / rate})
+    return max(float(booked.scalar_one()), 0.0)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ from app.providers.base import (
 from app.providers.registry import provider_registry
 from app.providers.simulation import SimulatorSettings
 from app.providers.sms import SmsProvider
+from app.segments import units_of
 from app.services.provider_states import (
     WELL,
     Health,
@@ -66,9 +68,9 @@ class Worker:
         async with self.engine.begin() as connection:
             return await take_probe(connection, "first", self._settings)
 
-    async def books(self, units: int, rate: float) -> None:
+    async def books(self, units: int, rate: float) -> float:
         async with self.engine.begin() as connection:
-            await draw_from_rate(connection, "first", units, rate)
+            return await draw_from_rate(connection, "first", units, rate)
 
     async def resumes(self) -> bool:
         async with self.engine.begin() as connection:
@@ -202,20 +204,21 @@ async def test_resuming_forgets_the_breaker_and_the_throttle_as_well(workers: li
     assert not (await workers[0].health()).is_open
 
 
-async def test_what_two_workers_book_against_a_rate_adds_up(workers: list[Worker]) -> None:
-    await asyncio.gather(*(workers[number % 2].books(5, 0.1) for number in range(4)))
-    assert [(await each.health()).is_at_its_rate for each in workers] == [True, True]
-    ahead = await workers[0].ask("SELECT extract(epoch FROM next_slot_at - now())::float FROM provider_states")
-    assert 190 < ahead <= 200
+async def test_what_two_workers_book_against_a_rate_adds_up_and_their_turns_do_not_overlap(
+    workers: list[Worker],
+) -> None:
+    turns = await asyncio.gather(*(workers[number % 2].books(5, 0.1) for number in range(4)))
+    assert sorted(turns) == pytest.approx([0, 50, 100, 150], abs=10)
+    assert [(await each.health()).slot_in for each in workers] == pytest.approx([200, 200], abs=10)
 
 
 async def test_a_rate_that_was_not_used_for_a_while_is_not_saved_up(worker: Worker) -> None:
     await worker.books(1, 1)
     async with worker.engine.begin() as connection:
         await connection.execute(text("UPDATE provider_states SET next_slot_at = now() - interval '1 hour'"))
-    await worker.books(100, 1)
-    ahead = await worker.ask("SELECT extract(epoch FROM next_slot_at - now())::float FROM provider_states")
-    assert 90 < ahead <= 100
+    assert (await worker.health()).slot_in == 0
+    assert await worker.books(100, 1) == 0
+    assert (await worker.health()).slot_in == pytest.approx(100, abs=10)
 
 
 async def test_being_at_its_rate_is_no_trouble_that_would_pass_messages_on(worker: Worker) -> None:
@@ -483,6 +486,51 @@ async def test_a_text_is_booked_by_its_segments_and_the_next_waits_for_them(
     await worker.lets_pass("next_slot_at")
     for message_id in (waiting, mail):
         await becomes(client, message_id, "sent")
+
+
+class Timed(BaseProvider):
+    """Keeps when it was handed what."""
+
+    def __init__(self) -> None:
+        self.handed: list[tuple[float, int]] = []
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        self.handed.append((asyncio.get_running_loop().time(), units_of(payload.channel, payload.body)))
+        return OK
+
+    def within(self, seconds: float) -> int:
+        """The units of the first so many seconds."""
+        return sum(units for moment, units in self.handed if moment < self.handed[0][0] + seconds)
+
+
+async def test_a_provider_with_a_rate_is_handed_messages_at_that_pace_and_not_by_the_second(
+    serve: Serve, quick: Settings, register: Register
+) -> None:
+    provider, rate = Timed(), 100.0
+    register("first", provider)
+    rated = {"provider_rates": {"first": rate}, "routes": {"sms": ["first"]}, "worker_poll_seconds": 5}
+    idle = await serve(quick.model_copy(update=rated | {"worker_enabled": False}))
+    await asyncio.gather(*(post(idle, number) for number in range(250)))
+    await serve(quick.model_copy(update=rated))
+    await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 250, seconds=20)
+    took = provider.handed[-1][0] - provider.handed[0][0]
+    assert 2.2 < took < 5  # 2.5 s on a machine with nothing else to do
+    assert provider.within(0.5) < 80
+
+
+async def test_four_workers_keep_to_one_rate_and_count_segments_from_the_first_instant(
+    serve: Serve, quick: Settings, register: Register, tmp_path: Path
+) -> None:
+    provider = Timed()
+    register("first", provider)
+    rated = {"provider_rates": {"first": 20.0}, "routes": {"sms": ["first"]}}
+    idle = await serve(quick.model_copy(update=rated | {"worker_enabled": False}))
+    await asyncio.gather(*(post(idle, number, body="a" * 1500) for number in range(12)))  # ten segments each
+    for number in range(4):
+        await serve(quick.model_copy(update=rated | {"data_dir": tmp_path / str(number)}))
+    await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 5, seconds=20)
+    assert provider.within(0.3) == 10
+    assert provider.within(1.4) <= 30
 
 
 async def test_a_mail_is_booked_as_one(serve: Serve, quick: Settings, register: Register, worker: Worker) -> None:

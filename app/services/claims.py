@@ -110,7 +110,8 @@ _in_doubt_with = (
 )
 _PROVIDER = bindparam("provider", type_=Text())
 _was_tried = Message.attempt_count > 0
-#: In a conversation messages leave in the order in which they were accepted.
+#: In a conversation messages leave in the order in which they were accepted, those with a time of their own from then
+#: on.
 _is_next = (
     ~select(literal(1))
     .where(
@@ -119,7 +120,7 @@ _is_next = (
         _earlier.channel == Message.channel,
         _earlier.id < Message.id,
         _earlier.due_at.is_not(None),
-        _earlier.status != MessageStatus.SCHEDULED.value,
+        or_(_earlier.status != MessageStatus.SCHEDULED.value, _earlier.due_at <= func.now()),
     )
     .exists()
 )

@@ -138,6 +138,20 @@ async def test_a_message_that_is_scheduled_for_later_holds_up_nobody_of_its_conv
     assert bodies(provider.handed) == ["now"]
 
 
+async def test_messages_scheduled_for_the_same_time_leave_one_after_the_other_as_they_were_accepted(
+    engine: AsyncEngine,
+) -> None:
+    queue = Queue(engine)
+    async with engine.begin() as connection:
+        scheduled = [(await make_messages(connection, status=MessageStatus.SCHEDULED))[0] for _ in range(2)]
+        [queued] = await make_messages(connection)
+    for expected in [*scheduled, queued]:
+        [claim] = await queue.claim()
+        assert claim.message_id == expected
+        assert await queue.claim() == []
+        await queue.record(claim, ACCEPTED)
+
+
 async def test_eight_workers_keep_the_order_of_every_conversation_and_hand_over_nothing_twice(
     engine: AsyncEngine,
 ) -> None:

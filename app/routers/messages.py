@@ -246,14 +246,16 @@ async def list_messages(
     request: Request,
     response: Response,
     status: MessageStatus | None = None,
-    provider: Annotated[Words | None, Query(max_length=63)] = None,
+    provider: Annotated[
+        Words | None, Query(max_length=63, description="Who took it, or, while nobody has, who was handed it last.")
+    ] = None,
     conversation_id: Annotated[Id | None, Query()] = None,
     since: Annotated[Timestamp | None, Query(description="Stored at this time or later.")] = None,
     until: Annotated[Timestamp | None, Query(description="Stored before this time.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Sequence[Message]:
-    """Messages, the newest first: those that failed, those that one provider took, those of a day."""
+    """Messages, the newest first: those that failed, those of one provider, those of a day."""
     wanted = MessageFilter(status, provider, conversation_id, since, until)
     page = await service.newest(tenant, wanted, limit=limit, cursor=cursor)
     link_pages(request, response, page)

@@ -27,7 +27,10 @@ _RETRIABLE = (MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value)
 
 @dataclass(frozen=True, slots=True)
 class MessageFilter:
-    """Which messages to list; None stands for all. Times are those of storing, from inclusive to exclusive."""
+    """Which messages to list; None stands for all. Times are those of storing, from inclusive to exclusive.
+
+    `provider_type` is whom a message came from or who took it, or, while nobody has, who was handed it last.
+    """
 
     status: MessageStatus | None = None
     provider_type: str | None = None
@@ -123,7 +126,16 @@ class MessageService:
         if wanted.status is not None:
             conditions.append(Message.status == wanted.status.value)
         if wanted.provider_type is not None:
-            conditions.append(Message.provider_type == wanted.provider_type)
+            handed_last = (
+                select(DeliveryAttempt.provider_type)
+                .where(
+                    DeliveryAttempt.tenant_id == tenant_id,
+                    DeliveryAttempt.message_id == Message.id,
+                    DeliveryAttempt.number == Message.attempt_count,
+                )
+                .scalar_subquery()
+            )
+            conditions.append(func.coalesce(Message.provider_type, handed_last) == wanted.provider_type)
         if wanted.conversation_id is not None:
             conditions.append(Message.conversation_id == wanted.conversation_id)
         if wanted.since is not None:

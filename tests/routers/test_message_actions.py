@@ -475,7 +475,8 @@ async def test_messages_are_listed_newest_first_by_status_provider_conversation_
     assert await ids_of(listed, status="scheduled") == [5, 4]
     assert await ids_of(listed, status="received") == [6]
     assert await ids_of(listed, status="expired") == []
-    assert await ids_of(listed, provider="scripted") == [2, 1]
+    assert await ids_of(listed, provider="scripted") == [3, 2, 1]
+    assert await ids_of(listed, provider="scripted", status="failed") == [3]
     assert await ids_of(listed, provider="sms") == [6]
     assert await ids_of(listed, provider="nobody") == []
     conversation = (await detail(listed, "1"))["conversation_id"]
@@ -487,6 +488,18 @@ async def test_messages_are_listed_newest_first_by_status_provider_conversation_
     assert await ids_of(listed, until=third) == [2, 1]
     assert await ids_of(listed, since=third, until=fifth) == [4, 3]
     assert await ids_of(listed, since=third, until=third) == []
+
+
+async def test_a_message_in_doubt_is_listed_with_who_may_have_it_and_one_that_was_taken_with_who_took_it(
+    serve: Serve, quick: Settings, provider: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(provider_registry, "second", Scripted(OK))
+    client = await serve(quick.model_copy(update={"routes": {"sms": ["scripted", "second"]}, "breaker_failures": 2}))
+    provider.answers = [UnknownOutcome("cut off"), TemporaryFailure("down")]
+    in_doubt = int((await becomes(client, await post(client), "unknown"))["id"])
+    taken = int((await becomes(client, await post(client), "sent"))["id"])
+    assert await ids_of(client, provider="scripted") == [in_doubt]
+    assert await ids_of(client, provider="second") == [taken]
 
 
 @pytest.mark.parametrize("wanted", [{}, {"status": "scheduled"}, {"provider": "scripted"}])

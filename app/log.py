@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +19,7 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from app.config import Settings
 from app.errors import ConfigurationError, ServiceError
+from app.masks import masked
 
 log = structlog.get_logger(__name__)
 
@@ -128,39 +129,6 @@ def configure_logging(settings: Settings) -> None:
 # writing, and halves of characters, which no stream can encode.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
-_Mask = Callable[["re.Match[str]"], str]
-_AT = r"(?:@|%40)"
-_MASKS: list[tuple[re.Pattern[str], str | _Mask]] = [
-    (re.compile(r"\bmsk_[\w-]+"), "msk_***"),
-    (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),
-    (re.compile(r"\bv1a?,[\w+/=-]{8,}"), "v1,***"),
-    (re.compile(r"\b(Bearer|Basic)\s+[^\s'\",]+", re.IGNORECASE), r"\1 ***"),
-    (re.compile(r"://[^\s/@]+@"), "://***@"),
-    # The first letter and the top-level domain of a mail address.
-    (
-        re.compile(
-            rf"([^\s@<>'\"=(,/?&%])[^\s@<>'\"=(,/?&]*{_AT}[^\s@<>'\",;)/?&]*?(\.[^\W\d_]+)?(?=[\s<>'\",;)/?&]|$)"
-        ),
-        r"\1***@***\2",
-    ),
-    # The last four digits of a phone number: with its country code, as a bare run, or the way Americans write it.
-    (
-        re.compile(
-            r"(?:\+|%2B)\d(?:[\s().-]*\d){6,14}"
-            r"|(?<![\w.-])\d{10,15}(?![\w-])"
-            r"|(?<![\w-])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\w-])",
-            re.IGNORECASE,
-        ),
-        lambda match: "***" + re.sub(r"\D", "", match[0])[-4:],
-    ),
-]
-
-
-def _masked(text: str) -> str:
-    for pattern, replacement in _MASKS:
-        text = pattern.sub(replacement, text)
-    return text
-
 
 def _escaped(text: str) -> str:
     return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
@@ -173,7 +141,7 @@ def _clean(value: Any) -> Any:
         return {str(_clean(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item) for item in value]
-    return _escaped(_masked(value if isinstance(value, str) else repr(value)))
+    return _escaped(masked(value if isinstance(value, str) else repr(value)))
 
 
 def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
@@ -187,7 +155,7 @@ def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     if written_at is not None:
         cleaned["timestamp"] = written_at
     if shown is not None:
-        cleaned["exception"] = "\n".join("  " + _escaped(_masked(line)) for line in shown.split("\n"))
+        cleaned["exception"] = "\n".join("  " + _escaped(masked(line)) for line in shown.split("\n"))
     return cleaned
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import STATUS_RANK, MessageStatus
+from app.masks import masked
 from app.models import DeliveryAttempt, Message
 from app.services.policy import Verdict
 from app.services.ranks import rank_of
@@ -32,7 +33,8 @@ TAKEN_OVER = "The worker that had it went away before it could say what came of 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an attempt, and where its message goes."""
+    """What came of an attempt, and where its message goes. The verdict's reason, which may quote a provider, is kept
+    without secrets and whole addresses."""
 
     tenant_id: int
     message_id: int
@@ -140,7 +142,7 @@ def _settlement(each: Outcome) -> tuple[Any, ...]:
         each.number,
         each.verdict.outcome.value,
         each.verdict.status.value,
-        each.verdict.reason,
+        each.verdict.reason and masked(each.verdict.reason),
         each.provider_type,
         each.provider_message_id,
         each.verdict.retry_in,

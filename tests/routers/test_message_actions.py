@@ -607,6 +607,19 @@ async def test_a_refusal_for_good_is_told_with_its_reason(busy: httpx.AsyncClien
     assert (await sentences(busy, message_id))[-1] == "scripted refused it for good: no such number."
 
 
+@pytest.mark.parametrize("failure", [PermanentFailure, UnknownOutcome])
+async def test_what_a_provider_answered_is_kept_without_whole_addresses_and_keys(
+    busy: httpx.AsyncClient, provider: Scripted, database_url: str, failure: type[PermanentFailure | UnknownOutcome]
+) -> None:
+    provider.answers = [failure("+18045551234 of jane.doe@example.com is barred for Bearer abcdef.ghijkl")]
+    message_id = await post(busy)
+    message = await until(lambda: detail(busy, message_id), lambda it: it["status"] in {"failed", "unknown"})
+    masked = "***1234 of j***@***.com is barred for Bearer ***"
+    assert (message["status_reason"], message["attempts"][0]["detail"]) == (masked, masked)
+    assert masked in " ".join(await sentences(busy, message_id))
+    assert rows_of(database_url, "SELECT status_reason FROM messages") == [(masked,)]
+
+
 async def test_a_receipt_that_is_no_better_than_how_the_message_ended_here_says_that_it_changed_nothing(
     busy: httpx.AsyncClient, provider: Scripted, database_url: str
 ) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
+    and_,
     bindparam,
     case,
     column,
@@ -112,18 +113,30 @@ _PROVIDER = bindparam("provider", type_=Text())
 _was_tried = Message.attempt_count > 0
 #: In a conversation messages leave in the order in which they were accepted, those with a time of their own from then
 #: on.
-_is_next = (
-    ~select(literal(1))
-    .where(
-        _earlier.tenant_id == TENANT,
-        _earlier.conversation_id == Message.conversation_id,
-        _earlier.channel == Message.channel,
-        _earlier.id < Message.id,
-        _earlier.due_at.is_not(None),
-        or_(_earlier.status != MessageStatus.SCHEDULED.value, _earlier.due_at <= func.now()),
-    )
-    .exists()
+_goes_before = and_(
+    _earlier.tenant_id == TENANT,
+    _earlier.conversation_id == Message.conversation_id,
+    _earlier.channel == Message.channel,
+    _earlier.id < Message.id,
+    _earlier.due_at.is_not(None),
+    or_(_earlier.status != MessageStatus.SCHEDULED.value, _earlier.due_at <= func.now()),
 )
+_is_next = ~select(literal(1)).where(_goes_before).exists()
+_FIRST_BEFORE = (
+    select(_earlier.id)
+    .join(Message, _goes_before)
+    .where(Message.tenant_id == TENANT, Message.id == bindparam("message", type_=BigInteger()))
+    .order_by(_earlier.id)
+    .limit(1)
+)
+
+
+async def first_before(connection: AsyncConnection, tenant_id: int, message_id: int) -> int | None:
+    """The earliest of the messages that have to leave before this one; None if it is its turn."""
+    found = await connection.execute(_FIRST_BEFORE, {"tenant": tenant_id, "message": message_id})
+    return found.scalar_one_or_none()
+
+
 _lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
 _ITS_OWN = "it may have it already"
 #: After so many workers died with a message in hand it is handed over apart from others: at the next death it is the

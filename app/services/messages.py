@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, case, func, null, select, update
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
 from app.addresses import any_address
@@ -15,9 +15,12 @@ from app.database import is_unavailable
 from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
 from app.errors import IdempotencyConflict, MessageNotFound, NotCancelable, NotRetriable
 from app.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+from app.routing import route_of
+from app.services.claims import first_before
 from app.services.daily_caps import SpendGuard
 from app.services.message_events import note
 from app.services.paging import Page, fetch_page
+from app.services.provider_states import WELL, health_of_providers
 from app.services.timeline import Step, timeline_of
 from app.services.writer import MessageWriter
 
@@ -54,8 +57,7 @@ class MessageService:
         self._writer = writer
         self._sessions = sessions
         self._spending = spending
-        self._default_region = settings.default_region
-        self._max_attempts = settings.max_attempts
+        self._settings = settings
         self._on_due = on_due
         self._waiting = 0
         self._most_waiting = settings.max_requests_in_flight // 2
@@ -162,7 +164,22 @@ class MessageService:
             )
             events = (await session.scalars(said.order_by(ProviderEvent.id))).all()
             deeds = (await session.scalars(done.order_by(MessageEvent.id))).all()
-        return timeline_of(message, message.attempts, events, deeds)
+            waits_for = await self._waits_for(await session.connection(), message)
+        return timeline_of(message, message.attempts, events, deeds, waits_for)
+
+    async def _waits_for(self, connection: AsyncConnection, message: Message) -> list[str]:
+        """What keeps a message from being tried: an earlier one, or that nobody may be asked who could have it."""
+        if message.due_at is None:
+            return []
+        before = await first_before(connection, message.tenant_id, message.id)
+        waits = [f"message {before} of its conversation has to leave first"] if before else []
+        doubtful = [each.provider_type for each in message.attempts if each.outcome == AttemptOutcome.UNKNOWN]
+        asked = doubtful[-1:] or route_of(self._settings, message.channel)
+        health = await health_of_providers(connection)
+        troubles = [(name, health.get(name, WELL).trouble) for name in asked]
+        if all(trouble for _, trouble in troubles):
+            waits += [f"{name} {trouble}" for name, trouble in troubles]
+        return waits
 
     async def cancel(self, tenant_id: int, message_id: int) -> Message:
         """Call a message back while nothing has left. Raises `MessageNotFound` and `NotCancelable`."""
@@ -215,7 +232,7 @@ class MessageService:
     def _written_again(self, message: Message) -> NewMessage:
         """A stored message as one that is about to be sent."""
         sender, recipient = (
-            any_address(address, region=self._default_region)
+            any_address(address, region=self._settings.default_region)
             for address in (message.from_address, message.to_address)
         )
         return NewMessage(
@@ -255,7 +272,7 @@ class MessageService:
                 status_reason=null(),
                 due_at=func.now(),
                 expires_at=null(),
-                attempt_limit=Message.attempt_count + self._max_attempts,
+                attempt_limit=Message.attempt_count + self._settings.max_attempts,
                 worker_deaths=0,
                 retry_count=Message.retry_count + case((func.coalesce(in_doubt, False), 0), else_=1),
             )

@@ -50,15 +50,21 @@ def timeline_of(
     attempts: Sequence[DeliveryAttempt],
     events: Sequence[ProviderEvent],
     deeds: Sequence[MessageEvent],
+    waits_for: Sequence[str] = (),
 ) -> list[Step]:
-    """The steps in the order in which they happened here; the next try, where there is one, comes last."""
-    steps = [_beginning(message)]
+    """The steps in the order in which they happened here; the next try, where there is one, comes last.
+
+    `waits_for` is what holds that up, as parts of its sentence.
+    """
+    steps, way = [_beginning(message)], None
     for attempt in attempts:
+        if way != (way := (attempt.provider_type, attempt.routed_because)):
+            steps.append(_routing(attempt))
         steps += _attempt(attempt)
     steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
     steps += _receipts(attempts, events, deeds)
     steps.sort(key=lambda step: step.at)
-    return steps + _next(message, after=steps[-1].at)
+    return steps + _next(message, waits_for, after=steps[-1].at)
 
 
 def _beginning(message: Message) -> Step:
@@ -69,10 +75,15 @@ def _beginning(message: Message) -> Step:
     return Step(message.created_at, "accepted", "It was accepted and stored.")
 
 
+def _routing(attempt: DeliveryAttempt) -> Step:
+    provider = attempt.provider_type
+    why = f"because {attempt.routed_because}" if attempt.routed_because else "the first of its route"
+    return Step(attempt.started_at, "routed", f"It goes to {provider}, {why}.", provider, attempt.number)
+
+
 def _attempt(attempt: DeliveryAttempt) -> list[Step]:
     provider = attempt.provider_type
-    because = f", because {attempt.routed_because}" if attempt.routed_because else ""
-    sentence = f"Attempt {attempt.number}: handed to {provider}{because}."
+    sentence = f"Attempt {attempt.number}: handed to {provider}."
     start = Step(attempt.started_at, "attempt", sentence, provider, attempt.number)
     if attempt.outcome is None or attempt.finished_at is None:
         return [start]
@@ -142,12 +153,16 @@ def _receipt(event: ProviderEvent, rank: int, *, is_old: bool) -> str:
     return sentence if counts else f"{sentence} That changed nothing."
 
 
-def _next(message: Message, *, after: datetime) -> list[Step]:
+def _next(message: Message, waits_for: Sequence[str], *, after: datetime) -> list[Step]:
     if message.due_at is None:
-        return []
+        told = "It is not tried again by itself: it waits for a receipt that tells, or for somebody to retry it."
+        return [Step(after, "next", told)] if message.status == MessageStatus.UNKNOWN else []
     due = max(message.due_at, after)  # what is overdue comes now, not before what has happened
     if message.status == MessageStatus.SENDING:
         return [Step(due, "lease", "A worker has it in hand; if that one is not heard of, another takes over then.")]
     if message.status == MessageStatus.SCHEDULED:
         return [Step(due, "next", "It is scheduled to leave then.")]
-    return [Step(due, "next", "It is tried then, or as soon as its provider and its turn allow.")]
+    unless = ", unless a receipt tells before what became of it" if message.status == MessageStatus.UNKNOWN else ""
+    if waits_for:
+        return [Step(due, "next", f"It is tried when it can be{unless}: {', and '.join(waits_for)}.")]
+    return [Step(due, "next", f"It is tried then, or as soon as its provider and its turn allow{unless}.")]

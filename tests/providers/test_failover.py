@@ -85,10 +85,13 @@ async def test_what_twilio_can_t_take_goes_to_telnyx_and_the_timeline_says_so(
         timeline = (await client.get(f"/api/messages/{message['id']}/timeline")).json()
         told = [step["sentence"] for step in timeline]
         reason = "503 Service Unavailable - 20503 We are down" if trouble == "503" else "No connection was made"
-        assert told[1] == "Attempt 1: handed to twilio."
-        assert told[2].startswith(f"twilio did not take it this time: {reason}")
-        assert told[5] == "Attempt 3: handed to telnyx, because twilio has failed repeatedly."
-        assert told[6] == "telnyx accepted it as 834f3d53-8a3c-4aa0-a733-7f2d682a72df."
+        assert told[1:3] == ["It goes to twilio, the first of its route.", "Attempt 1: handed to twilio."]
+        assert told[3].startswith(f"twilio did not take it this time: {reason}")
+        assert told[6:] == [
+            "It goes to telnyx, because twilio has failed repeatedly.",
+            "Attempt 3: handed to telnyx.",
+            "telnyx accepted it as 834f3d53-8a3c-4aa0-a733-7f2d682a72df.",
+        ]
 
         if trouble == "503":
             [one, two] = [httpx.QueryParams(body.decode()) for _, body in first.requests]

@@ -14,6 +14,7 @@ from app.config import Settings
 from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
+    CredentialsRefused,
     PermanentFailure,
     ProviderResult,
     Receipt,
@@ -566,12 +567,14 @@ async def test_a_timeline_tells_every_step_in_order(busy: httpx.AsyncClient, pro
     steps = await timeline(busy, message_id)
     assert [(step["kind"], step["sentence"]) for step in steps] == [
         ("accepted", "It was accepted and stored."),
+        ("routed", "It goes to scripted, the first of its route."),
         ("attempt", "Attempt 1: handed to scripted."),
         ("outcome", "scripted did not take it this time: busy."),
         ("attempt", "Attempt 2: handed to scripted."),
         ("outcome", "Whether scripted got it can't be told: cut off."),
         ("retried", "Somebody had it tried again."),
-        ("attempt", "Attempt 3: handed to scripted, because it may have it already."),
+        ("routed", "It goes to scripted, because it may have it already."),
+        ("attempt", "Attempt 3: handed to scripted."),
         ("outcome", "scripted accepted it as vendor-1."),
         ("receipt", "scripted took it. That changed nothing."),
         ("receipt", "scripted says it could not be delivered: The phone is off."),
@@ -581,7 +584,7 @@ async def test_a_timeline_tells_every_step_in_order(busy: httpx.AsyncClient, pro
         ("receipt", "scripted says it was read."),
     ]
     for step in steps:
-        of_attempt = step["kind"] in {"attempt", "outcome"}
+        of_attempt = step["kind"] in {"routed", "attempt", "outcome"}
         assert (step["attempt"] is not None) == of_attempt
         assert (step["provider_type"] == "scripted") == (of_attempt or step["kind"] == "receipt")
         assert (step["seconds"] is not None) == (step["kind"] == "outcome")
@@ -598,6 +601,47 @@ async def test_a_timeline_ends_with_the_next_try(busy: httpx.AsyncClient, provid
         "It is tried then, or as soon as its provider and its turn allow.",
     )
     assert last["at"] == (await detail(busy, message_id))["due_at"]
+
+
+async def test_the_next_try_names_the_message_and_the_provider_that_it_waits_for(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [CredentialsRefused("401 Unauthorized")]
+    first, second = await post(busy), await post(busy)
+    await until(lambda: sentences(busy, first), lambda told: told[-1].endswith("scripted is paused."))
+    assert (await sentences(busy, first))[-1] == "It is tried when it can be: scripted is paused."
+    assert (await sentences(busy, second))[-1] == (
+        f"It is tried when it can be: message {first} of its conversation has to leave first, and scripted is paused."
+    )
+
+
+async def test_a_provider_in_trouble_holds_up_nobody_who_may_go_to_the_next_of_the_route(
+    serve: Serve, quick: Settings, provider: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(provider_registry, "second", Scripted(TemporaryFailure("busy", retry_after=600)))
+    changes: dict[str, Any] = {"routes": {"sms": ["scripted", "second"]}, "in_doubt_after_timeout": "retry"}
+    client = await serve(quick.model_copy(update=changes))
+    provider.answers = [UnknownOutcome("cut off"), CredentialsRefused("401 Unauthorized")]
+    doubtful = await post(client)
+    unless = ", unless a receipt tells before what became of it"
+    waits = {f"It is tried when it can be{end}: scripted is paused." for end in ("", unless)}
+    await until(lambda: sentences(client, doubtful), lambda told: told[-1] in waits)
+    free = await post(client, to="+18045559999")
+    await until(lambda: detail(client, free), lambda it: (it["status"], it["attempt_count"]) == ("queued", 1))
+    assert (await sentences(client, free))[-1] == "It is tried then, or as soon as its provider and its turn allow."
+
+
+async def test_a_message_in_doubt_that_nobody_asks_for_again_says_what_it_waits_for(
+    busy: httpx.AsyncClient, provider: Scripted
+) -> None:
+    provider.answers = [UnknownOutcome("cut off")]
+    message_id = await post(busy)
+    await becomes(busy, message_id, "unknown")
+    last = (await timeline(busy, message_id))[-1]
+    assert (last["kind"], last["sentence"]) == (
+        "next",
+        "It is not tried again by itself: it waits for a receipt that tells, or for somebody to retry it.",
+    )
 
 
 async def test_a_refusal_for_good_is_told_with_its_reason(busy: httpx.AsyncClient, provider: Scripted) -> None:

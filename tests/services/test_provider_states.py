@@ -294,7 +294,7 @@ async def test_while_the_first_is_in_trouble_the_second_of_the_route_is_asked_an
     assert message["attempts"][0]["routed_because"] == f"first {said}"
     assert first.handed == []
     timeline = (await client.get(f"/api/messages/{message['id']}/timeline")).json()
-    assert f"Attempt 1: handed to second, because first {said}." in [step["sentence"] for step in timeline]
+    assert f"It goes to second, because first {said}." in [step["sentence"] for step in timeline]
 
 
 async def test_when_the_first_is_well_again_it_is_asked_again(

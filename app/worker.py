@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 _CLEAN_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # how often leases, expiries and parked receipts are looked at
 _WATCH_SECONDS = 0.2  # how soon a worker of the same machine is missed
+_RETURN_SECONDS = 30.0  # how long the last other worker of this machine is expected back
 _AHEAD_SECONDS = 0.25  # how long before their turn messages are claimed for a provider that has a rate
 
 
@@ -65,6 +66,8 @@ class DeliveryWorker:
         self._suspect: asyncio.Task[None] | None = None
         self._calls: Counter[str] = Counter()
         self._looked_at = 0.0
+        self._has_company = False
+        self._left_alone_at: float | None = None
         self._health: dict[str, Health] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._recorder = OutcomeRecorder(engine, settings, is_well=lambda name: name not in self._health)
@@ -162,9 +165,22 @@ class DeliveryWorker:
     def _dead_neighbours(self) -> list[str]:
         """Workers of this machine that have died; those of others show by their leases."""
         try:
-            return [name for name in self._presence.call_the_roll().gone if name.rsplit("-", 2)[0] == HERE]
+            roll = self._presence.call_the_roll()
         except OSError:
             return []
+        had_company, self._has_company = self._has_company, len(roll.living) > 1
+        if had_company and not self._has_company:
+            self._left_alone_at = asyncio.get_running_loop().time()
+        return [name for name in roll.gone if name.rsplit("-", 2)[0] == HERE]
+
+    def _has_to_live(self) -> bool:
+        """Whether this worker is the only one left, and another is expected back.
+
+        Until then it tries nothing that workers have died with, or nobody would be there for all the rest.
+        """
+        if self._has_company or self._left_alone_at is None:
+            return False
+        return asyncio.get_running_loop().time() - self._left_alone_at < _RETURN_SECONDS
 
     def _judge_abandoned(self, provider_type: str, attempt: int, limit: int | None, deaths: int) -> Verdict:
         return self._judge_cut_off(TAKEN_OVER, provider_type, attempt, limit, deaths=deaths)
@@ -207,7 +223,7 @@ class DeliveryWorker:
     async def _claim_suspect(self, connection: AsyncConnection, item: DueWork) -> int:
         """Claim one message that workers have died with, if none is in hand: a further death tells which it was."""
         for name in {*route_of(self._settings, item.channel), *provider_registry}:
-            if self._suspect is not None:
+            if self._suspect is not None or self._has_to_live():
                 return 0
             if self._health_of(name).trouble is None and await self._claim(
                 connection, item, name, share=1, because=None, wanted=Wanted.SUSPECTS
@@ -249,6 +265,7 @@ class DeliveryWorker:
                 worker=self._presence.name,
                 routed_because=because,
                 wanted=wanted,
+                careful=self._has_to_live(),
                 callback_url=self._settings.callback_url(name),
             )
             waits = await self._book(claiming, name, claims, rate) if rate and claims else [0.0] * len(claims)

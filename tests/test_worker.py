@@ -3,15 +3,19 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.database import create_serving_engine
 from app.domain import AttemptOutcome, MessageStatus
+from app.models import Message
+from app.presence import Presence, Roll
 from app.providers.base import (
     BaseProvider,
     OutboundMessage,
@@ -24,7 +28,9 @@ from app.providers.registry import provider_registry
 from app.services.claims import Claim, Wanted, claim_due
 from app.services.outcomes import TAKEN_OVER, Outcome, record_outcomes, release, take_over
 from app.services.policy import ACCEPTED, Verdict
+from app.worker import DeliveryWorker
 from tests.conftest import execute
+from tests.factories import make_messages, until
 
 pytestmark = pytest.mark.anyio
 
@@ -297,6 +303,7 @@ class Queue:
         limit: int = 10,
         worker: str = "somebody",
         wanted: Wanted = Wanted.ANYTHING,
+        careful: bool = False,
     ) -> list[Claim]:
         async with self._engine.begin() as connection:
             return await claim_due(
@@ -308,7 +315,16 @@ class Queue:
                 provider_type="sms",
                 worker=worker,
                 wanted=wanted,
+                careful=careful,
             )
+
+    async def died_with(self) -> str:
+        """A message that is due, and that a worker has died with."""
+        async with self._engine.begin() as connection:
+            [message_id] = await make_messages(connection)
+            dead = update(Message).where(Message.tenant_id == 1, Message.id == message_id).values(worker_deaths=1)
+            await connection.execute(dead)
+        return str(message_id)
 
     async def release(self, worker: str) -> None:
         async with self._engine.begin() as connection:
@@ -475,3 +491,71 @@ async def test_a_message_that_workers_die_with_goes_apart_from_the_others(
     await idle.post("/api/messages/sms", json=SMS | {"to": "+18045550000"})
     assert [other.message_id for other in await queue.claim()] == [claim.message_id + 1]
     assert [suspect.message_id for suspect in await queue.claim(wanted=Wanted.SUSPECTS)] == [claim.message_id]
+
+
+async def test_who_is_careful_leaves_what_a_worker_has_died_with(idle: httpx.AsyncClient, queue: Queue) -> None:
+    await idle.post("/api/messages/sms", json=SMS)
+    [died_with] = await queue.claim(lease_seconds=0)
+    await queue.take_over()
+    await idle.post("/api/messages/sms", json=SMS | {"to": "+18045550000"})
+    assert [other.message_id for other in await queue.claim(careful=True)] == [died_with.message_id + 1]
+    assert await queue.claim(careful=True, wanted=Wanted.IN_DOUBT) == []
+    assert [claim.message_id for claim in await queue.claim()] == [died_with.message_id]
+
+
+class Beside(Presence):
+    """The presence of a worker that has others beside it, or has not, as a test says."""
+
+    others = 0
+    rolls = 0
+
+    def call_the_roll(self) -> Roll:
+        self.rolls += 1
+        return Roll([self.name, *(f"other-{number}" for number in range(self.others))], [])
+
+    async def becomes(self, others: int) -> None:
+        """Returns once its worker knows."""
+        self.others, seen = others, self.rolls
+        await until(lambda: asyncio.sleep(0, self.rolls), lambda rolls: rolls > seen)
+
+
+@pytest.fixture
+async def presence(
+    settings: Settings, database_url: str, tmp_path: Path, register: Callable[[BaseProvider], BaseProvider]
+) -> AsyncIterator[Beside]:
+    """Of a worker that delivers."""
+    register(Scripted(ProviderResult()))
+    quick = settings.model_copy(update={"routes": {"sms": ["scripted"]}, "worker_poll_seconds": 0.05})
+    engine = create_serving_engine(database_url, quick)
+    presence = Beside(tmp_path)
+    async with DeliveryWorker(engine, quick, presence):
+        yield presence
+    await engine.dispose()
+
+
+async def test_the_last_worker_that_lives_tries_nothing_that_others_died_with_until_one_is_back(
+    idle: httpx.AsyncClient, presence: Beside, queue: Queue
+) -> None:
+    await presence.becomes(1)
+    await presence.becomes(0)
+    dreaded = await queue.died_with()
+    assert (await delivered(idle))["status"] == "sent"
+    assert (await idle.get(f"/api/messages/{dreaded}")).json()["attempt_count"] == 0
+    await presence.becomes(1)
+    assert (await settled(idle, dreaded))["status"] == "sent"
+
+
+async def test_a_worker_that_never_had_company_waits_for_nobody(
+    idle: httpx.AsyncClient, presence: Beside, queue: Queue
+) -> None:
+    await presence.becomes(0)
+    assert (await settled(idle, await queue.died_with()))["status"] == "sent"
+
+
+async def test_a_worker_goes_on_alone_when_nobody_comes_back(
+    idle: httpx.AsyncClient, presence: Beside, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.worker._RETURN_SECONDS", 0.1)
+    await presence.becomes(1)
+    await presence.becomes(0)
+    assert (await settled(idle, await queue.died_with()))["status"] == "sent"

@@ -216,13 +216,14 @@ def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
     return select(taken).add_cte(opened).order_by(taken.c.id)
 
 
+_dared = Message.worker_deaths < bindparam("deaths", type_=Integer())
 # What may be with a provider already stays with it, and waits for it.
 _CLAIMS = {
     Wanted.ANYTHING: _claim(
-        Message.worker_deaths < DEATHS_BEFORE_SUSPICION,
+        _dared,
         case((_was_tried, func.coalesce(_in_doubt_with == _PROVIDER, true())), else_=true()),
     ),
-    Wanted.IN_DOUBT: _claim(_was_tried, Message.worker_deaths < DEATHS_BEFORE_SUSPICION, _in_doubt_with == _PROVIDER),
+    Wanted.IN_DOUBT: _claim(_was_tried, _dared, _in_doubt_with == _PROVIDER),
     Wanted.SUSPECTS: _claim(
         _was_tried, Message.worker_deaths >= DEATHS_BEFORE_SUSPICION, _in_doubt_with == _PROVIDER
     ),
@@ -240,13 +241,14 @@ async def claim_due(
     worker: str,
     routed_because: str | None = None,
     wanted: Wanted = Wanted.ANYTHING,
+    careful: bool = False,
     callback_url: str | None = None,
 ) -> list[Claim]:
     """Take up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
     One statement, and for mail another; commit before calling the provider. No message is given to two workers at
     once, and none before an earlier one of its conversation has left. One that another provider may have is left to
-    that provider.
+    that provider, and to `SUSPECTS` what workers have died with: more than once, or, if `careful`, ever.
     `callback_url` is where the provider reaches us.
     """
     parameters = {
@@ -257,6 +259,7 @@ async def claim_due(
         "provider": provider_type,
         "by_worker": worker,
         "because": routed_because,
+        "deaths": 1 if careful else DEATHS_BEFORE_SUSPICION,
     }
     taken = (await connection.execute(_CLAIMS[wanted], parameters)).all()
     is_mail = channel == Channel.EMAIL and bool(taken)

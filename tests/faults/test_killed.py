@@ -128,6 +128,41 @@ async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
         assert all(message["status_reason"] for message in shown)
 
 
+async def test_workers_that_do_not_see_each_other_go_by_leases(make_rig: MakeRig) -> None:
+    """As on two machines: a call that outlasts its lease stays with its worker, until that is dead."""
+    count, lease_seconds = 10, 3
+    rig = make_rig(
+        LEASE_SECONDS=str(lease_seconds),
+        SIMULATOR_MIX="slow:1",
+        SIMULATOR_SLOW_SECONDS=str(2.5 * lease_seconds),
+        SIMULATOR_RECEIPTS="false",
+    )
+    rig.start(workers=1)
+    elsewhere = rig.add_worker(DATA_DIR=str(rig.directory / "elsewhere"))
+    elsewhere.wait_until(elsewhere.is_ready)
+    load = Load(rig.web.port)
+    await load.send(count)
+    await rig.settled(within_seconds=35)
+    assert rig.query("SELECT count(*) FROM delivery_attempts") == [(count,)]  # their leases were renewed
+    await load.send(count)
+    await until(lambda: len(rig.carrier.acceptances()) == 2 * count, within_seconds=20, why="acceptances")
+    [(name, held), *_] = rig.query(
+        "SELECT worker, count(*) FROM delivery_attempts WHERE outcome IS NULL GROUP BY worker ORDER BY count(*) DESC"
+    )
+    [victim] = [worker for worker in rig.workers if worker.process and f"-{worker.process.pid}-" in name]
+    victim.kill()
+    again = "SELECT count(*) FROM delivery_attempts WHERE number = 2"
+    recovery = await until(
+        lambda: rig.query(again) == [(held,)], within_seconds=35, why="what the dead one held is tried again"
+    )
+    settled = await rig.settled(within_seconds=35)
+    account = rig.account(load)
+    report("lease_of_the_dead", account, held=held, recovery_seconds=recovery, settled_seconds=settled)
+    assert (account.n, account.lost, account.doubled, account.in_doubt_visible) == (2 * count, 0, 0, held)
+    assert rig.statuses() == {"sent": 2 * count}
+    assert recovery > lease_seconds / 2  # nobody saw it die
+
+
 class Supervisor:
     """Starts workers again that have died, but not at once."""
 

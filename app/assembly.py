@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.database import create_serving_engine, database_name
+from app.database import PromptSession, create_serving_engine, database_name
 from app.errors import ConfigurationError
 from app.presence import Presence
 from app.providers.registry import provider_registry
@@ -104,8 +104,11 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         doorbell = Doorbell(url, engine, on_ring=worker.ring if worker else None)
         await stack.enter_async_context(doorbell)
         writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=doorbell.ring))
-        sessions = async_sessionmaker(engine, expire_on_commit=False)
-        deadline = min(_LOOK_UP_SECONDS, settings.database_statement_timeout_seconds)
+        patience = settings.database_statement_timeout_seconds
+        sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
+            engine, class_=PromptSession, expire_on_commit=False, deadline_seconds=patience
+        )
+        deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressBook(sessions, deadline_seconds=deadline)
         files = FileStore(engine, settings.files_dir)
         events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses, files))

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     database_pool_overflow: int = Field(5, ge=0)
     database_pool_timeout_seconds: float = Field(3, gt=0)
     database_pool_recycle_seconds: int = Field(1800, gt=0)
-    database_statement_timeout_seconds: float = Field(4, gt=0)
+    database_statement_timeout_seconds: float = Field(3, gt=0)
     database_lock_timeout_seconds: float = Field(1, gt=0)
     database_prepared_statements: bool = True
 

@@ -7,15 +7,15 @@ command line and test fixtures.
 import asyncio
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Self
 
 import asyncpg
 import psycopg2
 from sqlalchemy import Engine, create_engine
 from sqlalchemy import exc as sqlalchemy_exc
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from app.config import Settings
 from app.embedded import EmbeddedPostgres
@@ -97,6 +97,27 @@ def _server_settings(settings: Settings) -> dict[str, str]:
 
 def _milliseconds(seconds: float) -> str:
     return str(max(1, round(seconds * 1000)))
+
+
+class PromptSession(AsyncSession):
+    """A session that is done within `deadline_seconds` of being entered, or raises `TimeoutError`.
+
+    Of a silent server the check of a connection, the making of another and a statement each take their own time, and
+    whoever asks is promised an answer within five seconds.
+    """
+
+    def __init__(self, *arguments: Any, deadline_seconds: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._deadline_seconds = deadline_seconds
+        self._entered = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._entered.enter_async_context(asyncio.timeout(self._deadline_seconds))
+        self._entered.push_async_exit(super().__aexit__)
+        return await super().__aenter__()
+
+    async def __aexit__(self, *exception: Any) -> None:
+        await self._entered.__aexit__(*exception)
 
 
 async def connect(url: str, **options: Any) -> asyncpg.Connection:

@@ -6,9 +6,11 @@ from contextlib import closing, suppress
 
 import psycopg2
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.database import connect, create_serving_engine
+from app.database import PromptSession, connect, create_serving_engine, is_unavailable
 from app.main import create_app
 from tests.conftest import client_of
 from tests.factories import sms
@@ -90,3 +92,28 @@ async def test_whoever_gives_up_while_connecting_leaves_no_error_behind(database
         loop.set_exception_handler(usual)
     assert steps > 3
     assert reported == []
+
+
+async def test_a_session_ends_at_its_deadline_however_many_statements_it_has_come_to(
+    settings: Settings, database_url: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
+        engine, class_=PromptSession, deadline_seconds=0.5
+    )
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        async with sessions() as session:
+            while True:
+                await session.execute(text("SELECT pg_sleep(0.1)"))
+                asked += 1
+
+    with pytest.raises(TimeoutError) as given_up:
+        await ask()
+    assert 1 <= asked < 5
+    assert is_unavailable(given_up.value)
+    async with sessions() as session:
+        assert (await session.execute(text("SELECT 1"))).scalar_one() == 1
+    await engine.dispose()

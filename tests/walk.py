@@ -21,7 +21,6 @@ from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.routers.access import NEEDS, OF_THE_INSTALLATION
 from tests.factories import email, sms
 from tests.residents import SHARED_CONTACTS, Asked, Resident
-from tests.routers.test_access import routes_of
 
 Served = tuple[APIRoute, str]
 Said = tuple[int, dict[str, str], str]
@@ -113,7 +112,7 @@ class Step:
 
 def api_routes(app: FastAPI) -> Iterator[Served]:
     """Every route with each of its methods."""
-    for route in routes_of(app.routes):
+    for route in app.routes:
         if isinstance(route, APIRoute):
             yield from ((route, method) for method in sorted((route.methods or set()) - {"HEAD"}))
 

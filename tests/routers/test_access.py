@@ -2,14 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
-from starlette.routing import BaseRoute
 
 from app.config import Settings
 from app.domain import KeyScope
@@ -35,21 +34,12 @@ async def guarded(serve: Serve, settings: Settings) -> httpx.AsyncClient:
     return await serve(production(settings))
 
 
-def routes_of(routes: Iterable[BaseRoute]) -> Iterable[BaseRoute]:
-    for route in routes:
-        inner = getattr(route, "original_router", None)
-        if inner is None:
-            yield route
-        else:
-            yield from routes_of(inner.routes)
-
-
 def test_every_route_of_the_application_says_what_it_needs() -> None:
     app = create_app(make_settings())
     served = {(path, method) for method, path, _ in OPERATIONS}
     served |= {
         (path, method)
-        for route in routes_of(app.routes)
+        for route in app.routes
         if (path := getattr(route, "path", None))
         for method in (getattr(route, "methods", None) or {"GET"}) - {"HEAD"}
     }

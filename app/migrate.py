@@ -7,6 +7,7 @@ expect.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import structlog
@@ -86,9 +87,12 @@ def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, comp
 
 def _revisions(connection: Connection) -> tuple[str | None, str | None]:
     """The revision the database is at, and the newest that this version knows."""
-    return _context(connection).get_current_revision(), ScriptDirectory.from_config(
-        alembic_config()
-    ).get_current_head()
+    return _context(connection).get_current_revision(), _newest_revision()
+
+
+@cache  # the files of a process stay as they are
+def _newest_revision() -> str | None:
+    return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 
 def _upgrade(connection: Connection) -> None:

@@ -16,6 +16,7 @@ import httpx
 import psycopg2
 import pytest
 from fastapi import FastAPI
+from pydantic_settings import InitSettingsSource
 from sqlalchemy.engine import make_url
 from structlog.stdlib import ProcessorFormatter
 
@@ -147,7 +148,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 def make_settings(**values: object) -> Settings:
-    return Settings(_env_file=None, **values)  # type: ignore[arg-type]
+    return Settings(_build_sources=((InitSettingsSource(Settings, values),), values))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,9 @@ import psycopg2
 import pytest
 from fastapi import FastAPI
 from pydantic_settings import InitSettingsSource
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.stdlib import ProcessorFormatter
 
 from app.config import Settings
@@ -86,6 +89,21 @@ def drop_databases(server: str, prefix: str) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """An engine finds the statements that others have compiled, though each test has engines of its own.
+
+    To compile them takes longer than all that is done with the few rows of a test.
+    """
+    engine = partial(create_async_engine, execution_options={"compiled_cache": {}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.database.create_async_engine", engine)
+        # By its dialect a compiled statement is found, and all engines here speak to one server.
+        patch.setattr(PGDialect_asyncpg, "__eq__", lambda one, other: type(one) is type(other))
+        patch.setattr(PGDialect_asyncpg, "__hash__", lambda one: hash(type(one)))
+        yield
 
 
 @pytest.fixture(scope="session")

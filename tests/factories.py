@@ -121,7 +121,7 @@ async def make_messages(
 
 
 async def until(
-    ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], bool], *, seconds: float = 10
+    ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], bool], *, seconds: float = 30
 ) -> Answer:
     """Ask again until the answer is as it should be, and give it back; fails with the last answer after a time."""
     answer = await ask()

@@ -39,7 +39,7 @@ class LiveProcess:
                 self._command, cwd=_ROOT, env=environment | self._environment, stdout=log, stderr=log
             )
 
-    def wait_until(self, is_ready: Callable[[], bool], *, within_seconds: float = 30) -> None:
+    def wait_until(self, is_ready: Callable[[], bool], *, within_seconds: float = 60) -> None:
         """Wait for a condition, as long as the process lives."""
         assert self.process is not None
         deadline = time.monotonic() + within_seconds
@@ -72,7 +72,7 @@ class LiveServer(LiveProcess):
         own = {"PORT": str(self.port), "DATA_DIR": str(self.data_dir)}
         super().__init__(directory / "server.log", "serve", module=module, **own, **environment)
 
-    def start(self, *, within_seconds: float = 30) -> float:
+    def start(self, *, within_seconds: float = 60) -> float:
         """Start it and wait until it is ready; returns the seconds that took."""
         began = time.monotonic()
         self.launch()

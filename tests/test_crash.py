@@ -98,7 +98,7 @@ def test_a_signal_stops_everything_that_was_started(server: LiveServer, name: si
     assert server.stop(name) == 0
     assert psutil.wait_procs(postgres, timeout=10)[1] == []
     assert "Traceback" not in server.log.read_text()
-    assert server.start() < 10  # and it starts again
+    assert server.start() < 30  # and it starts again
     assert server.stop() == 0
 
 

@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
-            item.add_marker(pytest.mark.timeout(1800 if FULL else 120))
+            item.add_marker(pytest.mark.timeout(1800 if FULL else 300))
 
 
 @pytest.fixture(scope="session")

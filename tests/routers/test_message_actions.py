@@ -125,7 +125,7 @@ async def test_a_message_with_a_time_is_scheduled(idle: httpx.AsyncClient, path:
 async def test_a_scheduled_message_leaves_when_it_is_due_and_not_before(
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=1)
+    moment = datetime.now(UTC) + timedelta(seconds=3)
     scheduled = await post(busy, body="scheduled", send_at=moment.isoformat())
     await becomes(busy, await post(busy, body="now"), "sent")
     message = await becomes(busy, scheduled, "sent")
@@ -173,7 +173,7 @@ async def test_a_message_that_could_not_leave_in_time_is_expired_and_never_hande
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:
     provider.answers = [TemporaryFailure("busy", retry_after=600)]
-    message_id = await post(busy, expires_at=ahead(seconds=1.5))
+    message_id = await post(busy, expires_at=ahead(seconds=4))
     await until(lambda: detail(busy, message_id), lambda message: message["attempt_count"] == 1)
     provider.answers = [OK]
     message = await becomes(busy, message_id, "expired")
@@ -219,10 +219,10 @@ async def test_a_message_that_has_not_left_can_be_called_back(idle: httpx.AsyncC
 async def test_a_canceled_message_is_never_handed_over(
     idle: httpx.AsyncClient, serve: Serve, quick: Settings, provider: Scripted
 ) -> None:
-    for changes in ({}, {"send_at": ahead(seconds=1)}):
+    for changes in ({}, {"send_at": ahead(seconds=3)}):
         called_back = await post(idle, body="called back", **changes)
         await idle.post(f"/api/messages/{called_back}/cancel")
-    after = await post(idle, body="after", send_at=ahead(seconds=1.2))
+    after = await post(idle, body="after", send_at=ahead(seconds=3.2))
     await becomes(await serve(quick), after, "sent")
     assert [payload.body for payload in provider.handed] == ["after"]
     assert (await detail(idle, called_back))["status"] == "canceled"

@@ -39,6 +39,8 @@ _running: list[Callable[[], object]] = []
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return  # xdist's processes inherit what the controller has set up
+    # Every process that a test starts would compile the application first, which takes it a third longer.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     given = os.environ.pop("DATABASE_URL", None)
     if given:
         server = libpq_url(given)

@@ -68,9 +68,12 @@ def test(arguments: "list[str]") -> int:
 
 
 def workers() -> "list[str]":
-    """Every worker builds a database of its own first, so more than four cost more than they bring."""
+    """Every worker builds a database of its own first, so more than four cost more than they bring.
+
+    One that is done takes over half of what another has left, since some tests take as long as a thousand others.
+    """
     count = min(os.cpu_count() or 1, 4)
-    return ["-n", str(count)] if count > 1 else []
+    return ["-n", str(count), "--dist", "worksteal"] if count > 1 else []
 
 
 def run(command: "list[str]") -> int:

@@ -18,7 +18,7 @@ from app.config import Settings
 from app.database import is_unavailable
 from app.models import Tenant
 from app.presence import HERE, Presence
-from app.providers.base import ProviderFailure, ProviderResult, TemporaryFailure, call
+from app.providers.base import NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, call
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 from app.segments import units_of
@@ -322,7 +322,7 @@ class DeliveryWorker:
         """Call the provider, after so many seconds, and say what came of it; never raises."""
         try:
             if wait:
-                await asyncio.sleep(wait)
+                await _its_turn(wait)
             result = await self._call(claim)
         except asyncio.CancelledError:
             detail = "The service was stopped before the provider answered."
@@ -392,6 +392,14 @@ class DeliveryWorker:
                 await remove_what_is_over(self._engine, self._settings)
             except Exception as error:
                 log.warning("not_cleaned", error=type(error).__name__)
+
+
+async def _its_turn(wait: float) -> None:
+    """Wait so many seconds. Raises `NotBegun` where the service is stopped meanwhile: nothing has left."""
+    try:
+        await asyncio.sleep(wait)
+    except asyncio.CancelledError:
+        raise NotBegun("It was not handed over: the service was stopped before its turn.") from None
 
 
 def _outcome(claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> Outcome:

@@ -164,8 +164,12 @@ def test_every_lock_is_audited(tmp_path: Path) -> None:
         "if '--strict' in sys.argv:\n    print('asked', *sys.argv)\n"
         """else:\n    print('{"dependencies": [{"vulns": [1]}]}')\n"""
     )
-    audit = [sys.executable, ROOT / "bin" / "audit.py"]
-    done = subprocess.run(audit, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "audit.py"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     asked = done.stdout.split()
     installed = {ROOT / f"{name}.lock" for name in REQUIREMENTS if name != "requirements"}  # which is repeated
     assert {Path(word) for before, word in pairwise(asked) if before == "--requirement"} == installed

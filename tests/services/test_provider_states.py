@@ -1,6 +1,7 @@
 """How providers fare: breaker, throttle, rate and pause, agreed on by all workers, and what a route does about it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -531,6 +532,24 @@ async def test_four_workers_keep_to_one_rate_and_count_segments_from_the_first_i
     await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 5, seconds=20)
     assert provider.within(0.3) == 10
     assert provider.within(1.4) <= 30
+
+
+async def test_what_waits_for_its_turn_when_the_service_stops_has_not_left(
+    serve: Serve, quick: Settings, register: Register, database_url: str
+) -> None:
+    provider = Timed()
+    register("first", provider)
+    rated = quick.model_copy(
+        update={"provider_rates": {"first": 100.0}, "routes": {"sms": ["first"]}, "shutdown_grace_seconds": 1}
+    )
+    idle = await serve(rated.model_copy(update={"worker_enabled": False}))
+    await asyncio.gather(*(post(idle, number, body="a" * 1500) for number in range(25)))  # ten segments each
+    async with AsyncExitStack() as stack:
+        await started(stack, rated)
+        await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed > 0)
+    statuses = Counter(status for (status,) in rows_of(database_url, "SELECT status FROM messages"))
+    assert statuses == {"sent": len(provider.handed), "queued": 25 - len(provider.handed)}
+    assert 0 < len(provider.handed) < 25
 
 
 async def test_a_mail_is_booked_as_one(serve: Serve, quick: Settings, register: Register, worker: Worker) -> None:

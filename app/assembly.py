@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 #: For whose key or address it is, which takes a millisecond. Longer, and what is left for storing would not do to
 #: answer everybody within five seconds while the database is silent.
 _LOOK_UP_SECONDS = 0.6
+#: For all that is read for a request. To give it up takes two more: so long SQLAlchemy waits for a farewell.
+_READ_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=doorbell.ring))
         patience = settings.database_statement_timeout_seconds
         sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
-            engine, class_=PromptSession, expire_on_commit=False, deadline_seconds=patience
+            engine, class_=PromptSession, expire_on_commit=False, deadline_seconds=min(_READ_SECONDS, patience)
         )
         deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressBook(sessions, deadline_seconds=deadline)

@@ -15,7 +15,7 @@ from app.database import create_serving_engine, provided_database
 from app.errors import ServiceError
 from app.migrate import prepare
 from app.models import ApiKey
-from app.schemas import NewKey, NewTenant, TenantChange
+from app.schemas.administration import NewKey, NewTenant, TenantChange
 from app.services.administration import AdministrationService
 from app.services.paging import Page, Row
 

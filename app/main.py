@@ -31,7 +31,7 @@ from app.routers.answers import Answers
 from app.routers.edge import Edge
 from app.routers.gate import Gate, Refusal
 from app.routers.hot import HotRoute
-from app.schemas import reading_context
+from app.schemas.fields import reading_context
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

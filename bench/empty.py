@@ -8,7 +8,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from app.schemas import SendAccepted, SmsSend
+from app.schemas.sending import SendAccepted, SmsSend
 
 app = FastAPI()
 

@@ -18,7 +18,7 @@ from app.errors import FieldError, InvalidRequest
 from app.models import ApiKey, AuditEvent, Tenant, TenantAddress, WebhookCall
 from app.routers.json_body import JsonRoute
 from app.routers.problems import responses
-from app.schemas import (
+from app.schemas.administration import (
     AddressView,
     AuditView,
     CallJudgement,
@@ -30,11 +30,10 @@ from app.schemas import (
     NewTenant,
     TenantChange,
     TenantView,
-    Timestamp,
     WebhookCallDetail,
     WebhookCallView,
-    Words,
 )
+from app.schemas.fields import Timestamp, Words
 from app.services.callbacks import Judgement, Verification
 from app.services.webhook_calls import call_of, list_calls
 

@@ -14,7 +14,7 @@ from app.domain import Address
 from app.errors import FieldError, InvalidRequest
 from app.models import Contact
 from app.routers.problems import responses
-from app.schemas import (
+from app.schemas.personal_data import (
     ContactExport,
     ContactView,
     DeedView,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from app.dependencies import ConversationsDep, Cursor, Id, Limit, link_pages
 from app.models import Conversation, Message
 from app.routers.problems import responses
-from app.schemas import ConversationView, MessageView
+from app.schemas.views import ConversationView, MessageView
 
 router = APIRouter(
     prefix="/api/conversations",

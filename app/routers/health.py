@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request
 
 from app.routers.problems import responses
-from app.schemas import Health
+from app.schemas.views import Health
 
 router = APIRouter(tags=["health"])
 

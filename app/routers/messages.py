@@ -38,18 +38,9 @@ from app.models import Message
 from app.routers.hot import HotRoute
 from app.routers.problems import responses
 from app.routing import channels_served, kind_of_addresses, route_of
-from app.schemas import (
-    ChannelSend,
-    EmailSend,
-    MessageDetail,
-    MessageView,
-    SendAccepted,
-    SmsAccepted,
-    SmsSend,
-    StepView,
-    Timestamp,
-    Words,
-)
+from app.schemas.fields import Timestamp, Words
+from app.schemas.sending import ChannelSend, EmailSend, SendAccepted, SmsAccepted, SmsSend
+from app.schemas.views import MessageDetail, MessageView, StepView
 from app.segments import segments_of
 from app.services.daily_caps import SpendGuard
 from app.services.messages import MessageFilter, MessageService

@@ -17,19 +17,9 @@ from app.routers.hot import HotRoute
 from app.routers.messages import NOT_YOURS, Send, channel_context
 from app.routers.problems import invalid_request, responses
 from app.routing import route_of
-from app.schemas import (
-    ChannelRecipient,
-    ChannelSend,
-    ChannelSender,
-    EmailAddress,
-    EmailSend,
-    FieldProblem,
-    Preview,
-    PreviewView,
-    SmsRecipient,
-    SmsSend,
-    SmsSender,
-)
+from app.schemas.fields import ChannelRecipient, ChannelSender, EmailAddress, SmsRecipient, SmsSender
+from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, SmsSend
+from app.schemas.views import FieldProblem
 from app.segments import hints, segments_of
 
 #: What each channel's send takes, and how its two ends are read; `ChannelSend` for all others.

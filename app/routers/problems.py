@@ -16,7 +16,7 @@ from app.database import is_unavailable
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
 from app.log import request_id
 from app.routers.access import needs_of
-from app.schemas import Problem
+from app.schemas.views import Problem
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from app.errors import ProviderNotFound
 from app.providers.registry import provider_registry
 from app.routers.problems import responses
 from app.routing import channels_of
-from app.schemas import ProviderView
+from app.schemas.views import ProviderView
 from app.services.provider_states import WELL, health_of_providers, resume
 
 router = APIRouter(prefix="/api/providers", tags=["providers"], responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))

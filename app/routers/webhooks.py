@@ -15,7 +15,7 @@ from app.routers.hot import HotRoute, whole_body
 from app.routers.problems import responses
 from app.routers.room import Room
 from app.routers.webhook_signature import must_be_signed
-from app.schemas import EmailInbound, SmsInbound, WebhookAccepted
+from app.schemas.receiving import EmailInbound, SmsInbound, WebhookAccepted
 from app.services.callbacks import provider_of
 from app.services.failures import household_of
 

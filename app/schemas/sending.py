@@ -1,0 +1,229 @@
+"""What is sent, and what is said to that; a preview of it too."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from app.domain import Channel, Direction, MessageType, NewMessage
+from app.schemas.fields import (
+    SHOWN_TEXT,
+    ChannelRecipient,
+    ChannelSender,
+    EmailAddress,
+    SmsRecipient,
+    SmsSender,
+    Subject,
+    Text,
+    Timestamp,
+    Urls,
+    Words,
+    without_nul,
+)
+from app.schemas.views import FieldProblem
+from app.segments import Segments
+
+_LONGEST_AHEAD = timedelta(days=366)
+
+
+class _Send(BaseModel):
+    attachments: Urls = []
+    timestamp: Timestamp | None = Field(None, description="When it was written; now, if left out.")
+    send_at: Timestamp | None = Field(None, description="When it is to leave, at most a year ahead.")
+    expires_at: Timestamp | None = Field(None, description="After which it is not to leave any more.")
+    body: Words
+
+    @field_validator("send_at")
+    @classmethod
+    def _within_a_year(cls, moment: datetime | None) -> datetime | None:
+        if moment is not None and moment > datetime.now(UTC) + _LONGEST_AHEAD:
+            raise ValueError("a message is scheduled for at most a year ahead")
+        return moment
+
+    def is_over(self) -> dict[str, str]:
+        """What is wrong with times that have passed, by field. A repeat of an earlier request may name them."""
+        if self.send_at is None and self.expires_at is None:
+            return {}
+        sentences = {"send_at": "a message is scheduled for the future", "expires_at": "this time is over"}
+        now = datetime.now(UTC)
+        times = {"send_at": self.send_at, "expires_at": self.expires_at}
+        return {name: sentences[name] for name, moment in times.items() if moment is not None and moment <= now}
+
+    @model_validator(mode="after")
+    def _leaves_before_it_expires(self) -> "_Send":
+        if self.send_at is not None and self.expires_at is not None and self.send_at >= self.expires_at:
+            raise ValueError("a message can't expire before it leaves")
+        return self
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "_Send":
+        if not self.body.strip() and not self.attachments:
+            raise ValueError("a message needs a body or an attachment")
+        return self
+
+    def _fingerprint(self) -> str:
+        """The same for requests that mean the same, however their JSON is written, and whatever may be said besides
+        in another version."""
+        return hashlib.sha256(self.model_dump_json(warnings=False, exclude_defaults=True).encode()).hexdigest()
+
+
+class SmsSend(_Send):
+    """A text to send: `mms` where it carries media."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "from": "+12016661234",
+                    "to": "+18045551234",
+                    "type": "sms",
+                    "body": "Hello!",
+                    "attachments": None,
+                    "timestamp": "2024-11-01T14:00:00Z",
+                }
+            ]
+        }
+    )
+    from_: SmsSender = Field(alias="from")
+    to: SmsRecipient
+    type: Literal["sms", "mms"]
+    body: Text
+
+    def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
+        return NewMessage(
+            tenant_id=tenant_id,
+            direction=Direction.OUTBOUND,
+            channel=Channel.SMS,
+            type=self.type,
+            sender=self.from_,
+            recipient=self.to,
+            body=self.body,
+            attachments=self.attachments,
+            sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
+        )
+
+
+class EmailSend(_Send):
+    """A mail to send. The body may hold HTML."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "from": "user@example.com",
+                    "to": "contact@example.com",
+                    "subject": "Greetings",
+                    "body": "<p>Hello!</p>",
+                    "attachments": ["https://example.com/document.pdf"],
+                    "timestamp": "2024-11-01T14:00:00Z",
+                }
+            ]
+        }
+    )
+    from_: EmailAddress = Field(alias="from")
+    to: EmailAddress
+    subject: Subject | None = None
+
+    def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
+        return NewMessage(
+            tenant_id=tenant_id,
+            direction=Direction.OUTBOUND,
+            channel=Channel.EMAIL,
+            type=MessageType.EMAIL,
+            sender=self.from_,
+            recipient=self.to,
+            subject=self.subject,
+            body=self.body,
+            attachments=self.attachments,
+            sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
+        )
+
+
+class ChannelSend(_Send):
+    """A message to send on a channel that a provider brings."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"from": "slack:A024BE7LH", "to": "slack:C024BE91L", "body": "Hello!"}]}
+    )
+    from_: ChannelSender = Field(alias="from")
+    to: ChannelRecipient
+    subject: Subject | None = None
+
+    def new_message(self, channel: str, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
+        return NewMessage(
+            tenant_id=tenant_id,
+            direction=Direction.OUTBOUND,
+            channel=channel,
+            type=channel,
+            sender=self.from_,
+            recipient=self.to,
+            subject=self.subject,
+            body=self.body,
+            attachments=self.attachments,
+            sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
+        )
+
+
+class Preview(BaseModel):
+    """A message that is not to be sent: what a send on its channel takes, and `channel`."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "channel": "sms",
+                    "from": "+12016661234",
+                    "to": "(804) 555-1234",
+                    "type": "sms",
+                    "body": "“Hello!”",
+                }
+            ]
+        },
+    )
+    channel: Annotated[str, Field(max_length=63, json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)]
+
+
+class SendAccepted(BaseModel):
+    """The message is stored, and will be delivered in the background."""
+
+    message_id: str = Field(examples=["1"])
+    provider_message_id: str | None = Field(description="Known once the provider has it; see `Prefer`.")
+    conversation_id: int = Field(examples=[1])
+    status: Literal["accepted"] = "accepted"
+
+
+class SmsAccepted(SendAccepted):
+    segments: Segments | None = Field(description="What a text is cut into; null for media messages, which are not.")
+
+
+class PreviewView(BaseModel):
+    """What would become of a message."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    channel: str
+    from_: str | None = Field(
+        serialization_alias="from", description="As it would be sent; null if it can't be read."
+    )
+    to: str | None
+    route: list[str] = Field(description="The providers that would be asked, in order.", examples=[["twilio"]])
+    may_send_from: bool = Field(description="Whether the address is one of yours.")
+    segments: Segments | None = Field(description="For texts.")
+    hints: list[str] = Field(description="How a text could be sent in fewer parts.")
+    refused: list[FieldProblem] = Field(
+        description="Why it would be refused, here or by the first provider of its route; empty if it would not."
+    )

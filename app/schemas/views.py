@@ -1,0 +1,98 @@
+"""Conversations, messages and providers as they are shown, and every error."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain import AttemptOutcome, Direction, MessageStatus
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class View(BaseModel):
+    """Read off a row of the database."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class ConversationView(View):
+    id: int
+    last_updated: datetime = Field(validation_alias="last_activity_at", serialization_alias="last_updated")
+    customer_address: str
+    contact_address: str
+    message_count: int
+
+
+class MessageView(View):
+    id: int
+    conversation_id: int
+    direction: Direction
+    channel: str
+    type: str
+    from_: str = Field(validation_alias="from_address", serialization_alias="from")
+    to: str = Field(validation_alias="to_address", serialization_alias="to")
+    subject: str | None
+    body: str
+    quoted: str | None = Field(description="What a mail repeats of those before it.")
+    attachments: list[str]
+    status: MessageStatus
+    status_reason: str | None
+    provider_type: str | None
+    provider_message_id: str | None
+    sent_at: datetime
+    created_at: datetime
+
+
+class AttemptView(View):
+    number: int
+    provider_type: str
+    routed_because: str | None = Field(description="Why this provider, where it was not the first of its route.")
+    outcome: AttemptOutcome | None = Field(description="None while it is under way.")
+    detail: str | None
+    provider_message_id: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class MessageDetail(MessageView):
+    attempt_count: int
+    due_at: datetime | None = Field(description="When a worker looks at it next.")
+    expires_at: datetime | None
+    attempts: list[AttemptView]
+
+
+class StepView(View):
+    """One step of a message, as a sentence."""
+
+    at: datetime
+    kind: str = Field(examples=["outcome"])
+    sentence: str = Field(examples=["sms accepted it as sms-1."])
+    provider_type: str | None
+    attempt: int | None
+    seconds: float | None = Field(description="How long the attempt took.")
+
+
+class ProviderView(View):
+    name: str
+    channels: list[str] = Field(description="The channels whose route names it.")
+    trouble: str | None = Field(description="Why nothing is handed to it at the moment.", examples=["is paused"])
+    reason: str | None = Field(description="What it said when it was paused.")
+
+
+class FieldProblem(BaseModel):
+    location: str = Field(examples=["body.from"])
+    message: str = Field(examples=["an address can't be empty"])
+
+
+class Problem(BaseModel):
+    """RFC 9457, `application/problem+json`."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = Field(None, description="Where it is not the caller's doing: what the log calls it.")
+    errors: list[FieldProblem] | None = Field(None, description="One entry per field of a malformed request.")

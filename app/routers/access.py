@@ -134,11 +134,12 @@ def _without_a_key(scope: Scope) -> Access:
     `serve` warns where it listens to others; however it was started, it is said here, once, when somebody from
     another machine comes.
     """
-    headers, client = scope["headers_by_name"], _client(scope)
+    headers, client = scope["headers_by_name"], scope.get("client")
     if (b"sec-fetch-site" in headers or b"origin" in headers) and scope["method"] not in _CHANGES_NOTHING:
         _must_be_of_this_site(headers, scope["app"].state.settings.cors_origins)
-    if client is not None and not _is_this_machine(client):
-        _tell_of_strangers(scope["app"].state, client)
+    # Most come from 127.0.0.1, and telling that costs no call.
+    if client and client[0] != "127.0.0.1" and not _is_this_machine(client[0]):
+        _tell_of_strangers(scope["app"].state, client[0])
     return _EVERYTHING
 
 

@@ -76,7 +76,11 @@ class LiveServer(LiveProcess):
         """Start it and wait until it is ready; returns the seconds that took."""
         began = time.monotonic()
         self.launch()
-        self.wait_until(self.is_ready, within_seconds=within_seconds)
+        try:
+            self.wait_until(self.is_ready, within_seconds=within_seconds)
+        except BaseException:
+            self.kill()  # nobody else will, whose fixture has not come to its end
+            raise
         return time.monotonic() - began
 
     def is_ready(self) -> bool:

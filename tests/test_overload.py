@@ -39,6 +39,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[LiveS
         WORKER_ENABLED="false",
         MAX_REQUESTS_IN_FLIGHT="2",
         REQUEST_TIMEOUT_SECONDS="5",
+        DATABASE_STATEMENT_TIMEOUT_SECONDS="60",
+        DATABASE_LOCK_TIMEOUT_SECONDS="60",
     )
     server.start()
     yield server
@@ -47,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[LiveS
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Whoever asks for conversations waits meanwhile."""
+    """Whoever sends a message waits meanwhile."""
     connection = psycopg2.connect(url)
     try:
         connection.cursor().execute("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")
@@ -61,7 +63,7 @@ def test_those_who_are_too_many_are_told_so_and_may_come_back(server: LiveServer
         *held, shed, plain = (stack.enter_context(connected(server)) for _ in range(4))
         with locked(url):
             for connection in held:
-                connection.sendall(_GET)
+                connection.sendall(post(LENGTH))
             while say(shed, _GET)[0] != [503]:  # both have to be under way first
                 pass
 

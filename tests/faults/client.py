@@ -32,10 +32,14 @@ class Answer:
 
 @dataclass
 class Load:
-    """Clients that send messages, each again until it is answered with 200, under one key: the client's ledger."""
+    """Clients that send messages, each again until it is answered with 200, under one key: the client's ledger.
+
+    Those who are not `patient` take the first answer for the last.
+    """
 
     port: int
     per_second: float = 100
+    patient: bool = True
     name: str = field(default_factory=lambda: secrets.token_hex(4))
     acknowledged: dict[str, int] = field(default_factory=dict)  #: message ids by body
     answers: list[Answer] = field(default_factory=list)
@@ -92,7 +96,7 @@ class Load:
                 if status == 200:
                     self.acknowledged[body] = int(json.loads(said)["message_id"])
                     return
-            if self._stopping:
+            if self._stopping or not self.patient:
                 return
             await asyncio.sleep(pause)  # between two tries, as a client does
 

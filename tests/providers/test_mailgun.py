@@ -62,10 +62,10 @@ def mail(**values: Any) -> OutboundMessage:
     return outbound("jane@example.com", **{**facts, **values})
 
 
-def signature(*, key: str = KEY, at: datetime = NOW) -> dict[str, str]:
+def signature(*, key: str = KEY, at: datetime = NOW, token: str = TOKEN) -> dict[str, str]:
     timestamp = str(int(at.timestamp()))
-    shown = hmac.new(key.encode(), (timestamp + TOKEN).encode(), hashlib.sha256).hexdigest()
-    return {"timestamp": timestamp, "token": TOKEN, "signature": shown}
+    shown = hmac.new(key.encode(), (timestamp + token).encode(), hashlib.sha256).hexdigest()
+    return {"timestamp": timestamp, "token": token, "signature": shown}
 
 
 def signed(name: str = "delivered.json", **values: Any) -> Callback:

@@ -113,7 +113,10 @@ async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for
             if message["type"] == "http.response.start":
                 said.append(message["status"])
 
-        scope = SLOW_REQUEST | {"client": (address, 1), "headers": [(b"content-type", b"application/json")]}
+        scope = SLOW_REQUEST | {
+            "client": (address, 1),
+            "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+        }
         await app(scope, receive, send)
         return said[0]
 

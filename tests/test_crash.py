@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.factories import until
 from tests.live import LiveServer
 from tests.test_protocol import HEAD, connected
 
@@ -127,12 +128,11 @@ async def test_requests_in_flight_are_answered_before_it_ends(server: LiveServer
     clients = [
         asyncio.create_task(send_until_it_breaks(server, str(client), acknowledged)) for client in range(CLIENTS)
     ]
-    await asyncio.sleep(1)  # in the middle of it
+    await until(lambda: asyncio.sleep(0, len(acknowledged)), lambda count: count > CLIENTS, seconds=60)
     assert await asyncio.to_thread(server.stop) == 0
     await asyncio.gather(*clients)
     server.start()
     present = await stored(server)
-    assert len(acknowledged) > CLIENTS
     assert {id: present.get(id) for id in acknowledged} == acknowledged
     # Whoever was stored was also told so: an orderly stop leaves nobody in doubt.
     assert len(present) - len(acknowledged) <= CLIENTS

@@ -212,7 +212,8 @@ SHOWN_LINE = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 Words = Annotated[str, Field(json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)]
 Text = Annotated[str, Field(json_schema_extra=SHOWN_TEXT), AfterValidator(_sent_text)]
 Subject = Annotated[str, Field(json_schema_extra=SHOWN_LINE), AfterValidator(_sent_subject)]
-ReceivedSubject = Annotated[str, Field(max_length=998), BeforeValidator(_received_line, json_schema_input_type=str)]
+_Subject = Annotated[str, Field(max_length=998)]
+ReceivedSubject = Annotated[_Subject, BeforeValidator(_received_line, json_schema_input_type=_Subject)]
 ProviderMessageId = Annotated[
     str, Field(min_length=1, max_length=512, json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)
 ]
@@ -236,10 +237,10 @@ _Url = Annotated[
     AfterValidator(without_nul),
     AfterValidator(_http_url),
 ]
+_UriReference = Annotated[str, Field(max_length=2048, json_schema_extra={"format": "uri-reference"})]
 _Reference = Annotated[
-    str,
-    Field(max_length=2048, json_schema_extra={"format": "uri-reference"}),
-    BeforeValidator(_received_reference, json_schema_input_type=str),
+    _UriReference,
+    BeforeValidator(_received_reference, json_schema_input_type=_UriReference),
     AfterValidator(_media_reference),
 ]
 _MostReferences = Annotated[list[_Reference], Field(max_length=10)]

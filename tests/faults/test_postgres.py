@@ -44,7 +44,7 @@ async def freeze(postgres: Postgres, rig: Rig) -> None:
             while time.monotonic() - frozen_at < size(7, 30):  # that long, and the process lives all the while
                 began = time.monotonic()
                 assert (await client.get("/healthz")).status_code == 200
-                assert time.monotonic() - began < 3  # the loop lives: PostgreSQL is away for longer
+                assert time.monotonic() - began < size(3, 1)  # the loop lives: PostgreSQL is away for longer
                 await anyio.sleep(0.2)
 
 

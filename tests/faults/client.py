@@ -109,7 +109,8 @@ class Load:
             first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
             said = await reader.readexactly(int(headers["content-length"]))
-            kept = headers.get("connection") != "close"
+            # Whoever was refused hears nothing on that connection for a while; the next is somebody else.
+            kept = headers.get("connection") != "close" and (self.patient or first.split()[1] == "200")
         finally:
             if kept:
                 self._idle.append((time.monotonic(), (reader, writer)))

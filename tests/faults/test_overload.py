@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 #: What bounds the service is made of waiting, so that those who ask have the processors to themselves: a commit takes
 #: so long, and holds so many.
-COMMIT_SECONDS, AT_ONCE = 0.02, 8
+COMMIT_SECONDS, AT_ONCE = 0.02, 12
 
 
 async def test_ten_times_its_capacity(make_rig: MakeRig) -> None:

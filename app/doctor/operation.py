@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 
 from app.config import Settings
 from app.doctor.findings import Finding, counted, duration, ok, problem, warning
+from app.domain import CallVerdict
+from app.models import CALL_NEEDS_ATTENTION, WebhookCall
 
 _SHOWN = 5
 
@@ -165,10 +167,12 @@ def receipts(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("every one has found its message")
 
 
-_NOT_UNDERSTOOD = text("""
-    SELECT provider_type, count(*) FROM webhook_calls
-    WHERE (verdict <> 'taken' OR addresses = '{}'::text[]) AND verdict = 'not_understood' GROUP BY 1 ORDER BY 1
-""")
+_NOT_UNDERSTOOD = (
+    select(WebhookCall.provider_type, func.count())
+    .where(CALL_NEEDS_ATTENTION, WebhookCall.verdict == CallVerdict.NOT_UNDERSTOOD.value)
+    .group_by(WebhookCall.provider_type)
+    .order_by(WebhookCall.provider_type)
+)
 
 
 def calls(_: Settings, connection: Connection) -> Iterator[Finding]:

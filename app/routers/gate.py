@@ -13,6 +13,7 @@ from app.errors import Overloaded
 from app.log import Seldom
 from app.routers.answers import Headers, data_headers, id_for, request_ids
 from app.routers.problems import problem
+from app.services.failures import household_of
 
 #: Whoever watches over the process has to be told the truth also when it is busy.
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
@@ -66,30 +67,30 @@ class Gate:
             await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
-        held = 0
+        holder, held = "", 0
 
         async def patient() -> Message:
-            nonlocal held
+            nonlocal holder, held
             self.reading += 1
             try:
                 message = await receive()
             finally:
                 self.reading -= 1
             if message.get("more_body"):
+                holder = household_of(scope["client"][0] if scope.get("client") else None)
                 held += len(message["body"])
-                self._held[client] += len(message["body"])
-                if self._held[client] > _ROOM_OF_ONE or self._held.total() > _ROOM:
+                self._held[holder] += len(message["body"])
+                if self._held[holder] > _ROOM_OF_ONE or self._held.total() > _ROOM:
                     raise Overloaded("More is being sent than there is room for right now. Try again shortly.")
             return message
 
-        client = scope["client"][0] if scope.get("client") else ""
         self._entered += 1
         try:
             await self._app(scope, patient, send)
         finally:
             self._entered -= 1
             if held:
-                self._held -= Counter({client: held})
+                self._held -= Counter({holder: held})
 
 
 def _busy(settings: Settings) -> tuple[Headers, bytes]:

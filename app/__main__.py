@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
+from uvicorn.loops.auto import auto_loop_factory
 from uvicorn.supervisors import Multiprocess
 
 from app import administration, doctor, repair, simulator, webhook_commands
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "simulate":
             return simulator.run(chosen)
         if chosen.command == "worker":
-            return asyncio.run(work(settings))
+            with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+                return runner.run(work(settings))
         if chosen.command in {"tenants", "keys"}:
             return administration.run(settings, chosen)
         if chosen.command == "webhooks":

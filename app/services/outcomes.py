@@ -44,7 +44,7 @@ class Outcome:
     provider_message_id: str | None = None
 
 
-_settled = rows(
+_given = rows(
     message_id=BigInteger(),
     number=Integer(),
     outcome=Text(),
@@ -55,6 +55,7 @@ _settled = rows(
     retry_in=Float(),
     attempt_limit=Integer(),
 )
+_settled = select(_given).cte("settled")
 _closed = (
     update(DeliveryAttempt)
     .where(
@@ -123,7 +124,7 @@ async def record_outcomes(connection: AsyncConnection, outcomes: Sequence[Outcom
     """
     settled: set[tuple[int, int]] = set()
     for tenant_id, own in by_tenant(outcomes):
-        columns = [each.name for each in _settled.c][:-1]
+        columns = [each.name for each in _given.c][:-1]
         parameters = given(tenant_id, columns, [_settlement(each) for each in own])
         settled |= {(tenant_id, id) for (id,) in await connection.execute(_SETTLE, parameters)}
         named = [

@@ -282,7 +282,7 @@ class DeliveryWorker:
 
     async def _book(self, connection: AsyncConnection, name: str, claims: list[Claim], rate: float) -> list[float]:
         """The seconds until the turn of each, one after the other at the rate that all workers share."""
-        units = [units_of(claim.payload.channel, claim.payload.body) for claim in claims]
+        units = [units_of(claim.row.channel, claim.row.body) for claim in claims]
         first = await draw_from_rate(connection, name, sum(units), rate)
         *turns, end = [first + before / rate for before in accumulate(units, initial=0)]
         self._health[name] = replace(self._health_of(name), slot_in=end)  # until it is looked at again
@@ -352,7 +352,7 @@ class DeliveryWorker:
         if provider is None:
             raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
         async with asyncio.timeout(self._settings.provider_timeout_seconds) as patience:
-            payload = replace(claim.payload, give_up_at=patience.when())
+            payload = claim.payload(give_up_at=patience.when())
             if claim.in_doubt and can_be_asked(provider):
                 earlier = await provider.look_up(payload)
                 if earlier is not None:

@@ -368,14 +368,14 @@ async def test_a_conversation_s_messages_leave_in_the_order_in_which_they_were_a
     for body in ("first", "second"):
         await idle.post("/api/messages/sms", json=SMS | {"body": body})
     [first] = await queue.claim()
-    assert first.payload.body == "first"
+    assert first.payload().body == "first"
     assert await queue.claim() == []
     later = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=60)
     await queue.record(first, later)
     assert await queue.claim() == []  # the first still has to leave
     await idle.post("/api/messages/1/cancel")
     [second] = await queue.claim()
-    assert second.payload.body == "second"
+    assert second.payload().body == "second"
 
 
 async def test_a_dead_worker_s_message_is_taken_over_and_its_late_word_changes_nothing(

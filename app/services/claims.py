@@ -5,7 +5,7 @@ after it: a crash in between leaves an attempt in doubt, never one that looks as
 and leases go by the database's clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Integer,
+    Row,
     Select,
     Text,
     and_,
@@ -49,15 +50,47 @@ class Claim:
     """A message that this worker is to hand over, as its attempt `number`, before its lease ends."""
 
     tenant_id: int
-    number: int
-    limit: int | None  #: the number of its last attempt, where that is not what the settings say
     provider_type: str
-    in_doubt: bool  #: an earlier attempt may have gone out
-    payload: OutboundMessage
+    row: Row[Any]  #: what `_claim` returns
+    callback_url: str | None
+    thread: Sequence[str]
 
     @property
     def message_id(self) -> int:
-        return self.payload.message_id
+        return int(self.row.id)
+
+    @property
+    def number(self) -> int:
+        return int(self.row.attempt_count)
+
+    @property
+    def limit(self) -> int | None:
+        """The number of its last attempt, where that is not what the settings say."""
+        limit: int | None = self.row.attempt_limit
+        return limit
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an earlier attempt may have gone out."""
+        return self.row.in_doubt_with is not None
+
+    def payload(self, give_up_at: float | None = None) -> OutboundMessage:
+        """What the provider is given, by whom it is given up at that time of the event loop's clock."""
+        row = self.row
+        return OutboundMessage(
+            message_id=row.id,
+            channel=row.channel,
+            type=row.type,
+            from_address=row.from_address,
+            to_address=row.to_address,
+            subject=row.subject,
+            body=row.body,
+            attachments=row.attachments,
+            idempotency_key=reference_of(self.tenant_id, row.id, row.created_at, row.retry_count),
+            callback_url=self.callback_url,
+            thread=self.thread,
+            give_up_at=give_up_at,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,29 +297,7 @@ async def claim_due(
     taken = (await connection.execute(_CLAIMS[wanted], parameters)).all()
     is_mail = channel == Channel.EMAIL and bool(taken)
     threads = await threads_of(connection, tenant_id, [row.id for row in taken]) if is_mail else {}
-    return [
-        Claim(
-            tenant_id=tenant_id,
-            number=row.attempt_count,
-            limit=row.attempt_limit,
-            provider_type=provider_type,
-            in_doubt=row.in_doubt_with is not None,
-            payload=OutboundMessage(
-                message_id=row.id,
-                channel=row.channel,
-                type=row.type,
-                from_address=row.from_address,
-                to_address=row.to_address,
-                subject=row.subject,
-                body=row.body,
-                attachments=row.attachments,
-                idempotency_key=reference_of(tenant_id, row.id, row.created_at, row.retry_count),
-                callback_url=callback_url,
-                thread=threads.get(row.id, ()),
-            ),
-        )
-        for row in taken
-    ]
+    return [Claim(tenant_id, provider_type, row, callback_url, threads.get(row.id, ())) for row in taken]
 
 
 _held = rows(message_id=BigInteger(), number=Integer())

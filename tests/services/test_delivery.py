@@ -325,5 +325,5 @@ async def test_a_claim_carries_what_the_provider_needs_and_the_same_key_every_ti
     [second] = await queue.claim()
     assert isinstance(second, Claim)
     assert (first.number, second.number) == (1, 2)
-    assert first.payload == second.payload
+    assert first.payload() == second.payload()
     assert not second.in_doubt

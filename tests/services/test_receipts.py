@@ -269,7 +269,7 @@ async def test_a_running_worker_sweeps_by_itself(
 
 async def test_a_receipt_that_names_our_key_needs_no_id_of_the_provider(ledger: Ledger) -> None:
     claim = await ledger.claimed()
-    await ledger.say(Receipt("1", DELIVERED, "vendor-1", idempotency_key=claim.payload.idempotency_key))
+    await ledger.say(Receipt("1", DELIVERED, "vendor-1", idempotency_key=claim.payload().idempotency_key))
     [event] = await ledger.events()
     assert (event.message_id, event.provider_message_id) == (claim.message_id, "vendor-1")
     assert await ledger.status(claim.message_id) is DELIVERED
@@ -285,14 +285,14 @@ async def test_a_key_that_is_not_ours_names_nobody(ledger: Ledger, key: str) -> 
 
 async def test_a_key_of_an_earlier_database_does_not_name_the_message_that_has_the_id_now(ledger: Ledger) -> None:
     claim = await ledger.claimed()
-    tenant, message_id, created = claim.payload.idempotency_key.split("-")
+    tenant, message_id, created = claim.payload().idempotency_key.split("-")
     await ledger.say(Receipt("1", DELIVERED, idempotency_key=f"{tenant}-{message_id}-{int(created) - 1}"))
     assert await ledger.status(claim.message_id) is MessageStatus.SENDING
 
 
 async def test_the_worker_s_late_word_does_not_lower_what_a_receipt_has_said(ledger: Ledger) -> None:
     claim = await ledger.claimed()
-    await ledger.say(Receipt("1", DELIVERED, idempotency_key=claim.payload.idempotency_key))
+    await ledger.say(Receipt("1", DELIVERED, idempotency_key=claim.payload().idempotency_key))
     await ledger.queue.record(claim, ACCEPTED, "vendor-1")
     message = await ledger.message(claim.message_id)
     assert (message.status, message.provider_message_id, message.due_at) == ("delivered", "vendor-1", None)
@@ -301,10 +301,10 @@ async def test_the_worker_s_late_word_does_not_lower_what_a_receipt_has_said(led
 async def test_a_receipt_tells_the_id_that_a_lost_answer_would_have_told(ledger: Ledger) -> None:
     claim = await ledger.claimed()
     await ledger.queue.record(claim, NO_ANSWER)
-    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload.idempotency_key))
+    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload().idempotency_key))
     message = await ledger.message(claim.message_id)
     assert (message.status, message.provider_type, message.provider_message_id) == ("sent", "sms", "vendor-1")
-    await ledger.say(Receipt("2", DELIVERED, "vendor-2", idempotency_key=claim.payload.idempotency_key))
+    await ledger.say(Receipt("2", DELIVERED, "vendor-2", idempotency_key=claim.payload().idempotency_key))
     message = await ledger.message(claim.message_id)
     assert (message.status, message.provider_message_id) == ("delivered", "vendor-1")
 
@@ -314,7 +314,7 @@ async def test_an_id_that_another_message_has_is_not_learned_from_a_receipt(ledg
     second = await ledger.claimed()
     await ledger.say(
         Receipt("1", DELIVERED, "vendor-1"),
-        Receipt("2", DELIVERED, "vendor-1", idempotency_key=second.payload.idempotency_key),
+        Receipt("2", DELIVERED, "vendor-1", idempotency_key=second.payload().idempotency_key),
     )
     messages = [await ledger.message(id_) for id_ in (first, second.message_id)]
     assert [(each.status, each.provider_message_id) for each in messages] == [
@@ -350,7 +350,7 @@ async def test_a_receipt_that_comes_before_the_worker_s_word_stops_further_attem
     ledger: Ledger, verdict: Verdict
 ) -> None:
     claim = await ledger.claimed()
-    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload.idempotency_key))
+    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload().idempotency_key))
     assert await ledger.queue.record(claim, verdict) is False
     message = await ledger.message(claim.message_id)
     assert (message.status, message.status_reason, message.due_at) == ("sent", None, None)
@@ -360,7 +360,7 @@ async def test_a_receipt_that_comes_before_the_worker_s_word_stops_further_attem
 async def test_a_receipt_stops_a_message_that_waits_for_its_next_try(ledger: Ledger) -> None:
     claim = await ledger.claimed()
     await ledger.queue.record(claim, LATER)
-    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload.idempotency_key))
+    await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload().idempotency_key))
     assert await ledger.queue.claim() == []
     assert await ledger.status(claim.message_id) is SENT
 

@@ -50,7 +50,7 @@ async def change(connection: AsyncConnection, id: int, **values: object) -> None
 
 async def thread(connection: AsyncConnection) -> list[str]:
     [claimed] = await claim(connection)
-    return list(claimed.payload.thread)
+    return list(claimed.payload().thread)
 
 
 async def test_the_first_mail_answers_nothing(connection: AsyncConnection) -> None:
@@ -61,7 +61,7 @@ async def test_the_first_mail_answers_nothing(connection: AsyncConnection) -> No
 async def test_an_answer_names_what_was_said_in_its_order(connection: AsyncConnection) -> None:
     [first] = await store(connection, mail(Direction.OUTBOUND))
     [claimed] = await claim(connection)
-    own = (await Composer().mail(claimed.payload)).message_id
+    own = (await Composer().mail(claimed.payload())).message_id
     await change(connection, first, status=MessageStatus.DELIVERED.value, due_at=None)
     await store(connection, mail(Direction.INBOUND, "<one@example.net> user@example.com"))
     await store(connection, mail(Direction.INBOUND, "f" * 64))  # came without a Message-ID
@@ -75,10 +75,10 @@ async def test_one_that_was_tried_again_is_known_by_the_name_it_left_under(conne
     [first] = await store(connection, mail(Direction.OUTBOUND))
     await change(connection, first, retry_count=2)
     [claimed] = await claim(connection)
-    assert claimed.payload.idempotency_key.endswith("-2")
+    assert claimed.payload().idempotency_key.endswith("-2")
     await change(connection, first, status=MessageStatus.SENT.value, due_at=None)
     await store(connection, mail(Direction.OUTBOUND))
-    assert await thread(connection) == [message_id_of(claimed.payload.idempotency_key, CUSTOMER_EMAIL)]
+    assert await thread(connection) == [message_id_of(claimed.payload().idempotency_key, CUSTOMER_EMAIL)]
 
 
 @pytest.mark.parametrize("status", [MessageStatus.FAILED, MessageStatus.CANCELED, MessageStatus.UNKNOWN])
@@ -110,7 +110,7 @@ async def test_conversations_are_threads_of_their_own(connection: AsyncConnectio
     for person in people:
         await store(connection, mail(Direction.INBOUND, f"<from-{person}> x", contact=person))
         await store(connection, mail(Direction.OUTBOUND, contact=person))
-    claimed = {each.payload.to_address: each.payload.thread for each in await claim(connection)}
+    claimed = {each.payload().to_address: each.payload().thread for each in await claim(connection)}
     assert claimed == {person: [f"<from-{person}>"] for person in people}
 
 
@@ -120,4 +120,4 @@ async def test_other_channels_are_not_asked_about(connection: AsyncConnection) -
     asked: list[str] = []
     event.listen(connection.sync_connection, "before_cursor_execute", lambda *told: asked.append(told[2]))
     [claimed] = await claim(connection, "sms")
-    assert (len(asked), claimed.payload.thread) == (1, ())
+    assert (len(asked), claimed.payload().thread) == (1, ())

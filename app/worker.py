@@ -38,7 +38,7 @@ from app.services.receipts import sweep_parked
 from app.services.recorder import OutcomeRecorder, Record
 from app.services.retention import remove_what_is_over
 from app.services.storable import storable_text
-from app.services.upkeep import expire_overdue, forget_idempotency_keys
+from app.services.upkeep import expire_overdue, forget_idempotency_keys, learn_sizes
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +87,7 @@ class DeliveryWorker:
             asyncio.create_task(self._watch(), name="neighbour-watch"),
             asyncio.create_task(self._renew(), name="lease-renewal"),
             asyncio.create_task(self._forget(), name="cleaning"),
+            asyncio.create_task(self._learn(), name="statistics"),
         ]
         return self
 
@@ -392,6 +393,16 @@ class DeliveryWorker:
                 await remove_what_is_over(self._engine, self._settings)
             except Exception as error:
                 log.warning("not_cleaned", error=type(error).__name__)
+
+    async def _learn(self) -> None:
+        """Keep PostgreSQL's plans up with tables that grow faster than it looks at them."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                if names := await learn_sizes(self._engine):
+                    log.debug("tables_analyzed", tables=names)
+            except Exception as error:
+                log.warning("not_analyzed", error=type(error).__name__)
 
 
 async def _its_turn(wait: float) -> None:

@@ -47,8 +47,9 @@ class TimedProtocol(HttpToolsProtocol):
     it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
     is answered 408, with the body of a webhook 503, one whose head grows without an end 431, one whose request can't
     be read 400, or 405 where only its method is unknown; then the connection is closed. Closed without a word is one
-    that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`. While `MAX_REQUESTS_IN_FLIGHT` are under way
-    further ones are answered 503 before they are parsed. The settings and the gate come with the lifespan's state.
+    that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`. While as many are under way as the gate
+    allows, further ones are answered 503 before they are parsed. The settings and the gate come with the lifespan's
+    state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -88,8 +89,8 @@ class TimedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        under_way = len(self.tasks) - self._gate.reading
-        if under_way >= self._settings.max_requests_in_flight and self._is_idle() and _may_be_shed(data):
+        under_way = len(self.tasks) - self._gate.idle
+        if under_way >= self._gate.pace.allowed and self._is_idle() and _may_be_shed(data):
             self._shed(_id_in(data), under_way)
             return
         self._data = data

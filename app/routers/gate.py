@@ -4,7 +4,11 @@ Without it everybody waits, and the work that is done is for callers who have gi
 """
 
 import json
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,11 +42,59 @@ class Refusal:
         return [(b"x-request-id", id_), (b"content-length", b"%d" % len(body)), *self._headers], body
 
 
+_VISIT = "visit"
+#: Seconds that a request may take, with all that it waits for here, and those after which it tells how many may.
+_LONG, _TELLING = 1.0, 0.25
+#: What takes long while so few are under way takes long by itself.
+_FEW = 20
+#: So many requests are looked at together.
+_TOGETHER = 16
+
+
+class Pace:
+    """How many may be under way for each to be answered within about a second: as many as are answered in one.
+
+    By Little's law that is how many a request found under way, for each second that it took. While answers are quick
+    nobody waits, and `most` may.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.allowed = most
+        self._quick = self._slow = 0
+        self._affordable = 0.0  # the sum of what each that was slow has told
+
+    def took(self, seconds: float, among: int) -> None:
+        """Note a request that took so long, and had found so many under way, itself among them."""
+        if seconds > _TELLING and among > _FEW:
+            self._slow += 1
+            self._affordable += among * _LONG / seconds
+        else:
+            self._quick += 1
+        if self._quick + self._slow < _TOGETHER:
+            return
+        if self._slow > self._quick:
+            self.allowed = min(self._most, max(_FEW, round(self._affordable / self._slow)))
+        else:
+            self.allowed = min(self._most, self.allowed + self.allowed // 8)
+        self._quick = self._slow = 0
+        self._affordable = 0.0
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A request that has entered: since when it takes our time."""
+
+    began: float
+
+
 class Gate:
-    """Turns away at once what comes while `MAX_REQUESTS_IN_FLIGHT` are under way.
+    """Turns away at once what comes while `MAX_REQUESTS_IN_FLIGHT` are under way, or fewer where that would take more
+    than a second (`Pace`).
 
     A request whose body is still coming is not under way: whoever sends a byte now and then would keep everybody else
-    out. What such bodies hold together is bounded instead, and who goes beyond that is turned away too.
+    out. What such bodies hold together is bounded instead, and who goes beyond that is turned away too. Neither is
+    one that waits for a provider, because it asked to.
 
     The outermost layer: the less it costs to say no, the more is left for those who are let in. `TimedProtocol` says
     it for even less.
@@ -50,38 +102,42 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, most: int, refusal: Refusal) -> None:
         self._app = app
-        self._most = most
+        self.pace = Pace(most)
         self.refusal = refusal
         self._entered = 0
-        #: Requests that have entered, and wait for more of their bodies.
-        self.reading = 0
+        #: Requests that have entered, and wait for somebody outside: for more of their bodies, or for a provider.
+        self.idle = 0
         self._held: Counter[str] = Counter()  # bytes, by address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)  # the lifespan, which is under way all the time
             return
-        if self._entered - self.reading >= self._most and scope["path"] not in NEVER_SHED:
+        under_way = self._entered - self.idle
+        if under_way >= self.pace.allowed and scope["path"] not in NEVER_SHED:
             given_id = dict(scope["headers"]).get(b"x-request-id")
-            headers, body = self.refusal.answer(given_id, in_flight=self._entered - self.reading)
+            headers, body = self.refusal.answer(given_id, in_flight=under_way)
             await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
         holder, held = "", 0
+        visit = scope[_VISIT] = _Visit(time.monotonic())
 
         async def patient() -> Message:
             nonlocal holder, held
-            self.reading += 1
+            self.idle += 1
             try:
                 message = await receive()
             finally:
-                self.reading -= 1
+                self.idle -= 1
             if message.get("more_body"):
                 holder = household_of(scope["client"][0] if scope.get("client") else None)
                 held += len(message["body"])
                 self._held[holder] += len(message["body"])
                 if self._held[holder] > _ROOM_OF_ONE or self._held.total() > _ROOM:
                     raise Overloaded("More is being sent than there is room for right now. Try again shortly.")
+            elif held:
+                visit.began = time.monotonic()  # what a client takes its time over says nothing about us
             return message
 
         self._entered += 1
@@ -89,8 +145,20 @@ class Gate:
             await self._app(scope, patient, send)
         finally:
             self._entered -= 1
+            self.pace.took(time.monotonic() - visit.began, under_way + 1)
             if held:
                 self._held -= Counter({holder: held})
+
+    @contextmanager
+    def waiting_outside(self, scope: Scope) -> Iterator[None]:
+        """While a request waits for a provider it is not under way, and takes no time."""
+        self.idle += 1
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.idle -= 1
+            scope[_VISIT].began += time.monotonic() - began
 
 
 def _busy(settings: Settings) -> tuple[Headers, bytes]:

@@ -1,13 +1,18 @@
 """What happens when more comes than can be served: whoever is too many is told so at once."""
 
 import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
 
 import pytest
+from starlette.requests import Request
 from starlette.types import Message
 
 from app.config import Settings
 from app.main import create_app
 from app.routers import gate
+from app.routers.gate import Pace
 from tests.conftest import client_of
 from tests.factories import sms, sms_webhook
 from tests.routers import problem_of, row_counts
@@ -89,6 +94,32 @@ async def test_a_request_that_fails_or_is_given_up_makes_room(settings: Settings
         assert (await client.get("/api/conversations")).status_code == 200
 
 
+async def test_who_waits_for_a_provider_takes_up_neither_room_nor_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings.model_copy(update={"max_requests_in_flight": 1}))
+    arrived, released = asyncio.Event(), asyncio.Event()
+    took: list[float] = []
+    monkeypatch.setattr(app.state.gate.pace, "took", lambda seconds, among: took.append(seconds))
+
+    @app.get("/outside")
+    async def outside(request: Request) -> None:
+        with app.state.gate.waiting_outside(request.scope):
+            arrived.set()
+            await released.wait()
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        waiting = asyncio.create_task(client.get("/outside"))
+        await arrived.wait()
+        waited_since = time.monotonic()
+        assert (await client.get("/api/conversations")).status_code == 200
+        released.set()
+        assert (await waiting).status_code == 200
+        waited = time.monotonic() - waited_since
+    assert len(took) == 2
+    assert took[1] < waited
+
+
 async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for_each_address(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,3 +161,63 @@ async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for
         more.set()
         assert [*await asyncio.gather(first, second)] == [422, 422]
         assert await send_slowly("192.0.2.3", 50) == 422
+
+
+def crowded(pace: Pace, *, capacity: int, asked: int, seconds: float) -> list[float]:
+    """How long each took of those whom a server with that pace let in, in order; both rates are per second.
+
+    The server does one thing after the other, and each takes it as long.
+    """
+    inside: deque[tuple[float, int]] = deque()  # when each came, and how many there were then
+    took: list[float] = []
+    arrivals, ends = 0, 0
+    while (now := min(arrivals / asked, (ends + 1) / capacity)) < seconds:
+        if now == arrivals / asked:
+            arrivals += 1
+            if len(inside) < pace.allowed:
+                inside.append((now, len(inside) + 1))
+        else:
+            ends += 1
+            if inside:
+                came, among = inside.popleft()
+                took.append(now - came)
+                pace.took(now - came, among)
+    return took
+
+
+def percentile_99(times: Sequence[float]) -> float:
+    return sorted(times)[len(times) * 99 // 100]
+
+
+@pytest.mark.parametrize("capacity", [200, 300, 1000, 4000])
+def test_of_ten_times_too_many_as_many_are_let_in_as_are_answered_in_time(capacity: int) -> None:
+    took = crowded(Pace(500), capacity=capacity, asked=10 * capacity, seconds=60)
+    assert len(took) > 0.95 * capacity * 60
+    assert percentile_99(took) < 2
+    assert max(took[len(took) // 2 :]) < 1.2
+
+
+def test_a_server_that_has_become_quick_again_lets_everybody_in() -> None:
+    pace = Pace(500)
+    crowded(pace, capacity=50, asked=500, seconds=20)
+    assert pace.allowed < 60
+    crowded(pace, capacity=5_000, asked=1_000, seconds=1)
+    assert pace.allowed == 500
+
+
+def test_what_takes_long_by_itself_keeps_nobody_out() -> None:
+    pace = Pace(500)
+    for _ in range(1_000):
+        pace.took(10, 5)
+    assert pace.allowed == 500
+    for number in range(1_000):  # among many that are quick
+        pace.took(10 if number % 3 == 0 else 0.01, 100)
+    assert pace.allowed == 500
+
+
+def test_no_pace_is_so_slow_that_nobody_is_let_in() -> None:
+    pace = Pace(500)
+    for _ in range(1_000):
+        pace.took(60, 21)
+    assert pace.allowed == 20
+    assert Pace(3).allowed == 3

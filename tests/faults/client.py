@@ -32,14 +32,10 @@ class Answer:
 
 @dataclass
 class Load:
-    """Clients that send messages, each again until it is answered with 200, under one key: the client's ledger.
-
-    Those who are not `patient` take the first answer for the last.
-    """
+    """Clients that send messages, each again until it is answered with 200, under one key: the client's ledger."""
 
     port: int
     per_second: float = 100
-    patient: bool = True
     name: str = field(default_factory=lambda: secrets.token_hex(4))
     acknowledged: dict[str, int] = field(default_factory=dict)  #: message ids by body
     answers: list[Answer] = field(default_factory=list)
@@ -96,7 +92,7 @@ class Load:
                 if status == 200:
                     self.acknowledged[body] = int(json.loads(said)["message_id"])
                     return
-            if self._stopping or not self.patient:
+            if self._stopping:
                 return
             await asyncio.sleep(pause)  # between two tries, as a client does
 
@@ -109,8 +105,7 @@ class Load:
             first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
             said = await reader.readexactly(int(headers["content-length"]))
-            # Whoever was refused hears nothing on that connection for a while; the next is somebody else.
-            kept = headers.get("connection") != "close" and (self.patient or first.split()[1] == "200")
+            kept = headers.get("connection") != "close"
         finally:
             if kept:
                 self._idle.append((time.monotonic(), (reader, writer)))

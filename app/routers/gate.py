@@ -44,7 +44,7 @@ class Refusal:
 
 _VISIT = "visit"
 #: Seconds that a request may take, with all that it waits for here, and those after which it tells how many may.
-_LONG, _TELLING = 1.0, 0.25
+_LONG, _TELLING = 0.5, 0.2
 #: What takes long while so few are under way takes long by itself.
 _FEW = 20
 #: So many requests are looked at together.
@@ -52,10 +52,10 @@ _TOGETHER = 16
 
 
 class Pace:
-    """How many may be under way for each to be answered within about a second: as many as are answered in one.
+    """How many may be under way for each to be answered within about half a second: as many as are answered in one.
 
-    By Little's law that is how many a request found under way, for each second that it took. While answers are quick
-    nobody waits, and `most` may.
+    Of a request that found 300 under way and took 1.5 seconds that is 100, by Little's law. While answers are quick
+    nobody waits, and `most` may be there.
     """
 
     def __init__(self, most: int) -> None:
@@ -90,7 +90,7 @@ class _Visit:
 
 class Gate:
     """Turns away at once what comes while `MAX_REQUESTS_IN_FLIGHT` are under way, or fewer where that would take more
-    than a second (`Pace`).
+    than half a second (`Pace`).
 
     A request whose body is still coming is not under way: whoever sends a byte now and then would keep everybody else
     out. What such bodies hold together is bounded instead, and who goes beyond that is turned away too. Neither is

@@ -194,13 +194,13 @@ def test_of_ten_times_too_many_as_many_are_let_in_as_are_answered_in_time(capaci
     took = crowded(Pace(500), capacity=capacity, asked=10 * capacity, seconds=60)
     assert len(took) > 0.95 * capacity * 60
     assert percentile_99(took) < 2
-    assert max(took[len(took) // 2 :]) < 1.2
+    assert max(took[len(took) // 2 :]) < 0.7
 
 
 def test_a_server_that_has_become_quick_again_lets_everybody_in() -> None:
     pace = Pace(500)
     crowded(pace, capacity=50, asked=500, seconds=20)
-    assert pace.allowed < 60
+    assert pace.allowed < 40
     crowded(pace, capacity=5_000, asked=1_000, seconds=1)
     assert pace.allowed == 500
 

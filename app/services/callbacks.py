@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 #: In bytes; reading a larger one takes long enough for others to notice.
 _LARGE = 100_000
 _LONGEST_REASON = 1000
+#: For a word about a call that is refused because the database was too slow for what it says.
+_CORRECTION_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ class CallbackService:
         if isinstance(stored, BaseException):
             if not isinstance(kept, BaseException):
                 with contextlib.suppress(Exception):
-                    await self._correct(kept, _NOT_STORED)
+                    async with asyncio.timeout(_CORRECTION_SECONDS):  # the provider has been waiting already
+                        await self._correct(kept, _NOT_STORED)
             raise stored
         if isinstance(kept, BaseException):
             raise kept

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import Any
@@ -17,6 +18,7 @@ from app.providers.registry import provider_registry
 from app.providers.verification import hash_of
 from app.routers import webhooks
 from app.routers.room import Room
+from tests.conftest import execute
 from tests.factories import sms, until
 from tests.logs import captured
 from tests.routers import problem_of, row_counts, rows_of
@@ -387,6 +389,21 @@ async def test_a_call_whose_events_could_not_be_stored_does_not_pass_for_taken(
     [(verdict, reason)] = rows_of(database_url, "SELECT verdict, reason FROM webhook_calls")
     assert verdict == "not_understood"
     assert "could not be stored" in reason
+
+
+async def test_a_provider_does_not_wait_twice_where_its_call_can_not_be_stored(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    slow = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); RETURN NEW; END'"
+    execute(database_url, slow, "CREATE TRIGGER wait BEFORE UPDATE ON webhook_calls EXECUTE FUNCTION wait()")
+    try:
+        with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE messages")
+            began = time.monotonic()
+            problem_of(await call(client, inbound()), 503)
+        assert time.monotonic() - began < 2.5
+    finally:
+        execute(database_url, "DROP TRIGGER wait ON webhook_calls", "DROP FUNCTION wait")
 
 
 @pytest.mark.parametrize(("public_url", "told"), [(f"{PUBLIC_URL}/", PUBLIC_URL + PATH), (None, None)])

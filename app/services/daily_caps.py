@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 #: A process takes at most one part in so many of what is left, and at most so many units; at first only a few.
 _PARTS, _MOST, _FIRST = 16, 1000, 8
+#: So many deadlines may go by for who stands in line: with the last one's own, still an answer within five seconds.
+_IN_LINE = 3
 #: How long a process takes the row's no for an answer.
 _REFUSED_SECONDS = 1.0
 
@@ -127,7 +129,7 @@ class SpendGuard:
         account = Account(message.tenant_id, datetime.now(UTC).date(), destination)
         lease = self._leases.get(account) or self._opened(account)
         if lease.units < units:
-            async with lease.taking:
+            async with asyncio.timeout(_IN_LINE * self._deadline_seconds), lease.taking:
                 if lease.units < units:
                     await self._take(account, lease, cap, needed=units - lease.units)
             if lease.units < units:

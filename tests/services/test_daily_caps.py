@@ -1,10 +1,12 @@
 """What is sent in a day, counted by all processes together."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime
 
+import psycopg2
 import pytest
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
@@ -27,7 +29,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
     """Makes the guards of processes that share nothing but the database, and stops them in order at the end."""
     async with AsyncExitStack() as stack:
 
-        async def make(**caps: int) -> SpendGuard:
+        async def make(deadline_seconds: float = 4, **caps: int) -> SpendGuard:
             own = settings.model_copy(update={"daily_caps": caps})
             assert own.database_url
             engine = create_serving_engine(own.database_url.get_secret_value(), own)
@@ -36,7 +38,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
                 engine,
                 LimitBook(async_sessionmaker(engine), own, deadline_seconds=4),
                 default_region="US",
-                deadline_seconds=4,
+                deadline_seconds=deadline_seconds,
             )
             return await stack.enter_async_context(guard)
 
@@ -98,6 +100,19 @@ async def test_texts_count_by_their_segments_and_what_does_not_fit_leaves_room_f
     assert await allowed(guard, 1, three_segments) == 1
     assert await allowed(guard, 1, three_segments) == 0
     assert await allowed(guard, 5) == 2
+
+
+async def test_who_stands_in_line_behind_a_row_that_does_not_answer_gives_up_together_with_the_first(
+    process: Process, database_url: str
+) -> None:
+    guard = await process(deadline_seconds=0.2, US=1000)
+    with closing(psycopg2.connect(database_url)) as other:
+        other.cursor().execute("LOCK TABLE daily_budgets")
+        began = time.monotonic()
+        outcomes = await asyncio.gather(*(guard.set_aside(text()) for _ in range(30)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {TimeoutError}
+    assert time.monotonic() - began < 3  # one after another, they would take six
+    assert await allowed(guard, 1) == 1
 
 
 async def test_each_destination_has_a_cap_of_its_own(process: Process, database_url: str) -> None:

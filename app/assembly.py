@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.database import PromptSession, create_serving_engine, database_name
+from app.database import PromptSessions, create_serving_engine, database_name
 from app.errors import ConfigurationError
 from app.presence import Presence
 from app.providers.registry import provider_registry
@@ -39,8 +39,6 @@ log = structlog.get_logger(__name__)
 #: For whose key or address it is, which takes a millisecond. Longer, and what is left for storing would not do to
 #: answer everybody within five seconds while the database is silent.
 _LOOK_UP_SECONDS = 0.6
-#: For all that is read for a request. To give it up takes two more: so long SQLAlchemy waits for a farewell.
-_READ_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +105,10 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         await stack.enter_async_context(doorbell)
         writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=doorbell.ring))
         patience = settings.database_statement_timeout_seconds
-        sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
-            engine, class_=PromptSession, expire_on_commit=False, deadline_seconds=min(_READ_SECONDS, patience)
-        )
+        sessions = PromptSessions(engine, deadline_seconds=patience)
         deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressBook(sessions, deadline_seconds=deadline)
-        files = FileStore(engine, settings.files_dir)
+        files = FileStore(sessions, settings.files_dir)
         events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses, files))
         calls = await stack.enter_async_context(CallLog(engine, settings))
         for name, provider in provider_registry.items():

@@ -6,8 +6,8 @@ command line and test fixtures.
 
 import asyncio
 import functools
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Self
 
 import asyncpg
@@ -15,7 +15,7 @@ import psycopg2
 from sqlalchemy import Engine, create_engine
 from sqlalchemy import exc as sqlalchemy_exc
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from app.config import Settings
 from app.embedded import EmbeddedPostgres
@@ -25,6 +25,8 @@ _APPLICATION_NAME = "messaging-service"
 
 #: No transaction of ours waits for anybody outside: one that stands still belongs to a process that does.
 _IDLE_IN_TRANSACTION_SECONDS = 10.0
+#: A server that lives takes milliseconds to end what it was asked for, and its own timeouts end it in any case.
+_FAREWELL_SECONDS = 0.5
 #: Classes and codes of SQLSTATE that say "not now": connection, resources, operator intervention.
 _AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
 
@@ -120,12 +122,37 @@ class PromptSession(AsyncSession):
         await self._entered.__aexit__(*exception)
 
 
+class PromptSessions(async_sessionmaker[AsyncSession]):
+    """Makes sessions that are done within `deadline_seconds`, those of `begin` with their commit.
+
+    What a commit that was cut off has come to nobody can tell.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, deadline_seconds: float) -> None:
+        super().__init__(engine, class_=PromptSession, expire_on_commit=False, deadline_seconds=deadline_seconds)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:  # type: ignore[override]  # theirs doesn't enter the session
+        async with self() as session, session.begin():
+            yield session
+
+
+class _Connection(asyncpg.Connection):
+    """Closed within half a second. SQLAlchemy grants a silent server two for one that is given up, and all the time
+    in the world where a pool ends."""
+
+    async def close(self, **_: Any) -> None:
+        await super().close(timeout=_FAREWELL_SECONDS)
+
+
 async def connect(url: str, **options: Any) -> asyncpg.Connection:
     """A connection of asyncpg's own, made to the end even where nobody waits for it any more, and then closed.
 
     Cut off while it connects, asyncpg leaves an error behind that nobody asks for, and asyncio reports it.
     """
-    connecting = asyncio.create_task(asyncpg.connect(libpq_url(url), **options), name="connecting")
+    connecting = asyncio.create_task(
+        asyncpg.connect(libpq_url(url), connection_class=_Connection, **options), name="connecting"
+    )
     try:
         return await asyncio.shield(connecting)
     except asyncio.CancelledError:

@@ -7,12 +7,11 @@ from contextlib import closing, suppress
 import psycopg2
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.database import PromptSession, connect, create_serving_engine, is_unavailable
+from app.database import PromptSessions, connect, create_serving_engine, is_unavailable
 from app.main import create_app
-from tests.conftest import client_of
+from tests.conftest import client_of, execute
 from tests.factories import sms
 from tests.routers import problem_of
 
@@ -94,26 +93,49 @@ async def test_whoever_gives_up_while_connecting_leaves_no_error_behind(database
     assert reported == []
 
 
+@pytest.mark.parametrize("opened", ["by itself", "with a transaction"])
 async def test_a_session_ends_at_its_deadline_however_many_statements_it_has_come_to(
-    settings: Settings, database_url: str
+    settings: Settings, database_url: str, opened: str
 ) -> None:
     engine = create_serving_engine(database_url, settings)
-    sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
-        engine, class_=PromptSession, deadline_seconds=0.5
-    )
+    sessions = PromptSessions(engine, deadline_seconds=0.5)
     asked = 0
 
     async def ask() -> None:
         nonlocal asked
-        async with sessions() as session:
+        async with sessions() if opened == "by itself" else sessions.begin() as session:
             while True:
                 await session.execute(text("SELECT pg_sleep(0.1)"))
                 asked += 1
 
     with pytest.raises(TimeoutError) as given_up:
-        await ask()
+        await asyncio.wait_for(ask(), 5)
     assert 1 <= asked < 5
     assert is_unavailable(given_up.value)
     async with sessions() as session:
         assert (await session.execute(text("SELECT 1"))).scalar_one() == 1
     await engine.dispose()
+
+
+async def test_a_transaction_ends_at_its_deadline_also_where_it_is_the_commit_that_takes_long(
+    settings: Settings, database_url: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    sessions = PromptSessions(engine, deadline_seconds=0.5)
+    slow = (
+        "CREATE TABLE slow (id int)",
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    execute(database_url, *slow)
+    try:
+        async with asyncio.timeout(1.5):
+            with pytest.raises(TimeoutError):
+                async with sessions.begin() as session:
+                    await session.execute(text("INSERT INTO slow VALUES (1)"))
+        async with sessions.begin() as session:
+            assert (await session.execute(text("SELECT count(*) FROM slow"))).scalar_one() == 0
+    finally:
+        await engine.dispose()
+        execute(database_url, "DROP TABLE slow", "DROP FUNCTION wait")

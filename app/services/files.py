@@ -33,7 +33,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.types import TypeEngine
 
 from app.errors import FileStoreUnavailable, MessageFileNotFound
@@ -145,8 +145,8 @@ _READ = select(
 class FileStore:
     """A tenant's files: in the database, or below a directory that all processes share."""
 
-    def __init__(self, engine: AsyncEngine, directory: Path | None) -> None:
-        self._engine = engine
+    def __init__(self, sessions: async_sessionmaker[AsyncSession], directory: Path | None) -> None:
+        self._sessions = sessions
         self._directory = directory
 
     async def keep(self, files: Sequence[NewFile]) -> None:
@@ -158,8 +158,8 @@ class FileStore:
         for file in files:
             by_tenant.setdefault(file.tenant_id, []).append(file)
         for tenant_id, own in by_tenant.items():
-            async with self._engine.connect() as connection:
-                found = await connection.execute(_KNOWN, {"tenant": tenant_id, "ids": [file.id for file in own]})
+            async with self._sessions() as session:
+                found = await session.execute(_KNOWN, {"tenant": tenant_id, "ids": [file.id for file in own]})
                 known = set(found.scalars())
             for batch in _batches([file for file in own if file.id not in known]):
                 await self._keep(tenant_id, batch)
@@ -184,13 +184,14 @@ class FileStore:
             )
             for file, path in zip(files, paths, strict=True)
         ]
-        async with self._engine.begin() as connection:
+        async with self._sessions.begin() as session:
+            connection = await session.connection()
             await connection.execute(_KEEP, given(tenant_id, list(_COLUMNS), values))
 
     async def find(self, tenant_id: int, file_id: str) -> KeptFile:
         """Raises `MessageFileNotFound`, also for another tenant's."""
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(_FIND, {"tenant": tenant_id, "id_": file_id})).one_or_none()
+        async with self._sessions() as session:
+            row = (await session.execute(_FIND, {"tenant": tenant_id, "id_": file_id})).one_or_none()
         if row is None:
             raise MessageFileNotFound("There is no file at this address.")
         return KeptFile(*row)
@@ -205,8 +206,8 @@ class FileStore:
 
     async def _piece(self, file: KeptFile, start: int) -> bytes | None:
         parameters = {"tenant": file.tenant_id, "id_": file.id, "start": start + 1, "length": _PIECE}
-        async with self._engine.connect() as connection:
-            piece: bytes | None = (await connection.execute(_READ, parameters)).scalar()
+        async with self._sessions() as session:
+            piece: bytes | None = (await session.execute(_READ, parameters)).scalar()
         return piece
 
 

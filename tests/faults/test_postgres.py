@@ -1,14 +1,23 @@
 """PostgreSQL stopped, killed, cut off and frozen under load: no accepted message is lost, and nobody restarts us."""
 
+import re
 import time
 from collections import Counter
+from contextlib import ExitStack
+from typing import Any
 
 import anyio
 import httpx
 import pytest
+from sqlalchemy import text
 
+from app.config import Settings
+from app.database import PromptSessions, create_serving_engine
+from app.main import create_app
+from tests.factories import CUSTOMER, email, email_webhook, sms, sms_webhook
 from tests.faults.client import Answer, Load
 from tests.faults.rig import MakeRig, Postgres, Rig, drawn_seed, report, size, until
+from tests.walk import api_routes
 
 pytestmark = pytest.mark.anyio
 
@@ -144,3 +153,77 @@ async def test_postgres_goes_away_and_comes_back(make_rig: MakeRig, postgres: Po
 
 def _accepted_after(answer: Answer, moment: float) -> bool:
     return answer.status == 200 and answer.came_at >= moment
+
+
+#: By path, what is asked with. It need not be there: who asks for it waits for the same answer.
+BODIES: dict[str, dict[str, Any]] = {
+    "/api/messages/sms": sms(),
+    "/api/messages/email": email(),
+    "/api/messages/preview": {"channel": "sms", **sms()},
+    "/api/webhooks/sms": sms_webhook(),
+    "/api/webhooks/email": email_webhook(),
+    "/api/webhooks/{provider}": {"event": "receipt", "event_id": "event-1", "status": "delivered", "id": "sms-1"},
+    "/api/admin/tenants": {"name": "Acme"},
+    "/api/admin/tenants/{tenant_id}": {"retention_days": 30, "rate_limit_burst": 10},
+    "/api/admin/keys": {"tenant_id": 1, "name": "laptop", "scopes": ["send"]},
+    "/api/admin/tenants/{tenant_id}/addresses": {"address": CUSTOMER},
+}
+IN_PATHS = {"provider": "simulator", "name": "sms", "file_id": "0" * 64}
+#: What is told without looking: among it that there is no other channel.
+ASK_NOTHING = {"/healthz", "/docs", "/api/messages/{channel}"}
+
+
+async def test_whoever_asks_a_frozen_postgres_for_anything_is_told_in_time(
+    make_rig: MakeRig, postgres: Postgres
+) -> None:
+    rig = make_rig()
+    rig.start()
+    asked = [
+        (method, re.sub(r"{(\w+)}", lambda name: IN_PATHS.get(name[1], "1"), route.path), BODIES.get(route.path))
+        for route, method in api_routes(create_app(Settings(_env_file=None)))
+        if route.path not in ASK_NOTHING and (method, route.path) != ("GET", "/api/webhooks/{provider}")
+    ]
+    assert len(asked) > 30
+    slowest: dict[str, float] = {}
+    async with httpx.AsyncClient(base_url=rig.web.url, timeout=60, trust_env=False) as client:
+
+        async def ask(method: str, path: str, body: dict[str, Any] | None) -> None:
+            began = time.monotonic()
+            answer = await client.request(method, path, json=body)
+            named = f"{method} {path}"
+            slowest[named] = max(time.monotonic() - began, slowest.get(named, 0))
+            assert answer.status_code == 503, f"{named}: {answer.status_code} {answer.text}"
+            assert int(answer.headers["retry-after"]) > 0
+
+        await client.get("/api/conversations")  # there are connections that froze, too
+        with postgres.frozen():
+            await anyio.sleep(0.6)  # so long /readyz remembers
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    for each in asked:
+                        tasks.start_soon(ask, *each)
+        report("postgres_frozen_for_all", asked=len(asked), slowest_answer_seconds=max(slowest.values()))
+        assert {named: seconds for named, seconds in slowest.items() if seconds >= ANSWER_SECONDS} == {}
+        await until(rig.web.is_ready, within_seconds=RECOVERY_SECONDS, why="a service that works again")
+
+
+async def test_a_transaction_that_freezes_halfway_is_given_up_and_so_is_its_connection(postgres: Postgres) -> None:
+    """SQLAlchemy would wait for another two seconds until it closes one, and for ever where the pool is closed."""
+    engine = create_serving_engine(postgres.new_database(), Settings(_env_file=None))
+    sessions = PromptSessions(engine, deadline_seconds=0.5)
+
+    async def freezes_halfway() -> None:
+        async with sessions.begin() as session:
+            await session.execute(text("SELECT 1"))
+            frozen.enter_context(postgres.frozen())
+            await session.execute(text("SELECT 1"))
+
+    async with engine.connect():  # leaves one that is idle
+        pass
+    with ExitStack() as frozen:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await freezes_halfway()
+        assert time.monotonic() - began < 2
+        with anyio.fail_after(2):
+            await engine.dispose()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from app.config import Settings
 from app.database import create_serving_engine
@@ -30,7 +30,7 @@ async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEn
 
 @pytest.fixture(params=["database", "directory"])
 def store(request: pytest.FixtureRequest, engine: AsyncEngine, tmp_path: Path) -> FileStore:
-    return FileStore(engine, tmp_path if request.param == "directory" else None)
+    return FileStore(async_sessionmaker(engine), tmp_path if request.param == "directory" else None)
 
 
 def file(content: bytes, *, name: str = "a.txt", message: str = "<a> b") -> NewFile:

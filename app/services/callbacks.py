@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.domain import CallVerdict
 from app.errors import ProviderNotFound
+from app.masks import masked
 from app.models import Tenant, WebhookCall
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable, Reply
 from app.providers.registry import provider_registry
@@ -236,7 +237,7 @@ def _judged(reading: Reading, faults: list[str] | None = None) -> Judgement:
     told = reading.faults + (faults or [])
     if not told:
         return Judgement(CallVerdict.TAKEN, events=reading.count)
-    reason = storable_text(" ".join(told))[:_LONGEST_REASON]
+    reason = storable_text(masked(" ".join(told)))[:_LONGEST_REASON]  # an error may quote what it could not read
     return Judgement(CallVerdict.NOT_UNDERSTOOD, reason, events=reading.count - len(faults or []))
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import Settings
+from app.masks import masked
 from app.models import ProviderState
 from app.services.statements import SECOND
 
@@ -187,10 +188,13 @@ _RESUMED = (
 
 
 async def record_tallies(connection: AsyncConnection, tallies: Mapping[str, Tally], settings: Settings) -> None:
-    """Open, close, throttle and pause as the outcomes say; providers in the order of their names."""
+    """Open, close, throttle and pause as the outcomes say; providers in the order of their names.
+
+    Why one has refused us is kept in its words, without secrets and whole addresses.
+    """
     for name, tally in sorted(tallies.items()):
         if tally.refused is not None:
-            await connection.execute(_PAUSED, {"provider": name, "reason": tally.refused})
+            await connection.execute(_PAUSED, {"provider": name, "reason": masked(tally.refused)})
         if tally.throttled_for:
             await connection.execute(_THROTTLED, {"provider": name, "seconds": tally.throttled_for})
         if tally.successes:

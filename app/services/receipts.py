@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
+from app.masks import masked
 from app.models import DeliveryAttempt, Message, ProviderEvent, Tenant
 from app.providers.base import Receipt
 from app.services.ranks import rank_of
@@ -135,7 +136,8 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
     """Keep receipts, each with its provider's name, and raise the status of the messages they are about.
 
     An event that is known already, or stands twice in the batch, is kept once. Its tenant is the one of its message;
-    what is parked belongs to tenant 1 until its message is known.
+    what is parked belongs to tenant 1 until its message is known. Its `detail`, which is shown, is kept without
+    secrets and whole addresses; `raw` is as it came.
     """
     once = {(provider_type, receipt.event_id): (provider_type, receipt) for provider_type, receipt in receipts}
     values = []
@@ -147,7 +149,7 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
                 *_named_in(receipt.idempotency_key),
                 receipt.provider_message_id,
                 receipt.status.value if receipt.status else None,
-                receipt.detail,
+                receipt.detail and masked(receipt.detail),
                 json.dumps(dict(receipt.raw)),
                 receipt.occurred_at,
             )

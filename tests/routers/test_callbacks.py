@@ -250,14 +250,14 @@ async def test_a_bug_in_a_providers_file_loses_nothing(
     client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def parse(callback: Callback) -> list[Any]:
-        raise KeyError("MessageSid")
+        raise KeyError("MessageSid of +18045551234")
 
     monkeypatch.setattr(vendor, "parse", parse)
     log = captured()
     assert (await call(client, inbound())).status_code == 200
     assert "callback_not_parsed" in log.getvalue()
     [(_, verdict, _, reason)] = rows_of(database_url, CALLS)
-    assert (verdict, reason) == ("not_understood", "KeyError: 'MessageSid'")
+    assert (verdict, reason) == ("not_understood", "KeyError: 'MessageSid of ***1234'")
 
 
 async def test_what_comes_in_is_the_tenants_whose_number_it_was_sent_to(

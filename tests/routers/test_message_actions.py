@@ -664,6 +664,19 @@ async def test_what_a_provider_answered_is_kept_without_whole_addresses_and_keys
     assert rows_of(database_url, "SELECT status_reason FROM messages") == [(masked,)]
 
 
+async def test_what_a_receipt_says_is_kept_without_whole_addresses_and_keys_and_the_call_as_it_came(
+    busy: httpx.AsyncClient, database_url: str
+) -> None:
+    message_id = await post(busy)
+    await becomes(busy, message_id, "sent")
+    said = "+18045551234 of jane.doe@example.com is barred for Bearer abcdef.ghijkl"
+    await told(busy, Receipt("1", MessageStatus.FAILED, "vendor-1", detail=said, raw={"error": said}))
+    masked = "***1234 of j***@***.com is barred for Bearer ***"
+    assert (await detail(busy, message_id))["status_reason"] == masked
+    assert f"scripted says it failed: {masked}." in await sentences(busy, message_id)
+    assert rows_of(database_url, "SELECT detail, raw FROM provider_events") == [(masked, {"error": said})]
+
+
 async def test_a_receipt_that_is_no_better_than_how_the_message_ended_here_says_that_it_changed_nothing(
     busy: httpx.AsyncClient, provider: Scripted, database_url: str
 ) -> None:

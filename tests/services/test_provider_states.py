@@ -633,6 +633,19 @@ async def test_a_message_in_doubt_never_goes_to_another_while_the_breaker_of_its
     assert len(first.handed) == tried  # it waits for its provider as everybody else does
 
 
+async def test_why_a_provider_refused_us_is_kept_and_logged_without_addresses_and_keys(
+    serve: Serve, quick: Settings, register: Register
+) -> None:
+    register("first", Scripted(CredentialsRefused("Bearer abcdef.ghijkl of jane.doe@example.com is revoked")))
+    client = await serve(quick.model_copy(update=ON_DEMAND | {"routes": {"sms": ["first"]}}))
+    log = captured()
+    await post(client, 1)
+    why = "Bearer *** of j***@***.com is revoked"
+    assert await until(lambda: trouble(client), lambda it: it[0] is not None) == ("is paused", why)
+    [loud] = [line for line in log.getvalue().splitlines() if "provider_paused" in line]
+    assert why in loud
+
+
 async def test_a_message_in_doubt_waits_while_its_provider_is_paused(
     serve: Serve, quick: Settings, register: Register
 ) -> None:

@@ -370,6 +370,7 @@ class _Cluster:
         self._programs.own(self._files)
         settings = {"max_connections": "100", "timezone": "UTC", "log_timezone": "UTC", **self._options}
         settings |= {"listen_addresses": HOST, "port": str(connection.port), "unix_socket_directories": ""}
+        settings |= {"log_error_verbosity": "terse"}  # details quote rows, which nobody erases from its log
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         quoted = subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
         try:

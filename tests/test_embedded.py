@@ -180,6 +180,17 @@ def test_passwords_and_rows_are_closed_to_other_users(made: Path) -> None:
     assert modes == directories | dict.fromkeys(["conn.json", "lock", "server.log"], 0o600)
 
 
+def test_the_log_of_the_server_quotes_no_row(made: Path) -> None:
+    with EmbeddedPostgres(made) as url:
+        query(url, "CREATE TABLE said (body text CHECK (body <> 'Hello!'))")
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            query(url, "INSERT INTO said VALUES ('Hello!')")
+        query(url, "DROP TABLE said")
+    logged = (made / "server.log").read_text()
+    assert "violates check constraint" in logged
+    assert "Failing row contains" not in logged
+
+
 def test_three_processes_that_race_the_very_first_start_share_one_cluster(state: Path) -> None:
     with contextlib.ExitStack() as stack:
         # The first line of each is read when all of them run.

@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from httptools import HttpParserInvalidMethodError
 from starlette.responses import Response
@@ -40,6 +40,40 @@ _malformed = Seldom("requests_malformed")
 _LOOKS = 4  # within the shortest of the times, so that no deadline is overrun by more than a quarter of it
 
 
+class _OneWrite:
+    """A transport whose first piece waits for the next, within one turn of the loop, and then both leave at once.
+
+    uvicorn writes the head of an answer and its body apart. Each would be a system call, which costs more than all
+    that is done to write the answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._call_soon = loop.call_soon
+        self._held: bytes | None = None
+        self.is_closing = transport.is_closing  # asked several times for each request
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = data
+            self._call_soon(self._let_go)
+        else:
+            held, self._held = self._held, None
+            self._transport.write(held + data)
+
+    def close(self) -> None:
+        self._let_go()
+        self._transport.close()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class TimedProtocol(HttpToolsProtocol):
     """A connection that has to complete the head of a request, and then its body, each within a time.
 
@@ -68,7 +102,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _OneWrite(transport, self.loop)))
         self._await_head()
         self._look()
 

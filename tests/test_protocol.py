@@ -1,5 +1,6 @@
 """What comes over a socket: requests that two readers would read differently, and clients without an end."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.protocol import _OneWrite
 from tests.factories import sms
 from tests.live import LiveServer
 
@@ -304,3 +306,36 @@ def test_who_waits_for_an_answer_is_not_cut_off(server: LiveServer) -> None:
     with connected(server) as connection:
         connection.sendall(post(LENGTH + b"Prefer: wait=3\r\n"))
         assert statuses(answers(connection, 1)) == [200]
+
+
+class Wire(asyncio.Transport):
+    """What leaves, piece by piece; None is the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[bytes | None] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.left.append(bytes(data))
+
+    def close(self) -> None:
+        self.left.append(None)
+
+    def is_closing(self) -> bool:
+        return None in self.left
+
+
+@pytest.mark.anyio
+async def test_an_answers_head_leaves_with_its_body_and_alone_where_that_takes_longer() -> None:
+    wire = Wire()
+    transport = _OneWrite(wire, asyncio.get_running_loop())
+    transport.write(b"head,")
+    transport.write(b"body")
+    assert wire.left == [b"head,body"]
+    transport.write(b"head")
+    await asyncio.sleep(0)
+    assert wire.left[1:] == [b"head"]
+    transport.write(b"body")
+    transport.close()
+    assert wire.left[2:] == [b"body", None]
+    assert transport.is_closing()

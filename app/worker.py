@@ -402,7 +402,8 @@ class DeliveryWorker:
                 if names := await learn_sizes(self._engine):
                     log.debug("tables_analyzed", tables=names)
             except Exception as error:
-                log.warning("not_analyzed", error=type(error).__name__)
+                if not is_unavailable(error):  # claiming says so already
+                    log.warning("not_analyzed", error=type(error).__name__)
 
 
 async def _its_turn(wait: float) -> None:

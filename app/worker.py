@@ -25,7 +25,7 @@ from app.segments import units_of
 from app.services.claims import Claim, DueWork, Wanted, claim_due, due_work, renew_leases
 from app.services.daily_caps import forget_daily_budgets
 from app.services.outcomes import TAKEN_OVER, Outcome, release, take_over
-from app.services.policy import ACCEPTED, Verdict, after_failure, can_be_asked, in_doubt
+from app.services.policy import ACCEPTED, Verdict, after_failure, can_be_asked, in_doubt, is_safe_to_repeat
 from app.services.provider_states import (
     WELL,
     Health,
@@ -313,11 +313,17 @@ class DeliveryWorker:
             log.error("delivery_not_recorded", error=type(error).__name__, exc_info=error)
 
     async def _deliver(self, claim: Claim, wait: float) -> None:
+        # What was handed over and is not written down goes out twice if we die now, where it can't be repeated: each
+        # hand has one such message, and takes the next when that is written down.
+        is_safe = is_safe_to_repeat(provider_registry.get(claim.provider_type))
         try:
             record = await self._hand_over(claim, wait)
+            if not is_safe:
+                await self._recorder.write_down(record)
         finally:
             self._calls[claim.provider_type] -= 1
-        await self._recorder.write_down(record)
+        if is_safe:
+            await self._recorder.write_down(record)
 
     async def _hand_over(self, claim: Claim, wait: float) -> Record:
         """Call the provider, after so many seconds, and say what came of it; never raises."""

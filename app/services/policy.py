@@ -64,7 +64,7 @@ def after_failure(
             settings=settings,
         )
     if isinstance(error, PermanentFailure):
-        doubt = "It may have gone out before. " if may_have_left and not _is_safe_to_repeat(provider) else ""
+        doubt = "It may have gone out before. " if may_have_left and not is_safe_to_repeat(provider) else ""
         return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
     # That it is turned away now does not undo that it may have gone out: it is still in doubt, and can't expire.
     waiting = MessageStatus.UNKNOWN if may_have_left else MessageStatus.QUEUED
@@ -100,7 +100,7 @@ def in_doubt(
     hand.
     """
     unknown = AttemptOutcome.UNKNOWN
-    safe = _is_safe_to_repeat(provider)
+    safe = is_safe_to_repeat(provider)
     if not safe and deaths >= DEATHS_BEFORE_GIVING_UP:
         reason = f"Given up after {deaths} workers died with it in hand. It may have gone out."
         return Verdict(unknown, MessageStatus.FAILED, reason)
@@ -117,7 +117,8 @@ def in_doubt(
     return Verdict(unknown, MessageStatus.UNKNOWN, detail)
 
 
-def _is_safe_to_repeat(provider: BaseProvider | None) -> bool:
+def is_safe_to_repeat(provider: BaseProvider | None) -> bool:
+    """Whether what a provider may have already can be handed to it once more, and goes out once."""
     return provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
 
 

@@ -18,6 +18,7 @@ from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, Te
 from app.providers.registry import provider_registry
 from app.services.claims import Claim
 from app.services.policy import ACCEPTED, Verdict
+from app.services.recorder import OutcomeRecorder, Record
 from tests.conftest import client_of, started
 from tests.factories import email, make_messages, sms, until
 from tests.providers import outbound
@@ -241,6 +242,43 @@ async def test_a_provider_that_blocks_its_threads_does_not_slow_another_that_nee
     finally:
         let_go.set()
     await become(client, texts, "sent")
+
+
+class KnowsKeys(Gated):
+    honours_idempotency_key = True
+
+
+@pytest.mark.parametrize(("provider", "before_it_is_recorded"), [(Gated(), 1), (KnowsKeys(), 2)])
+async def test_what_cannot_be_repeated_is_written_down_before_a_hand_takes_the_next(
+    serve: Serve,
+    quick: Settings,
+    register: Register,
+    monkeypatch: pytest.MonkeyPatch,
+    provider: Gated,
+    before_it_is_recorded: int,
+) -> None:
+    """Or a death would leave two in doubt for each hand."""
+    paper, asked = asyncio.Event(), asyncio.Event()
+    write_down = OutcomeRecorder.write_down
+
+    async def slowly(recorder: OutcomeRecorder, record: Record) -> None:
+        asked.set()
+        await paper.wait()
+        await write_down(recorder, record)
+
+    monkeypatch.setattr(OutcomeRecorder, "write_down", slowly)
+    provider.gate.set()
+    register("slow", provider)
+    register("fast", Scripted(ProviderResult()))
+    client = await serve(quick.model_copy(update={"provider_concurrency": 1}))
+    texts = [await post(client, sms(to=f"+1804555{number:04}")) for number in range(2)]
+    await asked.wait()
+    await provider.holds(before_it_is_recorded)
+    last = await post(client, email())  # the worker has looked at what is due since then
+    await until(lambda: client.get(f"/api/messages/{last}"), lambda answer: answer.json()["status"] == "sending")
+    assert len(provider.through) == before_it_is_recorded
+    paper.set()
+    await become(client, [*texts, last], "sent")
 
 
 class Stuck(BaseProvider):

@@ -3,27 +3,20 @@
 Many processes may start at once: whoever holds the transaction-level advisory lock migrates, the others find it
 done. Development also mends a schema whose tables were dropped by hand; production never touches what it did not
 expect.
+
+What needs alembic stands in `app.history`, which is loaded once there is something to do: most starts find it done,
+and need not wait a sixth of a second for it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 import structlog
-from alembic import command
-from alembic.autogenerate import compare_metadata, produce_migrations
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.operations.ops import CreateForeignKeyOp, CreateIndexOp, CreateTableOp, ModifyTableOps
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.schema import SchemaItem
 
 from app.database import create_command_engine
 from app.errors import ConfigurationError
-from app.models import Base
+from app.models import REVISION, Base
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +44,6 @@ def prepare(url: str, *, production: bool) -> None:
         _recreate_missing_tables(connection)
 
 
-def differences(connection: Connection) -> list[object]:
-    """What the database has that the models don't, and the other way round; empty when both agree."""
-    return list(compare_metadata(_context(connection), Base.metadata))
-
-
 @contextmanager
 def _exclusively(url: str) -> Iterator[Connection]:
     engine = create_command_engine(url)
@@ -68,51 +56,34 @@ def _exclusively(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def alembic_config() -> Config:
-    """Where alembic finds the revisions, wherever the service is started from."""
-    config = Config()
-    # The option is interpolated, so a percent sign in the path has to be doubled.
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    return config
-
-
-def _context(connection: Connection) -> MigrationContext:
-    return MigrationContext.configure(connection, opts={"compare_server_default": True, "include_object": is_ours})
-
-
-def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compared: SchemaItem | None) -> bool:
-    """Whether autogenerate may look at it: a table that only the database knows belongs to somebody else."""
-    return not (kind == "table" and reflected and compared is None)
-
-
-def _revisions(connection: Connection) -> tuple[str | None, str | None]:
-    """The revision the database is at, and the newest that this version knows."""
-    return _context(connection).get_current_revision(), _newest_revision()
-
-
-@cache  # the files of a process stay as they are
-def _newest_revision() -> str | None:
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+def _revision(connection: Connection) -> str | None:
+    """The one that the database is at; None before the first."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def _upgrade(connection: Connection) -> None:
-    current, newest = _revisions(connection)
-    if current == newest:
+    current = _revision(connection)
+    if current == REVISION:
         return
-    config = alembic_config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-    log.info("database_migrated", from_revision=current, to_revision=newest)
+    from app import history
+
+    history.upgrade(connection)
+    log.info("database_migrated", from_revision=current, to_revision=REVISION)
 
 
 def _refuse_another_schema(connection: Connection) -> None:
-    current, newest = _revisions(connection)
-    if current != newest:
+    current = _revision(connection)
+    if current != REVISION:
         raise ConfigurationError(
-            f"The database is at revision {current or 'none'} and this version needs {newest}: "
+            f"The database is at revision {current or 'none'} and this version needs {REVISION}: "
             "run `python -m app migrate` first."
         )
-    if differences(connection):
+    from app import history
+
+    if history.differences(connection):
         raise ConfigurationError(
             "The database is not what the migrations left: tables, columns or indexes were changed by hand. "
             "Restore them; in production nothing is mended by itself."
@@ -135,12 +106,8 @@ def _recreate_missing_tables(connection: Connection) -> None:
     }
     for name in orphaned:
         connection.execute(text(f'TRUNCATE TABLE "{name}" CASCADE'))
-    operations = Operations(_context(connection))
-    upgrade = produce_migrations(_context(connection), Base.metadata).upgrade_ops
-    assert upgrade is not None
-    for step in upgrade.ops:
-        for operation in step.ops if isinstance(step, ModifyTableOps) else [step]:
-            if isinstance(operation, CreateTableOp | CreateIndexOp | CreateForeignKeyOp):
-                operations.invoke(operation)
+    from app import history
+
+    history.recreate_missing(connection)
     if "tenants" in missing:
         connection.execute(text("INSERT INTO tenants (name) VALUES ('default')"))

@@ -30,6 +30,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from app.domain import AttemptOutcome, CallVerdict, Direction, MessageStatus, ParticipantRole
 
+#: The revision of `app/migrations` that leaves these tables.
+REVISION = "20261127_02"
+
 _IS_PENDING = text("due_at IS NOT NULL")
 #: Of a call: somebody may have to look at it, or look through it for an address.
 CALL_NEEDS_ATTENTION = text("(verdict <> 'taken' OR addresses = '{}'::text[])")

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg2
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
 
 from app.database import create_command_engine
 from app.errors import ConfigurationError
-from app.migrate import alembic_config, differences, migrate, prepare
-from app.models import Base
+from app.history import alembic_config, differences
+from app.migrate import migrate, prepare
+from app.models import REVISION, Base
 from tests.conftest import execute
 
 NewDatabase = Callable[..., str]
@@ -41,6 +43,10 @@ def test_the_migrations_leave_what_the_models_say(new_database: NewDatabase) -> 
     url = new_database(empty=True)
     migrate(url)
     assert drift(url) == []
+
+
+def test_the_models_name_the_newest_revision() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == REVISION
 
 
 def test_every_key_of_every_table_leads_with_the_tenant(database_url: str) -> None:

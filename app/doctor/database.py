@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.config import Settings
 from app.doctor.findings import Finding, counted, ok, problem, warning
-from app.migrate import alembic_config, differences
+from app.history import alembic_config, differences
 from app.models import Base
 
 _OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with

@@ -5,7 +5,7 @@ from sqlalchemy import Connection
 
 from app.config import Settings
 from app.database import create_command_engine, provided_database
-from app.migrate import is_ours
+from app.history import is_ours
 from app.models import Base
 
 

@@ -4,7 +4,6 @@ A check is a function that yields findings. It stands in one of the two lists in
 is shown by. Nothing is changed, and nothing of messages is read but their counts and ages.
 """
 
-from app.doctor.command import add_arguments, run
 from app.doctor.examination import Report, examine
 
-__all__ = ["Report", "add_arguments", "examine", "run"]
+__all__ = ["Report", "examine"]

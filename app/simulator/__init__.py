@@ -5,6 +5,6 @@ what the carrier has seen.
 """
 
 from app.simulator.application import create_simulator
-from app.simulator.command import add_arguments, run, server_of
+from app.simulator.server import server_of
 
-__all__ = ["add_arguments", "create_simulator", "run", "server_of"]
+__all__ = ["create_simulator", "server_of"]

@@ -14,27 +14,21 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.commands.simulate import add_arguments, run
 from app.errors import ConfigurationError
 from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
 from app.providers.simulator import SimulatorProvider, configured
-from app.simulator import add_arguments, create_simulator, run
+from app.simulator import create_simulator
+from tests.conftest import make_settings
 from tests.live import free_port
 from tests.providers import outbound, simulator_settings
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-
-_COMMAND = """
-import argparse, sys
-from app.simulator import add_arguments, run
-parser = argparse.ArgumentParser()
-add_arguments(parser)
-sys.exit(run(parser.parse_args()))
-"""
 
 
 class Process:
@@ -49,7 +43,7 @@ class Process:
 
     def start(self) -> None:
         options = ["--port", str(self.port), "--ledger", str(self.ledger), *self._options]
-        self._running = subprocess.Popen([sys.executable, "-c", _COMMAND, *options], cwd=ROOT)
+        self._running = subprocess.Popen([sys.executable, "-m", "app", "simulate", *options], cwd=ROOT)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             assert self._running.poll() is None, "it ended by itself"
@@ -87,7 +81,8 @@ def test_it_never_starts_in_production(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigurationError, match="never runs with ENV=production"):
         create_simulator(simulator_settings(ENV="production"), tmp_path / "ledger.jsonl", None)
     monkeypatch.setenv("ENV", "production")
-    assert run(arguments("--ledger", str(tmp_path / "ledger.jsonl"))) == 2
+    with pytest.raises(ConfigurationError, match="never runs with ENV=production"):
+        run(make_settings(), arguments("--ledger", str(tmp_path / "ledger.jsonl")))
     assert list(tmp_path.iterdir()) == []
 
 

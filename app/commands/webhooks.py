@@ -1,4 +1,4 @@
-"""The command line's part of looking at the calls of providers, and taking them again: `python -m app webhooks …`."""
+"""`python -m app webhooks …`: looks at the calls of providers, and takes them again."""
 
 import argparse
 import asyncio
@@ -26,10 +26,8 @@ _PAGE = 100
 Deed = Callable[[Services, WebhookCall], Awaitable[tuple[str, str]]]
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `webhooks` to the command line."""
-    webhooks = commands.add_parser("webhooks", help="look at the calls of providers, and take them again")
-    chosen = webhooks.add_subparsers(dest="action", required=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_subparsers(dest="action", required=True)
     _add_filters(chosen.add_parser("list", help="the calls that are kept, the newest first"))
     chosen.add_parser("show", help="a call as it came").add_argument("id", type=int)
     for name, help in (

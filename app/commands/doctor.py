@@ -1,16 +1,15 @@
-"""The command line's part of the doctor."""
+"""`python -m app doctor`: prints what the doctor finds."""
 
 import argparse
 import json
 import sys
 
 from app.config import Settings
-from app.doctor.examination import Report, examine
+from app.doctor import Report, examine
 from app.doctor.findings import Level, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m app doctor`."""
     parser.add_argument("--json", action="store_true", help="for machines: one JSON document")
     parser.add_argument("--online", action="store_true", help="also fetch PUBLIC_URL, which by default is left alone")
 

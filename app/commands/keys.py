@@ -1,0 +1,65 @@
+"""`python -m app keys …`: creates, lists and revokes API keys."""
+
+import argparse
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from app.commands.administering import PAGE, add_action, everything, run
+from app.config import Settings
+from app.models import ApiKey
+from app.schemas.administration import NewKey
+from app.services.administration import AdministrationService
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_subparsers(dest="action", required=True)
+    creating = add_action(chosen, "create", _create_key, "a new key; its token is printed this once")
+    creating.add_argument("--tenant", default="1", help="name or id; the first tenant, if left out")
+    creating.add_argument("--name", required=True, help="what it is for")
+    creating.add_argument(
+        "--scopes",
+        default="send,read",
+        help="of send, read and admin, with commas between them; admin of the first tenant manages the installation, "
+        "of any other it erases that tenant's contacts",
+    )
+    creating.add_argument("--expires-in-days", type=int)
+    listing = add_action(chosen, "list", _list_keys, "the keys, the newest first")
+    listing.add_argument("--tenant", help="name or id; all, if left out")
+    revoking = add_action(chosen, "revoke", _revoke_key, "let a key's holder in no longer")
+    revoking.add_argument("tenant", help="name or id")
+    revoking.add_argument("key_id", type=int)
+
+
+async def _create_key(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
+    tenant = await service.tenant(chosen.tenant)
+    new = NewKey.model_validate(
+        {
+            "tenant_id": tenant.id,
+            "name": chosen.name,
+            "scopes": chosen.scopes.split(","),
+            "expires_in_days": chosen.expires_in_days,
+        }
+    )
+    expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
+    _key, token = await service.create_key(tenant.id, name=new.name, scopes=new.scopes, expires_at=expires_at)
+    return [token]
+
+
+async def _list_keys(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
+    tenant_id = None if chosen.tenant is None else (await service.tenant(chosen.tenant)).id
+    keys = await everything(lambda cursor: service.keys(tenant_id, limit=PAGE, cursor=cursor))
+    return [f"{key.tenant_id} {key.id}  {_standing(key)}  {','.join(key.scopes)}  {key.name}" for key in keys]
+
+
+def _standing(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d}"
+    return f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at is not None else "valid"
+
+
+async def _revoke_key(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
+    tenant = await service.tenant(chosen.tenant)
+    await service.revoke_key(tenant.id, chosen.key_id)
+    return ["revoked"]

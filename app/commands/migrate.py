@@ -1,0 +1,17 @@
+"""`python -m app migrate`: brings the database to this version's schema."""
+
+import argparse
+
+from app.config import Settings
+from app.database import provided_database
+from app.migrate import migrate
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """It has none."""
+
+
+def run(settings: Settings, _: argparse.Namespace) -> int:
+    with provided_database(settings) as url:
+        migrate(url)
+    return 0

@@ -1,0 +1,52 @@
+"""`python -m app worker`: only delivers. Any number of them, on any machines, share the work."""
+
+import argparse
+import asyncio
+import os
+import signal
+
+import structlog
+from uvicorn.loops.auto import auto_loop_factory
+
+from app.assembly import must_have_providers, running_services
+from app.commands import leave_no_core
+from app.config import Settings
+from app.database import provided_database
+from app.migrate import prepare
+
+log = structlog.get_logger(__name__)
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """It has none."""
+
+
+def run(settings: Settings, _: argparse.Namespace) -> int:
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        return runner.run(work(settings))
+
+
+async def work(settings: Settings) -> int:
+    """Deliver until a signal ends it, and finish what is in hand; a second signal ends it at once.
+
+    Nothing is lost by that: what was in hand is taken over.
+    """
+    must_have_providers(settings)
+    leave_no_core()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def signalled(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(stop.set)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signalled)
+    with provided_database(settings) as url:
+        await asyncio.to_thread(prepare, url, production=settings.is_production)
+        async with running_services(url, settings, deliver=True):
+            log.info("worker_started")
+            await stop.wait()
+            log.info("worker_stopping")
+    return 0

@@ -21,9 +21,9 @@ import psycopg2
 
 from app.embedded import EmbeddedPostgres
 from app.migrate import migrate
-from tests.conftest import database_named, execute
+from tests.conftest import database_named, execute, let_in_quickly
 from tests.faults.client import Load
-from tests.live import LiveProcess, LiveServer, free_port
+from tests.live import LOCAL, LiveProcess, LiveServer, free_port
 
 FULL = os.environ.get("FAULTS") == "full"
 LEASE_SECONDS = 3 if FULL else 2
@@ -68,6 +68,7 @@ class Postgres:
         self._files = directory / "postgres" / "data"
         self._embedded = EmbeddedPostgres(directory / "postgres", options={"max_connections": "200"})
         self.url = self._embedded.start()
+        let_in_quickly(self.url)
         self._template = database_named(self.url, "faults_template")
         execute(self.url, "CREATE DATABASE faults_template")
         migrate(self._template)
@@ -152,7 +153,7 @@ class CarrierProcess(LiveProcess):
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ledger/summary").status_code == 200
+            return httpx.get(f"{self.url}/ledger/summary", verify=LOCAL).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -310,7 +311,7 @@ class Rig:
 
     def assert_doubts_are_visible(self, ids: list[int]) -> None:
         """Whoever asks for such a message is shown that it was in doubt."""
-        with httpx.Client(base_url=self.web.url, trust_env=False) as client:
+        with httpx.Client(base_url=self.web.url, trust_env=False, verify=LOCAL) as client:
             for id in ids:
                 attempts = client.get(f"/api/messages/{id}").json()["attempts"]
                 assert "unknown" in {attempt["outcome"] for attempt in attempts}, f"message {id}: {attempts}"

@@ -23,7 +23,7 @@ from app.providers.base import (
 from app.providers.simulator import SimulatorProvider, configured
 from app.simulator import create_simulator
 from tests.conftest import make_settings
-from tests.live import free_port
+from tests.live import LOCAL, free_port
 from tests.providers import outbound, simulator_settings
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ class Process:
         return self._running.wait(20)
 
     def summary(self) -> dict[str, int]:
-        answer: dict[str, int] = httpx.get(f"{self.url}/ledger/summary").json()
+        answer: dict[str, int] = httpx.get(f"{self.url}/ledger/summary", verify=LOCAL).json()
         return answer
 
     def close(self) -> None:

@@ -1,9 +1,11 @@
 """The command line: `python -m app serve`, worker, migrate, tenants, keys, webhooks, doctor, repair, simulate."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 #: What each is for. What it does is in the file of its name in `app/commands`.
 _COMMANDS = {
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, help in _COMMANDS.items():
         command = commands.add_parser(name, help=help)
         if name in words[:1]:
-            chosen = import_module(f"app.commands.{name}")
+            chosen = _loaded(name)
             chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
     options = parser.parse_args(words)
@@ -39,6 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from app.commands import run
 
     return run(options)
+
+
+def _loaded(command: str) -> ModuleType:
+    """The file of a command. What is loaded is no garbage: to look through it for some took a tenth of the time."""
+    gc.disable()
+    try:
+        return import_module(f"app.commands.{command}")
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

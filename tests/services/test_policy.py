@@ -260,7 +260,8 @@ def test_each_pause_is_twice_the_one_before_up_to_the_cap() -> None:
 
 
 def test_pauses_are_spread_so_that_messages_do_not_come_back_together() -> None:
-    pauses = [backoff(1, settings_with()) for _ in range(2000)]
+    settings = settings_with()
+    pauses = [backoff(1, settings) for _ in range(2000)]
     quarters = [sum(1 + step / 4 <= pause < 1 + (step + 1) / 4 for pause in pauses) for step in range(4)]
     assert min(quarters) > 350  # of 500; by chance one time in a billion
 

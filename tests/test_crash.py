@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.factories import until
-from tests.live import LiveServer
+from tests.live import LOCAL, LiveServer
 from tests.test_protocol import HEAD, connected
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
 
 async def send_until_it_breaks(server: LiveServer, name: str, acknowledged: dict[int, str]) -> None:
     """One client's messages, one after the other; an answer counts once all of it was read."""
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, verify=LOCAL) as client:
         number = 0
         while True:
             body = f"{name}-{number}"
@@ -49,7 +49,7 @@ async def send_until_it_breaks(server: LiveServer, name: str, acknowledged: dict
 async def stored(server: LiveServer) -> dict[int, str]:
     """Every message there is, read the way a client reads them."""
     found: dict[int, str] = {}
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, verify=LOCAL) as client:
         conversations = (await client.get("/api/conversations", params={"limit": 1000})).json()
         for conversation in conversations:
             page: str | None = f"/api/conversations/{conversation['id']}/messages?limit=1000"

@@ -17,7 +17,7 @@ from twilio.http.http_client import TwilioHttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
 
-from tests.live import LiveProcess, LiveServer, free_port
+from tests.live import LOCAL, LiveProcess, LiveServer, free_port
 from tests.routers import problem_of, rows_of
 
 ACCOUNT, AUTH = "AC00000000000000000000000000000001", secrets.token_hex(16)
@@ -138,7 +138,7 @@ class Circle:
 
     def _public_key(self) -> str | None:
         try:
-            answer = httpx.get(f"{self.simulator_url}/v3/user/webhooks/event/settings/signed")
+            answer = httpx.get(f"{self.simulator_url}/v3/user/webhooks/event/settings/signed", verify=LOCAL)
         except httpx.TransportError:
             return None
         key: str = answer.json()["public_key"]
@@ -151,7 +151,7 @@ class Circle:
         message = {"from": spoken.ours, "to": to, "body": f"Hello, {behaviour}!"}
         if spoken.channel == "sms":
             message["type"] = "sms"
-        answer = httpx.post(f"{self.url}/api/messages/{spoken.channel}", json=message)
+        answer = httpx.post(f"{self.url}/api/messages/{spoken.channel}", json=message, verify=LOCAL)
         assert answer.status_code == 200, answer.text
         accepted: dict[str, Any] = answer.json()
         return accepted, to
@@ -172,11 +172,11 @@ class Circle:
         return answers[-1]
 
     def message(self, id: str) -> dict[str, Any]:
-        shown: dict[str, Any] = httpx.get(f"{self.url}/api/messages/{id}").json()
+        shown: dict[str, Any] = httpx.get(f"{self.url}/api/messages/{id}", verify=LOCAL).json()
         return shown
 
     def conversation(self, id: int) -> list[dict[str, Any]]:
-        shown: list[dict[str, Any]] = httpx.get(f"{self.url}/api/conversations/{id}/messages").json()
+        shown: list[dict[str, Any]] = httpx.get(f"{self.url}/api/conversations/{id}/messages", verify=LOCAL).json()
         return shown
 
     def lines(self, to: str) -> list[dict[str, Any]]:

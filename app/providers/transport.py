@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from weakref import WeakSet
 
@@ -91,6 +91,12 @@ class HttpProvider(BaseProvider):
             await made[1].aclose()
 
 
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """One for all vendors: to read the certificates of all authorities takes 30 ms."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class KeepAliveTransport(httpx.AsyncBaseTransport):
     """Connections of HTTP/1.1 that are kept and used again, as many as there are requests at once.
 
@@ -99,7 +105,7 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self) -> None:
-        self._ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._ssl_context = _ssl_context()
         self._open: WeakSet[httpcore.AsyncHTTPConnection] = WeakSet()
         self._idle: defaultdict[tuple[bytes, bytes, int], _Idle] = defaultdict(deque)  # by scheme, host and port
 

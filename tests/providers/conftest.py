@@ -16,6 +16,7 @@ from app.providers.base import OutboundMessage
 from app.providers.simulation import SimulatorSettings
 from app.providers.simulator import SimulatorProvider
 from app.simulator import create_simulator, server_of
+from tests.live import LOCAL
 from tests.providers import simulator_settings
 
 
@@ -49,7 +50,7 @@ class Simulation:
         return [line for line in lines if line["reference"] == message.idempotency_key]
 
     async def summary(self) -> dict[str, int]:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=LOCAL) as client:
             answer: dict[str, int] = (await client.get(f"{self.url}/ledger/summary")).json()
             return answer
 

@@ -18,7 +18,7 @@ from app.providers.base import (
 )
 from app.providers.simulator import SimulatorProvider
 from app.providers.transport import LONGEST_RETRY_AFTER
-from tests.live import free_port
+from tests.live import LOCAL, free_port
 from tests.providers import outbound, simulator_settings
 from tests.providers.conftest import Simulate, Simulation
 
@@ -160,7 +160,7 @@ async def test_a_key_that_comes_back_with_another_body_is_refused(simulation: Si
 
 async def test_a_request_that_is_no_message_is_refused_and_not_in_the_ledger(simulation: Simulation) -> None:
     before = await simulation.summary()
-    async with httpx.AsyncClient(base_url=simulation.url) as client:
+    async with httpx.AsyncClient(base_url=simulation.url, verify=LOCAL) as client:
         for content in (b"", b"{", b"[]", b'{"reference": ""}', b'{"to": "+15005550000"}'):
             assert (await client.post("/messages", content=content)).status_code == 422
     assert await simulation.summary() == before

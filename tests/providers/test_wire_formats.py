@@ -31,6 +31,7 @@ from app.simulator import create_simulator
 from app.simulator.sendgrid import SendgridFormat
 from app.simulator.twilio import TwilioFormat
 from app.simulator.whatsapp import WhatsappFormat
+from tests.live import LOCAL
 from tests.providers import simulator_settings
 from tests.providers.conftest import served
 
@@ -86,7 +87,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 @asynccontextmanager
 async def rig_with(directory: Path, twilio: TwilioSettings, **settings: object) -> AsyncIterator[Rig]:
     service = Service()
-    async with served(service.app) as service_url, httpx.AsyncClient() as client:
+    async with served(service.app) as service_url, httpx.AsyncClient(verify=LOCAL) as client:
         sendgrid = SendgridFormat(
             SendgridSettings(_env_file=None, inbound_token=SecretStr("a+token")), f"{service_url}/sendgrid"
         )

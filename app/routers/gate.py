@@ -47,8 +47,8 @@ _VISIT = "visit"
 _LONG, _TELLING = 0.5, 0.2
 #: What takes long while so few are under way takes long by itself.
 _FEW = 20
-#: So many requests are looked at together.
-_TOGETHER = 16
+#: So many requests are looked at together, and so many seconds it has to last: a moment's stall is no overload.
+_TOGETHER, _LASTING = 16, 0.2
 
 
 class Pace:
@@ -63,9 +63,10 @@ class Pace:
         self.allowed = most
         self._quick = self._slow = 0
         self._affordable = 0.0  # the sum of what each that was slow has told
+        self._slow_since: float | None = None
 
-    def took(self, seconds: float, among: int) -> None:
-        """Note a request that took so long, and had found so many under way, itself among them."""
+    def took(self, seconds: float, among: int, *, now: float) -> None:
+        """Note a request that took so long until now, and had found so many under way, itself among them."""
         if seconds > _TELLING and among > _FEW:
             self._slow += 1
             self._affordable += among * _LONG / seconds
@@ -73,10 +74,13 @@ class Pace:
             self._quick += 1
         if self._quick + self._slow < _TOGETHER:
             return
-        if self._slow > self._quick:
-            self.allowed = min(self._most, max(_FEW, round(self._affordable / self._slow)))
-        else:
+        if self._slow <= self._quick:
+            self._slow_since = None
             self.allowed = min(self._most, self.allowed + self.allowed // 8)
+        elif self._slow_since is None:
+            self._slow_since = now
+        elif now - self._slow_since > _LASTING:
+            self.allowed = min(self._most, max(_FEW, round(self._affordable / self._slow)))
         self._quick = self._slow = 0
         self._affordable = 0.0
 
@@ -145,7 +149,8 @@ class Gate:
             await self._app(scope, patient, send)
         finally:
             self._entered -= 1
-            self.pace.took(time.monotonic() - visit.began, under_way + 1)
+            now = time.monotonic()
+            self.pace.took(now - visit.began, under_way + 1, now=now)
             if held:
                 self._held -= Counter({holder: held})
 

@@ -73,7 +73,8 @@ async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Car
     assert rig.statuses().keys() <= ends
     reasons = rig.query("SELECT id FROM messages WHERE status = 'failed' AND status_reason NOT LIKE '%workers died%'")
     assert reasons == []
-    if carrier == "nothing":
+    # Whoever could take the receipts is dead as often, and has until a message is handed over again to hear of it.
+    if carrier == "nothing" or (carrier, killed) == ("sends_receipts", "web"):
         assert account.doubled <= (in_flight if at_once > 1 else kills)
         rig.assert_doubts_are_visible(account.doubled_ids)
     else:
@@ -97,9 +98,9 @@ async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
     [worker] = rig.workers
     load = Load(rig.web.port)
     recovery = 0.0
-    for kill in range(kills):
+    for _ in range(kills):
+        due = len(rig.carrier.acceptances()) + at_once
         await load.send(at_once)
-        due = (kill + 1) * at_once
         await until(lambda: len(rig.carrier.acceptances()) >= due, within_seconds=20, why="acceptances")  # noqa: B023
         worker.kill()
         killed_at = time.monotonic()

@@ -101,11 +101,12 @@ class Script:
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self._settings = settings
+        self._in_production = settings.in_production
         self._behaviours, self._weights = list(settings.mix), list(settings.mix.values())
 
     def behaviour(self, to_address: str, key: str) -> Behaviour:
         """What becomes of the message with this idempotency key, on its first request and on every other."""
-        if self._settings.in_production:
+        if self._in_production:
             return Behaviour.OK
         if magic := magic_behaviour(to_address):
             return magic
@@ -129,8 +130,8 @@ class Script:
         self, behaviour: Behaviour, message: OutboundMessage, provider_message_id: str, accepted_at: datetime
     ) -> list[Arrival]:
         """What comes back after the message was accepted. `accepted_at` is only written into the events."""
-        settings = self._settings
-        if settings.in_production:
+        settings, texts = self._settings, self._answers(behaviour)
+        if self._in_production or not (settings.receipts or texts):
             return []
         slowness = settings.slow_seconds if behaviour is Behaviour.SLOW else 0
         statuses = _RECEIPTS.get(behaviour, (_SENT, _DELIVERED))
@@ -145,7 +146,7 @@ class Script:
             arrivals = self._delivered(behaviour, receipts, times, message.idempotency_key)
         answers = [
             Arrival(times[-1], _answer(message, f"{provider_message_id}-in-{number}", text, accepted_at, times[-1]))
-            for number, text in enumerate(self._answers(behaviour), start=1)
+            for number, text in enumerate(texts, start=1)
         ]
         return arrivals + answers
 

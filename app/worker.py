@@ -172,6 +172,9 @@ class DeliveryWorker:
         had_company, self._has_company = self._has_company, len(roll.living) > 1
         if had_company and not self._has_company:
             self._left_alone_at = asyncio.get_running_loop().time()
+        if self._has_company and not had_company:  # what was left alone until then is tried at once
+            self._looked_at = 0.0
+            self._bell.set()
         return [name for name in roll.gone if name.rsplit("-", 2)[0] == HERE]
 
     def _has_to_live(self) -> bool:

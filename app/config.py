@@ -13,7 +13,9 @@ from sqlalchemy.exc import ArgumentError
 
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
 Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
-DailyCaps = dict[Destination, Annotated[int, Field(ge=0, lt=2**63)]]
+#: Whoever reads JSON's numbers as floating point still reads each of these exactly.
+DailyCap = Annotated[int, Field(ge=0, le=10**15)]
+DailyCaps = dict[Destination, DailyCap]
 
 #: The slowest that a rate can be: what is told of it stays a number of seconds that can be counted.
 SLOWEST_RATE = 0.001

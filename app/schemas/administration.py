@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
-from app.config import Destination, RequestBurst, RequestRate
+from app.config import DailyCap, Destination, RequestBurst, RequestRate
 from app.domain import CallVerdict, KeyScope
 from app.schemas.fields import SHOWN_LINE, number, one_line
 from app.schemas.views import View
@@ -27,7 +27,7 @@ class NewTenant(BaseModel):
 
 
 _DailyCaps = Annotated[
-    dict[Destination, Annotated[int, Field(ge=0, lt=2**63), _NUMBER]],
+    dict[Destination, Annotated[DailyCap, _NUMBER]],
     Field(json_schema_extra={"additionalProperties": False}),
 ]
 

@@ -47,6 +47,8 @@ def install(app: FastAPI) -> None:
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
         document = describe()
         document["components"].setdefault("securitySchemes", {})["key"] = _KEY
         _tell_limits(document["components"]["schemas"], app.state.settings)
@@ -61,9 +63,23 @@ def install(app: FastAPI) -> None:
         for (method, path), leads in _LEADS.items():
             operation = document["paths"][path][method]
             operation["responses"]["200"]["links"] = _links(document, path, leads)
+        _share_a_place(document["paths"], "/api/messages/{message_id}", "/api/messages/{channel}")
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _share_a_place(paths: dict[str, Any], one: str, other: str) -> None:
+    """Make two addresses one that differ only in what they call their last part: to OpenAPI they are the same."""
+    [*_, name], [*_, its_name] = _names_in(one), _names_in(other)
+    for method, operation in paths.pop(other).items():
+        operation["parameters"] = [
+            parameter | {"name": name, "description": f"Here the {its_name}."}
+            if parameter["name"] == its_name
+            else parameter
+            for parameter in operation["parameters"]
+        ]
+        paths[one][method] = operation
 
 
 def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:

@@ -21,7 +21,7 @@ from tests.tenancy import WEBHOOK_SECRET, bearer, make_key
 HOOKS = Path(__file__).parent / "schemathesis" / "hooks.py"
 IS_LONG = os.environ.get("FUZZ") == "full"
 #: Cases made for each operation, in each of the phases that draw at random.
-EXAMPLES = 150 if IS_LONG else 4
+EXAMPLES = 280 if IS_LONG else 4
 LEAST_CASES = 10_000 if IS_LONG else 100
 #: Checked against what is running; neither limits nor waiting are what this is about.
 SERVICE = {

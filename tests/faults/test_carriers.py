@@ -158,7 +158,9 @@ QUICK = {
 @pytest.mark.parametrize("carrier", ["knows_keys", "can_be_asked", "sends_receipts"] if FULL else ["knows_keys"])
 async def test_a_bad_carrier_leaves_every_message_explained(make_rig: MakeRig, mix: str, carrier: Carrier) -> None:
     count = size(150, 2_000)
-    receipts = {"SIMULATOR_RECEIPTS": "true"} if carrier == "sends_receipts" else {}
+    # What has no receipt after a time was not taken, and is handed over again.
+    told = {"SIMULATOR_RECEIPTS": "true", "IN_DOUBT_AFTER_TIMEOUT": "retry", "IN_DOUBT_RECEIPT_SECONDS": "20"}
+    receipts = told if carrier == "sends_receipts" else {}
     rig = make_rig(carrier=carrier, web_delivers=True, callback=True, SIMULATOR_MIX=MIXES[mix], **QUICK | receipts)
     rig.start()
     load = Load(rig.web.port)

@@ -57,8 +57,10 @@ lock: tools ## pin every package by version and hash (options=--upgrade for what
 	$(PIN) requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock $(options)
 	$(PIN) requirements-tools.txt --output-file requirements-tools.lock $(options)
 
-audit: tools ## look for known vulnerabilities in what gets installed
-	@$(TOOLS)/python bin/audit.py $(options)
+audit: setup ## look for known vulnerabilities in what gets installed
+	@$(PYTHON) bin/audit.py --look; found=$$?; \
+	if [ $$found -eq 3 ]; then exit 0; fi; \
+	[ $$found -eq 0 ] && $(MAKE) --no-print-directory tools && $(TOOLS)/python bin/audit.py $(options)
 
 sbom: tools ## write build/sbom.json, the CycloneDX list of what runs the service
 	$(TOOLS)/uv venv --quiet --clear --python $(TOOLS)/python build/runtime

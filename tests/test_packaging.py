@@ -158,6 +158,17 @@ def test_an_audit_is_only_skipped_where_no_source_knows_advisories(
     assert skipped == ("vulns" not in known)
 
 
+def test_nothing_is_installed_for_an_audit_that_nobody_would_answer() -> None:
+    nobody = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "audit.py", "--look"],
+        env={**os.environ, **nobody},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (3, "skipped: no advisory source can be reached\n")
+
+
 def test_every_lock_is_audited(tmp_path: Path) -> None:
     (tmp_path / "pip_audit.py").write_text(
         "import sys\n"

@@ -1,4 +1,4 @@
-"""What `tenants` and `keys` have in common: a transaction for what was chosen, and lists that may be long."""
+"""What `tenants` and `keys` have in common: a transaction for what was chosen."""
 
 import argparse
 import asyncio
@@ -14,7 +14,6 @@ from app.database import create_serving_engine, provided_database
 from app.errors import ServiceError
 from app.migrate import prepare
 from app.services.administration import AdministrationService
-from app.services.paging import Page, Row
 
 _ACTOR = "command line"
 #: Of a list that is fetched whole.
@@ -60,13 +59,3 @@ def add_action(
     parser = chosen.add_parser(name, help=help)
     parser.set_defaults(does=does)
     return parser
-
-
-async def everything(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> list[Row]:
-    """The rows of all pages."""
-    page = await page_at(None)
-    rows = list(page.rows)
-    while page.next is not None:
-        page = await page_at(page.next)
-        rows += page.rows
-    return rows

@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from app.commands.administering import PAGE, add_action, everything, run
+from app.commands.administering import PAGE, add_action, run
 from app.config import Settings
 from app.models import ApiKey
 from app.schemas.administration import NewKey
 from app.services.administration import AdministrationService
+from app.services.paging import rows_of_all
 
 __all__ = ["add_arguments", "run"]
 
@@ -49,8 +50,8 @@ async def _create_key(service: AdministrationService, chosen: argparse.Namespace
 
 async def _list_keys(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
     tenant_id = None if chosen.tenant is None else (await service.tenant(chosen.tenant)).id
-    keys = await everything(lambda cursor: service.keys(tenant_id, limit=PAGE, cursor=cursor))
-    return [f"{key.tenant_id} {key.id}  {_standing(key)}  {','.join(key.scopes)}  {key.name}" for key in keys]
+    keys = rows_of_all(lambda cursor: service.keys(tenant_id, limit=PAGE, cursor=cursor))
+    return [f"{key.tenant_id} {key.id}  {_standing(key)}  {','.join(key.scopes)}  {key.name}" async for key in keys]
 
 
 def _standing(key: ApiKey) -> str:

@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Iterable
 
 from app.addresses import any_address
-from app.commands.administering import PAGE, add_action, everything, run
+from app.commands.administering import PAGE, add_action, run
 from app.config import Settings
 from app.schemas.administration import NewTenant, TenantChange
 from app.services.administration import AdministrationService
+from app.services.paging import rows_of_all
 
 __all__ = ["add_arguments", "run"]
 
@@ -30,8 +31,8 @@ async def _create_tenant(service: AdministrationService, chosen: argparse.Namesp
 
 
 async def _list_tenants(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
-    tenants = await everything(lambda cursor: service.tenants(limit=PAGE, cursor=cursor))
-    return [f"{tenant.id}  {tenant.name}" for tenant in tenants]
+    tenants = rows_of_all(lambda cursor: service.tenants(limit=PAGE, cursor=cursor))
+    return [f"{tenant.id}  {tenant.name}" async for tenant in tenants]
 
 
 async def _add_address(

@@ -17,6 +17,7 @@ from app.errors import ServiceError
 from app.migrate import prepare
 from app.models import WebhookCall
 from app.services.callbacks import Judgement, Verification
+from app.services.paging import Page, rows_of_all
 from app.services.webhook_calls import call_of, list_calls
 
 _ACTOR = "command line"
@@ -116,10 +117,10 @@ async def _calls(
         yield call
     if ids:
         return
-    cursor: str | None = None
-    while True:
+
+    async def page_at(cursor: str | None) -> Page[WebhookCall]:
         async with sessions() as session:
-            page = await list_calls(
+            return await list_calls(
                 session,
                 provider=chosen.provider,
                 verdict=CallVerdict(chosen.verdict) if chosen.verdict else None,
@@ -127,11 +128,9 @@ async def _calls(
                 limit=_PAGE,
                 cursor=cursor,
             )
-        for call in page.rows:
-            yield call
-        cursor = page.next
-        if cursor is None:
-            return
+
+    async for call in rows_of_all(page_at):
+        yield call
 
 
 def _line(call: WebhookCall) -> str:

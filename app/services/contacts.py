@@ -15,7 +15,7 @@ from sqlalchemy.orm import selectinload
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
 from app.models import Contact, Conversation, ConversationParticipant, File, Message, MessageEvent, ProviderEvent
-from app.services.paging import Page, fetch_page
+from app.services.paging import Page, fetch_page, rows_of_all
 from app.services.personal_data import accept_erasure, erase
 from app.services.webhook_calls import count_calls_about
 
@@ -65,7 +65,7 @@ class ContactService:
         async with self._transaction() as connection:
             return await count_calls_about(connection, self._tenant_id, contact.address)
 
-    async def conversations(self, contact_id: int) -> AsyncIterator[Conversation]:
+    def conversations(self, contact_id: int) -> AsyncIterator[Conversation]:
         """The conversations in which it is the contact, the oldest first."""
         statement = (
             select(Conversation)
@@ -80,10 +80,10 @@ class ContactService:
                 ConversationParticipant.role == ParticipantRole.CONTACT.value,
             )
         )
-        cursor: str | None = None
-        while True:
+
+        async def page_at(cursor: str | None) -> Page[Conversation]:
             async with self._sessions() as session:
-                page = await fetch_page(
+                return await fetch_page(
                     session,
                     statement,
                     order=(Conversation.id,),
@@ -91,21 +91,18 @@ class ContactService:
                     limit=_CONVERSATIONS,
                     cursor=cursor,
                 )
-            for conversation in page.rows:
-                yield conversation
-            cursor = page.next
-            if cursor is None:
-                return
 
-    async def dossiers(self, conversation_id: int) -> AsyncIterator[Dossier]:
+        return rows_of_all(page_at)
+
+    def dossiers(self, conversation_id: int) -> AsyncIterator[Dossier]:
         """What was said in a conversation, oldest first by `sent_at`; no more than a page of it is in memory."""
         statement = (
             select(Message)
             .where(Message.tenant_id == self._tenant_id, Message.conversation_id == conversation_id)
             .options(selectinload(Message.attempts))
         )
-        cursor: str | None = None
-        while True:
+
+        async def page_at(cursor: str | None) -> Page[Dossier]:
             async with self._sessions() as session:
                 page = await fetch_page(
                     session,
@@ -115,12 +112,9 @@ class ContactService:
                     limit=_MESSAGES,
                     cursor=cursor,
                 )
-                dossiers = await self._completed(session, page.rows)
-            for dossier in dossiers:
-                yield dossier
-            cursor = page.next
-            if cursor is None:
-                return
+                return Page(await self._completed(session, page.rows), page.next, page.previous)
+
+        return rows_of_all(page_at)
 
     async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[Dossier]:
         ids = [message.id for message in messages]

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -62,6 +62,18 @@ def _id(value: Any) -> int:
     if type(value) is not int or not 0 < value <= _LARGEST_ID:
         raise ValueError("not of ours")
     return value
+
+
+async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> AsyncIterator[Row]:
+    """The rows of every page, one page after another, as `page_at` gives them for their cursors."""
+    cursor: str | None = None
+    while True:
+        page = await page_at(cursor)
+        for row in page.rows:
+            yield row
+        cursor = page.next
+        if cursor is None:
+            return
 
 
 async def fetch_page(

@@ -2,14 +2,13 @@
 
 It stands apart because pip-audit finds nothing wrong where a source answers "not found" to everything, as mirrors of
 PyPI do. So each source is asked for an old advisory first, and counts only if it knows that one.
-Exits with 0 when nothing is found, and when there is no source to ask, which it says. `--look` only looks whether
-one answers, with nothing but the standard library, because pip-audit takes half a minute to install: 0 if so, else 3.
+Exits with 0 when nothing is found, and when there is no source to ask, which it says. `--look` only looks for one,
+0 if there is one, else 3: the standard library is enough for that, and pip-audit takes half a minute to install.
 """
 
 import json
 import subprocess
 import sys
-import tempfile
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -17,8 +16,7 @@ from urllib.request import Request, urlopen
 ROOT = Path(__file__).resolve().parent.parent
 #: The first repeats the lock of what runs the service; the other has what writes the locks and audits them.
 LOCKS = (ROOT / "requirements-dev.lock", ROOT / "requirements-tools.lock")
-KNOWN_VULNERABLE = "idna==3.6"  #: CVE-2024-3651
-#: Each with what it is asked about that package where there is nothing yet to ask it properly.
+#: What each is asked about a package that is known to be vulnerable (CVE-2024-3651).
 SOURCES = {
     "osv": Request(
         "https://api.osv.dev/v1/query",
@@ -34,16 +32,17 @@ SECONDS_FOR_THE_AUDIT = 40
 
 
 def main(options: list[str]) -> int:
-    if options == ["--look"]:
-        is_there = any(map(may_know_one, SOURCES.values()))
-        print("" if is_there else "skipped: no advisory source can be reached\n", end="")
-        return 0 if is_there else NOT_THERE
-    source = next((source for source in SOURCES if knows_an_advisory(source, options)), None)
+    only_looks = options == ["--look"]
+    source = next((name for name, request in SOURCES.items() if knows_an_advisory(request)), None)
     if source is None:
         print("skipped: no advisory source can be reached")
+        return NOT_THERE if only_looks else 0
+    if only_looks:
         return 0
-    # --strict, because what the source says nothing about has not been audited.
-    command = [*pip_audit(source, *LOCKS), "--require-hashes", "--strict", *options]
+    command = [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--vulnerability-service", source]
+    command += [option for lock in LOCKS for option in ("--requirement", str(lock))]
+    # Everything is pinned, so pip has nothing to resolve. What the source says nothing about has not been audited.
+    command += ["--disable-pip", "--require-hashes", "--strict", *options]
     try:
         return subprocess.run(command, timeout=SECONDS_FOR_THE_AUDIT).returncode
     except subprocess.TimeoutExpired:
@@ -51,33 +50,13 @@ def main(options: list[str]) -> int:
         return 1
 
 
-def may_know_one(request: Request) -> bool:
+def knows_an_advisory(request: Request) -> bool:
     try:
         with urlopen(request, timeout=SECONDS_FOR_A_SOURCE) as answer:  # noqa: S310 - one of ours
             said = json.load(answer)
     except (OSError, HTTPException, ValueError):
         return False
-    return bool(said.get("vulns") or said.get("vulnerabilities"))
-
-
-def knows_an_advisory(source: str, options: list[str]) -> bool:
-    with tempfile.TemporaryDirectory() as directory:
-        requirements = Path(directory) / "requirements.txt"
-        requirements.write_text(KNOWN_VULNERABLE)
-        command = [*pip_audit(source, requirements), "--no-deps", "--format", "json", *options]
-        try:
-            answer = subprocess.run(command, capture_output=True, timeout=SECONDS_FOR_A_SOURCE)
-            report = json.loads(answer.stdout)
-        except (subprocess.TimeoutExpired, ValueError):
-            return False
-    return any(package.get("vulns") for package in report["dependencies"])
-
-
-def pip_audit(source: str, *requirements: Path) -> list[str]:
-    """`--disable-pip`: everything is pinned, so that there is nothing to resolve or to install."""
-    program = [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--disable-pip"]
-    files = [option for file in requirements for option in ("--requirement", str(file))]
-    return [*program, "--vulnerability-service", source, *files]
+    return isinstance(said, dict) and bool(said.get("vulns") or said.get("vulnerabilities"))
 
 
 if __name__ == "__main__":

@@ -130,12 +130,29 @@ def test_the_image_installs_everything_but_the_database_and_the_test_runner(tmp_
     assert done.stdout == "".join(served)
 
 
-#: what pip-audit reports of the package that is known to be vulnerable, its exit code for the lock, and the outcome
+def audit(directory: Path, *options: str, known: str, audits: str) -> subprocess.CompletedProcess[str]:
+    """Run the audit where a source answers `known`, or nothing, and pip-audit is the Python in `audits`."""
+    answer = f"io.BytesIO({known.encode()!r})" if known else "exec('raise OSError')"
+    (directory / "sitecustomize.py").write_text(
+        f"import io, urllib.request\nurllib.request.urlopen = lambda request, timeout: {answer}\n"
+    )
+    (directory / "pip_audit.py").write_text(audits)
+    return subprocess.run(
+        [sys.executable, ROOT / "bin" / "audit.py", *options],
+        env={**os.environ, "PYTHONPATH": str(directory)},
+        capture_output=True,
+        text=True,
+    )
+
+
+#: what a source says of the package that is known to be vulnerable, pip-audit's exit code, and the outcome
 SOURCES = {
     "a source that is away": ("", 1, 0),
-    "a mirror that knows packages but no advisories": ('[{"name": "idna", "skip_reason": "not found"}]', 0, 0),
-    "a source that finds nothing": ('[{"name": "idna", "vulns": [{"id": "CVE-2024-3651"}]}]', 0, 0),
-    "a source that finds something": ('[{"name": "idna", "vulns": [{"id": "CVE-2024-3651"}]}]', 1, 1),
+    "a mirror that knows packages but no advisories": ('{"vulnerabilities": []}', 0, 0),
+    "a mirror that says something else": ("[]", 0, 0),
+    "a source that finds nothing": ('{"vulns": [{"id": "CVE-2024-3651"}]}', 0, 0),
+    "a source that finds something": ('{"vulns": [{"id": "CVE-2024-3651"}]}', 1, 1),
+    "another that finds something": ('{"vulnerabilities": [{"id": "PYSEC-2024-60"}]}', 1, 1),
 }
 
 
@@ -143,47 +160,29 @@ SOURCES = {
 def test_an_audit_is_only_skipped_where_no_source_knows_advisories(
     tmp_path: Path, known: str, audited: int, outcome: int
 ) -> None:
-    report = f'{{"dependencies": {known}}}' if known else ""
-    (tmp_path / "pip_audit.py").write_text(
-        f"import sys\nif '--strict' in sys.argv:\n    sys.exit({audited})\nprint({report!r})\n"
-    )
-    done = subprocess.run(
-        [sys.executable, ROOT / "bin" / "audit.py"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = audit(tmp_path, known=known, audits=f"import sys\nsys.exit({audited})\n")
     assert done.returncode == outcome, done.stderr
     skipped = done.stdout == "skipped: no advisory source can be reached\n"
-    assert skipped == ("vulns" not in known)
+    assert skipped == ('"id"' not in known)
 
 
-def test_nothing_is_installed_for_an_audit_that_nobody_would_answer() -> None:
-    nobody = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
-    done = subprocess.run(
-        [sys.executable, ROOT / "bin" / "audit.py", "--look"],
-        env={**os.environ, **nobody},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (3, "skipped: no advisory source can be reached\n")
+@pytest.mark.parametrize("known", [known for known, _, _ in SOURCES.values()], ids=SOURCES)
+def test_whoever_would_install_what_audits_is_told_beforehand_whether_somebody_answers(
+    tmp_path: Path, known: str
+) -> None:
+    done = audit(tmp_path, "--look", known=known, audits="raise AssertionError")
+    skipped = '"id"' not in known
+    assert done.returncode == (3 if skipped else 0)
+    assert done.stdout == ("skipped: no advisory source can be reached\n" if skipped else "")
 
 
 def test_every_lock_is_audited(tmp_path: Path) -> None:
-    (tmp_path / "pip_audit.py").write_text(
-        "import sys\n"
-        "if '--strict' in sys.argv:\n    print('asked', *sys.argv)\n"
-        """else:\n    print('{"dependencies": [{"vulns": [1]}]}')\n"""
-    )
-    done = subprocess.run(
-        [sys.executable, ROOT / "bin" / "audit.py"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    known = '{"vulns": [{"id": "CVE-2024-3651"}]}'
+    done = audit(tmp_path, known=known, audits="import sys\nprint('asked', *sys.argv)\n")
     asked = done.stdout.split()
     installed = {ROOT / f"{name}.lock" for name in REQUIREMENTS if name != "requirements"}  # which is repeated
     assert {Path(word) for before, word in pairwise(asked) if before == "--requirement"} == installed
+    assert "--strict" in asked
 
 
 def test_what_the_project_is_built_on_is_declared() -> None:

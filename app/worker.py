@@ -172,10 +172,13 @@ class DeliveryWorker:
         had_company, self._has_company = self._has_company, len(roll.living) > 1
         if had_company and not self._has_company:
             self._left_alone_at = asyncio.get_running_loop().time()
-        if self._has_company and not had_company:  # what was left alone until then is tried at once
-            self._looked_at = 0.0
-            self._bell.set()
+        if self._has_company and not had_company:
+            self._look_at_once()  # what was left alone until then may be tried
         return [name for name in roll.gone if name.rsplit("-", 2)[0] == HERE]
+
+    def _look_at_once(self) -> None:
+        self._looked_at = 0.0
+        self._bell.set()
 
     def _has_to_live(self) -> bool:
         """Whether this worker is the only one left, and another is expected back.
@@ -375,8 +378,7 @@ class DeliveryWorker:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             if self._dead_neighbours():
-                self._looked_at = 0.0
-                self._bell.set()
+                self._look_at_once()
 
     async def _renew(self) -> None:
         """Renew the leases of what is in hand, often enough that one failure to do so does no harm."""

@@ -6,7 +6,6 @@ addresses, are the warm-up: they make the conversations, and count as answered b
 """
 
 import asyncio
-import importlib
 import itertools
 import json
 import random
@@ -16,8 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from types import ModuleType
 from typing import cast
+
+from uvicorn.loops.auto import auto_loop_factory
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _TEXTS_PER_PAIR = 4
@@ -221,11 +221,7 @@ class _Connection(asyncio.Protocol):
 
 def main(words: str) -> None:
     """Carry out the plan that `words` hold as JSON, and print what was seen."""
-    try:
-        loops: ModuleType = importlib.import_module("uvloop")
-    except ImportError:  # Windows has none
-        loops = asyncio
-    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         print(json.dumps(asdict(runner.run(_run(Plan(**json.loads(words)))))))
 
 

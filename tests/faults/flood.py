@@ -17,7 +17,7 @@ from typing import cast
 from uvicorn.loops.auto import auto_loop_factory
 
 #: Seconds after which nobody waits any more.
-PATIENCE = 30.0
+_PATIENCE = 30.0
 _TICK = 0.005
 
 
@@ -91,7 +91,7 @@ class _Crowd:
             await asyncio.sleep(_TICK)  # the pace
         self.flood.seconds = time.monotonic() - began
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(_PATIENCE):
                 await self._all_answered.wait()
         self.flood.broken += self._open
         return self.flood

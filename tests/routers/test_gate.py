@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
 
 import pytest
 from starlette.requests import Request
@@ -13,6 +12,7 @@ from app.config import Settings
 from app.main import create_app
 from app.routers import gate
 from app.routers.gate import Pace
+from bench.load import percentile
 from tests.conftest import client_of
 from tests.factories import sms, sms_webhook
 from tests.routers import problem_of, row_counts
@@ -185,15 +185,11 @@ def crowded(pace: Pace, *, capacity: int, asked: int, seconds: float) -> list[fl
     return took
 
 
-def percentile_99(times: Sequence[float]) -> float:
-    return sorted(times)[len(times) * 99 // 100]
-
-
 @pytest.mark.parametrize("capacity", [250, 500, 1000, 4000])
 def test_of_ten_times_too_many_as_many_are_let_in_as_are_answered_in_time(capacity: int) -> None:
     took = crowded(Pace(500), capacity=capacity, asked=10 * capacity, seconds=60)
     assert len(took) > 0.95 * capacity * 60
-    assert percentile_99(took) < 2
+    assert percentile(sorted(took), 99) < 2
     assert max(took[len(took) // 2 :]) < 0.7
 
 

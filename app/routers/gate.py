@@ -87,7 +87,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Visit:
-    """A request that has entered: since when it takes our time."""
+    """A request that has entered: since when it takes our time. The layers within hand on copies of its scope."""
 
     began: float
 

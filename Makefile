@@ -33,7 +33,7 @@ faults: setup ## break things on purpose and count what is lost
 	@FAULTS=full $(PYTHON) -m pytest tests/faults -q -s -n 0
 
 fuzz: setup ## make ten thousand odd requests of the OpenAPI document, and hold it to the answers (SEED=... repeats)
-	@FUZZ=full $(PYTHON) -m pytest tests/test_openapi.py -q -s -n 0
+	@FUZZ=full $(PYTHON) -m pytest tests/http/test_openapi.py -q -s -n 0
 
 bench: setup ## measure the service
 	@$(PYTHON) -m bench

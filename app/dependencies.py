@@ -8,12 +8,12 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.services.administration import AdministrationService
-from app.services.audit import network_of
-from app.services.contacts import ContactService
-from app.services.conversations import ConversationService
-from app.services.messages import MessageService
-from app.services.paging import Page
+from app.db.paging import Page
+from app.services.messages.conversations import ConversationService
+from app.services.messages.service import MessageService
+from app.services.people.contacts import ContactService
+from app.services.tenancy.administration import AdministrationService
+from app.services.tenancy.audit import network_of
 
 _CANONICAL_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _CANONICAL_LIMIT = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)

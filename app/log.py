@@ -19,7 +19,7 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from app.config import Settings
 from app.errors import ConfigurationError, ServiceError
-from app.masks import masked
+from app.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -141,7 +141,7 @@ def _clean(value: Any) -> Any:
         return {str(_clean(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item) for item in value]
-    return _escaped(masked(value if isinstance(value, str) else repr(value)))
+    return _escaped(redacted(value if isinstance(value, str) else repr(value)))
 
 
 def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
@@ -155,7 +155,7 @@ def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     if written_at is not None:
         cleaned["timestamp"] = written_at
     if shown is not None:
-        cleaned["exception"] = "\n".join("  " + _escaped(masked(line)) for line in shown.split("\n"))
+        cleaned["exception"] = "\n".join("  " + _escaped(redacted(line)) for line in shown.split("\n"))
     return cleaned
 
 

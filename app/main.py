@@ -8,30 +8,28 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.assembly import must_have_providers, running_services
 from app.config import Settings
-from app.database import provided_database
+from app.db.engine import provided_database
+from app.db.migrate import prepare
+from app.http import docs, openapi, problems
+from app.http.admission import Admission
+from app.http.envelope import Envelope
+from app.http.hot_route import HotRoute
+from app.http.overload import OverloadGuard, Refusal
 from app.log import configure_logging
-from app.migrate import prepare
 from app.routers import (
     admin,
     contacts,
     conversations,
-    docs,
     files,
     health,
     messages,
-    openapi,
     preview,
-    problems,
     providers,
     webhooks,
 )
-from app.routers.answers import Answers
-from app.routers.edge import Edge
-from app.routers.gate import Gate, Refusal
-from app.routers.hot import HotRoute
 from app.schemas.fields import reading_context
+from app.wiring import must_have_providers, running_services
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -59,8 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in router.routes
         if isinstance(route, HotRoute)
     }
-    app.front = app.state.gate = Gate(
-        Answers(Edge(app.front, settings=settings, hot=hot), settings=settings),
+    app.front = app.state.gate = OverloadGuard(
+        Envelope(Admission(app.front, settings=settings, hot=hot), settings=settings),
         most=settings.max_requests_in_flight,
         refusal=Refusal(settings),
     )
@@ -106,7 +104,7 @@ class _Application(FastAPI):
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Start what requests need, each thing after what it stands on; stop in the opposite order.
 
-    The server is handed what it needs before there is a request (`app.protocol`): the settings, and the gate.
+    The server is handed what it needs before there is a request (`app.http.protocol`): the settings, and the gate.
     """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:

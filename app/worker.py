@@ -15,18 +15,19 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.database import is_unavailable
-from app.models import Tenant
-from app.presence import HERE, Presence
+from app.db.engine import is_unavailable
+from app.db.models import Tenant
+from app.db.process_lock import HERE, ProcessLock
+from app.db.sanitize import storable_text
+from app.db.statistics import learn_sizes
 from app.providers.base import NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, call
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 from app.segments import units_of
-from app.services.claims import Claim, DueWork, Wanted, claim_due, due_work, renew_leases
-from app.services.daily_caps import forget_daily_budgets
-from app.services.outcomes import TAKEN_OVER, Outcome, release, take_over
-from app.services.policy import ACCEPTED, Verdict, after_failure, can_be_asked, in_doubt, is_safe_to_repeat
-from app.services.provider_states import (
+from app.services.delivery.claims import Claim, DueWork, Wanted, claim_due, due_work, renew_leases
+from app.services.delivery.housekeeping import expire_overdue, forget_idempotency_keys
+from app.services.delivery.outcomes import TAKEN_OVER, Outcome, release, take_over
+from app.services.delivery.provider_states import (
     WELL,
     Health,
     draw_from_rate,
@@ -34,11 +35,18 @@ from app.services.provider_states import (
     health_of_providers,
     take_probe,
 )
-from app.services.receipts import sweep_parked
-from app.services.recorder import OutcomeRecorder, Record
-from app.services.retention import remove_what_is_over
-from app.services.storable import storable_text
-from app.services.upkeep import expire_overdue, forget_idempotency_keys, learn_sizes
+from app.services.delivery.receipts import sweep_parked
+from app.services.delivery.recorder import OutcomeRecorder, Record
+from app.services.delivery.retry_policy import (
+    ACCEPTED,
+    Verdict,
+    after_failure,
+    can_be_asked,
+    in_doubt,
+    is_safe_to_repeat,
+)
+from app.services.limits.daily_caps import forget_daily_budgets
+from app.services.people.retention import remove_what_is_over
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +63,7 @@ class DeliveryWorker:
     By its `presence` the other workers of this machine see at once when it has died.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, presence: Presence) -> None:
+    def __init__(self, engine: AsyncEngine, settings: Settings, presence: ProcessLock) -> None:
         self._engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
@@ -72,7 +80,7 @@ class DeliveryWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self._recorder = OutcomeRecorder(engine, settings, is_well=lambda name: name not in self._health)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Say that something may be due. Who forgets to ring is found by polling."""
         self._bell.set()
 
@@ -159,14 +167,14 @@ class DeliveryWorker:
             if taken or expired:
                 log.warning("messages_looked_after", taken_over=taken, expired=expired, channel=item.channel)
         for name in dead:
-            self._presence.strike_off(name)
+            self._presence.forget_dead(name)
         async with self._engine.begin() as connection:
             await sweep_parked(connection)
 
     def _dead_neighbours(self) -> list[str]:
         """Workers of this machine that have died; those of others show by their leases."""
         try:
-            roll = self._presence.call_the_roll()
+            roll = self._presence.living_and_dead()
         except OSError:
             return []
         had_company, self._has_company = self._has_company, len(roll.living) > 1

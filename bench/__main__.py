@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgresError
+from app.db.embedded import EmbeddedPostgresError
 from bench.database import throw_away_database
 from bench.load import Plan
 from bench.measurements import Measurement, Rounds

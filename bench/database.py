@@ -13,11 +13,11 @@ from typing import Any
 
 import psycopg2
 
+from app.db.embedded import EmbeddedPostgres
+from app.db.migrate import migrate
+from app.db.models import Base
 from app.domain import DEFAULT_TENANT_ID, KeyScope
-from app.embedded import EmbeddedPostgres
-from app.migrate import migrate
-from app.models import Base
-from app.services.keys import new_token
+from app.services.tenancy.keys import new_token
 from bench.measurements import Astray
 from bench.processes import BenchError
 

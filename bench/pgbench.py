@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg2.extensions import parse_dsn
 
-from app.embedded import EXE, find_programs
+from app.db.embedded.programs import EXE, find_programs
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen, messages, percentile
 from bench.processes import BenchError, answer_of

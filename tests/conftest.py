@@ -9,7 +9,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +24,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.stdlib import ProcessorFormatter
 
 from app.config import Settings
-from app.database import libpq_url
-from app.embedded import EmbeddedPostgres
+from app.db.embedded import EmbeddedPostgres
+from app.db.engine import libpq_url
+from app.db.migrate import migrate
+from app.db.models import Base
 from app.main import create_app
-from app.migrate import migrate
-from app.models import Base
 from tests.factories import PRIVATE
 
 _SERVER = "MESSAGING_TEST_SERVER"
@@ -108,7 +108,7 @@ def _compiled_once() -> Iterator[None]:
     """
     engine = partial(create_async_engine, execution_options={"compiled_cache": {}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.database.create_async_engine", engine)
+        patch.setattr("app.db.engine.create_async_engine", engine)
         # By its dialect a compiled statement is found, and all engines here speak to one server.
         patch.setattr(PGDialect_asyncpg, "__eq__", lambda one, other: type(one) is type(other))
         patch.setattr(PGDialect_asyncpg, "__hash__", lambda one: hash(type(one)))
@@ -215,3 +215,33 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application on the test's database, delivering in the background."""
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(client_of(await started(stack, settings)))
+
+
+Count = Callable[[], dict[str, int]]
+
+
+@pytest.fixture(scope="session")
+async def _watched(new_database: Callable[..., str]) -> AsyncIterator[tuple[httpx.AsyncClient, Count]]:
+    url = new_database()
+    from tests.wire import COUNT_ROWS  # it makes an application when it is imported
+
+    async with AsyncExitStack() as stack:
+        app = await started(stack, make_settings(database_url=url, worker_enabled=False))
+        client = await stack.enter_async_context(client_of(app))
+        connection = stack.enter_context(closing(psycopg2.connect(url)))
+        connection.autocommit = True
+        cursor = connection.cursor()
+
+        def count() -> dict[str, int]:
+            cursor.execute(COUNT_ROWS)
+            return dict(cursor.fetchall())
+
+        yield client, count
+
+
+@pytest.fixture
+async def untouched(_watched: tuple[httpx.AsyncClient, Count]) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application whose database has to be as empty after the test as it was before."""
+    client, count = _watched
+    yield client
+    assert set(count().values()) == {0}

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db.models import Message
 from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
-from app.models import Message
-from app.services.storing import store_messages
+from app.services.accept.store import store_messages
 
 Answer = TypeVar("Answer")
 

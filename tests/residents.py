@@ -10,12 +10,12 @@ import httpx
 import psycopg2
 from fastapi import FastAPI
 
+from app.db.models import Base
 from app.domain import KeyScope, MessageStatus
-from app.models import Base
 from tests.conftest import client_of
 from tests.factories import CONTACT, CONTACT_EMAIL, email, email_webhook, sms, sms_webhook
-from tests.routers import rows_of
 from tests.tenancy import bearer, give_address, make_key
+from tests.wire import rows_of
 
 #: Somebody to whom every tenant writes, and those who write to every tenant.
 SHARED_CONTACT = "+18045550000"

@@ -8,7 +8,7 @@ import psycopg2
 
 from app.config import Settings
 from app.domain import KeyScope
-from app.services.keys import new_token
+from app.services.tenancy.keys import new_token
 from tests.conftest import make_settings
 
 EVERYTHING = tuple(KeyScope)

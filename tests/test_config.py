@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import Settings
-from app.database import libpq_url
+from app.db.engine import libpq_url
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.factories import until
+from tests.http.test_protocol import HEAD, connected
 from tests.live import LOCAL, LiveServer
-from tests.test_protocol import HEAD, connected
 
 pytestmark = pytest.mark.anyio
 

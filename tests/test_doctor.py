@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from app.config import Settings
-from app.database import create_command_engine
+from app.db.engine import create_command_engine
 from app.doctor import examination, examine, installation
 from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
@@ -304,7 +304,7 @@ def test_a_schema_that_was_changed_by_hand(new_database: NewDatabase) -> None:
         "missing table audit_events",
     ):
         assert said in trouble.text
-    assert "app/models.py" in str(trouble.mending)
+    assert "app/db/models.py" in str(trouble.mending)
 
 
 def test_an_index_and_a_constraint_that_are_not_valid(new_database: NewDatabase) -> None:

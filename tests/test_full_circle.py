@@ -18,7 +18,7 @@ from twilio.http.response import Response
 from twilio.rest import Client
 
 from tests.live import LOCAL, LiveProcess, LiveServer, free_port
-from tests.routers import problem_of, rows_of
+from tests.wire import problem_of, rows_of
 
 ACCOUNT, AUTH = "AC00000000000000000000000000000001", secrets.token_hex(16)
 OUR_MAIL, OUR_WHATSAPP, WHATSAPP_ID = "team@customer.example", "+12016660000", "106540352242922"

@@ -12,18 +12,17 @@ from fastapi import FastAPI, HTTPException, Request
 from sqlalchemy import func, select, update
 
 from app.config import Settings
+from app.db.models import Message
 from app.domain import KeyScope, MessageStatus
-from app.models import Message
+from app.http.access import NEEDS
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.providers.simulator import SimulatorProvider
-from app.routers.access import NEEDS
-from app.services.references import reference_of
+from app.services.delivery.references import reference_of
 from tests.conftest import started
 from tests.factories import WEBHOOKS, sms, until
 from tests.providers import simulator_settings
 from tests.residents import SHARED_CONTACT, Asked, Resident, texts_of
-from tests.routers import problem_of, rows_of
 from tests.tenancy import make_tenant
 from tests.walk import (
     CHANNEL,
@@ -40,6 +39,7 @@ from tests.walk import (
     tenants_routes,
     views,
 )
+from tests.wire import problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -12,16 +12,16 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.assembly import must_have_providers
 from app.config import Settings
 from app.errors import ConfigurationError
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
+from app.wiring import must_have_providers
 from tests.conftest import make_settings
 from tests.factories import email, sms
 from tests.live import LiveServer
-from tests.routers import problem_of
 from tests.tenancy import PUBLISHED_SECRET, WEBHOOK_SECRET, bearer, make_key, production
+from tests.wire import problem_of
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ from app.config import Settings
 from app.providers.registry import provider_registry
 from app.providers.twilio import TwilioProvider, TwilioSettings
 from tests.conftest import client_of, started
-from tests.routers import rows_of
+from tests.wire import rows_of
 
 ACCOUNT = "AC00000000000000000000000000000001"
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from app.assembly import must_have_providers
 from app.config import Settings
 from app.errors import ConfigurationError
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from app.providers.simulator import SimulatorProvider
 from app.routing import channels_of, channels_served, kind_of_addresses, route_of
+from app.wiring import must_have_providers
 from tests.conftest import make_settings
 from tests.tenancy import WEBHOOK_SECRET
 

@@ -12,10 +12,10 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.database import create_serving_engine
+from app.db.engine import create_serving_engine
+from app.db.models import Message
+from app.db.process_lock import ProcessLock, Roll
 from app.domain import AttemptOutcome, MessageStatus
-from app.models import Message
-from app.presence import Presence, Roll
 from app.providers.base import (
     BaseProvider,
     OutboundMessage,
@@ -25,9 +25,9 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
-from app.services.claims import Claim, Wanted, claim_due
-from app.services.outcomes import TAKEN_OVER, Outcome, record_outcomes, release, take_over
-from app.services.policy import ACCEPTED, Verdict
+from app.services.delivery.claims import Claim, Wanted, claim_due
+from app.services.delivery.outcomes import TAKEN_OVER, Outcome, record_outcomes, release, take_over
+from app.services.delivery.retry_policy import ACCEPTED, Verdict
 from app.worker import DeliveryWorker
 from tests.conftest import execute
 from tests.factories import make_messages, until
@@ -503,13 +503,13 @@ async def test_who_is_careful_leaves_what_a_worker_has_died_with(idle: httpx.Asy
     assert [claim.message_id for claim in await queue.claim()] == [died_with.message_id]
 
 
-class Beside(Presence):
+class Beside(ProcessLock):
     """The presence of a worker that has others beside it, or has not, as a test says."""
 
     others = 0
     rolls = 0
 
-    def call_the_roll(self) -> Roll:
+    def living_and_dead(self) -> Roll:
         self.rolls += 1
         return Roll([self.name, *(f"other-{number}" for number in range(self.others))], [])
 

@@ -18,7 +18,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
 from app.domain import DEFAULT_TENANT_ID, KeyScope
-from app.routers.access import NEEDS, OF_THE_INSTALLATION
+from app.http.access import NEEDS, OF_THE_INSTALLATION
 from tests.factories import email, sms
 from tests.residents import SHARED_CONTACTS, Asked, Resident
 

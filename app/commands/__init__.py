@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgresError
+from app.db.embedded import EmbeddedPostgresError
 from app.errors import ConfigurationError
 from app.log import configure_logging
 

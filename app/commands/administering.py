@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.addresses import InvalidAddress
 from app.config import Settings
-from app.database import create_serving_engine, provided_database
+from app.db.engine import create_serving_engine, provided_database
+from app.db.migrate import prepare
 from app.errors import ServiceError
-from app.migrate import prepare
-from app.services.administration import AdministrationService
+from app.services.tenancy.administration import AdministrationService
 
 _ACTOR = "command line"
 #: Of a list that is fetched whole.

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 from app.commands.administering import PAGE, add_action, run
 from app.config import Settings
-from app.models import ApiKey
+from app.db.models import ApiKey
+from app.db.paging import rows_of_all
 from app.schemas.administration import NewKey
-from app.services.administration import AdministrationService
-from app.services.paging import rows_of_all
+from app.services.tenancy.administration import AdministrationService
 
 __all__ = ["add_arguments", "run"]
 

@@ -3,8 +3,8 @@
 import argparse
 
 from app.config import Settings
-from app.database import provided_database
-from app.migrate import migrate
+from app.db.engine import provided_database
+from app.db.migrate import migrate
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:

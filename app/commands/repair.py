@@ -13,16 +13,16 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
-from app.assembly import Services, running_services
 from app.config import Settings
-from app.database import provided_database
+from app.db.engine import provided_database
+from app.db.migrate import prepare
+from app.db.models import Message, Tenant
 from app.domain import Direction
 from app.errors import ConfigurationError, ServiceError
-from app.migrate import prepare
-from app.models import Message, Tenant
 from app.providers.base import InboundMessage, ProviderFailure
 from app.providers.registry import provider_registry
-from app.services.message_events import note
+from app.services.delivery.message_events import note
+from app.wiring import Services, running_services
 
 #: What is stored at once, and then told.
 _BATCH = 100

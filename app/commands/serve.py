@@ -12,12 +12,12 @@ import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from app.assembly import must_have_providers
 from app.commands import leave_no_core
 from app.config import Settings
-from app.database import provided_database
-from app.migrate import prepare
-from app.protocol import TimedProtocol
+from app.db.engine import provided_database
+from app.db.migrate import prepare
+from app.http.protocol import TimedProtocol
+from app.wiring import must_have_providers
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.config import Settings
-from app.providers.simulation import SimulatorSettings
+from app.providers.simulated.behaviours import SimulatorSettings
 from app.simulator import create_simulator, server_of
 from app.simulator.application import vendor_formats
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from app.addresses import any_address
 from app.commands.administering import PAGE, add_action, run
 from app.config import Settings
+from app.db.paging import rows_of_all
 from app.schemas.administration import NewTenant, TenantChange
-from app.services.administration import AdministrationService
-from app.services.paging import rows_of_all
+from app.services.tenancy.administration import AdministrationService
 
 __all__ = ["add_arguments", "run"]
 

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.assembly import Services, running_services
 from app.config import Settings
-from app.database import provided_database
+from app.db.engine import provided_database
+from app.db.migrate import prepare
+from app.db.models import WebhookCall
+from app.db.paging import Page, rows_of_all
 from app.domain import CallVerdict
 from app.errors import ServiceError
-from app.migrate import prepare
-from app.models import WebhookCall
-from app.services.callbacks import Judgement, Verification
-from app.services.paging import Page, rows_of_all
-from app.services.webhook_calls import call_of, list_calls
+from app.services.callbacks.service import Judgement, Verification
+from app.services.callbacks.webhook_calls import call_of, list_calls
+from app.wiring import Services, running_services
 
 _ACTOR = "command line"
 _PAGE = 100

@@ -8,11 +8,11 @@ import signal
 import structlog
 from uvicorn.loops.auto import auto_loop_factory
 
-from app.assembly import must_have_providers, running_services
 from app.commands import leave_no_core
 from app.config import Settings
-from app.database import provided_database
-from app.migrate import prepare
+from app.db.engine import provided_database
+from app.db.migrate import prepare
+from app.wiring import must_have_providers, running_services
 
 log = structlog.get_logger(__name__)
 

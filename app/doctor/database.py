@@ -9,9 +9,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from app.config import Settings
+from app.db.models import Base
+from app.db.schema import alembic_config, differences
 from app.doctor.findings import Finding, counted, ok, problem, warning
-from app.history import alembic_config, differences
-from app.models import Base
 
 _OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with
 _SKEW_WARNING, _SKEW_PROBLEM = 1.0, 30.0  # seconds
@@ -181,7 +181,7 @@ def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         yield problem(
             f"It was changed by hand: {', '.join(found[:_SHOWN])}{more}.",
-            "Put it back as app/models.py has it, or restore a backup: "
+            "Put it back as app/db/models.py has it, or restore a backup: "
             + (
                 "the service does not start with it."
                 if settings.is_production

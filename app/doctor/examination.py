@@ -11,10 +11,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
-from app.database import create_command_engine, provided_database
+from app.db.embedded import EmbeddedPostgresError
+from app.db.engine import create_command_engine, provided_database
 from app.doctor import database, installation, operation
 from app.doctor.findings import DatabaseCheck, Finding, Level, SettingsCheck, problem
-from app.embedded import EmbeddedPostgresError
 
 #: A check's name is its function's.
 SETTINGS_CHECKS: list[SettingsCheck] = [

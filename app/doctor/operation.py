@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, func, select, text
 
 from app.config import Settings
+from app.db.models import CALL_NEEDS_ATTENTION, WebhookCall
 from app.doctor.findings import Finding, counted, duration, ok, problem, warning
 from app.domain import CallVerdict
-from app.models import CALL_NEEDS_ATTENTION, WebhookCall
 
 _SHOWN = 5
 

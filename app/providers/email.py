@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from app.providers.simulated import SimulatedCarrier
+from app.providers.simulated.in_process import SimulatedCarrier
 
 
 class EmailProvider(SimulatedCarrier):

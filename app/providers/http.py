@@ -35,9 +35,9 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
-from app.providers.settings import VendorSettings
-from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_recent, must_match, only_header, secrets_in
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
 #: What may stand in the path of an address.

@@ -32,13 +32,13 @@ from app.providers.base import (
     Receipt,
     UnknownOutcome,
 )
-from app.providers.forms import parts_of
-from app.providers.inbound_mail import mailgun_inbound
-from app.providers.mail import Composer, Mail
-from app.providers.settings import VendorSettings
-from app.providers.times import moment_of
-from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_recent, must_match, secrets_in
+from app.providers.mail.inbound import mailgun_inbound
+from app.providers.mail.outbound import Composer, Mail
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.multipart import parts_of
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.times import moment_of
+from app.providers.toolbox.verification import must_be_recent, must_match, secrets_in
 
 #: What is missing (clicked, complained, unsubscribed, stored) says nothing about where the mail is, and neither does
 #: `failed` where it is temporary.

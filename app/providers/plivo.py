@@ -37,9 +37,9 @@ from app.providers.base import (
     Reply,
     UnknownOutcome,
 )
-from app.providers.settings import VendorSettings
-from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import (
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.verification import (
     first_secret,
     must_match,
     only_header,

@@ -30,12 +30,12 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.inbound_mail import postmark_inbound
-from app.providers.mail import Composer, Mail
-from app.providers.settings import VendorSettings
-from app.providers.times import EventTime
-from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_secret, password_of, secrets_in
+from app.providers.mail.inbound import postmark_inbound
+from app.providers.mail.outbound import Composer, Mail
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.times import EventTime
+from app.providers.toolbox.verification import must_be_secret, password_of, secrets_in
 
 #: By `RecordType`. What is missing (Click, SpamComplaint, SubscriptionChange) says nothing about where the mail is.
 STATUSES = {"Delivery": MessageStatus.DELIVERED, "Open": MessageStatus.READ}

@@ -44,12 +44,12 @@ from app.providers.base import (
     Unread,
     hint,
 )
-from app.providers.inbound_mail import sendgrid_inbound
-from app.providers.mail import Composer, Mail
-from app.providers.settings import VendorSettings
-from app.providers.times import moment_of
-from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
+from app.providers.mail.inbound import sendgrid_inbound
+from app.providers.mail.outbound import Composer, Mail
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.times import moment_of
+from app.providers.toolbox.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
 #: What is missing (deferred, click, spamreport, unsubscribe and others) says nothing about where the mail is.
 STATUSES = {

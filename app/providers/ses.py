@@ -23,7 +23,6 @@ from pydantic_core import from_json
 from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
-from app.providers.aws_signature import AwsCredentials, signed_headers
 from app.providers.base import (
     BaseProvider,
     Callback,
@@ -37,12 +36,13 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.inbound_mail import ses_inbound
-from app.providers.mail import Composer
-from app.providers.settings import VendorSettings
-from app.providers.sns import Notification, SnsTopics, notification_in
-from app.providers.times import UtcTime
-from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.mail.inbound import ses_inbound
+from app.providers.mail.outbound import Composer
+from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.sns import Notification, SnsTopics, notification_in
+from app.providers.toolbox.times import UtcTime
 
 #: What is missing (Click, Complaint, DeliveryDelay, Subscription) says nothing about where the mail is. A bounce is
 #: the end also where it is called transient: SES has tried again by then.

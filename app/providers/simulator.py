@@ -20,8 +20,8 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.simulation import SimulatorSettings
-from app.providers.transport import HttpProvider, exchange, outcome_of
+from app.providers.simulated.behaviours import SimulatorSettings
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
 
 STATUSES = {
     "queued": MessageStatus.QUEUED,

@@ -38,9 +38,9 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.settings import VendorSettings
-from app.providers.transport import HttpProvider, exchange, outcome_of
-from app.providers.verification import must_be_recent, must_match, only_header, secrets_in
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 #: Answered with 200 and `ok: false`, like all errors but 429.
 THROTTLED = {"ratelimited", "rate_limited", "message_limit_exceeded"}

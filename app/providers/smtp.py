@@ -33,9 +33,9 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.mail import Composer, Mail
-from app.providers.settings import VendorSettings
-from app.providers.transport import CONNECT_SECONDS
+from app.providers.mail.outbound import Composer, Mail
+from app.providers.toolbox.http_client import CONNECT_SECONDS
+from app.providers.toolbox.settings import VendorSettings
 
 #: Servers end idle sessions after minutes (RFC 5321, 4.5.3.2.7); some are in more of a hurry.
 IDLE_SECONDS = 20.0

@@ -39,10 +39,10 @@ from app.providers.base import (
     UnknownOutcome,
     hint,
 )
-from app.providers.settings import VendorSettings
-from app.providers.times import EventTime
-from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.verification import must_be_recent, only_header, reference_in, with_reference
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.times import EventTime
+from app.providers.toolbox.verification import must_be_recent, only_header, reference_in, with_reference
 
 STATUSES = {
     "queued": MessageStatus.QUEUED,

@@ -46,10 +46,10 @@ from app.providers.base import (
     UnknownOutcome,
     hint,
 )
-from app.providers.settings import VendorSettings
-from app.providers.times import EventTime
-from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.times import EventTime
+from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
 
 STATUSES = {
     "submitted": MessageStatus.SENT,

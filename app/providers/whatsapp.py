@@ -39,9 +39,9 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
-from app.providers.settings import VendorSettings
-from app.providers.transport import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.verification import (
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.verification import (
     must_be_secret,
     must_match,
     only_header,

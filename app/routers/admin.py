@@ -12,12 +12,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.addresses import InvalidAddress, any_address
+from app.db.models import ApiKey, AuditEvent, Tenant, TenantAddress, WebhookCall
 from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, client_network, link_pages
 from app.domain import CallVerdict
 from app.errors import FieldError, InvalidRequest
-from app.models import ApiKey, AuditEvent, Tenant, TenantAddress, WebhookCall
-from app.routers.json_body import JsonRoute
-from app.routers.problems import responses
+from app.http.json_body import JsonRoute
+from app.http.problems import responses
 from app.schemas.administration import (
     AddressView,
     AuditView,
@@ -34,8 +34,8 @@ from app.schemas.administration import (
     WebhookCallView,
 )
 from app.schemas.fields import Timestamp, Words
-from app.services.callbacks import Judgement, Verification
-from app.services.webhook_calls import call_of, list_calls
+from app.services.callbacks.service import Judgement, Verification
+from app.services.callbacks.webhook_calls import call_of, list_calls
 
 router = APIRouter(
     prefix="/api/admin",

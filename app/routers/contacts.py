@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from app.addresses import InvalidAddress, any_address
+from app.db.models import Contact
 from app.dependencies import ContactsDep, Cursor, Id, Limit, client_network, link_pages
 from app.domain import Address
 from app.errors import FieldError, InvalidRequest
-from app.models import Contact
-from app.routers.problems import responses
+from app.http.problems import responses
 from app.schemas.personal_data import (
     ContactExport,
     ContactView,
@@ -24,7 +24,7 @@ from app.schemas.personal_data import (
     FileView,
     ReceiptView,
 )
-from app.services.contacts import ContactService, Dossier
+from app.services.people.contacts import ContactService, Dossier
 
 router = APIRouter(
     prefix="/api/contacts",

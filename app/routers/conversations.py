@@ -5,9 +5,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
 
+from app.db.models import Conversation, Message
 from app.dependencies import ConversationsDep, Cursor, Id, Limit, link_pages
-from app.models import Conversation, Message
-from app.routers.problems import responses
+from app.http.problems import responses
 from app.schemas.views import ConversationView, MessageView
 
 router = APIRouter(

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import StreamingResponse
 
 from app.dependencies import TenantDep
-from app.routers.problems import responses
-from app.services.files import ANY_TYPE, FileStore
+from app.http.problems import responses
+from app.services.messages.files import ANY_TYPE, FileStore
 
 router = APIRouter(
     prefix="/api/files",

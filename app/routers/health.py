@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 
-from app.routers.problems import responses
+from app.http.problems import responses
 from app.schemas.views import Health
 
 router = APIRouter(tags=["health"])

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.assembly import Services
 from app.config import Settings
+from app.db.models import Message
 from app.dependencies import (
     Cursor,
     Id,
@@ -34,17 +34,17 @@ from app.errors import (
     InvalidRequest,
     Overloaded,
 )
-from app.models import Message
-from app.routers.hot import HotRoute
-from app.routers.problems import responses
+from app.http.hot_route import HotRoute
+from app.http.problems import responses
 from app.routing import channels_served, kind_of_addresses, route_of
 from app.schemas.fields import Timestamp, Words
 from app.schemas.sending import ChannelSend, EmailSend, SendAccepted, SmsAccepted, SmsSend
 from app.schemas.views import MessageDetail, MessageView, StepView
 from app.segments import segments_of
-from app.services.daily_caps import SpendGuard
-from app.services.messages import MessageFilter, MessageService
-from app.services.timeline import Step
+from app.services.limits.daily_caps import SpendGuard
+from app.services.messages.service import MessageFilter, MessageService
+from app.services.messages.timeline import Step
+from app.wiring import Services
 
 Accepted = TypeVar("Accepted", bound=SendAccepted)
 Send = SmsSend | EmailSend | ChannelSend

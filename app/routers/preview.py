@@ -11,11 +11,11 @@ from pydantic_core import to_json
 from app.dependencies import tenant_id
 from app.domain import Address, Channel, MessageType, NewMessage
 from app.errors import FieldError
+from app.http.hot_route import HotRoute
+from app.http.problems import invalid_request, responses
 from app.providers.base import OutboundMessage
 from app.providers.registry import provider_registry
-from app.routers.hot import HotRoute
 from app.routers.messages import NOT_YOURS, Send, channel_context
-from app.routers.problems import invalid_request, responses
 from app.routing import route_of
 from app.schemas.fields import ChannelRecipient, ChannelSender, EmailAddress, SmsRecipient, SmsSender
 from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, SmsSend

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Request
 
 from app.dependencies import AdministrationDep, SessionDep
 from app.errors import ProviderNotFound
+from app.http.problems import responses
 from app.providers.registry import provider_registry
-from app.routers.problems import responses
 from app.routing import channels_of
 from app.schemas.views import ProviderView
-from app.services.provider_states import WELL, health_of_providers, resume
+from app.services.delivery.provider_states import WELL, health_of_providers, resume
 
 router = APIRouter(prefix="/api/providers", tags=["providers"], responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
 
@@ -40,5 +40,5 @@ async def resume_provider(
     await resume(await session.connection(), name)
     await administration.provider_resumed(name)
     await session.commit()
-    request.app.state.services.doorbell.ring()
+    request.app.state.services.notifier.notify()
     return await list_providers(session, request)

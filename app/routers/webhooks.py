@@ -8,16 +8,16 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.assembly import Services
 from app.errors import NotVerifiable, SignatureRefused
+from app.http.body_budget import BodyBudget
+from app.http.hot_route import HotRoute, whole_body
+from app.http.problems import responses
+from app.http.standard_webhooks import must_be_signed
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable
-from app.routers.hot import HotRoute, whole_body
-from app.routers.problems import responses
-from app.routers.room import Room
-from app.routers.webhook_signature import must_be_signed
 from app.schemas.receiving import EmailInbound, SmsInbound, WebhookAccepted
-from app.services.callbacks import provider_of
-from app.services.failures import household_of
+from app.services.callbacks.service import provider_of
+from app.services.limits.failed_keys import household_of
+from app.wiring import Services
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class SignedRoute(HotRoute):
 
 
 #: Room for some mails of 30 MB, in bytes. In use it is two or three times as much.
-_room = Room(150_000_000)
+_room = BodyBudget(150_000_000)
 
 
 def _again(body: bytes) -> Receive:

@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 
 from app.errors import ConfigurationError
 from app.providers.sendgrid import SendgridSettings
-from app.providers.simulated import Outbox
-from app.providers.simulation import SimulatorSettings
+from app.providers.simulated.behaviours import SimulatorSettings
+from app.providers.simulated.in_process import Outbox
 from app.providers.twilio import TwilioSettings
 from app.providers.whatsapp import WhatsappSettings
 from app.simulator.carrier import Carrier

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from app.providers.base import OutboundMessage
-from app.providers.script import TOO_MANY, Allowance, Reaction, Reply, Script
-from app.providers.simulated import Outbox, Sink
-from app.providers.simulation import Behaviour, SimulatorSettings
+from app.providers.simulated.behaviours import Behaviour, SimulatorSettings
+from app.providers.simulated.in_process import Outbox, Sink
+from app.providers.simulated.script import TOO_MANY, Allowance, Reaction, Reply, Script
 from app.simulator.ledger import Entry, Ledger
 
 #: The reply, in the ledger, to a key that came with another body before.

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.providers.base import OutboundMessage, ProviderEvent
-from app.providers.script import Reply
+from app.providers.simulated.script import Reply
 from app.providers.simulator import callback_of
 from app.simulator.carrier import KEY_REUSED, Carrier, Order
 from app.simulator.ledger import Entry

@@ -27,9 +27,9 @@ from starlette.routing import Route
 
 from app.domain import MessageStatus
 from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent, Receipt
-from app.providers.script import Reply
 from app.providers.sendgrid import SendgridSettings
-from app.providers.verification import first_secret
+from app.providers.simulated.script import Reply
+from app.providers.toolbox.verification import first_secret
 from app.simulator.carrier import Order
 from app.simulator.ledger import Entry
 from app.simulator.wire import WireFormat, call

@@ -21,9 +21,9 @@ from starlette.routing import Route
 
 from app.domain import MessageStatus
 from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent
-from app.providers.script import Reply
+from app.providers.simulated.script import Reply
+from app.providers.toolbox.verification import first_secret, reference_in
 from app.providers.twilio import TwilioSettings
-from app.providers.verification import first_secret, reference_in
 from app.simulator.carrier import Order
 from app.simulator.ledger import Entry
 from app.simulator.wire import WireFormat, call

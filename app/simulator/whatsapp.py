@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from app.domain import MessageStatus
 from app.providers.base import OutboundMessage, ProviderEvent, Receipt
-from app.providers.script import Reply
-from app.providers.verification import first_secret
+from app.providers.simulated.script import Reply
+from app.providers.toolbox.verification import first_secret
 from app.providers.whatsapp import WhatsappSettings
 from app.simulator.carrier import Order
 from app.simulator.ledger import Entry

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.providers.script import Reply
-from app.providers.simulation import SimulatorSettings
+from app.providers.simulated.behaviours import SimulatorSettings
+from app.providers.simulated.script import Reply
 from app.simulator.carrier import Carrier, Order
 from app.simulator.ledger import Entry
 

@@ -19,8 +19,8 @@ import httpx
 import psutil
 import psycopg2
 
-from app.embedded import EmbeddedPostgres
-from app.migrate import migrate
+from app.db.embedded import EmbeddedPostgres
+from app.db.migrate import migrate
 from tests.conftest import database_named, execute, let_in_quickly
 from tests.faults.client import Load
 from tests.live import LOCAL, LiveProcess, LiveServer, free_port

@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 import httpx
 import pytest
 
-from app.providers.script import Script
-from app.providers.simulation import Behaviour, SimulatorSettings
+from app.providers.simulated.behaviours import Behaviour, SimulatorSettings
+from app.providers.simulated.script import Script
 from tests.faults.client import Load
 from tests.faults.rig import FULL, Carrier, MakeRig, Rig, drawn_seed, report, size, until
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from app.config import Settings
-from app.database import PromptSessions, create_serving_engine
+from app.db.engine import PromptSessions, create_serving_engine
 from app.main import create_app
 from tests.factories import CUSTOMER, email, email_webhook, sms, sms_webhook
 from tests.faults.client import Answer, Load

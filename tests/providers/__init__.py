@@ -4,7 +4,7 @@ from itertools import count
 from typing import Any
 
 from app.providers.base import OutboundMessage
-from app.providers.simulation import SimulatorSettings
+from app.providers.simulated.behaviours import SimulatorSettings
 
 _keys = count(1)
 

@@ -13,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 
 from app.providers.base import OutboundMessage
-from app.providers.simulation import SimulatorSettings
+from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.simulator import SimulatorProvider
 from app.simulator import create_simulator, server_of
 from tests.live import LOCAL

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 import app.providers
-from app.providers import transport
 from app.providers.base import BaseProvider, Callback
+from app.providers.toolbox import http_client as transport
 from tests.providers.kit import Asked, End, Outcome, description_of
 from tests.providers.vendors import Vendor
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.providers.remote_files import RemoteFile, RemoteFiles
+from app.providers.toolbox.remote_files import RemoteFile, RemoteFiles
 
 FILES = [RemoteFile("Prüfung.pdf", "application/pdf", b"%PDF\r\n\x00\xff"), RemoteFile("a.txt", "text/plain", b"a\n")]
 

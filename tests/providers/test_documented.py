@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import app.providers.registry  # noqa: F401 - it imports every vendor
-from app.providers.settings import VendorSettings
+from app.providers.toolbox.settings import VendorSettings
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -37,13 +37,13 @@ from app.providers.base import (
     Unread,
 )
 from app.providers.registry import provider_registry
-from app.providers.settings import VendorSettings
-from app.providers.verification import TOLERANCE
+from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.verification import TOLERANCE
 from tests.conftest import make_settings
 from tests.providers.contract import ACME, NAMES, ROOT, Kit, example_settings, load_the_documented_vendor
 from tests.providers.kit import PICTURE, PUBLIC_URL, Outcome, description_of
 from tests.providers.vendors import PAYLOADS, payload, without_header
-from tests.routers import problem_of, rows_of
+from tests.wire import problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

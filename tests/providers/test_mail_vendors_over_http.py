@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from app.config import Settings
 from app.providers.base import BaseProvider, Callback
-from app.providers.mail import Composer, MailSettings
+from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.postmark import PostmarkProvider, PostmarkSettings
 from app.providers.registry import provider_registry
-from app.providers.remote_files import RemoteFiles
+from app.providers.toolbox.remote_files import RemoteFiles
 from tests.factories import until
 from tests.providers import test_mailgun, test_postmark, test_sendgrid, test_ses
 from tests.providers.vendors import Vendor, payload
-from tests.routers import rows_of
+from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -30,7 +30,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.mail import Composer, MailSettings
+from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.mailgun import STATUSES, MailgunProvider, MailgunSettings, configured
 from app.providers.registry import provider_registry
 from tests.providers import outbound
@@ -38,7 +38,7 @@ from tests.providers.kit import form_data
 from tests.providers.kit.mailgun import MAIL
 from tests.providers.mails import FILES, FileStore
 from tests.providers.vendors import NOW, ODD_VALUES, PAYLOADS, Vendor, basic, call, form, payload, with_header
-from tests.routers import rows_of
+from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 

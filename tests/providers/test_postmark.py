@@ -22,9 +22,9 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.mail import Composer, MailSettings
+from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.postmark import BOUNCES, STATUSES, TOKEN_HEADER, PostmarkProvider, PostmarkSettings, configured
-from app.providers.verification import hash_of
+from app.providers.toolbox.verification import hash_of
 from tests.providers import outbound
 from tests.providers.mails import FileStore
 from tests.providers.vendors import ODD_VALUES, PAYLOADS, Vendor, basic, call, payload

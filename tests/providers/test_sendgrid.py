@@ -39,7 +39,7 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
-from app.providers.mail import Composer, MailSettings
+from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.sendgrid import (
     SIGNATURE_HEADER,
     STATUSES,

@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.domain import MessageStatus
-from app.providers.aws_signature import AwsCredentials, signed_headers
 from app.providers.base import (
     Callback,
     CallbackRefused,
@@ -39,8 +38,9 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.base import call as hand_over
-from app.providers.mail import Composer, MailSettings, message_id_of
+from app.providers.mail.outbound import Composer, MailSettings, message_id_of
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
+from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from tests.providers import outbound
 from tests.providers.certificates import certificate_of
 from tests.providers.mails import FILES, FileStore

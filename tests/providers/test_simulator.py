@@ -17,7 +17,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.simulator import SimulatorProvider
-from app.providers.transport import LONGEST_RETRY_AFTER
+from app.providers.toolbox.http_client import LONGEST_RETRY_AFTER
 from tests.live import LOCAL, free_port
 from tests.providers import outbound, simulator_settings
 from tests.providers.conftest import Simulate, Simulation

@@ -23,7 +23,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.mail import Composer, MailSettings
+from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.smtp import SmtpProvider, SmtpSettings, configured
 from tests.live import free_port
 from tests.providers import outbound

@@ -17,8 +17,8 @@ from app.providers.registry import provider_registry
 from tests.factories import CONTACT, CUSTOMER, sms, until
 from tests.providers import test_plivo, test_telnyx, test_twilio, test_vonage
 from tests.providers.vendors import Vendor, payload, with_header
-from tests.routers import rows_of
 from tests.tenancy import give_address, make_tenant
+from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 

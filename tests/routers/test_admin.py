@@ -10,8 +10,8 @@ from app.config import Settings
 from app.domain import KeyScope
 from tests.conftest import client_of
 from tests.factories import sms
-from tests.routers import locations_of, problem_of, rows_of
 from tests.tenancy import bearer, make_key, production
+from tests.wire import locations_of, problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -13,17 +13,17 @@ import pytest
 
 from app.config import Settings
 from app.domain import MessageStatus
+from app.http.body_budget import BodyBudget
 from app.providers.base import Callback, ProviderEvent, Receipt, Unread
 from app.providers.registry import provider_registry
-from app.providers.verification import hash_of
+from app.providers.toolbox.verification import hash_of
 from app.routers import webhooks
-from app.routers.room import Room
 from tests.conftest import execute
 from tests.factories import sms, until
 from tests.logs import captured
-from tests.routers import problem_of, row_counts, rows_of
 from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound, signed
 from tests.tenancy import give_address, make_tenant
+from tests.wire import problem_of, row_counts, rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -298,13 +298,13 @@ async def test_the_limit_is_the_providers_own(
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> Room:
-    room = Room(4_600_000)
+def room(monkeypatch: pytest.MonkeyPatch) -> BodyBudget:
+    room = BodyBudget(4_600_000)
     monkeypatch.setattr(webhooks, "_room", room)
     return room
 
 
-async def test_large_bodies_have_to_fit_into_memory_together(client: httpx.AsyncClient, room: Room) -> None:
+async def test_large_bodies_have_to_fit_into_memory_together(client: httpx.AsyncClient, room: BodyBudget) -> None:
     large = (call(client, inbound(number, body="x" * 2_500_000), query="?token=first") for number in range(4))
     answers = await asyncio.gather(*large, call(client, inbound(9)))
     assert sorted(answer.status_code for answer in answers[:4]) == [200, 200, 200, 503]
@@ -315,7 +315,7 @@ async def test_large_bodies_have_to_fit_into_memory_together(client: httpx.Async
 
 
 async def test_stalled_uploads_of_strangers_keep_out_nobody_who_shows_a_secret(
-    client: httpx.AsyncClient, room: Room, stalled: Callable[[], Awaitable[None]], database_url: str
+    client: httpx.AsyncClient, room: BodyBudget, stalled: Callable[[], Awaitable[None]], database_url: str
 ) -> None:
     for _ in range(5):
         await stalled()
@@ -328,7 +328,7 @@ async def test_stalled_uploads_of_strangers_keep_out_nobody_who_shows_a_secret(
 
 
 async def test_who_shows_a_wrong_secret_is_refused_before_the_body_is_there(
-    client: httpx.AsyncClient, room: Room, database_url: str
+    client: httpx.AsyncClient, room: BodyBudget, database_url: str
 ) -> None:
     problem_of(await asyncio.wait_for(client.post(f"{PATH}?token=wrong", content=_never_ending()), 5), 401)
     assert room.held == 0
@@ -434,12 +434,12 @@ class TestQuarantine:
     async def test_large_ones_are_kept_and_so_many_bytes_a_minute(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.services.call_log.time.monotonic", lambda: 600.0)
+        monkeypatch.setattr("app.services.callbacks.call_log.time.monotonic", lambda: 600.0)
         sizes = "SELECT length(body) > 2000000 FROM webhook_calls ORDER BY id"
         for number in range(2):
             problem_of(await call(client, inbound(number, body="x" * 2_500_000), key="other"), 401)
         assert rows_of(database_url, sizes) == [(True,), (True,)]
-        monkeypatch.setattr("app.services.call_log._BYTES_A_MINUTE", 6_000_000)
+        monkeypatch.setattr("app.services.callbacks.call_log._BYTES_A_MINUTE", 6_000_000)
         problem_of(await call(client, inbound(2, body="x" * 2_500_000), key="other"), 401)
         problem_of(await call(client, inbound(3), key="other"), 401)
         assert rows_of(database_url, sizes) == [(True,), (True,), (False,)]
@@ -447,7 +447,7 @@ class TestQuarantine:
     async def test_together_they_have_so_many_bytes(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.services.call_log._MOST_BYTES", 5_500_000)
+        monkeypatch.setattr("app.services.callbacks.call_log._MOST_BYTES", 5_500_000)
         for number in range(3):
             problem_of(await call(client, inbound(number, body="x" * 2_500_000), key="other"), 401)
         assert rows_of(database_url, "SELECT id FROM webhook_calls ORDER BY id") == [(2,), (3,)]
@@ -467,8 +467,8 @@ class TestQuarantine:
     async def test_a_flood_of_them_is_not(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.services.call_log._REFUSED_A_MINUTE", 2)
-        monkeypatch.setattr("app.services.call_log.time.monotonic", lambda: 600.0)
+        monkeypatch.setattr("app.services.callbacks.call_log._REFUSED_A_MINUTE", 2)
+        monkeypatch.setattr("app.services.callbacks.call_log.time.monotonic", lambda: 600.0)
         for number in range(5):
             problem_of(await call(client, inbound(number), key="other"), 401)
         assert len(rows_of(database_url, CALLS)) == 2

@@ -11,8 +11,8 @@ from app.domain import KeyScope
 from app.providers.base import BaseProvider, InboundMessage, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from tests.factories import until
-from tests.routers import problem_of, row_counts, rows_of
 from tests.tenancy import bearer, make_key, make_tenant, production
+from tests.wire import problem_of, row_counts, rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -9,17 +9,17 @@ import httpx
 import pytest
 
 from app.config import Settings
+from app.db.models import Base
 from app.domain import KeyScope, MessageStatus
-from app.models import Base
 from app.providers.base import OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
-from app.services.provider_events import ProviderEventService
+from app.services.callbacks.events import ProviderEventService
 from tests.conftest import execute
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, email, sms, sms_webhook, until
 from tests.logs import captured
-from tests.routers import locations_of, problem_of, rows_of
 from tests.tenancy import bearer, give_address, make_key, make_tenant, production
 from tests.test_worker import Scripted
+from tests.wire import locations_of, problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

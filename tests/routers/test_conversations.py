@@ -15,7 +15,7 @@ import pytest
 
 from app.config import Settings
 from tests.factories import CONTACT, CUSTOMER, POSTS, email, email_webhook, sms, sms_webhook
-from tests.routers import locations_of, problem_of, rows_of, stored
+from tests.wire import locations_of, problem_of, rows_of, stored
 
 pytestmark = pytest.mark.anyio
 

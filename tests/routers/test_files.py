@@ -16,8 +16,8 @@ from app.domain import KeyScope
 from app.providers.registry import provider_registry
 from app.providers.sendgrid import SendgridProvider, SendgridSettings
 from tests.providers.vendors import payload
-from tests.routers import problem_of, rows_of
 from tests.tenancy import bearer, give_address, make_key, make_tenant
+from tests.wire import problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ from app.config import Settings
 from app.main import create_app
 from tests.conftest import client_of, make_settings
 from tests.factories import POSTS, sms
-from tests.routers import problem_of, row_counts
 from tests.tenancy import bearer, make_key, production
+from tests.wire import problem_of, row_counts
 
 pytestmark = pytest.mark.anyio
 

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import func, update
 
 from app.config import Settings
-from app.database import create_serving_engine
-from app.models import Message
+from app.db.engine import create_serving_engine
+from app.db.models import Message
 from app.schemas.sending import SmsSend
-from app.services.upkeep import forget_idempotency_keys
+from app.services.delivery.housekeeping import forget_idempotency_keys
 from tests.factories import SENDS, email, make_messages, sms, until
-from tests.routers import locations_of, problem_of, row_counts, rows_of
+from tests.wire import locations_of, problem_of, row_counts, rows_of
 
 pytestmark = pytest.mark.anyio
 

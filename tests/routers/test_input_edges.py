@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.factories import CONTACT, POSTS, SENDS, WEBHOOKS, Factory, email, email_webhook, sms, sms_webhook
-from tests.routers import OPERATIONS, locations_of, problem_of, rows_of, stored
+from tests.wire import OPERATIONS, locations_of, problem_of, rows_of, stored
 
 pytestmark = pytest.mark.anyio
 

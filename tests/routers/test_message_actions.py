@@ -24,8 +24,8 @@ from app.providers.base import (
 from app.providers.registry import provider_registry
 from tests.conftest import client_of, started
 from tests.factories import SENDS, email, sms, sms_webhook, until
-from tests.routers import locations_of, problem_of, rows_of
 from tests.test_worker import Scripted
+from tests.wire import locations_of, problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -658,10 +658,10 @@ async def test_what_a_provider_answered_is_kept_without_whole_addresses_and_keys
     provider.answers = [failure("+18045551234 of jane.doe@example.com is barred for Bearer abcdef.ghijkl")]
     message_id = await post(busy)
     message = await until(lambda: detail(busy, message_id), lambda it: it["status"] in {"failed", "unknown"})
-    masked = "***1234 of j***@***.com is barred for Bearer ***"
-    assert (message["status_reason"], message["attempts"][0]["detail"]) == (masked, masked)
-    assert masked in " ".join(await sentences(busy, message_id))
-    assert rows_of(database_url, "SELECT status_reason FROM messages") == [(masked,)]
+    redacted = "***1234 of j***@***.com is barred for Bearer ***"
+    assert (message["status_reason"], message["attempts"][0]["detail"]) == (redacted, redacted)
+    assert redacted in " ".join(await sentences(busy, message_id))
+    assert rows_of(database_url, "SELECT status_reason FROM messages") == [(redacted,)]
 
 
 async def test_what_a_receipt_says_is_kept_without_whole_addresses_and_keys_and_the_call_as_it_came(
@@ -671,10 +671,10 @@ async def test_what_a_receipt_says_is_kept_without_whole_addresses_and_keys_and_
     await becomes(busy, message_id, "sent")
     said = "+18045551234 of jane.doe@example.com is barred for Bearer abcdef.ghijkl"
     await told(busy, Receipt("1", MessageStatus.FAILED, "vendor-1", detail=said, raw={"error": said}))
-    masked = "***1234 of j***@***.com is barred for Bearer ***"
-    assert (await detail(busy, message_id))["status_reason"] == masked
-    assert f"scripted says it failed: {masked}." in await sentences(busy, message_id)
-    assert rows_of(database_url, "SELECT detail, raw FROM provider_events") == [(masked, {"error": said})]
+    redacted = "***1234 of j***@***.com is barred for Bearer ***"
+    assert (await detail(busy, message_id))["status_reason"] == redacted
+    assert f"scripted says it failed: {redacted}." in await sentences(busy, message_id)
+    assert rows_of(database_url, "SELECT detail, raw FROM provider_events") == [(redacted, {"error": said})]
 
 
 async def test_a_receipt_that_is_no_better_than_how_the_message_ended_here_says_that_it_changed_nothing(

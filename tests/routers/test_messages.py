@@ -10,7 +10,7 @@ import pytest
 
 from app.config import Settings
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, CUSTOMER_EMAIL, SENDS, email, sms
-from tests.routers import locations_of, problem_of, rows_of, stored
+from tests.wire import locations_of, problem_of, rows_of, stored
 
 pytestmark = pytest.mark.anyio
 

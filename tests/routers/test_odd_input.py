@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+from app.http.hot_route import HotRoute
+from app.http.json_body import JsonRoute
 from app.main import create_app
-from app.routers.hot import HotRoute
-from app.routers.json_body import JsonRoute
 from tests.conftest import make_settings
 from tests.factories import POSTS, SENDS
-from tests.routers import problem_of, stored
 from tests.walk import api_routes
+from tests.wire import problem_of, stored
 
 pytestmark = pytest.mark.anyio
 

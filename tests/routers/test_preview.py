@@ -13,8 +13,8 @@ from app.providers.slack import SlackProvider, SlackSettings
 from app.providers.whatsapp import WhatsappProvider, WhatsappSettings
 from tests.conftest import execute
 from tests.factories import email, sms
-from tests.routers import problem_of, row_counts, rows_of
 from tests.tenancy import bearer, make_key, make_tenant, production
+from tests.wire import problem_of, row_counts, rows_of
 
 pytestmark = pytest.mark.anyio
 

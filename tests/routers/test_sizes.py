@@ -13,7 +13,7 @@ from app.config import Settings
 from app.main import create_app
 from tests.conftest import client_of, make_settings, started
 from tests.factories import email, email_webhook, sms, sms_webhook
-from tests.routers import problem_of, row_counts
+from tests.wire import problem_of, row_counts
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from app.config import Settings
 from app.providers.base import InboundMessage
 from tests.conftest import client_of
 from tests.factories import CONTACT, CUSTOMER, CUSTOMER_EMAIL, WEBHOOKS, email, sms, sms_webhook, until
-from tests.routers import locations_of, problem_of, rows_of
 from tests.tenancy import bearer, give_address, make_key, make_tenant, production
+from tests.wire import locations_of, problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -15,10 +15,10 @@ from app.config import Settings
 from app.domain import KeyScope
 from app.providers.base import Unread
 from app.providers.registry import provider_registry
-from app.providers.verification import hash_of
-from tests.routers import locations_of, problem_of, rows_of
+from app.providers.toolbox.verification import hash_of
 from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound
 from tests.tenancy import bearer, give_address, make_key, make_tenant, production
+from tests.wire import locations_of, problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from tests.factories import (
     sms,
     sms_webhook,
 )
-from tests.routers import locations_of, row_counts, rows_of, stored
+from tests.wire import locations_of, row_counts, rows_of, stored
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ import httpx
 from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.mailgun import RETRIED_FOR
-from app.providers.verification import TOLERANCE
+from app.providers.toolbox.verification import TOLERANCE
 from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, content_type_of, form_data, mail, now
 from tests.providers.vendors import basic, payload
 

@@ -18,8 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
-from app.providers.sns import RETRIED_FOR
-from app.providers.verification import TOLERANCE
+from app.providers.toolbox.sns import RETRIED_FOR
+from app.providers.toolbox.verification import TOLERANCE
 from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, mail
 from tests.providers.vendors import payload
 

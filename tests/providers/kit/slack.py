@@ -6,7 +6,7 @@ import hmac
 import httpx
 
 from app.providers.base import Callback, OutboundMessage
-from app.providers.verification import TOLERANCE
+from app.providers.toolbox.verification import TOLERANCE
 from tests.providers import outbound
 from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, now
 from tests.providers.vendors import payload

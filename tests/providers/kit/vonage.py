@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
-from app.providers.verification import TOLERANCE
+from app.providers.toolbox.verification import TOLERANCE
 from app.providers.vonage import RETRIED_FOR
 from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, now, text
 from tests.providers.vendors import payload

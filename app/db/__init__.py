@@ -1,0 +1,1 @@
+"""The database: tables, engines, the tenant guard, migrations, and an embedded PostgreSQL."""

@@ -1,0 +1,199 @@
+"""PostgreSQL: engines, and what its errors mean. Given by DATABASE_URL, or started by ourselves (`embedded`).
+
+One URL, in the form that libpq reads, serves both drivers: asyncpg for serving, psycopg2 for migrations, the
+command line and test fixtures.
+"""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Self
+
+import asyncpg
+import psycopg2
+from sqlalchemy import Engine, create_engine
+from sqlalchemy import exc as sqlalchemy_exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from app.config import Settings
+from app.db.embedded import EmbeddedPostgres
+from app.db.tenant_guard import guard
+
+_APPLICATION_NAME = "messaging-service"
+
+#: No transaction of ours waits for anybody outside: one that stands still belongs to a process that does.
+_IDLE_IN_TRANSACTION_SECONDS = 10.0
+#: A server that lives takes milliseconds to end what it was asked for, and its own timeouts end it in any case.
+_FAREWELL_SECONDS = 0.5
+#: Classes and codes of SQLSTATE that say "not now": connection, resources, operator intervention.
+_AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
+
+
+def libpq_url(url: str) -> str:
+    """The URL without SQLAlchemy's driver name and with the long scheme, as libpq and asyncpg read it."""
+    parsed = make_url(url).set(drivername="postgresql")
+    return parsed.render_as_string(hide_password=False)
+
+
+def database_name(url: str) -> str:
+    """Server and database, without who we are there."""
+    parsed = make_url(url)
+    return f"{parsed.host}:{parsed.port}/{parsed.database}"
+
+
+@contextmanager
+def provided_database(settings: Settings) -> Iterator[str]:
+    """The URL of the database to use; an embedded server is started for it, and stopped after, if none is set."""
+    if settings.database_url is not None:
+        yield libpq_url(settings.database_url.get_secret_value())
+    else:
+        with EmbeddedPostgres(settings.data_dir / "postgres", bindir=settings.pg_bindir) as url:
+            yield url
+
+
+def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
+    """The pool that requests and the worker share. A connection is checked before use and renewed in time.
+
+    Statements that do not name the tenant are refused (`guard`).
+    """
+    cache = 100 if settings.database_prepared_statements else 0
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=functools.partial(
+            connect,
+            url,
+            timeout=settings.database_pool_timeout_seconds,
+            command_timeout=settings.database_statement_timeout_seconds,
+            statement_cache_size=cache,
+            server_settings=_server_settings(settings),
+        ),
+        connect_args={"prepared_statement_cache_size": cache},
+        pool_pre_ping=True,
+        pool_recycle=settings.database_pool_recycle_seconds,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_pool_overflow,
+        pool_timeout=settings.database_pool_timeout_seconds,
+        hide_parameters=True,
+    )
+    guard(engine)
+    return engine
+
+
+def _server_settings(settings: Settings) -> dict[str, str]:
+    """What a connection asks of the server, which keeps to it also where this process stands still or is gone.
+
+    PgBouncer refuses parameters that it does not know; behind it they are set for the role.
+    """
+    known = {"application_name": _APPLICATION_NAME, "timezone": "UTC"}
+    if not settings.database_prepared_statements:
+        return known
+    return known | {
+        "jit": "off",
+        "statement_timeout": _milliseconds(settings.database_statement_timeout_seconds),
+        "lock_timeout": _milliseconds(settings.database_lock_timeout_seconds),
+        "idle_in_transaction_session_timeout": _milliseconds(_IDLE_IN_TRANSACTION_SECONDS),
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+class PromptSession(AsyncSession):
+    """A session that is done within `deadline_seconds` of being entered, or raises `TimeoutError`.
+
+    Of a silent server the check of a connection, the making of another and a statement each take their own time, and
+    whoever asks is promised an answer within five seconds.
+    """
+
+    def __init__(self, *arguments: Any, deadline_seconds: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._deadline_seconds = deadline_seconds
+        self._entered = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._entered.enter_async_context(asyncio.timeout(self._deadline_seconds))
+        self._entered.push_async_exit(super().__aexit__)
+        return await super().__aenter__()
+
+    async def __aexit__(self, *exception: Any) -> None:
+        await self._entered.__aexit__(*exception)
+
+
+class PromptSessions(async_sessionmaker[AsyncSession]):
+    """Makes sessions that are done within `deadline_seconds`, those of `begin` with their commit.
+
+    What a commit that was cut off has come to nobody can tell.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, deadline_seconds: float) -> None:
+        super().__init__(engine, class_=PromptSession, expire_on_commit=False, deadline_seconds=deadline_seconds)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:  # type: ignore[override]  # theirs doesn't enter the session
+        async with self() as session, session.begin():
+            yield session
+
+
+class _Connection(asyncpg.Connection):
+    """Closed within half a second. SQLAlchemy grants a silent server two for one that is given up, and all the time
+    in the world where a pool ends."""
+
+    async def close(self, **_: Any) -> None:
+        await super().close(timeout=_FAREWELL_SECONDS)
+
+
+async def connect(url: str, **options: Any) -> asyncpg.Connection:
+    """A connection of asyncpg's own, made to the end even where nobody waits for it any more, and then closed.
+
+    Cut off while it connects, asyncpg leaves an error behind that nobody asks for, and asyncio reports it.
+    """
+    connecting = asyncio.create_task(
+        asyncpg.connect(libpq_url(url), connection_class=_Connection, **options), name="connecting"
+    )
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_hang_up)
+        raise
+
+
+def _hang_up(connecting: asyncio.Task[asyncpg.Connection]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
+
+
+def create_command_engine(url: str) -> Engine:
+    """For migrations, the command line and fixtures: one connection at a time, through psycopg2."""
+    return create_engine(
+        "postgresql+psycopg2://",
+        creator=functools.partial(
+            psycopg2.connect, libpq_url(url), connect_timeout=10, application_name=_APPLICATION_NAME
+        ),
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+def sqlstate_of(error: sqlalchemy_exc.DBAPIError) -> str | None:
+    """What PostgreSQL calls an error; None where it was the driver that refused."""
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return sqlstate
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether an error means that PostgreSQL is away or busy, so that the same work can succeed later."""
+    if isinstance(error, sqlalchemy_exc.TimeoutError | ConnectionError | OSError | TimeoutError):
+        return True  # the pool is exhausted, or the server can't be reached
+    if isinstance(error, sqlalchemy_exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        sqlstate = sqlstate_of(error)
+        if sqlstate is None:
+            return isinstance(error, sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError)
+        return sqlstate.startswith(_AWAY)
+    if isinstance(error, asyncpg.PostgresError):
+        return bool(error.sqlstate and error.sqlstate.startswith(_AWAY))
+    return isinstance(error, asyncpg.InterfaceError)

@@ -1,0 +1,54 @@
+"""The schema's history, as alembic tells it: going through it, and comparing the database with the models."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata, produce_migrations
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.operations.ops import CreateForeignKeyOp, CreateIndexOp, CreateTableOp, ModifyTableOps
+from sqlalchemy import Connection
+from sqlalchemy.schema import SchemaItem
+
+from app.db.models import Base
+
+
+def alembic_config() -> Config:
+    """Where alembic finds the revisions, wherever the service is started from."""
+    config = Config()
+    # The option is interpolated, so a percent sign in the path has to be doubled.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def upgrade(connection: Connection) -> None:
+    """Run what is missing of the history, in the transaction that is open."""
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def differences(connection: Connection) -> list[object]:
+    """What the database has that the models don't, and the other way round; empty when both agree."""
+    return list(compare_metadata(_context(connection), Base.metadata))
+
+
+def recreate_missing(connection: Connection) -> None:
+    """Create the tables, indexes and foreign keys that the models have and the database does not."""
+    operations = Operations(_context(connection))
+    upgrade = produce_migrations(_context(connection), Base.metadata).upgrade_ops
+    assert upgrade is not None
+    for step in upgrade.ops:
+        for operation in step.ops if isinstance(step, ModifyTableOps) else [step]:
+            if isinstance(operation, CreateTableOp | CreateIndexOp | CreateForeignKeyOp):
+                operations.invoke(operation)
+
+
+def _context(connection: Connection) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"compare_server_default": True, "include_object": is_ours})
+
+
+def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compared: SchemaItem | None) -> bool:
+    """Whether autogenerate may look at it: a table that only the database knows belongs to somebody else."""
+    return not (kind == "table" and reflected and compared is None)

@@ -1,0 +1,259 @@
+"""Who may ask for what: every request is looked at here before it is routed, and before its body is read.
+
+Plain functions, because the routes that carry the load resolve no dependencies.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from app.domain import DEFAULT_TENANT_ID, KeyScope
+from app.errors import CrossSite, NotTheOperator, ScopeMissing, TooManyFailures, Unauthorized
+from app.log import bind
+from app.services.limits.rate_limits import RateLimited, Standing
+from app.services.tenancy.audit import network_of
+from app.services.tenancy.keys import Access
+
+log = structlog.get_logger(__name__)
+
+_SEND, _READ, _ADMIN = KeyScope.SEND, KeyScope.READ, KeyScope.ADMIN
+
+#: What a route asks of a key; None is open to everybody. A route that is missing here is served to nobody in
+#: production, so that a new one can't be open because somebody forgot.
+NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
+    "/api/messages/sms": {"POST": _SEND},
+    "/api/messages/email": {"POST": _SEND},
+    "/api/messages/preview": {"POST": _SEND},
+    "/api/messages/{channel}": {"POST": _SEND},
+    "/api/messages": {"GET": _READ},
+    "/api/messages/{message_id}": {"GET": _READ},
+    "/api/messages/{message_id}/timeline": {"GET": _READ},
+    "/api/messages/{message_id}/cancel": {"POST": _SEND},
+    "/api/messages/{message_id}/retry": {"POST": _SEND},
+    "/api/conversations": {"GET": _READ},
+    "/api/conversations/{conversation_id}/messages": {"GET": _READ},
+    "/api/files/{file_id}/{name}": {"GET": _READ},
+    "/api/contacts": {"GET": _READ},
+    "/api/contacts/{contact_id}": {"GET": _READ, "DELETE": _ADMIN},
+    "/api/contacts/{contact_id}/export": {"GET": _READ},
+    "/api/providers": {"GET": _READ},
+    "/api/providers/{name}/resume": {"POST": _ADMIN},
+    "/api/admin/tenants": {"GET": _ADMIN, "POST": _ADMIN},
+    "/api/admin/tenants/{tenant_id}": {"PATCH": _ADMIN},
+    "/api/admin/tenants/{tenant_id}/addresses": {"GET": _ADMIN, "POST": _ADMIN},
+    "/api/admin/tenants/{tenant_id}/addresses/{address_id}": {"DELETE": _ADMIN},
+    "/api/admin/keys": {"GET": _ADMIN, "POST": _ADMIN},
+    "/api/admin/keys/{tenant_id}/{key_id}": {"DELETE": _ADMIN},
+    "/api/admin/audit": {"GET": _ADMIN},
+    "/api/admin/webhook-calls": {"GET": _ADMIN},
+    "/api/admin/webhook-calls/{tenant_id}/{call_id}": {"GET": _ADMIN},
+    "/api/admin/webhook-calls/{tenant_id}/{call_id}/verify": {"POST": _ADMIN},
+    "/api/admin/webhook-calls/{tenant_id}/{call_id}/replay": {"POST": _ADMIN},
+    # Providers call these: they sign, and have no key.
+    "/api/webhooks/sms": {"POST": None},
+    "/api/webhooks/email": {"POST": None},
+    "/api/webhooks/{provider}": {"GET": None, "POST": None},
+    "/healthz": {"GET": None},
+    "/readyz": {"GET": None},
+    # Where the reference is switched off there is nothing here.
+    "/openapi.json": {"GET": None},
+    "/docs": {"GET": None},
+    "/docs/assets": {"GET": None},
+    "/docs/assets/{path:path}": {"GET": None},
+}
+
+#: How the addresses begin of what is about the whole installation: `admin` opens them to keys of tenant 1 alone, who
+#: operates it. In another tenant's key `admin` opens what is that tenant's own.
+OF_THE_INSTALLATION = ("/api/admin/", "/api/providers/")
+
+
+def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
+    """Where two routes differ in the name of a parameter alone, they are one address."""
+    found: dict[str, dict[str, KeyScope | None]] = {}
+    for path, needs in NEEDS.items():
+        if "{" in path:
+            pattern = re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".*", path))
+            found.setdefault(pattern, {}).update(needs)
+    return [(re.compile(pattern), needs) for pattern, needs in found.items()]
+
+
+_PATTERNS = _patterns()
+_NOTHING: Mapping[str, KeyScope | None] = {}
+_CHANGES_NOTHING = {"GET", "OPTIONS"}
+#: `Sec-Fetch-Site` of our own pages, and of what somebody types.
+_OF_THIS_SITE = {b"same-origin", b"none"}
+#: Development without a key: everything, as tenant 1.
+_EVERYTHING = Access(DEFAULT_TENANT_ID, frozenset(KeyScope))
+
+
+async def admit(scope: Scope) -> None:
+    """Let a request in, and put whose it is into its state as `access`, or raise.
+
+    A key's request counts against its tenant's rate, which the answer tells. Raises `RateLimited` where that is used
+    up, `Unauthorized` without a valid key, `TooManyFailures` instead where a client has shown many, `ScopeMissing`
+    where the key lacks what the route needs, `NotTheOperator` where it may manage no more than its own tenant,
+    `CrossSite` where development needs no key and a page of another site asks for a change, and in production 404 and
+    405 for what no table names.
+    """
+    path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
+    needs = needs_of(path)
+    need = needs.get(method)
+    if need is None and method in needs:
+        return
+    app = scope["app"].state
+    shown = _shown(scope)
+    if not shown and not app.settings.is_production:
+        access = _without_a_key(scope)
+    else:
+        access = (app.services.keys.remembered(shown[0]) if len(shown) == 1 else None) or await _access(scope, shown)
+        bind(tenant=access.tenant_id)
+        tell_standing(scope, app.services.rates.take_at_once(access.tenant_id) or await _drawn(scope, access))
+    if need is None:
+        if app.settings.is_production:
+            raise _nothing_for(needs)
+    elif need not in access.scopes:
+        _note_denied(scope, access, need)
+        raise ScopeMissing(f"This key lacks the scope `{need}`.")
+    elif need is _ADMIN and access.tenant_id != DEFAULT_TENANT_ID and path.startswith(OF_THE_INSTALLATION):
+        _note_denied(scope, access, need)
+        raise NotTheOperator("This is about the whole installation, and takes a key of tenant 1.")
+    scope.setdefault("state", {})["access"] = access
+
+
+def _without_a_key(scope: Scope) -> Access:
+    """What development lets everybody do, but no web page of another site: raises `CrossSite`.
+
+    `serve` warns where it listens to others; however it was started, it is said here, once, when somebody from
+    another machine comes.
+    """
+    headers, client = scope["headers_by_name"], scope.get("client")
+    if (b"sec-fetch-site" in headers or b"origin" in headers) and scope["method"] not in _CHANGES_NOTHING:
+        _must_be_of_this_site(headers, scope["app"].state.settings.cors_origins)
+    # Most come from 127.0.0.1, and telling that costs no call.
+    if client and client[0] != "127.0.0.1" and not _is_this_machine(client[0]):
+        _tell_of_strangers(scope["app"].state, client[0])
+    return _EVERYTHING
+
+
+def _must_be_of_this_site(headers: Mapping[bytes, bytes], allowed: Sequence[str]) -> None:
+    """A browser says where a page comes from that has it post something; it asks nobody before it posts a form."""
+    origin, site = headers.get(b"origin", b""), headers.get(b"sec-fetch-site")
+    if origin.decode("latin-1") in allowed:
+        return
+    is_ours = origin.partition(b"://")[2] == headers.get(b"host") if site is None else site in _OF_THIS_SITE
+    if not is_ours:
+        raise CrossSite("Without a key, pages of other sites change nothing here; CORS_ORIGINS names those that may.")
+
+
+def _tell_of_strangers(app: Any, client: str) -> None:
+    if not app.has_told_of_strangers:
+        app.has_told_of_strangers = True
+        log.warning(
+            "development_profile_is_public",
+            client=network_of(client),
+            reason="anybody who reaches it may do anything",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _is_this_machine(client: str) -> bool:
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return True  # a socket of this machine has no address
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _note_denied(scope: Scope, access: Access, need: KeyScope) -> None:
+    scope["app"].state.services.refusals.refused(
+        "tenant_denied", tenant_id=access.tenant_id, actor=access.prefix, client=_client(scope), scope=need.value
+    )
+
+
+def _shown(scope: Scope) -> list[bytes]:
+    """Every `Authorization`: who shows two is let in by neither."""
+    by_name, headers = scope["headers_by_name"], scope["headers"]
+    if len(by_name) == len(headers):
+        return [by_name[b"authorization"]] if b"authorization" in by_name else []
+    return [value for name, value in headers if name == b"authorization"]
+
+
+def needs_of(path: str) -> Mapping[str, KeyScope | None]:
+    """What each method of an address asks of a key; nothing where there is no such address."""
+    return NEEDS.get(path) or _matched(path)
+
+
+def _matched(path: str) -> Mapping[str, KeyScope | None]:
+    return next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
+
+
+async def _access(scope: Scope, shown: list[bytes]) -> Access:
+    """Whom the credentials let in, looked up; a refusal is recorded."""
+    services, client = scope["app"].state.services, _client(scope)
+    try:
+        if not shown:
+            raise Unauthorized("missing")
+        return await _looked_up(services, shown, client)
+    except Unauthorized as refusal:
+        prefix = {"prefix": refusal.prefix} if refusal.prefix else {}
+        services.refusals.refused("authentication_failed", client=client, reason=refusal.reason, **prefix)
+        raise
+
+
+async def _looked_up(services: Any, shown: list[bytes], client: str | None) -> Access:
+    seconds = services.failures.seconds_left(client)
+    # A key that was good lately is no guess, and whoever shares an address with somebody who guesses keeps working.
+    if seconds and not services.keys.has_let_in(shown[0]):
+        raise TooManyFailures("Too many wrong keys came from this address.", retry_after=seconds)
+    try:
+        if len(shown) != 1:
+            raise Unauthorized("malformed")
+        access: Access = await services.keys.access(shown[0])
+    except Unauthorized:
+        services.failures.note(client)
+        raise
+    return access
+
+
+async def _drawn(scope: Scope, access: Access) -> Standing | None:
+    try:
+        standing: Standing | None = await scope["app"].state.services.rates.take(access.tenant_id)
+    except RateLimited as refusal:
+        tell_standing(scope, refusal.standing)
+        raise
+    return standing
+
+
+def _client(scope: Scope) -> str | None:
+    return scope["client"][0] if scope.get("client") else None
+
+
+def _nothing_for(needs: Mapping[str, KeyScope | None]) -> HTTPException:
+    """What the router would say if there were nothing."""
+    if not needs:
+        return HTTPException(HTTPStatus.NOT_FOUND)
+    return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(needs)})
+
+
+def tell_standing(scope: Scope, standing: Standing | None) -> None:
+    """Have the answer say where the tenant stands: `RateLimit-Policy` and `RateLimit`, as in the IETF's
+    draft-ietf-httpapi-ratelimit-headers-11. The time is until the bucket is full again, or that of `Retry-After`.
+    Without a limit it says nothing."""
+    if standing is None:
+        return
+    rate, burst, left, retry_after = standing
+    seconds = math.ceil((burst - left) / rate) if retry_after is None else retry_after
+    scope["answer_headers"] += (_policy(rate, burst), (b"ratelimit", b'"requests";r=%d;t=%d' % (left, seconds)))
+
+
+@lru_cache(maxsize=1024)
+def _policy(rate: float, burst: int) -> tuple[bytes, bytes]:
+    return b"ratelimit-policy", b'"requests";q=%d;w=%d' % (burst, math.ceil(burst / rate))

@@ -1,0 +1,146 @@
+"""What every answer carries, whoever gives it: a request id, the headers of a careful service, a problem if it fails.
+
+The layer outside all others, so that it also sees what the framework would answer by itself.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.config import Settings
+from app.http.problems import answer_to
+from app.log import begin_request
+
+log = structlog.get_logger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+_EVERYWHERE: Headers = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+]
+_DATA: Headers = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cache-control", b"no-store"),
+]
+#: The API reference: files of our own, asked for again at every visit. Swagger UI sets style attributes and shows
+#: images from data URLs; its scripts are files.
+_REFERENCE: Headers = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cache-control", b"no-cache"),
+]
+_ONE_YEAR = 31_536_000
+
+_PREFLIGHT: Headers = [
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, Prefer, X-Request-Id"),
+    (b"access-control-max-age", b"600"),
+]
+_EXPOSED = b"Idempotent-Replayed, Link, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+
+
+def data_headers(settings: Settings) -> Headers:
+    """What an answer of the API carries besides its request id."""
+    return [*_EVERYWHERE, *_DATA, *_transport_security(settings)]
+
+
+def request_ids() -> Iterator[bytes]:
+    """Ids of 96 random bits, without end. Many are drawn at a time: asking the system costs more than the rest."""
+    while True:
+        drawn = os.urandom(12 * 256).hex().encode()
+        for start in range(0, len(drawn), 24):
+            yield drawn[start : start + 24]
+
+
+def id_for(given: bytes | None, ids: Iterator[bytes]) -> bytes:
+    """The caller's own id, where it shows a sane one, or the next of ours."""
+    return next(ids) if given is None or not _SANE_ID.fullmatch(given) else given
+
+
+class Envelope:
+    """Gives every answer its headers and an `X-Request-Id`, the caller's own where that is a sane one.
+
+    The id is bound to the log context of the request. HEAD is answered wherever GET is, without the body. What is
+    raised is answered as a problem, unless the answer has begun: then the server closes the connection. The origins
+    of `CORS_ORIGINS` may read answers, and their preflight is answered here; no other origin is told anything.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._data = data_headers(settings)
+        self._reference = [*_EVERYWHERE, *_REFERENCE, *_transport_security(settings)]
+        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
+        self._access_log = settings.access_log
+        self._ids = request_ids()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = scope["headers_by_name"] = dict(scope["headers"])
+        id_ = id_for(given.get(b"x-request-id"), self._ids)
+        begin_request(id_.decode())
+        added = self._reference if scope["path"].startswith("/docs") else self._data
+        added = [(b"x-request-id", id_), *added]
+        scope["answer_headers"] = added  # for layers further in, which have something to add
+        method = scope["method"]
+        preflight = False
+        if self._origins:
+            added.append((b"vary", b"Origin"))
+            if given.get(b"origin") in self._origins:
+                added.append((b"access-control-allow-origin", given[b"origin"]))
+                added.append((b"access-control-expose-headers", _EXPOSED))
+                preflight = method == "OPTIONS" and b"access-control-request-method" in given
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
+        status = 0
+        began = time.perf_counter() if self._access_log else 0.0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                message["headers"] = [*message["headers"], *added]
+            elif method == "HEAD":
+                message["body"] = b""
+            await send(message)
+
+        try:
+            if preflight:
+                added += _PREFLIGHT
+                await Response(status_code=204)(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
+        except Exception as error:
+            if status:
+                raise
+            response = await answer_to(Request(scope, receive), error)
+            await response(scope, receive, answer)
+        finally:
+            if self._access_log:
+                duration = round((time.perf_counter() - began) * 1000, 1)
+                log.info("request", method=method, path=scope["path"], status=status, duration_ms=duration)
+
+
+def _transport_security(settings: Settings) -> Headers:
+    """Only where the world reaches us by TLS: the header would lock a plain-text installation out."""
+    if not (settings.public_url or "").lower().startswith("https://"):
+        return []
+    return [(b"strict-transport-security", b"max-age=%d" % _ONE_YEAR)]

@@ -1,0 +1,109 @@
+"""What is refused of a JSON body before anybody looks at its fields, on the hot routes and on all others alike."""
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from starlette.types import Scope
+
+from app.errors import FieldError, InvalidRequest, UnsupportedMediaType
+from app.http.problems import invalid_request
+
+_OTHER_ENCODINGS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
+
+
+def must_be_called_json(scope: Scope) -> None:
+    """Raises `UnsupportedMediaType` where the headers of a request call its body anything else, or nothing."""
+    content_type = scope["headers_by_name"].get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if content_type != b"application/json" and not content_type.endswith(b"+json"):
+        raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
+
+
+def must_be_utf8(content: bytes) -> None:
+    """Raises `UnsupportedMediaType` where a byte order mark says otherwise, or that it needs saying."""
+    if content.startswith(_OTHER_ENCODINGS):
+        raise UnsupportedMediaType("Send JSON in UTF-8, without a byte order mark.")
+
+
+class JsonRoute(APIRoute):
+    """FastAPI's own way, for routes whose bodies are refused for the same reasons as those of hot routes."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_json(request: Request) -> Response:
+            must_be_called_json(request.scope)
+            content = await request.body()  # the request keeps it for whoever asks next
+            must_be_utf8(content)
+            try:
+                _ANY_JSON.validate_json(content)
+            except ValidationError as error:
+                raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
+            check_shape(content)
+            return await handle(request)
+
+        return handle_json
+
+
+_DEEPEST = 32
+_MOST_KEYS = 1_000
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
+
+
+class _Refused(Exception):
+    """Raised out of the middle of a document; holds where and why."""
+
+    def __init__(self, location: str, message: str) -> None:
+        self.error = FieldError(location, message)
+
+
+def check_shape(content: bytes) -> None:
+    """Refuse a document, known to be JSON, that means different things to different readers, or costs too much.
+
+    Of a key that stands twice, one reader takes the first value and another the last. Raises `InvalidRequest`.
+    """
+    try:
+        # A document with so few brackets can't be deep.
+        if content.count(b"[") + content.count(b"{") > _DEEPEST and _is_deep(content):
+            raise _Refused("body", f"this is nested deeper than {_DEEPEST} levels")
+        _DECODER.raw_decode(content.decode().lstrip())
+    except _Refused as refused:
+        raise InvalidRequest("The JSON is not as it should be.", errors=[refused.error]) from None
+
+
+def _is_deep(content: bytes) -> bool:
+    """Whether anything is left when the innermost brackets have been taken away, level by level."""
+    brackets = _STRING.sub(b"", content).translate(_BRACES_AS_BRACKETS, _NOT_A_BRACKET)
+    for _ in range(_DEEPEST):
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > _MOST_KEYS:
+        raise _Refused("body", f"an object has at most {_MOST_KEYS} keys")
+    if len(dict(pairs)) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Refused(f"body.{_shown(key)}", "this key stands twice in one object")
+            seen.add(key)
+
+
+def _shown(key: str) -> str:
+    """A key as it may be repeated in an answer: whatever the caller calls it, but neither long nor odd."""
+    return re.sub(r"[^A-Za-z0-9_-]", "?", key[:64])
+
+
+# Numbers stay text: nobody reads them here, and Python refuses to convert very long ones.
+_DECODER = json.JSONDecoder(object_pairs_hook=_keys_once, parse_int=str, parse_float=str, parse_constant=str)

@@ -1,0 +1,123 @@
+"""What the OpenAPI document says of every route: which key it needs, how it turns others away, what leads to it."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.config import Settings
+from app.http.access import NEEDS
+from app.http.problems import responses
+
+#: Before a request is routed: it comes too slowly, is too large, or can't be read.
+_ANYWHERE = responses(
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+)
+#: Where a key is needed.
+_REFUSALS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
+_KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...`. Development asks for none."}
+
+#: What an answer holds that other addresses take: by its route, the name there, and where it stands.
+_LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("post", "/api/messages/sms"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
+    ("post", "/api/messages/email"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
+    ("post", "/api/messages/{channel}"): {
+        "message_id": "body#/message_id",
+        "conversation_id": "body#/conversation_id",
+    },
+    ("get", "/api/messages"): {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
+    ("get", "/api/conversations"): {"conversation_id": "body#/0/id"},
+    ("get", "/api/contacts"): {"contact_id": "body#/0/id"},
+    ("get", "/api/providers"): {"name": "body#/0/name"},
+    ("post", "/api/admin/tenants"): {"tenant_id": "body#/id"},
+    ("post", "/api/admin/keys"): {"tenant_id": "body#/tenant_id", "key_id": "body#/id"},
+    ("get", "/api/admin/tenants/{tenant_id}/addresses"): {"address_id": "body#/0/id"},
+    ("get", "/api/admin/webhook-calls"): {"tenant_id": "body#/0/tenant_id", "call_id": "body#/0/id"},
+}
+
+
+def install(app: FastAPI) -> None:
+    """Complete the document with what stands in no single route."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        document = describe()
+        document["components"].setdefault("securitySchemes", {})["key"] = _KEY
+        _tell_limits(document["components"]["schemas"], app.state.settings)
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                operation["responses"] |= _written(_ANYWHERE)
+                for parameter in operation.get("parameters", []):
+                    parameter["schema"] = _without_null(parameter["schema"])
+                if scope := NEEDS.get(path, {}).get(method.upper()):
+                    operation["security"] = [{"key": [scope.value]}]
+                    operation["responses"] |= _written(_REFUSALS)
+        for (method, path), leads in _LEADS.items():
+            operation = document["paths"][path][method]
+            operation["responses"]["200"]["links"] = _links(document, path, leads)
+        _share_a_place(document["paths"], "/api/messages/{message_id}", "/api/messages/{channel}")
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _share_a_place(paths: dict[str, Any], one: str, other: str) -> None:
+    """Make two addresses one that differ only in what they call their last part: to OpenAPI they are the same."""
+    [*_, name], [*_, its_name] = _names_in(one), _names_in(other)
+    for method, operation in paths.pop(other).items():
+        operation["parameters"] = [
+            parameter | {"name": name, "description": f"Here the {its_name}."}
+            if parameter["name"] == its_name
+            else parameter
+            for parameter in operation["parameters"]
+        ]
+        paths[one][method] = operation
+
+
+def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:
+    """What a setting bounds no model can say."""
+    for name in ("SmsSend", "EmailSend", "ChannelSend"):
+        fields = schemas[name]["properties"]
+        fields["attachments"]["anyOf"][0]["maxItems"] = settings.max_attachments
+        if "subject" in fields:
+            fields["subject"]["anyOf"][0]["maxLength"] = settings.max_subject_length
+    schemas["SmsSend"]["properties"]["body"]["maxLength"] = settings.max_text_length
+
+
+def _written(answers: Mapping[int | str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {str(status): answer for status, answer in answers.items()}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """What is left out is null; an address has no other way to say it."""
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0]
+
+
+def _links(document: dict[str, Any], path: str, leads: Mapping[str, str]) -> dict[str, Any]:
+    """A link to each operation whose address can be made of what leads there, and of the address it comes from."""
+    given = {name: f"$request.path.{name}" for name in _names_in(path)}
+    given |= {name: f"$response.{place}" for name, place in leads.items()}
+    return {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {name: given[name] for name in _names_in(target)},
+        }
+        for target, item in document["paths"].items()
+        for operation in item.values()
+        if set(leads).intersection(_names_in(target)) and set(given).issuperset(_names_in(target))
+    }
+
+
+def _names_in(path: str) -> list[str]:
+    return [part[1:-1] for part in path.split("/") if part.startswith("{")]

@@ -1,0 +1,169 @@
+"""Every error as problem+json (RFC 9457), rendered in one place."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from app.db.engine import is_unavailable
+from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
+from app.http.access import needs_of
+from app.log import request_id
+from app.schemas.views import Problem
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+#: Said in our words where pydantic's are not meant for a person at the other end of an API.
+_SENTENCES = {
+    "missing": "this field is required",
+    "json_invalid": "this is not JSON",
+    "string_type": "this is a string",
+    "model_attributes_type": "this is a JSON object",
+    "model_type": "this is a JSON object",
+    "string_unicode": "this text is not valid Unicode",
+}
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    errors: Iterable[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer for an error. `type` is a name that stays the same while wording changes.
+
+    What is not the caller's doing names the request, so that it can be found in the log.
+    """
+    content: dict[str, Any] = {
+        "type": "urn:problem-type:messaging:" + title.lower().replace(" ", "-"),
+        "title": title,
+        "status": status,
+        "detail": detail,
+    }
+    if status >= 500:
+        content["request_id"] = request_id()
+    if listed := [{"location": error.location, "message": error.message} for error in errors]:
+        content["errors"] = listed
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None = None) -> InvalidRequest:
+    """Pydantic's errors as ours, one a field, in words for a person and without the input."""
+    fields: dict[str, FieldError] = {}
+    for error in errors:
+        location = ".".join(str(part) for part in ([within] if within else []) + list(error["loc"]))
+        message = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+        if error["type"] == "json_invalid":
+            location = "body"
+            message = f"{message}: {error.get('ctx', {}).get('error', '')}".rstrip(": ")
+        fields.setdefault(location, FieldError(location[:200], message))
+    count = "One field is" if len(fields) == 1 else f"{len(fields)} fields are"
+    return InvalidRequest(f"{count} not as they should be.", errors=list(fields.values()))
+
+
+def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about the errors of a route; `install` puts the schema it refers to into the document."""
+    schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status.value: {"description": status.phrase, "content": schema} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Render all errors of an application as problems: ours, the framework's, and those of the database."""
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Exception, _pass_on)
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {}) | {"Problem": schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def service_problem(error: ServiceError) -> Response:
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return problem(error.status, error.title, error.detail, errors=error.errors, headers=headers)
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    if error.status >= 500:
+        log.warning("request_refused", method=request.method, path=request.url.path, reason=error.title)
+    return service_problem(error)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return await _service_error(request, invalid_request(error.errors()))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method; see the Allow header.",
+    }.get(status, error.detail)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The router names the methods of the one route it has found, not those of the address.
+        methods = needs_of(request.scope["path"])
+        headers["Allow"] = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+    return problem(status, status.phrase.capitalize(), detail, headers=headers)
+
+
+async def _dependency_error(request: Request, error: Exception) -> Response:
+    if not is_unavailable(error):
+        return await _bug(request, error)
+    log.warning("database_unavailable", path=request.url.path, error=type(error).__name__)
+    return service_problem(DatabaseUnavailable("The database can't be reached. Try again shortly."))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem(500, "Internal server error", "Something went wrong on our side. It has been logged.")
+
+
+async def _pass_on(request: Request, error: Exception) -> Response:
+    """Past the framework, which would answer in its own words, to the layer in front of it (`routers.answers`)."""
+    raise error
+
+
+async def _nobody_listens(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)
+
+
+_HANDLERS: dict[type[Exception], Handler] = {
+    ServiceError: _service_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_error,
+    ClientDisconnect: _nobody_listens,
+    SQLAlchemyError: _dependency_error,
+    OSError: _dependency_error,
+    TimeoutError: _dependency_error,
+}
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """What an error is answered with that was raised past the framework, or outside of it."""
+    handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), _bug)
+    return await handler(request, error)

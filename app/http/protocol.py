@@ -1,0 +1,252 @@
+"""HTTP/1.1 with an end to its patience: uvicorn's parser waits for a client as long as the client likes.
+
+In use where `python -m app serve` starts the server; `uvicorn app.main:app` has uvicorn's own protocol.
+"""
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+from httptools import HttpParserInvalidMethodError
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.config import Settings
+from app.errors import Overloaded
+from app.http.access import needs_of
+from app.http.admission import HEAD_IS_SMALL
+from app.http.envelope import Headers, data_headers, id_for, request_ids
+from app.http.overload import NEVER_SHED, OverloadGuard
+from app.http.problems import problem
+from app.log import Seldom
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
+_UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
+_GIVEN_ID = b"\r\nx-request-id:"
+#: The line of a request whose method the parser has never heard of; those that it knows are refused by the routes.
+_UNKNOWN_METHOD = re.compile(rb"[A-Za-z]{1,32} (?P<path>/[^?\s]*)(\?\S*)? HTTP/1\.[01]\r\n")
+_ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
+#: Where a provider hands over mail of 30 MB; some drop what is answered 4xx, and nobody hears of it.
+_WEBHOOKS = "/api/webhooks/"
+_LATER = {"Retry-After": "60"}
+_TOO_SLOW = "The request did not come to its end in time."
+# uvicorn warns of each request that it can't read, and of each upgrade that it doesn't know. Anybody can send those.
+_uvicorn = logging.getLogger("uvicorn.error.protocol")
+_uvicorn.setLevel(logging.ERROR)
+_malformed = Seldom("requests_malformed")
+_LOOKS = 4  # within the shortest of the times, so that no deadline is overrun by more than a quarter of it
+
+
+class _OneWrite:
+    """A transport whose first piece waits for the next, within one turn of the loop, and then both leave at once.
+
+    uvicorn writes the head of an answer and its body apart. Each would be a system call, which costs more than all
+    that is done to write the answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._call_soon = loop.call_soon
+        self._held: bytes | None = None
+        self.is_closing = transport.is_closing  # asked several times for each request
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = data
+            self._call_soon(self._let_go)
+        else:
+            held, self._held = self._held, None
+            self._transport.write(held + data)
+
+    def close(self) -> None:
+        self._let_go()
+        self._transport.close()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """A connection that has to complete the head of a request, and then its body, each within a time.
+
+    `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
+    it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
+    is answered 408, with the body of a webhook 503, one whose head grows without an end 431, one whose request can't
+    be read 400, or 405 where only its method is unknown; then the connection is closed. Closed without a word is one
+    that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`. While as many are under way as the gate
+    allows, further ones are answered 503 before they are parsed. The settings and the gate come with the lifespan's
+    state.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = _uvicorn
+        self._settings: Settings = self.app_state["settings"]
+        self._gate: OverloadGuard = self.app_state["gate"]
+        # Exact limits are the application's; here it is about a head without an end. Escapes make an address longer.
+        self._largest_head = self._settings.max_header_bytes + 4 * self._settings.max_url_length
+        self._data = b""  # what is being read
+        self._heard = 0  # at least the bytes of the request that is being read
+        self._deadline: float | None = None  # None while a whole request is being answered
+        self._in_head = True
+        self._unfinished = 0  # bytes of a head that is not complete
+        self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, _OneWrite(transport, self.loop)))
+        self._await_head()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads too little of what it is answered: from here on it has as long as for a request."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._settings.request_timeout_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        under_way = len(self.tasks) - self._gate.idle
+        if under_way >= self._gate.pace.allowed and self._is_idle() and _may_be_shed(data):
+            self._shed(_id_in(data), under_way)
+            return
+        self._data = data
+        self._heard += len(data)
+        super().data_received(data)
+        self._data = b""
+        if self._deadline is not None and not self.transport.is_closing():
+            self._unfinished += len(data) if self._in_head else 0
+            # After the head more headers may come: those behind a body in chunks.
+            if self._unfinished > self._largest_head or (
+                self.headers and len(self.headers) > 2 * self._settings.max_headers
+            ):
+                self._give_up(431, "Too many headers", "The head of the request is too large.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._unfinished = 0
+        self._deadline = self.loop.time() + self._settings.request_timeout_seconds
+        if self._heard <= self._settings.max_header_bytes:
+            self.scope[HEAD_IS_SMALL] = True  # type: ignore[literal-required]
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._deadline = None
+        self._heard = len(self._data)  # the rest of it may belong to the next request
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:
+            self._await_head(kept_seconds=self.timeout_keep_alive)
+
+    def _is_idle(self) -> bool:
+        """Whether what comes now is the beginning of a request, and nothing is to be answered before it."""
+        return self._in_head and not self._unfinished and (self.cycle is None or self.cycle.response_complete)
+
+    def _shed(self, given_id: bytes | None, under_way: int) -> None:
+        """Say no before anything is parsed, and hear nothing more until the time that it names is over.
+
+        Saying no must not use up the process: a client that asks again at once would have the more of it, the less it
+        gets.
+        """
+        headers, body = self._gate.refusal.answer(given_id, in_flight=under_way)
+        self.transport.write(_head(Overloaded.status, headers) + b"\r\n" + body)
+        self._await_head(kept_seconds=self.timeout_keep_alive)
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.flow.pause_reading()
+        self.loop.call_later(Overloaded.retry_after, self._hear_again)
+
+    def _hear_again(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        _malformed.note()
+        unknown = _UNKNOWN_METHOD.match(self._data)
+        if unknown is not None and isinstance(sys.exception(), HttpParserInvalidMethodError):
+            allowed = {"Allow": ", ".join(needs_of(unknown["path"].decode("latin-1").rstrip("/")))}
+            self._give_up(405, "Method not allowed", "No address takes that method.", headers=allowed)
+        else:
+            self._give_up(400, "Bad request", "This is not a request of HTTP/1.1.")
+
+    def _await_head(self, *, kept_seconds: float = 0) -> None:
+        self._in_head = True
+        self._deadline = self.loop.time() + kept_seconds + self._settings.header_timeout_seconds
+
+    def _look(self) -> None:
+        if self._deadline is not None and self.loop.time() >= self._deadline:
+            if self._in_head and not self._unfinished:
+                self.transport.close()  # it has not begun to ask anything
+            elif not self._in_head and self.scope["path"].startswith(_WEBHOOKS):
+                self._give_up(503, "Request timeout", _TOO_SLOW, headers=_LATER)
+            else:
+                self._give_up(408, "Request timeout", _TOO_SLOW)
+        if not self.transport.is_closing():
+            shortest = min(self._settings.header_timeout_seconds, self._settings.request_timeout_seconds)
+            self._timer = self.loop.call_later(shortest / _LOOKS, self._look)
+
+    def _give_up(self, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Answer past the application, if nothing has been answered yet, and close."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            id_ = id_for(dict(self._headers_so_far()).get(b"x-request-id"), request_ids())
+            self.transport.write(_as_bytes(problem(status, title, detail, headers=headers), id_, self._settings))
+        self.transport.close()
+
+    def _headers_so_far(self) -> Headers:
+        """Those of the request that is given up; none where it has not begun, but the one before it is answered."""
+        is_answered = self.cycle is not None and self.cycle.response_complete and self.cycle.scope is self.scope
+        return [] if self.headers is None or is_answered else self.headers
+
+
+def _as_bytes(answer: Response, id_: bytes, settings: Settings) -> bytes:
+    headers = [*answer.raw_headers, (b"x-request-id", id_), *data_headers(settings)]
+    return _head(answer.status_code, headers) + b"connection: close\r\n\r\n" + bytes(answer.body)
+
+
+def _head(status: int, headers: Headers) -> bytes:
+    return b"".join([STATUS_LINE[status], *(name + b": " + value + b"\r\n" for name, value in headers)])
+
+
+def _id_in(data: bytes) -> bytes | None:
+    """The `X-Request-Id` of a whole head, which is not parsed."""
+    head = data[: data.find(b"\r\n\r\n") + 2]
+    place = head.lower().rfind(_GIVEN_ID)
+    return None if place < 0 else head[place + len(_GIVEN_ID) : head.find(b"\r\n", place + 2)].strip(b" \t")
+
+
+def _may_be_shed(data: bytes) -> bool:
+    """Whether these bytes are exactly one request of the plain kind, so that what follows them is the next one.
+
+    Anything else, such as a part of a request, or one that wants the connection closed, goes the ordinary way.
+    """
+    if data.startswith(_ALWAYS_SERVED):
+        return False
+    end = data.find(b"\r\n\r\n")
+    head = data[: end + 2].lower()
+    if end < 0 or any(name in head for name in _UNUSUAL):
+        return False
+    length = _LENGTH.findall(head)
+    return len(length) <= 1 and len(data) == end + 4 + (int(length[0]) if length else 0)

@@ -1,0 +1,1 @@
+"""What mail vendors share: composing and reading mail."""

@@ -1,0 +1,1 @@
+"""The simulated carriers that run in the process."""

@@ -1,0 +1,1 @@
+"""What vendors share: HTTP, signatures, settings, files."""

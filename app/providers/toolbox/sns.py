@@ -1,0 +1,159 @@
+"""Notifications of Amazon SNS over HTTPS: whose they are, and the subscription that they begin with.
+
+https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
+"""
+
+import base64
+import re
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Literal
+
+import httpx
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from app.providers.base import (
+    Callback,
+    CallbackRefused,
+    CallbackUnverifiable,
+    TemporaryFailure,
+    UnknownOutcome,
+    hint,
+)
+from app.providers.toolbox.http_client import exchange
+from app.providers.toolbox.times import UtcTime
+from app.providers.toolbox.verification import TOLERANCE
+
+#: A notification says when it was published, not when it was tried again, which may go on for an hour.
+RETRIED_FOR = timedelta(hours=1)
+
+_HOST = r"https://sns\.[a-z0-9-]{1,32}\.amazonaws\.com(\.cn)?"
+_CERTIFICATE_URL = re.compile(_HOST + r"/[A-Za-z0-9._-]{1,200}\.pem")
+_SUBSCRIBE_URL = re.compile(_HOST + r"/\?[A-Za-z0-9&=%._~:+-]{1,2000}")
+_TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
+#: AWS changes its certificate about once a year, and each region has its own.
+_MOST_CERTIFICATES = 16
+
+
+class Notification(BaseModel):
+    """The envelope, as SNS writes it."""
+
+    model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=True)
+
+    type: Literal["Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"] = Field(alias="Type")
+    message_id: str = Field(alias="MessageId", min_length=1, max_length=512)
+    topic_arn: str = Field(alias="TopicArn")
+    message: str = Field(alias="Message", repr=False)
+    timestamp: str = Field(alias="Timestamp")
+    signature_version: Literal["1", "2"] = Field(alias="SignatureVersion")
+    signature: str = Field(alias="Signature")
+    certificate_url: str = Field(alias="SigningCertURL")
+    subject: str | None = Field(None, alias="Subject")
+    subscribe_url: str | None = Field(None, alias="SubscribeURL")
+    token: str | None = Field(None, alias="Token", repr=False)
+
+    @property
+    def published_at(self) -> datetime:
+        """Raises `ValueError`."""
+        return _TIME.validate_python(self.timestamp)
+
+    def signed(self) -> bytes:
+        """What the signature covers."""
+        values: dict[str, str | None] = {
+            "Message": self.message,
+            "MessageId": self.message_id,
+            "Subject": self.subject if self.type == "Notification" else None,
+            "SubscribeURL": None if self.type == "Notification" else self.subscribe_url,
+            "Timestamp": self.timestamp,
+            "Token": None if self.type == "Notification" else self.token,
+            "TopicArn": self.topic_arn,
+            "Type": self.type,
+        }
+        return "".join(f"{name}\n{value}\n" for name, value in values.items() if value is not None).encode()
+
+
+def notification_in(callback: Callback) -> Notification:
+    """Raises `ValueError` for anything else."""
+    return Notification.model_validate_json(callback.body)
+
+
+class SnsTopics:
+    """Judges notifications of the topics that are ours. Certificates are fetched once."""
+
+    def __init__(self, arns: Collection[str]) -> None:
+        self._arns = arns
+        self._certificates: dict[str, x509.Certificate] = {}
+
+    async def verify(self, callback: Callback, client: httpx.AsyncClient) -> None:
+        """Raises `CallbackRefused`, and `CallbackUnverifiable` where the certificate can't be had just now."""
+        if not self._arns:
+            raise CallbackUnverifiable("SES_TOPIC_ARN is not set: no notification can be ours.")
+        try:
+            said = notification_in(callback)
+            age = callback.received_at - said.published_at
+            signature = base64.b64decode(said.signature, validate=True)
+            signed = said.signed()
+        except ValueError:
+            raise CallbackRefused("It is not a notification of SNS.") from None
+        if said.topic_arn not in self._arns:
+            raise CallbackRefused("It is about another topic.", seen=said.topic_arn[-60:])
+        if not -TOLERANCE <= age <= RETRIED_FOR + TOLERANCE:
+            raise CallbackRefused(f"It was published {age.total_seconds():.0f} seconds ago.")
+        certificate = await self._certificate(said.certificate_url, client)
+        if not certificate.not_valid_before_utc <= callback.received_at <= certificate.not_valid_after_utc:
+            raise CallbackRefused("The certificate is not valid at this time.")
+        key = certificate.public_key()
+        if not isinstance(key, RSAPublicKey):
+            raise CallbackRefused("The certificate's key is not one of RSA.")
+        try:
+            # Version 1 is SNS's default to this day.
+            key.verify(signature, signed, PKCS1v15(), SHA1() if said.signature_version == "1" else SHA256())  # noqa: S303
+        except InvalidSignature:
+            raise CallbackRefused("The signature is another one.", seen=hint(said.signature)) from None
+
+    async def subscribe(self, callback: Callback, client: httpx.AsyncClient) -> bool:
+        """Confirm a subscription that a genuine call asks for; False where it asks for nothing.
+
+        Raises `CallbackRefused` for an address that is not SNS's, `CallbackUnverifiable` where it gives no answer.
+        """
+        said = notification_in(callback)
+        if said.type != "SubscriptionConfirmation":
+            return False
+        if not _SUBSCRIBE_URL.fullmatch(said.subscribe_url or ""):
+            raise CallbackRefused("The subscription is to be confirmed at an address that is not one of SNS.")
+        response = await _get(said.subscribe_url or "", client)
+        if not response.is_success:
+            raise CallbackUnverifiable(f"SNS did not confirm the subscription: {response.status_code}.")
+        return True
+
+    async def _certificate(self, url: str, client: httpx.AsyncClient) -> x509.Certificate:
+        if not _CERTIFICATE_URL.fullmatch(url):
+            raise CallbackRefused("Its certificate lies at an address that is not one of SNS.")
+        if url not in self._certificates:
+            response = await _get(url, client)
+            if response.is_client_error:
+                raise CallbackRefused(
+                    f"There is no certificate at the address that it names: {response.status_code}."
+                )
+            if not response.is_success:
+                raise CallbackUnverifiable(f"The certificate of SNS can't be had just now: {response.status_code}.")
+            try:
+                certificate = x509.load_pem_x509_certificate(response.content)
+            except ValueError:
+                raise CallbackUnverifiable("The certificate of SNS can't be read.") from None
+            if len(self._certificates) >= _MOST_CERTIFICATES:
+                self._certificates.clear()
+            self._certificates[url] = certificate
+        return self._certificates[url]
+
+
+async def _get(url: str, client: httpx.AsyncClient) -> httpx.Response:
+    try:
+        return await exchange(client, client.build_request("GET", url))
+    except (TemporaryFailure, UnknownOutcome) as error:
+        raise CallbackUnverifiable(f"SNS can't be reached: {error}") from error

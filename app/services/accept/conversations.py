@@ -1,0 +1,142 @@
+"""Making the conversations that messages belong to, with their contacts and participants."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import BigInteger, DateTime, Text, and_, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.batches import TENANT, given, rows
+from app.db.models import Contact, Conversation, ConversationParticipant
+from app.domain import NewMessage, ParticipantRole
+
+ConversationKey = tuple[str, str]  #: customer address, contact address
+ContactKey = tuple[str, str]  #: address, address type
+
+
+def conversation_key(message: NewMessage) -> ConversationKey:
+    return message.customer.value, message.contact.value
+
+
+_wanted_pairs = rows(customer_address=Text(), contact_address=Text())
+#: What is found stays until the end of the transaction, whoever is about to erase it; it stands in nobody else's way.
+_FIND_CONVERSATIONS = (
+    select(Conversation.customer_address, Conversation.contact_address)
+    .join(
+        _wanted_pairs,
+        and_(
+            Conversation.tenant_id == TENANT,
+            Conversation.customer_address == _wanted_pairs.c.customer_address,
+            Conversation.contact_address == _wanted_pairs.c.contact_address,
+        ),
+    )
+    .with_for_update(of=Conversation, read=True, key_share=True)
+)
+
+_new_pairs = rows(customer_address=Text(), contact_address=Text(), sent_at=DateTime(timezone=True))
+_INSERT_CONVERSATIONS = (
+    insert(Conversation)
+    .from_select(
+        ["tenant_id", "customer_address", "contact_address", "last_activity_at"],
+        select(
+            TENANT,
+            _new_pairs.c.customer_address,
+            _new_pairs.c.contact_address,
+            func.least(_new_pairs.c.sent_at, func.now()),
+        ).order_by(_new_pairs.c.position),
+    )
+    .on_conflict_do_nothing()
+    .returning(Conversation.customer_address, Conversation.contact_address, Conversation.id)
+)
+
+_new_participants = rows(conversation_id=BigInteger(), role=Text(), contact_id=BigInteger())
+_INSERT_PARTICIPANTS = insert(ConversationParticipant).from_select(
+    ["tenant_id", "conversation_id", "role", "contact_id"],
+    select(TENANT, _new_participants.c.conversation_id, _new_participants.c.role, _new_participants.c.contact_id),
+)
+
+
+async def make_conversations(connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]) -> None:
+    """Make the conversations that messages belong to where they are missing, with their contacts."""
+    by_key = {conversation_key(message): message for message in messages}
+    found = await _find_conversations(connection, tenant_id, by_key)
+    missing = sorted(key for key in by_key if key not in found)
+    if not missing:
+        return
+    contacts = await _contact_ids(connection, tenant_id, [by_key[key] for key in missing])
+    new = [(*key, by_key[key].sent_at) for key in missing]
+    parameters = given(tenant_id, ("customer_address", "contact_address", "sent_at"), new)
+    # What is not returned was made by another writer meanwhile, with its participants.
+    made = (await connection.execute(_INSERT_CONVERSATIONS, parameters)).all()
+    participants = [
+        (id, role.value, contacts[address.value, address.type])
+        for customer, contact, id in made
+        for role, address in (
+            (ParticipantRole.CUSTOMER, by_key[customer, contact].customer),
+            (ParticipantRole.CONTACT, by_key[customer, contact].contact),
+        )
+    ]
+    parameters = given(tenant_id, ("conversation_id", "role", "contact_id"), participants)
+    await connection.execute(_INSERT_PARTICIPANTS, parameters)
+
+
+async def _find_conversations(
+    connection: AsyncConnection, tenant_id: int, keys: Iterable[ConversationKey]
+) -> set[ConversationKey]:
+    parameters = given(tenant_id, ("customer_address", "contact_address"), keys)
+    return {(customer, contact) for customer, contact in await connection.execute(_FIND_CONVERSATIONS, parameters)}
+
+
+_wanted_contacts = rows(address=Text(), address_type=Text())
+_FIND_CONTACTS = (
+    select(Contact.address, Contact.address_type, Contact.id)
+    .join(
+        _wanted_contacts,
+        and_(
+            Contact.tenant_id == TENANT,
+            Contact.address == _wanted_contacts.c.address,
+            Contact.address_type == _wanted_contacts.c.address_type,
+        ),
+    )
+    .with_for_update(of=Contact, read=True, key_share=True)
+)
+
+_new_contacts = rows(address=Text(), address_type=Text(), written=Text())
+_INSERT_CONTACTS = (
+    insert(Contact)
+    .from_select(
+        ["tenant_id", "address", "address_type", "written"],
+        select(TENANT, _new_contacts.c.address, _new_contacts.c.address_type, _new_contacts.c.written).order_by(
+            _new_contacts.c.position
+        ),
+    )
+    .on_conflict_do_nothing()
+    .returning(Contact.address, Contact.address_type, Contact.id)
+)
+
+
+async def _contact_ids(
+    connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]
+) -> dict[ContactKey, int]:
+    """The contact behind both ends of every message; those that are missing are made, as they were written."""
+    written = {
+        (address.value, address.type): address.written
+        for message in messages
+        for address in (message.customer, message.contact)
+    }
+    found = await _find_contacts(connection, tenant_id, written)
+    missing = sorted(key for key in written if key not in found)
+    new = [(*key, written[key]) for key in missing]
+    inserted = await connection.execute(
+        _INSERT_CONTACTS, given(tenant_id, ("address", "address_type", "written"), new)
+    )
+    made = {(address, address_type): id for address, address_type, id in inserted}
+    outrun = [key for key in missing if key not in made]  # another writer committed them meanwhile
+    return found | made | (await _find_contacts(connection, tenant_id, outrun) if outrun else {})
+
+
+async def _find_contacts(
+    connection: AsyncConnection, tenant_id: int, keys: Iterable[ContactKey]
+) -> dict[ContactKey, int]:
+    found = await connection.execute(_FIND_CONTACTS, given(tenant_id, ("address", "address_type"), keys))
+    return {(address, address_type): id for address, address_type, id in found}

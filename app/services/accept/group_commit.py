@@ -1,0 +1,172 @@
+"""Group commit: many callers, one transaction.
+
+One commit for each row costs a disk flush each. Here callers hand over an item and wait; one task writes at once
+when idle, and whatever arrives while it writes forms the next batch.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, Self, TypeVar
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.engine import is_unavailable
+from app.errors import DatabaseUnavailable, Overloaded
+
+log = structlog.get_logger(__name__)
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_IDLE_SECONDS = 0.5  # after which the connection goes back to the pool, which checks it
+
+
+class GroupCommit(Generic[Item, Answer]):
+    """Runs `work` over batches of items, each batch in one transaction; an async context manager.
+
+    `work` gets an open connection and the items, and gives one answer for each, in their order. A batch holds the
+    items of one tenant only, and tenants take turns. With `single_statement`, `work` makes do with one statement,
+    which is a transaction by itself and saves the two round trips around it. Leaving writes what is still waiting.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        work: Callable[[AsyncConnection, list[Item]], Awaitable[list[Answer]]],
+        *,
+        tenant_of: Callable[[Item], int],
+        batch_size: int,
+        queue_limit: int,
+        deadline_seconds: float,
+        name: str,
+        single_statement: bool = False,
+    ) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT") if single_statement else engine
+        self._work = work
+        self._tenant_of = tenant_of
+        self._batch_size = batch_size
+        self._queue_limit = queue_limit
+        self._deadline_seconds = deadline_seconds
+        self._name = name
+        self._waiting: dict[int, deque[tuple[Item, asyncio.Future[Answer]]]] = {}
+        self._size = 0
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._connection: AsyncConnection | None = None
+        self._used_at = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=self._name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._arrived.set()
+        assert self._task is not None
+        await self._task
+        await self._let_go()
+
+    async def submit(self, item: Item, *, until: float | None = None) -> Answer:
+        """Hand over one item; returns its answer after the COMMIT. A caller that stops waiting changes nothing.
+
+        `until`, by the event loop's clock, takes the place of the deadline for who has waited elsewhere before.
+        Raises `Overloaded` at once when the queue is full or closing, `DatabaseUnavailable` when PostgreSQL is
+        away or there is no answer by the deadline, and whatever `work` raises for this item alone.
+        """
+        if self._closing or self._size >= self._queue_limit:
+            raise Overloaded("The service has more to write than it can take on right now. Try again shortly.")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.setdefault(self._tenant_of(item), deque()).append((item, answer))
+        self._size += 1
+        self._arrived.set()
+        # `asyncio.timeout` does the same for whatever may be awaited, at five times the price.
+        deadline = loop.call_at(until or loop.time() + self._deadline_seconds, _give_up, answer)
+        try:
+            return await answer
+        finally:
+            deadline.cancel()
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                if batch := self._next_batch():
+                    await self._write(batch)
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        """The first tenant's items, without those whose callers have given up; the rest of them go to the end."""
+        tenant_id = next(iter(self._waiting))
+        queue = self._waiting.pop(tenant_id)
+        taken = [queue.popleft() for _ in range(min(len(queue), self._batch_size))]
+        if queue:
+            self._waiting[tenant_id] = queue
+        self._size -= len(taken)
+        return [(item, answer) for item, answer in taken if not answer.done()]
+
+    async def _write(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        """Write a batch and answer its callers; where an item is at fault, one by one, so that it fails alone."""
+        try:
+            answers = await self._commit([item for item, _ in batch])
+        except Exception as error:
+            unavailable = is_unavailable(error)
+            if unavailable:
+                log.warning("database_unavailable", batch=self._name, size=len(batch), error=type(error).__name__)
+            elif len(batch) > 1:
+                log.warning("batch_split", batch=self._name, size=len(batch), error=type(error).__name__)
+                await self._let_go()
+                for alone in batch:
+                    await self._write([alone])
+                return
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(_unavailable() if unavailable else error)
+            await self._let_go()
+        else:
+            for (_, waiting), given in zip(batch, answers, strict=True):
+                if not waiting.done():
+                    waiting.set_result(given)
+
+    async def _commit(self, items: list[Item]) -> list[Answer]:
+        async with asyncio.timeout(self._deadline_seconds):
+            connection = await self._connected()
+            async with connection.begin():
+                answers = await self._work(connection, items)
+        self._used_at = asyncio.get_running_loop().time()
+        return answers
+
+    async def _connected(self) -> AsyncConnection:
+        """The connection that is kept from batch to batch; after a pause the pool checks it, or renews it."""
+        if self._connection is not None:
+            raw = await self._connection.get_raw_connection()
+            if raw.driver_connection is None or raw.driver_connection.is_closed():
+                await self._let_go()
+            elif asyncio.get_running_loop().time() - self._used_at > _IDLE_SECONDS:
+                connection, self._connection = self._connection, None
+                await connection.close()
+        if self._connection is None:
+            self._connection = await self._engine.connect()
+        return self._connection
+
+    async def _let_go(self) -> None:
+        """Give the connection up after any trouble: what state it is in can't be told."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.invalidate()
+            with contextlib.suppress(Exception):
+                await connection.close()
+
+
+def _give_up(answer: asyncio.Future[Answer]) -> None:
+    if not answer.done():
+        answer.set_exception(_unavailable())
+
+
+def _unavailable() -> DatabaseUnavailable:
+    return DatabaseUnavailable("The database did not take this in time. Try again shortly.")

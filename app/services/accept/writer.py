@@ -1,0 +1,74 @@
+"""The one way in for messages, outbound and inbound: two group commits, one behind the other.
+
+Nearly every message belongs to a conversation that exists, and is stored with one statement. What is left over, first
+messages and repeats, goes on to the second, which looks up, makes what is missing, and stores.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from operator import attrgetter
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.config import Settings
+from app.domain import Direction, NewMessage, StoredMessage
+from app.services.accept.group_commit import GroupCommit
+from app.services.accept.store import store_known, store_messages
+
+
+class MessageWriter:
+    """Stores messages; `on_outbound` is called after each that has to be delivered. An async context manager."""
+
+    def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
+        self._known: GroupCommit[NewMessage, StoredMessage | None] = GroupCommit(
+            engine,
+            _store_known,
+            tenant_of=attrgetter("tenant_id"),
+            batch_size=settings.accept_batch_size,
+            queue_limit=settings.accept_queue_limit,
+            deadline_seconds=settings.database_statement_timeout_seconds,
+            name="accept",
+            single_statement=True,
+        )
+        self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
+            engine,
+            _store,
+            tenant_of=attrgetter("tenant_id"),
+            batch_size=settings.accept_batch_size,
+            queue_limit=settings.accept_queue_limit,
+            deadline_seconds=settings.database_statement_timeout_seconds,
+            name="accept-first",
+        )
+        self._on_outbound = on_outbound
+        self._deadline_seconds = settings.database_statement_timeout_seconds
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._others)
+        await self._stack.enter_async_context(self._known)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    async def write(self, message: NewMessage) -> StoredMessage:
+        """Store one message and say where it is, after the commit.
+
+        An inbound message whose provider id is already stored, or that arrives many times at once, is stored once;
+        every copy gets the first one's place. Errors are those of `GroupCommit.submit`; the deadline holds for both.
+        """
+        until = asyncio.get_running_loop().time() + self._deadline_seconds
+        stored = await self._known.submit(message, until=until) or await self._others.submit(message, until=until)
+        if message.direction is Direction.OUTBOUND:
+            self._on_outbound()
+        return stored
+
+
+async def _store_known(connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage | None]:
+    return await store_known(connection, messages[0].tenant_id, messages)
+
+
+async def _store(connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
+    return await store_messages(connection, messages[0].tenant_id, messages)

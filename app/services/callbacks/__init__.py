@@ -1,0 +1,1 @@
+"""Providers' callbacks: verified, kept, read and stored."""

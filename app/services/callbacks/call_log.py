@@ -1,0 +1,219 @@
+"""Keeping the calls of providers as they came."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import unquote_plus
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    LargeBinary,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.config import Settings
+from app.db.batches import TENANT, given, rows
+from app.db.models import CALL_NEEDS_ATTENTION, Tenant, WebhookCall
+from app.db.sanitize import storable_text
+from app.domain import DEFAULT_TENANT_ID, CallVerdict
+from app.providers.base import Callback
+from app.providers.toolbox.verification import hash_of, kept_authorization
+from app.services.accept.group_commit import GroupCommit
+
+#: Headers and parameters of the address that hold what lets somebody in: only the hashes of their values are kept, by
+#: which a call can be judged again, and nobody is let in.
+_SECRET = re.compile(r"authorization|cookie|token|secret|password|api-?key", re.IGNORECASE)
+#: A signature over one call (a JWT, RFC 7519), whatever the header's name: without it the call can't be judged again.
+_SIGNED_TOKEN = re.compile(r"Bearer eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+_PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=([^&#]*)")
+#: A larger one is written by itself, so that a batch is at most some tens of megabytes.
+_LARGE = 256_000
+_BATCH = 100
+#: Refused calls, and bytes of their bodies, that are kept a minute: who isn't known must not keep the disk busy ...
+_REFUSED_A_MINUTE, _BYTES_A_MINUTE = 600, 40_000_000
+#: ... nor fill it. A mail has up to 30 MB, and can be judged again like any other; whoever is erased is looked for in
+#: all of them.
+_MOST_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewCall:
+    """A call that is about to be kept; what is not said is as in `WebhookCall`."""
+
+    provider_type: str
+    callback: Callback
+    verdict: CallVerdict
+    reason: str | None = None
+    seen: str | None = None
+    expected: str | None = None
+    events: int = 0
+    addresses: Iterable[str] = ()
+    tenant_id: int = DEFAULT_TENANT_ID
+
+
+_new = rows(
+    tenant_id=BigInteger(),
+    provider_type=Text(),
+    received_at=DateTime(timezone=True),
+    method=Text(),
+    url=Text(),
+    headers=Text(),
+    body=LargeBinary(),
+    verdict=Text(),
+    reason=Text(),
+    seen=Text(),
+    expected=Text(),
+    events=Integer(),
+    addresses=Text(),
+)
+_NEW = [column.name for column in _new.c][:-1]
+#: The tenant is one that events claim, and need not be there.
+_VALUES = {name: _new.c[name] for name in _NEW} | {
+    "tenant_id": func.coalesce(Tenant.id, literal(DEFAULT_TENANT_ID, BigInteger())),
+    "headers": cast(_new.c.headers, JSONB),
+    "addresses": func.string_to_array(_new.c.addresses, "\n"),
+}
+_KEEP = (
+    insert(WebhookCall)
+    .from_select(
+        _NEW,
+        select(*(_VALUES[name] for name in _NEW))
+        .select_from(_new.outerjoin(Tenant, Tenant.id == _new.c.tenant_id))
+        .order_by(_new.c.position),
+    )
+    .returning(WebhookCall.id)
+)
+_IS_REFUSED = (
+    CALL_NEEDS_ATTENTION,  # says that the partial index will do
+    WebhookCall.verdict == CallVerdict.REFUSED.value,
+)
+_latest_first = WebhookCall.id.desc()
+_counted = (
+    select(
+        WebhookCall.id,
+        func.row_number().over(order_by=_latest_first).label("calls"),
+        func.sum(func.octet_length(WebhookCall.body)).over(order_by=_latest_first).label("bytes"),
+    )
+    .where(WebhookCall.tenant_id == TENANT, *_IS_REFUSED)
+    .subquery("counted")
+)
+_surplus = (
+    select(WebhookCall.id)
+    .join(_counted, WebhookCall.id == _counted.c.id)
+    .where(
+        WebhookCall.tenant_id == TENANT,
+        or_(
+            _counted.c.calls > bindparam("most", type_=BigInteger()),
+            _counted.c.bytes > bindparam("most_bytes", type_=BigInteger()),
+        ),
+    )
+    .with_for_update(of=WebhookCall, skip_locked=True)
+    .cte("surplus")
+)
+_REMOVE_SURPLUS = delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, WebhookCall.id == _surplus.c.id)
+
+
+class CallLog:
+    """Keeps calls; an async context manager, because they are committed in groups."""
+
+    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
+        self._engine = engine
+        self._deadline_seconds = settings.database_statement_timeout_seconds
+        self._keeps_refused = settings.quarantine_refused
+        self._most_refused = settings.quarantine_most
+        self._minute = 0
+        self._refused = self._refused_bytes = 0
+        self._calls: GroupCommit[NewCall, int] = GroupCommit(
+            engine,
+            _keep,
+            batch_size=_BATCH,
+            queue_limit=settings.accept_queue_limit,
+            deadline_seconds=self._deadline_seconds,
+            tenant_of=lambda _: DEFAULT_TENANT_ID,  # whose they are is looked up where they are stored
+            name="webhook-calls",
+            single_statement=True,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._calls.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._calls.__aexit__(*exception)
+
+    async def keep(self, call: NewCall) -> int:
+        """Keep a call; its id, after the commit. Raises what `GroupCommit.submit` raises."""
+        if len(call.callback.body) < _LARGE:
+            return await self._calls.submit(call)
+        async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
+            return (await _keep(connection, [call]))[0]
+
+    async def quarantine(self, call: NewCall) -> None:
+        """Keep a call that was refused, or could not be judged, where that is wanted: `QUARANTINE_MOST` of them, and
+        so many bytes; the oldest go first. None is kept that is too much for its minute.
+        """
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute, self._refused, self._refused_bytes = minute, 0, 0
+        size = len(call.callback.body)
+        is_too_much = self._refused >= _REFUSED_A_MINUTE or self._refused_bytes + size > _BYTES_A_MINUTE
+        if not self._keeps_refused or is_too_much:
+            return
+        self._refused += 1
+        self._refused_bytes += size
+        async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
+            await _keep(connection, [call])
+            most = {"most": self._most_refused, "most_bytes": _MOST_BYTES}
+            await connection.execute(_REMOVE_SURPLUS, {"tenant": DEFAULT_TENANT_ID, **most})
+
+
+async def _keep(connection: AsyncConnection, calls: list[NewCall]) -> list[int]:
+    kept = await connection.execute(_KEEP, given(DEFAULT_TENANT_ID, _NEW, map(_values, calls)))
+    return sorted(kept.scalars())  # drawn in the order of the rows
+
+
+def _values(call: NewCall) -> tuple[object, ...]:
+    """In the order of `_NEW`."""
+    callback = call.callback
+    return (
+        call.tenant_id,
+        call.provider_type,
+        callback.received_at,
+        callback.method,
+        storable_text(_PARAMETER.sub(_kept_parameter, callback.url)),
+        json.dumps([(name, _kept_value(name, value)) for name, value in callback.headers]),
+        callback.body,
+        call.verdict.value,
+        storable_text(call.reason),
+        storable_text(call.seen),
+        storable_text(call.expected),
+        call.events,
+        "\n".join(sorted(call.addresses)),
+    )
+
+
+def _kept_parameter(parameter: re.Match[str]) -> str:
+    name, value = parameter.groups()
+    is_secret = _SECRET.search(unquote_plus(name))
+    return f"{name}={hash_of(unquote_plus(value))}" if is_secret else parameter[0]
+
+
+def _kept_value(name: str, value: str) -> str:
+    if not _SECRET.search(name) or _SIGNED_TOKEN.fullmatch(value):
+        return storable_text(value)
+    return kept_authorization(value) if name == "authorization" else hash_of(value)

@@ -1,0 +1,122 @@
+"""The calls of providers that are kept: looking at them, and taking those out that are about a person."""
+
+from datetime import datetime
+from urllib.parse import quote
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import defer
+
+from app.db.batches import TENANT
+from app.db.models import CALL_NEEDS_ATTENTION, Tenant, WebhookCall
+from app.db.paging import Page, fetch_page
+from app.domain import DEFAULT_TENANT_ID, CallVerdict
+from app.errors import WebhookCallNotFound
+
+_EVERY_CALL: Select[WebhookCall] = select(WebhookCall).join(Tenant, Tenant.id == WebhookCall.tenant_id)
+
+
+async def list_calls(
+    session: AsyncSession,
+    *,
+    provider: str | None = None,
+    verdict: CallVerdict | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int,
+    cursor: str | None = None,
+) -> Page[WebhookCall]:
+    """Calls of every tenant, the newest first, without headers and bodies; received at `since` or later, and before
+    `until`."""
+    conditions: list[ColumnElement[bool]] = []
+    if provider is not None:
+        conditions.append(WebhookCall.provider_type == provider)
+    if verdict is not None:
+        conditions.append(WebhookCall.verdict == verdict.value)
+        if verdict is not CallVerdict.TAKEN:
+            conditions.append(and_(true(), CALL_NEEDS_ATTENTION))  # says that the partial index will do
+    if since is not None:
+        conditions.append(WebhookCall.received_at >= since)
+    if until is not None:
+        conditions.append(WebhookCall.received_at < until)
+    without_content = (defer(WebhookCall.headers, raiseload=True), defer(WebhookCall.body, raiseload=True))
+    return await fetch_page(
+        session,
+        _EVERY_CALL.where(*conditions).options(*without_content),
+        order=(WebhookCall.id,),
+        newest_first=True,
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+async def call_of(session: AsyncSession, call_id: int, tenant_id: int | None = None) -> WebhookCall:
+    """One call, with everything; of whichever tenant, if none is named. Raises `WebhookCallNotFound`."""
+    statement = _EVERY_CALL.where(WebhookCall.id == call_id)
+    if tenant_id is not None:
+        statement = statement.where(WebhookCall.tenant_id == tenant_id)
+    found = (await session.scalars(statement)).one_or_none()
+    if found is None:
+        raise WebhookCallNotFound("There is no call with this id.")
+    return found
+
+
+_names_it = WebhookCall.addresses.contains(bindparam("addresses", type_=ARRAY(Text())))
+_content = WebhookCall.body.op("||")(func.convert_to(func.concat(" ", WebhookCall.url), "UTF8"))
+_holds_it = and_(
+    CALL_NEEDS_ATTENTION,
+    or_(
+        func.pg_catalog.position(_content, bindparam("plain", type_=LargeBinary())) > 0,
+        func.pg_catalog.position(_content, bindparam("encoded", type_=LargeBinary())) > 0,
+    ),
+)
+#: Two statements, because each has an index of its own.
+_ABOUT_IT = (_names_it, and_(_holds_it, not_(_names_it)))
+_COUNTS = [
+    select(func.count()).select_from(WebhookCall).where(WebhookCall.tenant_id == TENANT, about) for about in _ABOUT_IT
+]
+_REMOVALS = [delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, about) for about in _ABOUT_IT]
+
+
+async def count_calls_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
+    """How many of a tenant's calls name an address, as their events say or, where these say nothing, literally."""
+    parameters = _about(tenant_id, address)
+    return sum([(await connection.execute(count, parameters)).scalar_one() for count in _COUNTS])
+
+
+async def remove_calls_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
+    """Remove the calls that name an address; returns how many of the tenant's own there were.
+
+    Those with tenant 1 go too: whose they are could not always be told when they came.
+    """
+    removed = 0
+    for of_tenant in sorted({tenant_id, DEFAULT_TENANT_ID}):
+        for removal in _REMOVALS:
+            count = (await connection.execute(removal, _about(of_tenant, address))).rowcount
+            removed += count if of_tenant == tenant_id else 0
+    return removed
+
+
+def _about(tenant_id: int, address: str) -> dict[str, object]:
+    """A number is looked for without its plus, which forms and JSON write in other ways."""
+    sought = address.removeprefix("+")
+    return {
+        "tenant": tenant_id,
+        "addresses": [address],
+        "plain": sought.encode(),
+        "encoded": quote(sought, safe="").encode(),
+    }

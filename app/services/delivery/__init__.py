@@ -1,0 +1,1 @@
+"""Delivering messages: the queue, attempts, retries, receipts and provider health."""

@@ -1,0 +1,332 @@
+"""The receipt ledger: what providers say about messages, each event once, never changed, all of it kept.
+
+An event raises its message's status, and tells its provider and id where no answer has, or changes nothing. One that
+names a provider's id which no attempt has yet is parked, and attached when the attempt is recorded; a sweep finds
+those that crossed it on the way.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Delete,
+    Executable,
+    SQLColumnExpression,
+    Text,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from app.db.batches import TENANT, given, rank_of, rows
+from app.db.models import DeliveryAttempt, Message, ProviderEvent, Tenant
+from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
+from app.providers.base import Receipt
+from app.redaction import redacted
+from app.services.delivery.references import parse_reference, tenant_in
+
+#: Parked events are looked for this long; later ones still attach when an attempt is recorded.
+_SWEEP_BACK = timedelta(days=1)
+
+_received = rows(
+    provider_type=Text(),
+    event_id=Text(),
+    tenant_id=BigInteger(),
+    message_id=BigInteger(),
+    created_at=DateTime(timezone=True),
+    provider_message_id=Text(),
+    status=Text(),
+    detail=Text(),
+    raw=Text(),
+    occurred_at=DateTime(timezone=True),
+)
+_RECEIVED = [column.name for column in _received.c][:-1]
+#: The message is held until its receipt is stored: one that is being erased meanwhile is either there for it or not.
+#: Our reference is believed only where the message has been handed to the provider that shows it.
+_named_by_us = (
+    select(Tenant.id.label("tenant_id"), Message.id.label("message_id"))
+    .join(Message, Message.tenant_id == Tenant.id)
+    .join(
+        DeliveryAttempt,
+        and_(DeliveryAttempt.tenant_id == Tenant.id, DeliveryAttempt.message_id == Message.id),
+    )
+    .where(
+        Tenant.id == _received.c.tenant_id,
+        Message.id == _received.c.message_id,
+        Message.created_at == _received.c.created_at,
+        DeliveryAttempt.provider_type == _received.c.provider_type,
+    )
+    .limit(1)
+    .with_for_update(of=Message, read=True, key_share=True)
+    .lateral("named_by_us")
+)
+_attempt_named_by_them = (
+    select(DeliveryAttempt.message_id)
+    .where(
+        DeliveryAttempt.tenant_id == Tenant.id,
+        DeliveryAttempt.provider_type == _received.c.provider_type,
+        DeliveryAttempt.provider_message_id == _received.c.provider_message_id,
+        DeliveryAttempt.provider_message_id.is_not(None),
+    )
+    .limit(1)
+    .correlate(Tenant, _received)
+    .scalar_subquery()
+)
+#: Each step is limited, so that it goes by its index, whatever PostgreSQL knows about the size of the tables.
+_message_named_by_them = (
+    select(Message.id)
+    .where(Message.tenant_id == Tenant.id, Message.id == _attempt_named_by_them)
+    .limit(1)
+    .with_for_update(of=Message, read=True, key_share=True)
+    .correlate(Tenant, _received)
+    .lateral("message_named_by_them")
+)
+_named_by_them = (
+    select(Tenant.id.label("tenant_id"), _message_named_by_them.c.id.label("message_id"))
+    .select_from(Tenant)
+    .join(_message_named_by_them, true())
+    .order_by(Tenant.id)
+    .limit(1)
+    .lateral("named_by_them")
+)
+_EVENT_VALUES = {
+    ProviderEvent.tenant_id: func.coalesce(
+        _named_by_us.c.tenant_id, _named_by_them.c.tenant_id, literal(DEFAULT_TENANT_ID, BigInteger())
+    ),
+    ProviderEvent.provider_type: _received.c.provider_type,
+    ProviderEvent.event_id: _received.c.event_id,
+    ProviderEvent.message_id: func.coalesce(_named_by_us.c.message_id, _named_by_them.c.message_id),
+    ProviderEvent.provider_message_id: _received.c.provider_message_id,
+    ProviderEvent.status: _received.c.status,
+    ProviderEvent.detail: _received.c.detail,
+    ProviderEvent.raw: cast(_received.c.raw, JSONB),
+    ProviderEvent.occurred_at: _received.c.occurred_at,
+}
+_INSERT_EVENTS = (
+    insert(ProviderEvent)
+    .from_select(
+        list(_EVENT_VALUES),
+        select(*_EVENT_VALUES.values())
+        .select_from(
+            _received.outerjoin(_named_by_us, true()).outerjoin(_named_by_them, _named_by_us.c.tenant_id.is_(None))
+        )
+        .order_by(_received.c.position),
+    )
+    .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
+    .returning(ProviderEvent.tenant_id, ProviderEvent.id, ProviderEvent.message_id)
+)
+
+
+async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[str, Receipt]]) -> None:
+    """Keep receipts, each with its provider's name, and raise the status of the messages they are about.
+
+    An event that is known already, or stands twice in the batch, is kept once. Its tenant is the one of its message;
+    what is parked belongs to tenant 1 until its message is known. Its `detail`, which is shown, is kept without
+    secrets and whole addresses; `raw` is as it came.
+    """
+    once = {(provider_type, receipt.event_id): (provider_type, receipt) for provider_type, receipt in receipts}
+    values = []
+    for _, (provider_type, receipt) in sorted(once.items(), key=lambda item: item[0]):
+        values.append(
+            (
+                provider_type,
+                receipt.event_id,
+                *_named_in(receipt.idempotency_key),
+                receipt.provider_message_id,
+                receipt.status.value if receipt.status else None,
+                receipt.detail and redacted(receipt.detail),
+                json.dumps(dict(receipt.raw)),
+                receipt.occurred_at,
+            )
+        )
+    inserted = await connection.execute(_INSERT_EVENTS, given(DEFAULT_TENANT_ID, _RECEIVED, values))
+    attached: dict[int, list[int]] = {}
+    for row in inserted:
+        if row.message_id is not None:
+            attached.setdefault(row.tenant_id, []).append(row.id)
+    for tenant_id, event_ids in sorted(attached.items()):
+        await _raise_statuses(connection, tenant_id, event_ids)
+
+
+def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, None, None]:
+    """The tenant, the message and its time of creation that a reference claims to be about."""
+    tenant_id = tenant_in(reference)
+    named = None if tenant_id is None else parse_reference(reference, tenant_id)
+    return (tenant_id, *named) if tenant_id is not None and named is not None else (None, None, None)
+
+
+_recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())
+_PARKED = (ProviderEvent.tenant_id == DEFAULT_TENANT_ID, ProviderEvent.message_id.is_(None))
+_IS_RECORDED = (
+    ProviderEvent.provider_type == _recorded.c.provider_type,
+    ProviderEvent.provider_message_id == _recorded.c.provider_message_id,
+    Message.tenant_id == TENANT,
+    Message.id == _recorded.c.message_id,  # it may have been erased while it was with the provider
+)
+_ATTACH = (
+    update(ProviderEvent)
+    .where(*_PARKED, *_IS_RECORDED)
+    .values(message_id=_recorded.c.message_id)
+    .returning(ProviderEvent.id)
+)
+
+
+def _moving(found: Delete, tenant_id: SQLColumnExpression[int], message_id: SQLColumnExpression[int]) -> Executable:
+    """Takes parked events from tenant 1 and gives them to their message's tenant: a key isn't changed in place."""
+    kept = [column for column in ProviderEvent.__table__.c if column.name not in {"tenant_id", "id", "message_id"}]
+    taken = found.returning(tenant_id.label("its_tenant"), message_id.label("its_message"), *kept).cte("taken")
+    columns = ["tenant_id", "message_id", *(column.name for column in kept)]
+    values = [taken.c.its_tenant, taken.c.its_message, *(taken.c[column.name] for column in kept)]
+    return (
+        insert(ProviderEvent)
+        .from_select(columns, select(*values).order_by(taken.c.received_at))
+        .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
+        .returning(ProviderEvent.tenant_id, ProviderEvent.id)
+    )
+
+
+_ATTACH_ELSEWHERE = _moving(delete(ProviderEvent).where(*_PARKED, *_IS_RECORDED), TENANT, _recorded.c.message_id)
+
+
+async def attach_parked(
+    connection: AsyncConnection, tenant_id: int, recorded: Iterable[tuple[int, str, str]]
+) -> None:
+    """Give parked events to the messages whose provider ids have just become known, in the same transaction.
+
+    `recorded` holds message id, provider and the provider's id.
+    """
+    statement = _ATTACH if tenant_id == DEFAULT_TENANT_ID else _ATTACH_ELSEWHERE
+    parameters = given(tenant_id, ("message_id", "provider_type", "provider_message_id"), recorded)
+    found = (await connection.execute(statement, parameters)).all()
+    await _raise_statuses(connection, tenant_id, [row.id for row in found])
+
+
+_CROSSED = (
+    *_PARKED,
+    ProviderEvent.received_at > func.now() - _SWEEP_BACK,
+    DeliveryAttempt.tenant_id == Tenant.id,
+    DeliveryAttempt.provider_type == ProviderEvent.provider_type,
+    DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
+    DeliveryAttempt.provider_message_id.is_not(None),
+)
+_SWEEP = (
+    update(ProviderEvent)
+    .where(*_CROSSED, Tenant.id == DEFAULT_TENANT_ID)
+    .values(message_id=DeliveryAttempt.message_id)
+    .returning(ProviderEvent.tenant_id, ProviderEvent.id)
+)
+_SWEEP_ELSEWHERE = _moving(
+    delete(ProviderEvent).where(*_CROSSED, Tenant.id != DEFAULT_TENANT_ID), Tenant.id, DeliveryAttempt.message_id
+)
+_ANY_PARKED = select(ProviderEvent.id).where(*_PARKED, ProviderEvent.received_at > func.now() - _SWEEP_BACK).limit(1)
+
+
+async def sweep_parked(connection: AsyncConnection) -> int:
+    """Attach parked events that crossed the recording of their attempt on the way; returns how many there were."""
+    if (await connection.execute(_ANY_PARKED)).scalar() is None:
+        return 0
+    found: dict[int, list[int]] = {}
+    for statement in (_SWEEP, _SWEEP_ELSEWHERE):
+        for row in await connection.execute(statement):
+            found.setdefault(row.tenant_id, []).append(row.id)
+    for tenant_id, event_ids in sorted(found.items()):
+        await _raise_statuses(connection, tenant_id, event_ids)
+    return sum(map(len, found.values()))
+
+
+_FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
+_attempt_told_of = (
+    select(func.max(DeliveryAttempt.number))
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == ProviderEvent.message_id,
+        DeliveryAttempt.provider_type == ProviderEvent.provider_type,
+        DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
+    )
+    .correlate(ProviderEvent)
+    .scalar_subquery()
+)
+_failed_attempt = case((ProviderEvent.status.in_(_FAILURES), _attempt_told_of), else_=null())
+_told = rows(event_id=BigInteger())
+_best = (
+    select(
+        ProviderEvent.message_id,
+        ProviderEvent.status,
+        ProviderEvent.detail,
+        ProviderEvent.provider_type,
+        ProviderEvent.provider_message_id,
+        _failed_attempt.label("failed_attempt"),
+    )
+    .ext(distinct_on(ProviderEvent.message_id))
+    .join(_told, and_(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _told.c.event_id))
+    .where(ProviderEvent.status.is_not(None))
+    .order_by(
+        ProviderEvent.message_id, rank_of(ProviderEvent.status).desc(), _failed_attempt.desc(), ProviderEvent.id
+    )
+    .cte("best")
+)
+_locked = (
+    select(Message.id, *(column for column in _best.c if column.name != "message_id"))
+    .join(_best, and_(Message.tenant_id == TENANT, Message.id == _best.c.message_id))
+    .order_by(Message.id)
+    .with_for_update(of=Message, key_share=True)
+    .cte("locked")
+)
+_other = aliased(Message)
+_has_another = (
+    select(_other.id)
+    .where(
+        _other.tenant_id == TENANT,
+        _other.provider_type == _locked.c.provider_type,
+        _other.provider_message_id == _locked.c.provider_message_id,
+        _other.provider_message_id.is_not(None),  # says that the partial index will do
+    )
+    .limit(1)
+    .correlate(_locked)
+    .scalar_subquery()
+)
+_is_nameless = Message.provider_message_id.is_(None)
+_is_failure = _locked.c.status.in_(_FAILURES)
+#: That an earlier attempt failed after all is no news once another is under way, or somebody wants one.
+_is_over = or_(_locked.c.failed_attempt < Message.attempt_count, Message.status == MessageStatus.QUEUED.value)
+_RAISE = (
+    update(Message)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.id == _locked.c.id,
+        rank_of(_locked.c.status) > rank_of(Message.status),
+        # That it is still on its way to being sent is the provider's affair: here it decides what is tried next.
+        rank_of(_locked.c.status) >= STATUS_RANK[MessageStatus.SENT],
+        or_(_locked.c.failed_attempt.is_(None), ~_is_over),
+    )
+    .values(
+        status=_locked.c.status,
+        status_reason=case((_is_failure, _locked.c.detail), else_=null()),
+        due_at=null(),  # it has left: nobody has to send it any more
+        # What the answer did not live to tell; an id that another message has stays with that.
+        provider_type=case((_is_nameless, _locked.c.provider_type), else_=Message.provider_type),
+        provider_message_id=case(
+            (and_(_is_nameless, _has_another.is_(None)), _locked.c.provider_message_id),
+            else_=Message.provider_message_id,
+        ),
+    )
+)
+
+
+async def _raise_statuses(connection: AsyncConnection, tenant_id: int, event_ids: Sequence[int]) -> None:
+    if event_ids:
+        await connection.execute(_RAISE, given(tenant_id, ("event_id",), [(id,) for id in event_ids]))

@@ -1,0 +1,1 @@
+"""Limits: request rates, daily caps and failed keys."""

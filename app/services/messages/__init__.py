@@ -1,0 +1,1 @@
+"""Reading messages, conversations and files, and acting on a message."""

@@ -1,0 +1,51 @@
+"""Conversations: everything said between one customer address and one contact address, on whatever channel.
+
+They come into being with their first message (`services.storing`); here they are read.
+"""
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db.models import Conversation, Message
+from app.db.paging import Page, fetch_page
+from app.errors import ConversationNotFound
+
+
+class ConversationService:
+    """A tenant's conversations."""
+
+    def __init__(self, session: AsyncSession, tenant_id: int) -> None:
+        self._session = session
+        self._tenant_id = tenant_id
+
+    async def recent(self, *, limit: int, cursor: str | None = None) -> Page[Conversation]:
+        """Conversations, the most recently active first."""
+        return await fetch_page(
+            self._session,
+            select(Conversation).where(Conversation.tenant_id == self._tenant_id),
+            order=(Conversation.last_activity_at, Conversation.id),
+            newest_first=True,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def messages(self, conversation_id: int, *, limit: int, cursor: str | None = None) -> Page[Message]:
+        """What was said, in both directions and on every channel, oldest first by `sent_at`.
+
+        Raises `ConversationNotFound`.
+        """
+        page = await fetch_page(
+            self._session,
+            select(Message).where(Message.tenant_id == self._tenant_id, Message.conversation_id == conversation_id),
+            order=(Message.sent_at, Message.id),
+            newest_first=False,
+            limit=limit,
+            cursor=cursor,
+        )
+        if not page.rows:
+            await self._must_exist(conversation_id)
+        return page
+
+    async def _must_exist(self, conversation_id: int) -> None:
+        if await self._session.get(Conversation, (self._tenant_id, conversation_id)) is None:
+            raise ConversationNotFound("There is no conversation with this id.")

@@ -1,0 +1,313 @@
+"""The files that came with messages: kept before the message is, read in pieces, removed with it.
+
+A file belongs to one message. Its id is a hash of the message's id and of all that it is, so that a repeat of the
+message brings the same files again, which are there already; and nobody has to count who else still needs one.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Executable,
+    Float,
+    Integer,
+    LargeBinary,
+    Text,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    select,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
+from sqlalchemy.types import TypeEngine
+
+from app.db.batches import SECOND, TENANT, given, rows
+from app.db.models import File, Message
+from app.errors import FileStoreUnavailable, MessageFileNotFound
+from app.providers.base import InboundFile
+
+ANY_TYPE = "application/octet-stream"
+
+#: Bytes of one statement, and of one piece of an answer.
+_PIECE = 1_000_000
+#: Characters of a name: file systems take 255 bytes, some of them for an ending of their own.
+_LONGEST_NAME = 100
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
+#: What a message has not come for in so long won't be asked for, and no run looks at what is older than three days.
+_ORPHAN_SECONDS, _FORGOTTEN_SECONDS = 24 * 3600, 3 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that is about to be kept; its name and type are harmless."""
+
+    tenant_id: int
+    id: str
+    provider_type: str
+    provider_message_id: str
+    name: str
+    content_type: str
+    content: bytes = field(repr=False)
+
+    @property
+    def address(self) -> str:
+        return address_of(self.id, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file that can be read. `path` is None where it is in the database."""
+
+    tenant_id: int
+    id: str
+    name: str
+    content_type: str
+    size: int
+    path: str | None = field(repr=False)
+
+
+def new_files(
+    tenant_id: int, provider_type: str, provider_message_id: str, files: Iterable[InboundFile]
+) -> list[NewFile]:
+    """What a message brought along, each of several that are alike once."""
+    found: dict[str, NewFile] = {}
+    for file in files:
+        name, content_type = safe_name(file.name), _safe_type(file.content_type)
+        described = json.dumps([provider_type, provider_message_id, name, content_type]).encode()
+        id = hashlib.sha256(described + hashlib.sha256(file.content).digest()).hexdigest()
+        found[id] = NewFile(
+            tenant_id, id, provider_type, provider_message_id, name, content_type, bytes(file.content)
+        )
+    return list(found.values())
+
+
+def address_of(id: str, name: str) -> str:
+    """Where a file can be had, as a path of ours."""
+    return f"/api/files/{id}/{quote(name, safe='')}"
+
+
+def safe_name(written: str) -> str:
+    """A name that stands for a file and nothing else: no path, nothing that can't be seen, no dots at its ends."""
+    name = unicodedata.normalize("NFC", written.encode("utf-8", "replace").decode()).replace("\\", "/")
+    name = "".join(character for character in name.rpartition("/")[2] if unicodedata.category(character)[0] != "C")
+    stem, dot, ending = re.sub(r"\s+", " ", name).strip(" .").rpartition(".")
+    if not dot or len(ending) > 20:
+        stem, dot, ending = stem + dot + ending, "", ""
+    return stem[: _LONGEST_NAME - len(dot + ending)].rstrip(" .") + dot + ending or "file"
+
+
+def _safe_type(written: str) -> str:
+    kind = written.partition(";")[0].strip().lower()
+    return kind if _MEDIA_TYPE.fullmatch(kind) else ANY_TYPE
+
+
+_IDS = bindparam("ids", type_=ARRAY(Text()))
+_KNOWN = select(File.id).where(File.tenant_id == TENANT, File.id == any_(_IDS))
+_COLUMNS: dict[str, TypeEngine[Any]] = {
+    "id": Text(),
+    "provider_type": Text(),
+    "provider_message_id": Text(),
+    "name": Text(),
+    "content_type": Text(),
+    "size": BigInteger(),
+    "content": LargeBinary(),
+    "path": Text(),
+}
+_new = rows(**_COLUMNS)
+_KEEP = (
+    insert(File)
+    .from_select(["tenant_id", *_COLUMNS], select(TENANT, *(_new.c[name] for name in _COLUMNS)))
+    .on_conflict_do_nothing()
+)
+_FIND = select(File.tenant_id, File.id, File.name, File.content_type, File.size, File.path).where(
+    File.tenant_id == TENANT, File.id == bindparam("id_", type_=Text())
+)
+_READ = select(
+    func.substring(File.content, bindparam("start", type_=Integer()), bindparam("length", type_=Integer()))
+).where(File.tenant_id == TENANT, File.id == bindparam("id_", type_=Text()))
+
+
+class FileStore:
+    """A tenant's files: in the database, or below a directory that all processes share."""
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession], directory: Path | None) -> None:
+        self._sessions = sessions
+        self._directory = directory
+
+    async def keep(self, files: Sequence[NewFile]) -> None:
+        """Keep files of one call; returns after the commit, and after the disk has them. What is known is left alone.
+
+        Raises `FileStoreUnavailable`, and what the database raises; some may be kept then.
+        """
+        by_tenant: dict[int, list[NewFile]] = {}
+        for file in files:
+            by_tenant.setdefault(file.tenant_id, []).append(file)
+        for tenant_id, own in by_tenant.items():
+            async with self._sessions() as session:
+                found = await session.execute(_KNOWN, {"tenant": tenant_id, "ids": [file.id for file in own]})
+                known = set(found.scalars())
+            for batch in _batches([file for file in own if file.id not in known]):
+                await self._keep(tenant_id, batch)
+
+    async def _keep(self, tenant_id: int, files: Sequence[NewFile]) -> None:
+        paths: list[str | None] = [None] * len(files)
+        if self._directory is not None:
+            try:
+                paths = [await asyncio.to_thread(_write, self._directory, file) for file in files]
+            except OSError as error:
+                raise FileStoreUnavailable("Files can't be kept just now.") from error
+        values = [
+            (
+                file.id,
+                file.provider_type,
+                file.provider_message_id,
+                file.name,
+                file.content_type,
+                len(file.content),
+                file.content if path is None else None,
+                path,
+            )
+            for file, path in zip(files, paths, strict=True)
+        ]
+        async with self._sessions.begin() as session:
+            connection = await session.connection()
+            await connection.execute(_KEEP, given(tenant_id, list(_COLUMNS), values))
+
+    async def find(self, tenant_id: int, file_id: str) -> KeptFile:
+        """Raises `MessageFileNotFound`, also for another tenant's."""
+        async with self._sessions() as session:
+            row = (await session.execute(_FIND, {"tenant": tenant_id, "id_": file_id})).one_or_none()
+        if row is None:
+            raise MessageFileNotFound("There is no file at this address.")
+        return KeptFile(*row)
+
+    async def pieces(self, file: KeptFile) -> AsyncIterator[bytes]:
+        """The bytes of a file, a megabyte at a time; they break off where it is removed meanwhile."""
+        for start in range(0, file.size, _PIECE):
+            piece = await (self._piece(file, start) if file.path is None else _part(file.path, start))
+            if not piece:
+                return
+            yield piece
+
+    async def _piece(self, file: KeptFile, start: int) -> bytes | None:
+        parameters = {"tenant": file.tenant_id, "id_": file.id, "start": start + 1, "length": _PIECE}
+        async with self._sessions() as session:
+            piece: bytes | None = (await session.execute(_READ, parameters)).scalar()
+        return piece
+
+
+def _batches(files: Iterable[NewFile]) -> Iterator[list[NewFile]]:
+    """Small ones together, a large one by itself: each is one statement."""
+    batch: list[NewFile] = []
+    size = 0
+    for file in files:
+        if batch and size + len(file.content) > _PIECE:
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += len(file.content)
+    if batch:
+        yield batch
+
+
+def _write(directory: Path, file: NewFile) -> str:
+    """Put a file where its id says, whole or not at all; a file that is there already is the same."""
+    place = directory.absolute() / str(file.tenant_id) / file.id[:2] / file.id
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = place.with_name(f"{file.id}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as written:
+            written.write(file.content)
+            written.flush()
+            os.fsync(written.fileno())
+        draft.replace(place)
+    finally:
+        draft.unlink(missing_ok=True)
+    return str(place)
+
+
+async def _part(path: str, start: int) -> bytes:
+    def read() -> bytes:
+        try:
+            with open(path, "rb") as file:
+                file.seek(start)
+                return file.read(_PIECE)
+        except FileNotFoundError:
+            return b""
+
+    return await asyncio.to_thread(read)
+
+
+_REMOVE_WITH = (
+    delete(File)
+    .where(
+        File.tenant_id == TENANT,
+        File.provider_type == Message.provider_type,
+        File.provider_message_id == Message.provider_message_id,
+        Message.tenant_id == TENANT,
+        Message.id == any_(bindparam("ids", type_=ARRAY(BigInteger()))),
+    )
+    .returning(File.path)
+)
+
+
+async def remove_files(connection: AsyncConnection, tenant_id: int, message_ids: Sequence[int]) -> int:
+    """Remove the files of messages that are about to be removed themselves; returns how many.
+
+    What lies on the disk goes at once: that these messages go is decided, even if this transaction fails.
+    """
+    return await _removed(connection, _REMOVE_WITH, {"tenant": tenant_id, "ids": message_ids})
+
+
+_REMOVE_ORPHANS = (
+    delete(File)
+    .where(
+        File.tenant_id == TENANT,
+        File.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
+        File.created_at > func.now() - bindparam("oldest", type_=Float()) * SECOND,
+        ~exists().where(
+            Message.tenant_id == TENANT,
+            Message.provider_type == File.provider_type,
+            Message.provider_message_id == File.provider_message_id,
+            Message.provider_message_id.is_not(None),
+        ),
+    )
+    .returning(File.path)
+)
+
+
+async def remove_orphans(connection: AsyncConnection, tenant_id: int) -> int:
+    """Remove files whose message was never stored, because the call that brought both was cut off.
+
+    Returns how many.
+    """
+    ages = {"age": _ORPHAN_SECONDS, "oldest": _FORGOTTEN_SECONDS}
+    return await _removed(connection, _REMOVE_ORPHANS, {"tenant": tenant_id} | ages)
+
+
+async def _removed(connection: AsyncConnection, statement: Executable, parameters: dict[str, Any]) -> int:
+    paths = list((await connection.execute(statement, parameters)).scalars())
+    lying = [path for path in paths if path is not None]
+    if lying:
+        await asyncio.to_thread(_unlink, lying)
+    return len(paths)
+
+
+def _unlink(paths: Iterable[str]) -> None:
+    for path in paths:
+        Path(path).unlink(missing_ok=True)

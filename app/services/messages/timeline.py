@@ -1,0 +1,168 @@
+"""A message's fate, step by step, each with its time and a sentence that a person understands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.db.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+from app.domain import STATUS_RANK, AttemptOutcome, Direction, MessageStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened, or, as the last one, will. `seconds` is how long an attempt took."""
+
+    at: datetime
+    kind: str
+    sentence: str
+    provider_type: str | None = None
+    attempt: int | None = None
+    seconds: float | None = None
+
+
+_DEEDS = {
+    "canceled": "It was called back before it left.",
+    "expired": "Its time ran out before it left.",
+    "retried": "Somebody had it tried again.",
+    "recovered": "Its call had not got through; it was fetched from the provider.",
+}
+_QUEUED = STATUS_RANK[MessageStatus.QUEUED]
+_OUTCOME_RANKS: dict[str | None, int] = {
+    AttemptOutcome.ACCEPTED: STATUS_RANK[MessageStatus.SENT],
+    AttemptOutcome.PERMANENT: STATUS_RANK[MessageStatus.FAILED],
+}
+_DEED_RANKS = {
+    "canceled": STATUS_RANK[MessageStatus.CANCELED],
+    "expired": STATUS_RANK[MessageStatus.EXPIRED],
+    "retried": _QUEUED,
+}
+_WORDS = {
+    MessageStatus.SENT: "took it",
+    MessageStatus.DELIVERED: "says it was delivered",
+    MessageStatus.READ: "says it was read",
+    MessageStatus.UNDELIVERED: "says it could not be delivered",
+    MessageStatus.FAILED: "says it failed",
+}
+
+
+def timeline_of(
+    message: Message,
+    attempts: Sequence[DeliveryAttempt],
+    events: Sequence[ProviderEvent],
+    deeds: Sequence[MessageEvent],
+    waits_for: Sequence[str] = (),
+) -> list[Step]:
+    """The steps in the order in which they happened here; the next try, where there is one, comes last.
+
+    `waits_for` is what holds that up, as parts of its sentence.
+    """
+    steps, way = [_beginning(message)], None
+    for attempt in attempts:
+        if way != (way := (attempt.provider_type, attempt.routed_because)):
+            steps.append(_routing(attempt))
+        steps += _attempt(attempt)
+    steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
+    steps += _receipts(attempts, events, deeds)
+    steps.sort(key=lambda step: step.at)
+    return steps + _next(message, waits_for, after=steps[-1].at)
+
+
+def _beginning(message: Message) -> Step:
+    if message.direction == Direction.INBOUND:
+        return Step(
+            message.created_at, "received", f"It came in from {message.provider_type}.", message.provider_type
+        )
+    return Step(message.created_at, "accepted", "It was accepted and stored.")
+
+
+def _routing(attempt: DeliveryAttempt) -> Step:
+    provider = attempt.provider_type
+    why = f"because {attempt.routed_because}" if attempt.routed_because else "the first of its route"
+    return Step(attempt.started_at, "routed", f"It goes to {provider}, {why}.", provider, attempt.number)
+
+
+def _attempt(attempt: DeliveryAttempt) -> list[Step]:
+    provider = attempt.provider_type
+    sentence = f"Attempt {attempt.number}: handed to {provider}."
+    start = Step(attempt.started_at, "attempt", sentence, provider, attempt.number)
+    if attempt.outcome is None or attempt.finished_at is None:
+        return [start]
+    seconds = (attempt.finished_at - attempt.started_at).total_seconds()
+    said = f": {attempt.detail.rstrip('.')}" if attempt.detail else ""
+    sentence = {
+        AttemptOutcome.ACCEPTED: f"{provider} accepted it{_as(attempt.provider_message_id)}{said}.",
+        AttemptOutcome.TEMPORARY: f"{provider} did not take it this time{said}.",
+        AttemptOutcome.PERMANENT: f"{provider} refused it for good{said}.",
+        AttemptOutcome.UNKNOWN: f"Whether {provider} got it can't be told{said}.{_after_all(attempt)}",
+    }[AttemptOutcome(attempt.outcome)]
+    return [start, Step(attempt.finished_at, "outcome", sentence, provider, attempt.number, round(seconds, 3))]
+
+
+def _after_all(attempt: DeliveryAttempt) -> str:
+    """What became known of an attempt in doubt once it was closed."""
+    return f" It did, as {attempt.provider_message_id}." if attempt.provider_message_id else ""
+
+
+def _as(provider_message_id: str | None) -> str:
+    return f" as {provider_message_id}" if provider_message_id else ""
+
+
+def _receipts(
+    attempts: Sequence[DeliveryAttempt], events: Sequence[ProviderEvent], deeds: Sequence[MessageEvent]
+) -> list[Step]:
+    """What providers said, and whether it changed anything: only what raised the rank that the message had then."""
+    others = [(each.finished_at, _OUTCOME_RANKS[each.outcome]) for each in attempts if each.outcome in _OUTCOME_RANKS]
+    others += [(each.created_at, _DEED_RANKS[each.kind]) for each in deeds if each.kind in _DEED_RANKS]
+    turns = sorted((moment, rank) for moment, rank in others if moment is not None)
+    steps, rank = [], 0
+    for event in sorted(events, key=lambda event: event.received_at):
+        while turns and turns[0][0] <= event.received_at:
+            _, turn = turns.pop(0)
+            rank = turn if turn == _QUEUED else max(rank, turn)
+        is_old = _is_of_an_earlier_try(event, attempts, deeds)
+        steps.append(Step(event.received_at, "receipt", _receipt(event, rank, is_old=is_old), event.provider_type))
+        rank = max(rank, STATUS_RANK[MessageStatus(event.status)] if event.status and not is_old else 0)
+    return steps
+
+
+def _is_of_an_earlier_try(
+    event: ProviderEvent, attempts: Sequence[DeliveryAttempt], deeds: Sequence[MessageEvent]
+) -> bool:
+    """Whether it tells of the failure of an attempt after which there was another, or somebody had asked for one."""
+    if event.status not in {MessageStatus.UNDELIVERED, MessageStatus.FAILED} or event.provider_message_id is None:
+        return False
+    named = (event.provider_type, event.provider_message_id)
+    told_of = [each for each in attempts if (each.provider_type, each.provider_message_id) == named]
+    if not told_of:
+        return False
+    later = [each.started_at for each in attempts if each.number > told_of[-1].number]
+    later += [
+        each.created_at for each in deeds if each.kind == "retried" and each.created_at > told_of[-1].started_at
+    ]
+    return any(moment <= event.received_at for moment in later)
+
+
+def _receipt(event: ProviderEvent, rank: int, *, is_old: bool) -> str:
+    provider = event.provider_type
+    if event.status is None:
+        return f"{provider} sent a word that has no meaning here; it is kept as it came."
+    status = MessageStatus(event.status)
+    said = f": {event.detail.rstrip('.')}" if event.detail else ""
+    sentence = f"{provider} {_WORDS.get(status, f'says it is {status}')}{said}."
+    counts = not is_old and STATUS_RANK[status] > rank and STATUS_RANK[status] >= STATUS_RANK[MessageStatus.SENT]
+    return sentence if counts else f"{sentence} That changed nothing."
+
+
+def _next(message: Message, waits_for: Sequence[str], *, after: datetime) -> list[Step]:
+    if message.due_at is None:
+        told = "It is not tried again by itself: it waits for a receipt that tells, or for somebody to retry it."
+        return [Step(after, "next", told)] if message.status == MessageStatus.UNKNOWN else []
+    due = max(message.due_at, after)  # what is overdue comes now, not before what has happened
+    if message.status == MessageStatus.SENDING:
+        return [Step(due, "lease", "A worker has it in hand; if that one is not heard of, another takes over then.")]
+    if message.status == MessageStatus.SCHEDULED:
+        return [Step(due, "next", "It is scheduled to leave then.")]
+    unless = ", unless a receipt tells before what became of it" if message.status == MessageStatus.UNKNOWN else ""
+    if waits_for:
+        return [Step(due, "next", f"It is tried when it can be{unless}: {', and '.join(waits_for)}.")]
+    return [Step(due, "next", f"It is tried then, or as soon as its provider and its turn allow{unless}.")]

@@ -1,0 +1,1 @@
+"""A person's data: contacts, export, erasure and retention."""

@@ -1,0 +1,1 @@
+"""Tenants, their keys and addresses, and the audit log."""

@@ -1,0 +1,189 @@
+"""Managing the installation: tenants, their keys and addresses, and the record of what was done."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, delete, func, select, true, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db.models import ApiKey, AuditEvent, Tenant, TenantAddress
+from app.db.paging import Page, fetch_page
+from app.domain import DEFAULT_TENANT_ID, Address, KeyScope
+from app.errors import AddressNotFound, AddressTaken, KeyNotFound, TenantExists, TenantNotFound
+from app.services.tenancy.audit import record
+from app.services.tenancy.keys import new_token
+
+
+class AdministrationService:
+    """What the operator of the installation does, about any tenant.
+
+    Whatever changes something is recorded in the same transaction, with `actor` and `client` as in `AuditEvent`.
+    """
+
+    def __init__(self, session: AsyncSession, *, actor: str | None, client: str | None = None) -> None:
+        self._session = session
+        self._actor = actor
+        self._client = client
+
+    async def tenants(self, *, limit: int, cursor: str | None = None) -> Page[Tenant]:
+        """Every tenant, the oldest first."""
+        return await fetch_page(
+            self._session, select(Tenant), order=(Tenant.id,), newest_first=False, limit=limit, cursor=cursor
+        )
+
+    async def create_tenant(self, name: str) -> Tenant:
+        """Raises `TenantExists`."""
+        adding = insert(Tenant).values(name=name).on_conflict_do_nothing().returning(Tenant)
+        tenant = (await self._session.scalars(adding)).one_or_none()
+        if tenant is None:
+            raise TenantExists("There is a tenant of this name.")
+        await self._record(tenant.id, "tenant_created", name=name)
+        return tenant
+
+    async def set_retention(self, tenant_id: int, days: int | None) -> Tenant:
+        """Have a tenant's messages kept for so long; None leaves that to the settings. Raises `TenantNotFound`."""
+        changing = update(Tenant).where(Tenant.id == tenant_id).values(retention_days=days).returning(Tenant)
+        tenant = (await self._session.scalars(changing)).one_or_none()
+        if tenant is None:
+            raise TenantNotFound("There is no tenant with this id.")
+        await self._record(tenant_id, "retention_set", days=days)
+        return tenant
+
+    async def tenant(self, name_or_id: str) -> Tenant:
+        """The tenant of this name, or of this id. Raises `TenantNotFound`."""
+        is_it = Tenant.name == name_or_id
+        if name_or_id.isdecimal() and len(name_or_id) <= 18:
+            is_it |= Tenant.id == int(name_or_id)
+        found = (await self._session.scalars(select(Tenant).where(is_it).order_by(Tenant.id))).first()
+        if found is None:
+            raise TenantNotFound("There is no such tenant.")
+        return found
+
+    async def set_limits(self, tenant_id: int, limits: Mapping[str, object]) -> Tenant:
+        """Change those limits of a tenant, by column, that are given; None leaves one to the settings.
+
+        Every process goes by them within three seconds. Raises `TenantNotFound`.
+        """
+        changing = update(Tenant).where(Tenant.id == tenant_id).values(**limits).returning(Tenant)
+        tenant = (await self._session.scalars(changing)).one_or_none()
+        if tenant is None:
+            raise TenantNotFound("There is no tenant with this id.")
+        await self._record(tenant_id, "limits_set", **limits)
+        return tenant
+
+    async def keys(self, tenant_id: int | None, *, limit: int, cursor: str | None = None) -> Page[ApiKey]:
+        """The keys of a tenant, or all, the newest first; revoked ones too."""
+        statement = select(ApiKey).join(Tenant, Tenant.id == ApiKey.tenant_id).where(_is_or_any(tenant_id))
+        return await fetch_page(
+            self._session, statement, order=(ApiKey.id,), newest_first=True, limit=limit, cursor=cursor
+        )
+
+    async def create_key(
+        self, tenant_id: int, *, name: str, scopes: Sequence[KeyScope], expires_at: datetime | None = None
+    ) -> tuple[ApiKey, str]:
+        """A new key, and its token, which can't be had a second time. Raises `TenantNotFound`."""
+        await self._must_exist(tenant_id)
+        token = new_token(tenant_id)
+        key = ApiKey(
+            tenant_id=tenant_id,
+            prefix=token.prefix,
+            name=name,
+            secret_hash=token.secret_hash,
+            scopes=sorted(set(scopes)),
+            expires_at=expires_at,
+        )
+        self._session.add(key)
+        await self._session.flush()
+        await self._record(tenant_id, "key_created", key_id=key.id, prefix=key.prefix, scopes=key.scopes)
+        return key, token.written
+
+    async def revoke_key(self, tenant_id: int, key_id: int) -> ApiKey:
+        """From now on it lets nobody in; other processes know within five seconds. Revoked keys stay as they are.
+
+        Raises `KeyNotFound`.
+        """
+        is_it = (ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
+        revoking = update(ApiKey).where(*is_it, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
+        revoked = (await self._session.scalars(revoking.returning(ApiKey))).one_or_none()
+        if revoked is not None:
+            await self._record(tenant_id, "key_revoked", key_id=key_id, prefix=revoked.prefix)
+            return revoked
+        known = (await self._session.scalars(select(ApiKey).where(*is_it))).one_or_none()
+        if known is None:
+            raise KeyNotFound("There is no key with this id.")
+        return known
+
+    async def addresses(self, tenant_id: int, *, limit: int, cursor: str | None = None) -> Page[TenantAddress]:
+        """A tenant's addresses, the oldest first. Raises `TenantNotFound`."""
+        await self._must_exist(tenant_id)
+        return await fetch_page(
+            self._session,
+            select(TenantAddress).where(TenantAddress.tenant_id == tenant_id),
+            order=(TenantAddress.id,),
+            newest_first=False,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def add_address(self, tenant_id: int, address: Address) -> TenantAddress:
+        """Give a tenant an address; what comes in for it, and who may send from it, follows within five seconds.
+
+        One that the tenant has already is answered as it is. Raises `TenantNotFound`, and `AddressTaken` where it is
+        another tenant's.
+        """
+        await self._must_exist(tenant_id)
+        adding = (
+            insert(TenantAddress)
+            .values(tenant_id=tenant_id, address=address.value, address_type=address.type)
+            .on_conflict_do_nothing()
+            .returning(TenantAddress)
+        )
+        added = (await self._session.scalars(adding)).one_or_none()
+        if added is not None:
+            await self._record(tenant_id, "address_added", address_id=added.id, address_type=added.address_type)
+            return added
+        own = select(TenantAddress).where(
+            TenantAddress.tenant_id == tenant_id,
+            TenantAddress.address == address.value,
+            TenantAddress.address_type == address.type,
+        )
+        known = (await self._session.scalars(own)).one_or_none()
+        if known is None:
+            raise AddressTaken("This address belongs to another tenant.")
+        return known
+
+    async def remove_address(self, tenant_id: int, address_id: int) -> TenantAddress:
+        """Take an address away: it is nobody's then, and so tenant 1's. Raises `AddressNotFound`."""
+        removing = (
+            delete(TenantAddress)
+            .where(TenantAddress.tenant_id == tenant_id, TenantAddress.id == address_id)
+            .returning(TenantAddress)
+        )
+        removed = (await self._session.scalars(removing)).one_or_none()
+        if removed is None:
+            raise AddressNotFound("There is no address with this id.")
+        await self._record(tenant_id, "address_removed", address_id=address_id, address_type=removed.address_type)
+        return removed
+
+    async def audit(self, tenant_id: int | None, *, limit: int, cursor: str | None = None) -> Page[AuditEvent]:
+        """What was recorded about a tenant, or about all, the newest first."""
+        statement = select(AuditEvent).join(Tenant, Tenant.id == AuditEvent.tenant_id).where(_is_or_any(tenant_id))
+        return await fetch_page(
+            self._session, statement, order=(AuditEvent.id,), newest_first=True, limit=limit, cursor=cursor
+        )
+
+    async def provider_resumed(self, name: str) -> None:
+        """Note that a provider was resumed; providers are the installation's, so it stands with tenant 1."""
+        await self._record(DEFAULT_TENANT_ID, "provider_resumed", provider=name)
+
+    async def _must_exist(self, tenant_id: int) -> None:
+        if await self._session.get(Tenant, tenant_id) is None:
+            raise TenantNotFound("There is no tenant with this id.")
+
+    async def _record(self, tenant_id: int, kind: str, **detail: object) -> None:
+        await record(self._session, tenant_id, kind, actor=self._actor, client=self._client, **detail)
+
+
+def _is_or_any(tenant_id: int | None) -> ColumnElement[bool]:
+    return true() if tenant_id is None else Tenant.id == tenant_id

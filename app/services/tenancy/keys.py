@@ -1,0 +1,116 @@
+"""API keys: what a token looks like, and whom it lets in.
+
+A token is `msk_<tenant>_<prefix>_<secret>`. Its secret has 256 random bits, so one SHA-256 of it is enough to keep:
+there is nothing to guess that a slow hash would protect.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Text, and_, bindparam, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.db.models import ApiKey
+from app.domain import KeyScope
+from app.errors import Unauthorized
+from app.short_cache import ShortCache
+
+_CREDENTIALS = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(msk_([1-9][0-9]{0,17})_([a-z2-7]{10})_[A-Za-z0-9_-]{43})")
+_PREFIX_LETTERS, _PREFIX_LENGTH, _SECRET_BYTES = "abcdefghijklmnopqrstuvwxyz234567", 10, 32
+#: A key that was revoked is refused by every process after this; the promise is five seconds.
+_KEPT_SECONDS = 3.0
+_KEPT = 10_000
+_NO_HASH = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who asks: the tenant, the prefix of the key that was shown, and what it may do."""
+
+    tenant_id: int
+    scopes: frozenset[KeyScope]
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A new one; `written` is for whoever asked for it, and is kept nowhere."""
+
+    written: str
+    prefix: str
+    secret_hash: bytes
+
+
+def new_token(tenant_id: int) -> Token:
+    prefix = "".join(secrets.choice(_PREFIX_LETTERS) for _ in range(_PREFIX_LENGTH))
+    written = f"msk_{tenant_id}_{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    return Token(written, prefix, hashlib.sha256(written.encode()).digest())
+
+
+_wanted = select(bindparam("prefix", type_=Text()).label("prefix")).subquery("wanted")
+#: One row in any case, of the same size and as much to read, so that time doesn't tell whether there is such a key.
+_FIND = select(
+    ApiKey.id,
+    func.coalesce(ApiKey.secret_hash, literal(_NO_HASH)).label("secret_hash"),
+    func.coalesce(ApiKey.scopes, literal(list(KeyScope), JSONB())).label("scopes"),
+    ApiKey.revoked_at,
+    func.extract("epoch", ApiKey.expires_at - func.now()).label("seconds_left"),
+).select_from(
+    _wanted.outerjoin(
+        ApiKey,
+        and_(ApiKey.tenant_id == bindparam("tenant", type_=BigInteger()), ApiKey.prefix == _wanted.c.prefix),
+    )
+)
+
+
+class KeyRing:
+    """Tells whom credentials belong to. Only what was found good is remembered, for at most three seconds."""
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession], *, deadline_seconds: float) -> None:
+        self._sessions = sessions
+        self._deadline_seconds = deadline_seconds
+        self._recent: ShortCache[bytes, Access] = ShortCache(size=_KEPT)
+
+    def remembered(self, authorization: bytes) -> Access | None:
+        """Whom the value of an `Authorization` header has let in lately; None where that has to be looked up."""
+        return self._recent.get(_digest(authorization))
+
+    async def access(self, authorization: bytes) -> Access:
+        """Whom the value of an `Authorization` header lets in. Raises `Unauthorized`, which tells nobody why."""
+        seen = _digest(authorization)
+        try:
+            return await self._recent.get_or_load(seen, lambda: self._look_up(authorization))
+        except Unauthorized:
+            self._recent.forget(seen)
+            raise
+
+    def has_let_in(self, authorization: bytes) -> bool:
+        """Whether these were good when they were last looked up, so that looking them up is not in vain."""
+        return self._recent.was_cached(_digest(authorization))
+
+    async def _look_up(self, authorization: bytes) -> tuple[Access, float]:
+        match = _CREDENTIALS.fullmatch(authorization)
+        if match is None:
+            raise Unauthorized("malformed")
+        tenant_id, prefix = int(match[2]), match[3].decode()
+        async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
+            key = (await session.execute(_FIND, {"tenant": tenant_id, "prefix": prefix})).one()
+        if not hmac.compare_digest(hashlib.sha256(match[1]).digest(), key.secret_hash) or key.id is None:
+            raise Unauthorized("unknown" if key.id is None else "wrong secret", prefix)
+        if key.revoked_at is not None:
+            raise Unauthorized("revoked", prefix)
+        seconds_left = float("inf") if key.seconds_left is None else float(key.seconds_left)
+        if seconds_left <= 0:
+            raise Unauthorized("expired", prefix)
+        access = Access(tenant_id, frozenset(map(KeyScope, key.scopes)), prefix)
+        return access, min(_KEPT_SECONDS, seconds_left)
+
+
+def _digest(authorization: bytes) -> bytes:
+    """What credentials are remembered by, so that no secret stays in memory for longer than its request."""
+    return hashlib.sha256(authorization).digest()

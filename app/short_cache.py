@@ -1,0 +1,66 @@
+"""An in-process cache whose entries expire after a few seconds."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
+
+
+class ShortCache(Generic[Key, Found]):
+    """At most `size` entries. When it is full, the oldest entry is removed."""
+
+    def __init__(self, *, size: int) -> None:
+        self._size = size
+        self._kept: dict[Key, tuple[Found, float]] = {}
+        self._under_way: dict[Key, asyncio.Task[Found]] = {}
+
+    def get(self, key: Key) -> Found | None:
+        """The answer, where there is one that may still be used."""
+        kept = self._kept.get(key)
+        return kept[0] if kept is not None and time.monotonic() < kept[1] else None
+
+    def was_cached(self, key: Key) -> bool:
+        """Whether there was an answer lately, also one that may not be used any more."""
+        return key in self._kept
+
+    def forget(self, key: Key) -> None:
+        """Keep an answer no longer."""
+        self._kept.pop(key, None)
+
+    async def get_or_load(self, key: Key, look_up: Callable[[], Awaitable[tuple[Found, float]]]) -> Found:
+        """The cached value, or else that of `look_up`, which also returns for how many seconds it stays valid.
+
+        Concurrent callers share one look-up. An error of `look_up` is raised to all of them and is not cached.
+        """
+        cached = self.get(key)
+        if cached is not None:
+            return cached
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(self._looked_up(key, look_up))
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task)
+
+    async def _looked_up(self, key: Key, look_up: Callable[[], Awaitable[tuple[Found, float]]]) -> Found:
+        began = time.monotonic()
+        found, seconds = await look_up()
+        self._kept.pop(key, None)
+        if len(self._kept) >= self._size:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = found, began + seconds
+        return found
+
+    def _forget(self, key: Key, task: asyncio.Task[Found]) -> None:
+        del self._under_way[key]
+        ignore_exception(task)
+
+
+def ignore_exception(task: asyncio.Task[Any]) -> None:
+    """Called when a shared task is done: whoever waited for it may have left, and nobody else has to hear of what it
+    raised."""
+    if not task.cancelled():
+        task.exception()

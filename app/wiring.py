@@ -1,0 +1,142 @@
+"""What runs in a process, put together: the same for the web and for a worker by itself."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from zlib import crc32
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app.config import Settings
+from app.db.engine import PromptSessions, create_serving_engine, database_name
+from app.db.process_lock import ProcessLock
+from app.db.readiness import Readiness
+from app.errors import ConfigurationError
+from app.providers.registry import provider_registry
+from app.providers.simulated.in_process import SimulatedCarrier
+from app.routing import channels_served, route_of
+from app.services.accept.writer import MessageWriter
+from app.services.callbacks.call_log import CallLog
+from app.services.callbacks.events import ProviderEventService
+from app.services.callbacks.service import CallbackService
+from app.services.delivery.notifier import Notifier
+from app.services.limits.daily_caps import SpendGuard
+from app.services.limits.failed_keys import FailureCount
+from app.services.limits.rate_limits import RateLimiter
+from app.services.limits.tenant_limits import LimitBook
+from app.services.messages.files import FileStore
+from app.services.messages.service import MessageService
+from app.services.tenancy.addresses import AddressBook
+from app.services.tenancy.audit import RefusalLog
+from app.services.tenancy.keys import KeyRing
+from app.worker import DeliveryWorker
+
+log = structlog.get_logger(__name__)
+
+#: For whose key or address it is, which takes a millisecond. Longer, and what is left for storing would not do to
+#: answer everybody within five seconds while the database is silent.
+_LOOK_UP_SECONDS = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What requests are served with."""
+
+    sessions: async_sessionmaker[AsyncSession]
+    messages: MessageService
+    provider_events: ProviderEventService
+    files: FileStore
+    callbacks: CallbackService
+    keys: KeyRing
+    failures: FailureCount
+    rates: RateLimiter
+    spending: SpendGuard
+    addresses: AddressBook
+    refusals: RefusalLog
+    readiness: Readiness
+    notifier: Notifier
+
+
+def must_have_providers(settings: Settings) -> None:
+    """Raises `ConfigurationError` where messages would go to nobody, or only seem to go somewhere, and where whoever
+    calls could choose what a provider has signed.
+
+    That is asked in production: development has its carriers, and a route there may be ahead of its provider.
+    """
+    if not settings.is_production:
+        return
+    signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
+    if signing and not settings.public_url:
+        raise ConfigurationError(
+            f"PUBLIC_URL has to be set to what the world calls this service: {', '.join(signing)} signs the address "
+            "that it calls, and without it whoever calls says which one that was."
+        )
+    unknown = {name for route in settings.routes.values() for name in route} - set(provider_registry)
+    if unknown:
+        raise ConfigurationError(f"ROUTES names providers that are not there: {', '.join(sorted(unknown))}.")
+    if settings.simulates:
+        log.warning("simulated_carriers_in_production")
+        return
+    routes = [route for channel in channels_served(settings) if (route := route_of(settings, channel))]
+    if not routes or any(provider_registry[name].simulated for route in routes for name in route):
+        raise ConfigurationError(
+            "In production somebody has to be there who really sends: set what a provider asks for "
+            "(docs/providers.md), or name providers of your own in ROUTES; those here are simulated. "
+            "SIMULATED_CARRIERS=true lets them take messages, which then reach nobody."
+        )
+
+
+@asynccontextmanager
+async def running_services(url: str, settings: Settings, *, deliver: bool) -> AsyncIterator[Services]:
+    """Everything on one database, each thing after what it stands on; stopped in the opposite order.
+
+    Delivering stops first and finishes what is in hand, while what carriers call back is still accepted.
+    """
+    async with AsyncExitStack() as stack:
+        engine = create_serving_engine(url, settings)
+        stack.push_async_callback(engine.dispose)
+        # Workers on other databases have other files, so that nobody takes over from them in vain.
+        workers = settings.data_dir / "workers" / f"{crc32(database_name(url).encode()):08x}"
+        worker = DeliveryWorker(engine, settings, ProcessLock(workers)) if deliver else None
+        notifier = Notifier(url, engine, on_notify=worker.wake if worker else None)
+        await stack.enter_async_context(notifier)
+        writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=notifier.notify))
+        patience = settings.database_statement_timeout_seconds
+        sessions = PromptSessions(engine, deadline_seconds=patience)
+        deadline = min(_LOOK_UP_SECONDS, patience)
+        addresses = AddressBook(sessions, deadline_seconds=deadline)
+        files = FileStore(sessions, settings.files_dir)
+        events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses, files))
+        calls = await stack.enter_async_context(CallLog(engine, settings))
+        for name, provider in provider_registry.items():
+            if isinstance(provider, SimulatedCarrier):
+                provider.connect(partial(events.accept, name))
+            stack.push_async_callback(provider.close)
+        if worker is not None:
+            await stack.enter_async_context(worker)
+        limits = LimitBook(sessions, settings, deadline_seconds=deadline)
+        spending = await stack.enter_async_context(
+            SpendGuard(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
+        )
+        refusals = await stack.enter_async_context(RefusalLog(sessions))
+        # What stands from here on is not looked through again for garbage: that took a tenth of a second at a time.
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+        yield Services(
+            sessions,
+            MessageService(writer, sessions, settings, spending=spending, on_due=notifier.notify),
+            events,
+            files,
+            CallbackService(events, calls, sessions),
+            KeyRing(sessions, deadline_seconds=deadline),
+            FailureCount(a_minute=settings.auth_failures_per_minute),
+            RateLimiter(engine, limits, deadline_seconds=deadline),
+            spending,
+            addresses,
+            refusals,
+            Readiness(sessions),
+            notifier,
+        )

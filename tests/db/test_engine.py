@@ -1,0 +1,141 @@
+"""Making connections, and what they ask of the server, where no test of what stands on them would show it."""
+
+import asyncio
+import gc
+from contextlib import closing, suppress
+
+import psycopg2
+import pytest
+from sqlalchemy import text
+
+from app.config import Settings
+from app.db.engine import PromptSessions, connect, create_serving_engine, is_unavailable
+from app.main import create_app
+from tests.conftest import client_of, execute
+from tests.factories import sms
+from tests.wire import problem_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_server_is_told_how_long_it_may_take(settings: Settings, database_url: str) -> None:
+    times = {"database_statement_timeout_seconds": 3, "database_lock_timeout_seconds": 0.5}
+    engine = create_serving_engine(database_url, settings.model_copy(update=times))
+    async with engine.connect() as connection:
+        shown = [
+            (await connection.exec_driver_sql(f"SHOW {name}")).scalar_one()
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
+        ]
+    await engine.dispose()
+    assert shown == ["3s", "500ms", "10s", "off"]
+
+
+async def test_pgbouncer_is_asked_for_nothing_that_it_refuses(settings: Settings) -> None:
+    """Its documentation names what it knows; anything else in the first message is an error."""
+    known = {"user", "database", "client_encoding", "application_name", "timezone"}
+    asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def bouncer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4))
+        asked.set_result(await reader.readexactly(length - 4))
+        writer.close()
+
+    async with await asyncio.start_server(bouncer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"postgresql://user:password@127.0.0.1:{port}/name?sslmode=disable"
+        engine = create_serving_engine(url, settings.model_copy(update={"database_prepared_statements": False}))
+        with suppress(Exception):
+            async with engine.connect():
+                pass
+        await engine.dispose()
+    words = (await asked)[4:].rstrip(b"\0").decode().split("\0")
+    assert set(words[::2]) == known
+
+
+async def test_who_waits_too_long_for_a_lock_is_asked_to_come_again(settings: Settings, database_url: str) -> None:
+    times = {"database_lock_timeout_seconds": 0.2, "database_statement_timeout_seconds": 60, "worker_enabled": False}
+    app = create_app(settings.model_copy(update=times))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
+        with closing(psycopg2.connect(database_url)) as other:
+            other.cursor().execute("SELECT 1 FROM conversations FOR UPDATE")
+            problem_of(await client.post("/api/messages/sms", json=sms()), 503)
+        assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
+
+
+async def test_whoever_gives_up_while_connecting_leaves_no_error_behind(database_url: str) -> None:
+    """Whichever step it is at: what is left behind is reported by asyncio, to whoever happens to run then."""
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, object]] = []
+    usual = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    steps = 0
+    try:
+        while True:
+            connecting = asyncio.create_task(connect(database_url))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            given_up = connecting.cancel()
+            [outcome] = await asyncio.gather(connecting, return_exceptions=True)
+            if not given_up:
+                break
+            assert isinstance(outcome, asyncio.CancelledError)
+            steps += 1
+        assert not isinstance(outcome, BaseException)
+        await outcome.close()
+        while left := [task for task in asyncio.all_tasks() if task.get_name() == "connecting"]:
+            await asyncio.wait(left)
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(usual)
+    assert steps > 3
+    assert reported == []
+
+
+@pytest.mark.parametrize("opened", ["by itself", "with a transaction"])
+async def test_a_session_ends_at_its_deadline_however_many_statements_it_has_come_to(
+    settings: Settings, database_url: str, opened: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    sessions = PromptSessions(engine, deadline_seconds=0.5)
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        async with sessions() if opened == "by itself" else sessions.begin() as session:
+            while True:
+                await session.execute(text("SELECT pg_sleep(0.1)"))
+                asked += 1
+
+    with pytest.raises(TimeoutError) as given_up:
+        await asyncio.wait_for(ask(), 5)
+    assert 1 <= asked < 5
+    assert is_unavailable(given_up.value)
+    async with sessions() as session:
+        assert (await session.execute(text("SELECT 1"))).scalar_one() == 1
+    await engine.dispose()
+
+
+async def test_a_transaction_ends_at_its_deadline_also_where_it_is_the_commit_that_takes_long(
+    settings: Settings, database_url: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    sessions = PromptSessions(engine, deadline_seconds=0.5)
+    slow = (
+        "CREATE TABLE slow (id int)",
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    execute(database_url, *slow)
+    try:
+        async with asyncio.timeout(1.5):
+            with pytest.raises(TimeoutError):
+                async with sessions.begin() as session:
+                    await session.execute(text("INSERT INTO slow VALUES (1)"))
+        async with sessions.begin() as session:
+            assert (await session.execute(text("SELECT count(*) FROM slow"))).scalar_one() == 0
+    finally:
+        await engine.dispose()
+        execute(database_url, "DROP TABLE slow", "DROP FUNCTION wait")

@@ -1,0 +1,176 @@
+"""The schema: from nothing, by many at once, after tables were dropped by hand, and refused in production."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg2
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, inspect, text
+
+from app.db.engine import create_command_engine
+from app.db.migrate import migrate, prepare
+from app.db.models import REVISION, Base
+from app.db.schema import alembic_config, differences
+from app.errors import ConfigurationError
+from tests.conftest import execute
+
+NewDatabase = Callable[..., str]
+
+DOCUMENTED_RESET = [
+    f"DROP TABLE {table} CASCADE" for table in ("contacts", "conversation_participants", "messages", "conversations")
+]
+
+
+def drift(url: str) -> list[object]:
+    engine = create_command_engine(url)
+    with engine.begin() as connection:
+        found = differences(connection)
+    engine.dispose()
+    return found
+
+
+def rows(url: str, table: str) -> int:
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {table}")
+        [count] = cursor.fetchone() or [0]
+    connection.close()
+    return int(count)
+
+
+def test_the_migrations_leave_what_the_models_say(new_database: NewDatabase) -> None:
+    url = new_database(empty=True)
+    migrate(url)
+    assert drift(url) == []
+
+
+def test_the_models_name_the_newest_revision() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == REVISION
+
+
+def test_every_key_of_every_table_leads_with_the_tenant(database_url: str) -> None:
+    engine = create_command_engine(database_url)
+    seen = inspect(engine)
+    for table in Base.metadata.tables:
+        # The installation's own, and the one that a tenant is found by.
+        if table in {"tenants", "provider_states", "tenant_addresses"}:
+            continue
+        keys: list[list[str] | list[str | None]] = [seen.get_pk_constraint(table)["constrained_columns"]]
+        keys += [key["column_names"] for key in seen.get_unique_constraints(table)]
+        keys += [key["constrained_columns"] for key in seen.get_foreign_keys(table)]
+        # The calls of providers are listed, and searched, by whoever manages the installation, whatever the tenant.
+        if table != "webhook_calls":
+            keys += [index["column_names"] for index in seen.get_indexes(table)]
+        assert [key for key in keys if key[0] != "tenant_id"] == [], table
+    engine.dispose()
+
+
+def test_downgrading_takes_everything_away_again(new_database: NewDatabase) -> None:
+    url = new_database(empty=True)
+    migrate(url)
+    engine = create_command_engine(url)
+    with engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_many_processes_may_migrate_at_once(new_database: NewDatabase) -> None:
+    url = new_database(empty=True)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: migrate(url), range(8)))
+    assert drift(url) == []
+    assert rows(url, "tenants") == 1
+
+
+def test_tables_dropped_by_hand_are_back_after_the_next_start(new_database: NewDatabase) -> None:
+    url = new_database()
+    execute(
+        url,
+        "INSERT INTO conversations (tenant_id, customer_address, contact_address, last_activity_at)"
+        " VALUES (1, 'a', 'b', now())",
+        "INSERT INTO messages (tenant_id, conversation_id, direction, channel, type, from_address, to_address, body,"
+        " attachments, status, sent_at) VALUES (1, 1, 'outbound', 'sms', 'sms', 'a', 'b', '', '[]', 'queued', now())",
+        "INSERT INTO delivery_attempts (tenant_id, message_id, number, provider_type, started_at)"
+        " VALUES (1, 1, 1, 'sms', now())",
+        *DOCUMENTED_RESET,
+    )
+    prepare(url, production=False)
+    assert drift(url) == []
+    assert rows(url, "delivery_attempts") == 0
+    assert rows(url, "tenants") == 1
+
+
+def test_one_missing_table_does_not_cost_the_others_their_rows(new_database: NewDatabase) -> None:
+    url = new_database()
+    execute(
+        url,
+        "INSERT INTO conversations (tenant_id, customer_address, contact_address, last_activity_at)"
+        " VALUES (1, 'a', 'b', now())",
+        "DROP TABLE delivery_attempts",
+    )
+    prepare(url, production=False)
+    assert drift(url) == []
+    assert rows(url, "conversations") == 1
+
+
+def test_tables_of_others_in_the_same_database_are_left_alone(new_database: NewDatabase) -> None:
+    url = new_database()
+    execute(url, "CREATE TABLE theirs (id int)", "INSERT INTO theirs VALUES (1)", *DOCUMENTED_RESET)
+    prepare(url, production=False)
+    assert rows(url, "theirs") == 1
+    prepare(url, production=True)
+
+
+def test_production_refuses_a_schema_that_is_behind(new_database: NewDatabase) -> None:
+    url = new_database(empty=True)
+    with pytest.raises(ConfigurationError, match="python -m app migrate"):
+        prepare(url, production=True)
+    assert rows(url, "pg_tables WHERE schemaname = 'public'") == 0
+
+
+def test_production_refuses_a_schema_that_was_changed_by_hand(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare(url, production=True)
+    execute(url, *DOCUMENTED_RESET)
+    with pytest.raises(ConfigurationError, match="changed by hand"):
+        prepare(url, production=True)
+    assert rows(url, "pg_tables WHERE tablename = 'messages'") == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "constraint"),
+    [
+        ("UPDATE messages SET status = 'lost'", "ck_messages_status"),
+        ("UPDATE messages SET direction = 'sideways'", "ck_messages_direction"),
+        ("UPDATE messages SET channel = 'Not a name'", "ck_messages_channel"),
+        ("UPDATE messages SET sent_at = '-infinity'", "ck_messages_sent_at"),
+        ("UPDATE messages SET conversation_id = 2", "fk_messages_conversations_conversation_id"),
+        ("UPDATE messages SET provider_message_id = repeat('x', 513)", "ck_messages_provider_message_id"),
+    ],
+)
+def test_the_database_keeps_its_promises_by_itself(database_url: str, statement: str, constraint: str) -> None:
+    execute(
+        database_url,
+        "INSERT INTO conversations (tenant_id, customer_address, contact_address, last_activity_at)"
+        " VALUES (1, 'a', 'b', now())",
+        "INSERT INTO messages (tenant_id, conversation_id, direction, channel, type, from_address, to_address, body,"
+        " attachments, status, sent_at) VALUES (1, 1, 'outbound', 'sms', 'sms', 'a', 'b', '', '[]', 'queued', now())",
+    )
+    engine = create_command_engine(database_url)
+    with pytest.raises(Exception, match=constraint), engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_checks_are_called_what_the_models_call_them(database_url: str) -> None:
+    """Alembic compares columns and indexes, but not CHECKs."""
+    engine = create_command_engine(database_url)
+    seen = inspect(engine)
+    for name, table in Base.metadata.tables.items():
+        expected = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
+        assert {check["name"] for check in seen.get_check_constraints(name)} == expected, name
+    engine.dispose()

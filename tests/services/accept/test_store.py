@@ -1,0 +1,215 @@
+"""Exactly once, one conversation for a pair, no deadlock: through HTTP, on real PostgreSQL, by two applications."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import psycopg2
+import pytest
+from sqlalchemy import event
+
+from app.config import Settings
+from app.db.engine import create_serving_engine
+from app.domain import Address, AddressType, Direction, NewMessage
+from app.services.accept.store import store_known, store_messages
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+
+
+@pytest.fixture
+async def two_clients(serve: Serve, settings: Settings) -> list[httpx.AsyncClient]:
+    """Two applications on one database: what one process would settle in its queue, PostgreSQL has to settle."""
+    patient = {"database_statement_timeout_seconds": 60, "max_requests_in_flight": 5_000}
+    quiet = settings.model_copy(update={"worker_enabled": False, **patient})
+    return [await serve(quiet), await serve(quiet)]
+
+
+def counted(database_url: str, question: str) -> Any:
+    with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
+        cursor.execute(question)
+        row = cursor.fetchone()
+    connection.close()
+    assert row is not None
+    return row[0] if len(row) == 1 else row
+
+
+def text_to(contact: str, customer: str = "+12016661234", **changes: object) -> dict[str, object]:
+    return {"from": customer, "to": contact, "type": "sms", "body": "Hello!"} | changes
+
+
+def text_from(contact: str, provider_id: str, customer: str = "+12016661234", **changes: object) -> dict[str, object]:
+    return {
+        "from": contact,
+        "to": customer,
+        "type": "sms",
+        "body": "text",
+        "messaging_provider_id": provider_id,
+    } | changes
+
+
+async def test_fifty_concurrent_copies_of_a_webhook_store_one_message(
+    two_clients: list[httpx.AsyncClient], database_url: str
+) -> None:
+    copies = [
+        client.post("/api/webhooks/sms", json=text_from("+18045551234", "message-1"))
+        for client in two_clients
+        for _ in range(25)
+    ]
+    answers = await asyncio.gather(*copies)
+    assert Counter(answer.status_code for answer in answers) == {200: 50}
+    assert counted(database_url, "SELECT count(*) FROM messages") == 1
+    assert counted(database_url, "SELECT message_count FROM conversations") == 1
+
+
+async def test_a_hundred_webhooks_fifty_times_each_in_any_order_store_a_hundred(
+    two_clients: list[httpx.AsyncClient], database_url: str
+) -> None:
+    posts = [(number, client) for number in range(100) for client in two_clients for _ in range(25)]
+    random.Random(7).shuffle(posts)
+    answers = await asyncio.gather(
+        *(
+            client.post("/api/webhooks/sms", json=text_from(f"+1804555{number:04}", f"message-{number}"))
+            for number, client in posts
+        )
+    )
+    assert Counter(answer.status_code for answer in answers) == {200: 5000}
+    assert counted(database_url, "SELECT count(*) FROM messages") == 100
+    assert counted(database_url, "SELECT count(*) FROM conversations WHERE message_count = 1") == 100
+
+
+async def test_fifty_first_messages_of_a_pair_in_both_directions_make_one_conversation(
+    two_clients: list[httpx.AsyncClient], database_url: str
+) -> None:
+    spellings = ["+18045551234", "(804) 555-1234", "804-555-1234", "1 804 555 1234", "tel:+1-804-555-1234"]
+    posts = []
+    for number in range(50):
+        client, spelling = two_clients[number % 2], spellings[number % 5]
+        if number % 4 < 2:
+            posts.append(client.post("/api/messages/sms", json=text_to(spelling)))
+        else:
+            posts.append(client.post("/api/webhooks/sms", json=text_from(spelling, f"message-{number}")))
+    answers = await asyncio.gather(*posts)
+    assert Counter(answer.status_code for answer in answers) == {200: 50}
+    assert counted(database_url, "SELECT count(*), min(message_count) FROM conversations") == (1, 50)
+    assert counted(database_url, "SELECT count(*) FROM contacts") == 2
+    assert counted(database_url, "SELECT count(*) FROM conversation_participants") == 2
+    assert {a.json()["conversation_id"] for a in answers if "conversation_id" in a.json()} == {1}
+
+
+async def test_crossing_pairs_never_deadlock(two_clients: list[httpx.AsyncClient], database_url: str) -> None:
+    """Every pair of twelve numbers, both ways round, in a different order for each application."""
+    numbers = [f"+1804555{number:04}" for number in range(12)]
+    pairs = [(one, other) for one in numbers for other in numbers if one != other]
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    before = counted(database_url, deadlocks)
+    posts = []
+    for seed, client in enumerate(two_clients):
+        shuffled = pairs * 3
+        random.Random(seed).shuffle(shuffled)
+        for position, (one, other) in enumerate(shuffled):
+            if position % 2:
+                posts.append(client.post("/api/messages/sms", json=text_to(one, customer=other)))
+            else:
+                webhook = text_from(one, f"{seed}-{position}", customer=other)
+                posts.append(client.post("/api/webhooks/sms", json=webhook))
+    answers = await asyncio.gather(*posts)
+    assert Counter(answer.status_code for answer in answers) == {200: len(posts)}
+    assert counted(database_url, "SELECT count(*), sum(message_count) FROM conversations") == (132, len(posts))
+    assert counted(database_url, deadlocks) == before
+
+
+async def test_the_count_and_the_time_of_a_conversation_follow_its_messages(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    times = ["2024-11-01T14:00:02Z", "2024-11-01T14:00:03Z", "2024-11-01T14:00:01Z"]
+    await asyncio.gather(
+        *(client.post("/api/messages/sms", json=text_to("+18045551234", timestamp=time)) for time in times)
+    )
+    [conversation] = (await client.get("/api/conversations")).json()
+    assert conversation["last_updated"] == "2024-11-01T14:00:03Z"
+    assert conversation["message_count"] == 3
+
+
+async def test_a_clock_that_is_ahead_does_not_hold_a_conversation_at_the_top(client: httpx.AsyncClient) -> None:
+    for contact, timestamp in (("+18045551111", "2099-01-01T00:00:00Z"), ("+18045552222", None)):
+        await client.post("/api/messages/sms", json=text_to(contact, timestamp=timestamp))
+    first, second = (await client.get("/api/conversations")).json()
+    assert (first["contact_address"], second["contact_address"]) == ("+18045552222", "+18045551111")
+    assert second["last_updated"] < "2099"
+    [message] = (await client.get(f"/api/conversations/{second['id']}/messages")).json()
+    assert message["sent_at"] == "2099-01-01T00:00:00Z"
+
+
+async def test_repeats_use_up_no_ids(client: httpx.AsyncClient) -> None:
+    for _ in range(20):
+        await client.post("/api/webhooks/sms", json=text_from("+18045551234", "message-1"))
+    answer = await client.post("/api/messages/sms", json=text_to("+18045559999"))
+    assert answer.json()["message_id"] == "2"
+    assert answer.json()["conversation_id"] == 2
+
+
+async def test_ids_follow_the_order_of_arrival_within_a_batch(client: httpx.AsyncClient) -> None:
+    posts = [client.post("/api/messages/sms", json=text_to("+18045551234", body=str(n))) for n in range(40)]
+    ids = [int(answer.json()["message_id"]) for answer in await asyncio.gather(*posts)]
+    for number, message_id in enumerate(ids):
+        assert (await client.get(f"/api/messages/{message_id}")).json()["body"] == str(number)
+
+
+def _message(body: str, provider_id: str | None = None) -> NewMessage:
+    contact = Address(AddressType.PHONE, "+18045551234", "+18045551234")
+    customer = Address(AddressType.PHONE, "+12016661234", "+12016661234")
+    inbound = provider_id is not None
+    return NewMessage(
+        direction=Direction.INBOUND if inbound else Direction.OUTBOUND,
+        channel="sms",
+        type="sms",
+        sender=contact if inbound else customer,
+        recipient=customer if inbound else contact,
+        body=body,
+        provider_type="sms" if inbound else None,
+        provider_message_id=provider_id,
+    )
+
+
+async def test_a_batch_answers_in_the_order_of_its_messages(settings: Settings, database_url: str) -> None:
+    engine = create_serving_engine(database_url, settings)
+    messages = [
+        _message("in", "b"),
+        _message("out"),
+        _message("in", "a"),
+        _message("again", "b"),
+        _message("out too"),
+    ]
+    async with engine.begin() as connection:
+        places = await store_messages(connection, 1, messages)
+    assert [place.duplicate for place in places] == [False, False, False, True, False]
+    assert places[0].id == places[3].id
+    bodies = [counted(database_url, f"SELECT body FROM messages WHERE id = {place.id}") for place in places]
+    assert bodies == ["in", "out", "in", "in", "out too"]
+    await engine.dispose()
+
+
+async def test_storing_in_known_conversations_takes_one_statement_however_many_messages(
+    settings: Settings, database_url: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    async with engine.begin() as connection:
+        await store_messages(connection, 1, [_message("first"), _message("in", "known")])
+    statements: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    for count in (1, 200):
+        statements.clear()
+        batch = [_message(str(number)) for number in range(count)] + [_message("repeat", "known")]
+        async with engine.begin() as connection:
+            places = await store_known(connection, 1, batch)
+        assert len(statements) == 1
+        assert [place is None for place in places] == [False] * count + [True]
+    await engine.dispose()
+    assert counted(database_url, "SELECT message_count FROM conversations") == counted(
+        database_url, "SELECT count(*) FROM messages"
+    )

@@ -1,0 +1,93 @@
+"""PostgreSQL's plans keep up with tables that grow faster than it looks at them."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.config import Settings
+from app.db.engine import create_serving_engine
+from app.db.statistics import learn_sizes
+from app.services.delivery.outcomes import Outcome, record_outcomes
+from app.services.delivery.retry_policy import ACCEPTED
+from tests.conftest import execute
+from tests.factories import make_messages
+
+pytestmark = pytest.mark.anyio
+
+#: So often PostgreSQL plans anew for the parameters it is given; after that it may keep a plan.
+_PLANNED_ANEW = 5
+_MANY = 5_000
+
+
+@pytest.fixture
+def young(new_database: Callable[..., str]) -> str:
+    """A database that nobody has ever analysed, and that no other test fills."""
+    url = new_database()
+    for table in ("messages", "delivery_attempts"):
+        execute(url, f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    return url
+
+
+@pytest.fixture
+async def engine(settings: Settings, young: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_serving_engine(young, settings)
+    yield engine
+    await engine.dispose()
+
+
+async def settle(connection: AsyncConnection, message_id: int) -> int:
+    """Record an outcome; returns how many rows of attempts were read for it."""
+    count = text(
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname LIKE 'delivery_att%'"
+    )
+    before = (await connection.execute(count)).scalar_one()
+    await record_outcomes(connection, [Outcome(1, message_id, 1, "simulator", ACCEPTED)])
+    return int((await connection.execute(count)).scalar_one() - before)
+
+
+def fill(url: str, *, beyond: int) -> None:
+    """Store messages with the next ids, each with an attempt under way."""
+    execute(
+        url,
+        "INSERT INTO messages (tenant_id, id, conversation_id, direction, channel, type, from_address, to_address,"
+        " body, attachments, status, attempt_count, sent_at) OVERRIDING SYSTEM VALUE"
+        " SELECT 1, id, 1, 'outbound', 'sms', 'sms', '', '', repeat('x', 100), '[]', 'sending', 1, now()"
+        f" FROM generate_series({beyond + 1}, {beyond + _MANY}) AS id",
+        "INSERT INTO delivery_attempts (tenant_id, message_id, number, provider_type, started_at)"
+        f" SELECT 1, id, 1, 'simulator', now() FROM generate_series({beyond + 1}, {beyond + _MANY}) AS id",
+    )
+
+
+async def test_what_was_planned_for_an_empty_table_is_planned_again_when_it_has_grown(
+    engine: AsyncEngine, young: str
+) -> None:
+    async with engine.connect() as connection:
+        async with connection.begin():
+            [first] = await make_messages(connection)
+        for _ in range(_PLANNED_ANEW + 1):
+            async with connection.begin():
+                await settle(connection, first)
+        fill(young, beyond=first)
+        async with connection.begin():
+            assert await settle(connection, first + 1) >= _MANY  # which is why somebody has to look
+        assert {"messages", "delivery_attempts"} <= set(await learn_sizes(engine))
+        async with connection.begin():
+            assert await settle(connection, first + 2) < 10
+
+
+async def test_a_table_is_looked_at_again_only_when_it_has_doubled(engine: AsyncEngine, young: str) -> None:
+    async with engine.begin() as connection:
+        [first] = await make_messages(connection)
+    fill(young, beyond=first)
+    assert "messages" in await learn_sizes(engine)
+    assert await learn_sizes(engine) == []
+    fill(young, beyond=first + _MANY)
+    assert "messages" in await learn_sizes(engine)
+
+
+async def test_small_tables_are_left_alone(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await make_messages(connection, 10)
+    assert await learn_sizes(engine) == []

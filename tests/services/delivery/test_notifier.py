@@ -1,0 +1,197 @@
+"""Waking workers elsewhere: by NOTIFY long before they would look by themselves, and by polling where that fails."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg2
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config import Settings
+from app.db.engine import create_serving_engine
+from app.db.process_lock import ProcessLock
+from app.providers.base import ProviderResult
+from app.providers.registry import provider_registry
+from app.services.delivery import notifier
+from app.services.delivery.notifier import Notifier
+from app.wiring import running_services
+from app.worker import DeliveryWorker
+from tests.factories import sms, until
+from tests.test_worker import Scripted
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+_ROOT = Path(__file__).parents[3]
+LONG = 30.0  # seconds between two looks of a worker
+SOON = 10.0  # seconds, on a machine that is busy
+
+
+@pytest.fixture(autouse=True)
+def provider(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    provider = Scripted(ProviderResult())
+    monkeypatch.setitem(provider_registry, "sms", provider)
+    return provider
+
+
+@pytest.fixture
+async def accepting(serve: Serve, settings: Settings) -> httpx.AsyncClient:
+    """A client of an application that accepts, and leaves delivering to others."""
+    return await serve(settings.model_copy(update={"worker_enabled": False}))
+
+
+@pytest.fixture
+async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_serving_engine(database_url, settings)
+    yield engine
+    await engine.dispose()
+
+
+def listeners(database_url: str, *, end: bool = False) -> int:
+    """How many sessions listen on the test's database; with `end`, the server ends them."""
+    what = "count(pg_terminate_backend(pid))" if end else "count(*)"
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {what} FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+        )
+        [row] = cursor.fetchall()
+    connection.close()
+    count: int = row[0]
+    return count
+
+
+async def listening(database_url: str, count: int = 1) -> None:
+    await until(lambda: asyncio.to_thread(listeners, database_url), lambda found: found == count, seconds=20)
+
+
+async def sent_after(client: httpx.AsyncClient, seconds: float) -> float:
+    """Post a text and wait until it has left; returns the seconds that took."""
+    began = time.monotonic()
+    message_id = (await client.post("/api/messages/sms", json=sms())).json()["message_id"]
+
+    async def ask() -> dict[str, Any]:
+        message: dict[str, Any] = (await client.get(f"/api/messages/{message_id}")).json()
+        return message
+
+    await until(ask, lambda message: message["status"] in {"sent", "delivered"}, seconds=seconds)
+    return time.monotonic() - began
+
+
+async def test_a_worker_with_connections_of_its_own_is_woken_long_before_it_would_look(
+    accepting: httpx.AsyncClient, settings: Settings, database_url: str
+) -> None:
+    patient = settings.model_copy(update={"worker_poll_seconds": LONG})
+    async with running_services(database_url, patient, deliver=True):
+        await listening(database_url)
+        for _ in range(5):
+            assert await sent_after(accepting, SOON) < SOON
+
+
+@pytest.fixture
+def worker_process(database_url: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = os.environ | {
+        "DATABASE_URL": database_url,
+        "WORKER_POLL_SECONDS": str(LONG),
+        "LOG_LEVEL": "warning",
+        "ROUTES": "sms:sms",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "app", "worker"], cwd=_ROOT, env=environment)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+async def test_a_worker_in_another_process_is_woken_long_before_it_would_look(
+    accepting: httpx.AsyncClient, worker_process: subprocess.Popen[bytes], database_url: str, provider: Scripted
+) -> None:
+    await listening(database_url)
+    for _ in range(3):
+        assert await sent_after(accepting, SOON) < SOON
+    assert provider.handed == []  # it was the other process
+    worker_process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker_process.wait, 20) == 0
+
+
+@pytest.fixture
+def presence(tmp_path: Path) -> ProcessLock:
+    return ProcessLock(tmp_path / "workers")
+
+
+async def test_a_worker_that_nobody_can_ring_finds_messages_by_looking(
+    accepting: httpx.AsyncClient,
+    engine: AsyncEngine,
+    settings: Settings,
+    presence: ProcessLock,
+    provider: Scripted,
+) -> None:
+    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": 0.05}), presence):
+        for number in range(1, 4):
+            await sent_after(accepting, SOON)
+            assert len(provider.handed) == number
+
+
+async def test_what_was_waiting_before_the_worker_came_needs_no_ring(
+    accepting: httpx.AsyncClient, engine: AsyncEngine, settings: Settings, presence: ProcessLock
+) -> None:
+    message_id = (await accepting.post("/api/messages/sms", json=sms())).json()["message_id"]
+    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": LONG}), presence):
+        await until(
+            lambda: accepting.get(f"/api/messages/{message_id}"), lambda answer: answer.json()["status"] == "sent"
+        )
+
+
+async def test_a_doorbell_that_can_not_listen_still_rings_here(engine: AsyncEngine) -> None:
+    """As behind a pooler that has no session to listen in."""
+    rings: list[None] = []
+    async with Notifier("postgresql://127.0.0.1:1/nobody", engine, on_notify=lambda: rings.append(None)) as bell:
+        bell.notify()
+        assert len(rings) == 1
+
+
+async def test_a_bell_on_a_database_that_is_away_bothers_nobody(settings: Settings) -> None:
+    nowhere = "postgresql://127.0.0.1:1/nobody"
+    engine = create_serving_engine(nowhere, settings)
+    rung = asyncio.Event()
+    async with Notifier(nowhere, engine, on_notify=rung.set) as bell:
+        bell.notify()
+        assert rung.is_set()
+    await engine.dispose()
+
+
+async def test_a_listener_that_was_cut_off_listens_again(
+    engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "_AGAIN", 0.05)
+    rung = asyncio.Event()
+    async with (
+        Notifier(database_url, engine, on_notify=rung.set),
+        Notifier(database_url, engine, on_notify=None) as elsewhere,
+    ):
+        await listening(database_url)
+        assert await asyncio.to_thread(listeners, database_url, end=True) == 1
+        await listening(database_url)
+        elsewhere.notify()
+        async with asyncio.timeout(SOON):
+            await rung.wait()
+
+
+async def test_who_does_not_deliver_does_not_listen(
+    settings: Settings, database_url: str, engine: AsyncEngine
+) -> None:
+    heard = asyncio.Event()
+    async with (
+        running_services(database_url, settings, deliver=False),
+        Notifier(database_url, engine, on_notify=heard.set),
+    ):
+        await listening(database_url)
+        assert listeners(database_url) == 1

@@ -1,0 +1,179 @@
+"""What is sent in a day, counted by all processes together."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, closing
+from datetime import UTC, datetime
+
+import psycopg2
+import pytest
+from sqlalchemy.ext.asyncio import async_sessionmaker
+
+from app.addresses import country_of, email_address, phone_address
+from app.config import Settings
+from app.db.engine import create_serving_engine
+from app.domain import Channel, Direction, NewMessage
+from app.errors import DailyCapReached
+from app.services.limits.daily_caps import SpendGuard, forget_daily_budgets
+from app.services.limits.tenant_limits import LimitBook
+from tests.wire import rows_of
+
+pytestmark = pytest.mark.anyio
+
+Process = Callable[..., Awaitable[SpendGuard]]
+
+
+@pytest.fixture
+async def process(settings: Settings) -> AsyncIterator[Process]:
+    """Makes the guards of processes that share nothing but the database, and stops them in order at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def make(deadline_seconds: float = 4, **caps: int) -> SpendGuard:
+            own = settings.model_copy(update={"daily_caps": caps})
+            assert own.database_url
+            engine = create_serving_engine(own.database_url.get_secret_value(), own)
+            stack.push_async_callback(engine.dispose)
+            guard = SpendGuard(
+                engine,
+                LimitBook(async_sessionmaker(engine), own, deadline_seconds=4),
+                default_region="US",
+                deadline_seconds=deadline_seconds,
+            )
+            return await stack.enter_async_context(guard)
+
+        yield make
+
+
+def text(to: str = "+18045551234", body: str = "Hello!") -> NewMessage:
+    sender, recipient = (
+        phone_address(written, region="US", may_be_alphanumeric=False) for written in ("+12016661234", to)
+    )
+    return NewMessage(Direction.OUTBOUND, Channel.SMS, "sms", sender, recipient, body)
+
+
+def mail() -> NewMessage:
+    sender, recipient = email_address("user@example.com"), email_address("contact@example.com")
+    return NewMessage(Direction.OUTBOUND, Channel.EMAIL, "email", sender, recipient, "Hello!")
+
+
+async def allowed(guard: SpendGuard, count: int, message: NewMessage | None = None) -> int:
+    """How many of so many messages at once the cap allows."""
+
+    async def one() -> bool:
+        try:
+            await guard.set_aside(message or text())
+        except DailyCapReached:
+            return False
+        return True
+
+    return sum(await asyncio.gather(*(one() for _ in range(count))))
+
+
+def used(database_url: str) -> list[tuple[object, ...]]:
+    return rows_of(database_url, "SELECT destination, used FROM daily_budgets ORDER BY destination")
+
+
+@pytest.mark.parametrize("cap", [0, 1, 7, 100, 1500])
+async def test_one_process_sends_what_the_cap_allows_and_not_one_more(process: Process, cap: int) -> None:
+    guard = await process(US=cap)
+    assert await allowed(guard, cap + 50) == cap
+
+
+async def test_many_processes_together_never_go_beyond_the_cap(process: Process, database_url: str) -> None:
+    guards = [await process(US=200) for _ in range(4)]
+    taken = sum(await asyncio.gather(*(allowed(guard, 100) for guard in guards)))
+    assert 170 <= taken <= 200
+    # What idle processes hold on to they give back when they stop.
+    for guard in guards[1:]:
+        await guard.__aexit__()
+        guard._leases.clear()
+    [(_, counted)] = used(database_url)
+    assert counted == taken + sum(lease.units for lease in guards[0]._leases.values())
+
+
+async def test_texts_count_by_their_segments_and_what_does_not_fit_leaves_room_for_what_does(
+    process: Process,
+) -> None:
+    guard = await process(US=5)
+    three_segments = text(body="x" * 400)
+    assert await allowed(guard, 1, three_segments) == 1
+    assert await allowed(guard, 1, three_segments) == 0
+    assert await allowed(guard, 5) == 2
+
+
+async def test_who_stands_in_line_behind_a_row_that_does_not_answer_gives_up_together_with_the_first(
+    process: Process, database_url: str
+) -> None:
+    guard = await process(deadline_seconds=0.2, US=1000)
+    with closing(psycopg2.connect(database_url)) as other:
+        other.cursor().execute("LOCK TABLE daily_budgets")
+        began = time.monotonic()
+        outcomes = await asyncio.gather(*(guard.set_aside(text()) for _ in range(30)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {TimeoutError}
+    assert time.monotonic() - began < 3  # one after another, they would take six
+    assert await allowed(guard, 1) == 1
+
+
+async def test_each_destination_has_a_cap_of_its_own(process: Process, database_url: str) -> None:
+    guard = await process(**{"*": 2, "GB": 3, "KP": 0})
+    assert await allowed(guard, 5, text("+442079460000")) == 3
+    assert await allowed(guard, 5, text("+4915112345678")) == 2
+    assert await allowed(guard, 5, text("+85021234567")) == 0
+    assert await allowed(guard, 5, mail()) == 2
+    assert [destination for destination, _ in used(database_url)] == ["DE", "GB", "email"]
+
+
+async def test_what_is_not_named_has_no_cap_and_is_not_counted(process: Process, database_url: str) -> None:
+    guard = await process(GB=1)
+    assert await allowed(guard, 50) == 50
+    assert used(database_url) == []
+
+
+async def test_what_was_not_stored_is_given_back(process: Process) -> None:
+    guard = await process(US=1)
+    charge = await guard.set_aside(text())
+    assert charge is not None
+    assert await allowed(guard, 1) == 0
+    guard.give_back(charge)
+    assert await allowed(guard, 2) == 1
+
+
+async def test_whoever_is_refused_is_told_to_come_back_after_midnight(process: Process) -> None:
+    guard = await process(US=0)
+    with pytest.raises(DailyCapReached) as refused:
+        await guard.set_aside(text())
+    assert refused.value.retry_after is not None
+    now = datetime.now(UTC)
+    midnight = 86_400 - (now.hour * 3600 + now.minute * 60 + now.second)
+    assert refused.value.retry_after % 86_400 == pytest.approx(midnight % 86_400, abs=5)
+
+
+async def test_days_that_are_over_are_forgotten(process: Process, settings: Settings, database_url: str) -> None:
+    guard = await process(US=5)
+    await allowed(guard, 1)
+    async with guard._engine.connect() as connection:
+        for days in (1, 2):
+            await connection.exec_driver_sql(
+                f"INSERT INTO daily_budgets (tenant_id, day, destination) VALUES (1, current_date - {days}, 'US')",
+                execution_options={"all_tenants": "a fixture"},
+            )
+        await forget_daily_budgets(connection, 1)
+    assert len(used(database_url)) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "country"),
+    [
+        ("+18045551234", "US"),
+        ("+18765551234", "JM"),
+        ("+15005550200", "US"),
+        ("+77011234567", "KZ"),
+        ("+79161234567", "RU"),
+        ("+442079460000", "GB"),
+        ("+80012345678", "001"),
+        ("12345", "FR"),
+    ],
+)
+def test_the_country_of_a_number(number: str, country: str) -> None:
+    assert country_of(number, "FR") == country

@@ -91,7 +91,7 @@ class AttemptOutcome(StrEnum):
     UNKNOWN = "unknown"  #: the request left, and whether it arrived can't be told
 
 
-class CallVerdict(StrEnum):
+class CallbackVerdict(StrEnum):
     """What became of a call of a provider."""
 
     TAKEN = "taken"  #: genuine, and all that it says is stored

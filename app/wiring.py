@@ -20,7 +20,7 @@ from app.providers.simulated.in_process import SimulatedCarrier
 from app.routing import channels_served, route_of
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.call_log import CallLog
-from app.services.callbacks.events import ProviderEventService
+from app.services.callbacks.events import CallbackItems
 from app.services.callbacks.service import CallbackService
 from app.services.delivery.notifier import Notifier
 from app.services.limits.daily_caps import SpendGuard
@@ -47,7 +47,7 @@ class Services:
 
     sessions: async_sessionmaker[AsyncSession]
     messages: MessageService
-    provider_events: ProviderEventService
+    provider_events: CallbackItems
     files: FileStore
     callbacks: CallbackService
     keys: KeyRing
@@ -109,7 +109,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressBook(sessions, deadline_seconds=deadline)
         files = FileStore(sessions, settings.files_dir)
-        events = await stack.enter_async_context(ProviderEventService(engine, settings, writer, addresses, files))
+        events = await stack.enter_async_context(CallbackItems(engine, settings, writer, addresses, files))
         calls = await stack.enter_async_context(CallLog(engine, settings))
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):

@@ -20,7 +20,7 @@ from app.db.models import Tenant
 from app.db.process_lock import HERE, ProcessLock
 from app.db.sanitize import storable_text
 from app.db.statistics import learn_sizes
-from app.providers.base import NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, call
+from app.providers.base import NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 from app.segments import units_of
@@ -29,7 +29,7 @@ from app.services.delivery.housekeeping import expire_overdue, forget_idempotenc
 from app.services.delivery.outcomes import TAKEN_OVER, Outcome, release, take_over
 from app.services.delivery.provider_states import (
     WELL,
-    Health,
+    ProviderHealth,
     draw_from_rate,
     give_back_probe,
     health_of_providers,
@@ -76,7 +76,7 @@ class DeliveryWorker:
         self._looked_at = 0.0
         self._has_company = False
         self._left_alone_at: float | None = None
-        self._health: dict[str, Health] = {}
+        self._health: dict[str, ProviderHealth] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._recorder = OutcomeRecorder(engine, settings, is_well=lambda name: name not in self._health)
 
@@ -303,7 +303,7 @@ class DeliveryWorker:
         self._health[name] = replace(self._health_of(name), slot_in=end)  # until it is looked at again
         return turns
 
-    def _health_of(self, provider_type: str) -> Health:
+    def _health_of(self, provider_type: str) -> ProviderHealth:
         return self._health.get(provider_type, WELL)
 
     def _hands_for(self, provider_type: str, share: int) -> int:
@@ -379,7 +379,7 @@ class DeliveryWorker:
                 if earlier is not None:
                     return earlier
             hands = self._settings.concurrency_of(claim.provider_type)
-            return await call(provider, payload, threads=hands)
+            return await send_through(provider, payload, threads=hands)
 
     async def _watch(self) -> None:
         """Look at once when a worker of this machine has died."""

@@ -14,11 +14,11 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CallbackUnverifiable,
     InboundMessage,
     OutboundMessage,
-    ProviderEvent,
     ProviderResult,
     Receipt,
     Reply,
@@ -71,12 +71,12 @@ class SigningProvider(BaseProvider):
             raise CallbackRefused("The word is another one.")
         return Reply(asked["challenge"].encode(), "text/plain")
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
         said = json.loads(callback.body)
         return [_event(each) for each in (said if isinstance(said, list) else [said])]
 
 
-def _event(said: dict[str, Any]) -> ProviderEvent | Unread:
+def _event(said: dict[str, Any]) -> CallbackItem | Unread:
     if "unread" in said:
         return Unread("it says nothing")
     if "status" in said:

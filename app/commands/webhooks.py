@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
-from app.db.models import WebhookCall
+from app.db.models import KeptCallback
 from app.db.paging import Page, rows_of_all
-from app.domain import CallVerdict
+from app.domain import CallbackVerdict
 from app.errors import ServiceError
 from app.services.callbacks.service import Judgement, Verification
 from app.services.callbacks.webhook_calls import call_of, list_calls
@@ -24,7 +24,7 @@ _ACTOR = "command line"
 _PAGE = 100
 
 #: Does something with one call; in a word, and in detail, what came of it.
-Deed = Callable[[Services, WebhookCall], Awaitable[tuple[str, str]]]
+Deed = Callable[[Services, KeptCallback], Awaitable[tuple[str, str]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider")
-    parser.add_argument("--verdict", choices=[verdict.value for verdict in CallVerdict])
+    parser.add_argument("--verdict", choices=[verdict.value for verdict in CallbackVerdict])
     parser.add_argument("--since", type=_moment, help="received then or later: 2026-01-31 or 2026-01-31T12:00 (UTC)")
 
 
@@ -80,12 +80,12 @@ async def _run(url: str, settings: Settings, chosen: argparse.Namespace) -> int:
         return await _each(services, chosen, _verify if chosen.action == "verify" else _replay)
 
 
-async def _verify(services: Services, call: WebhookCall) -> tuple[str, str]:
+async def _verify(services: Services, call: KeptCallback) -> tuple[str, str]:
     found = await services.callbacks.verify(call.tenant_id, call.id)
     return "genuine" if found.genuine else "refused", _why(found)
 
 
-async def _replay(services: Services, call: WebhookCall) -> tuple[str, str]:
+async def _replay(services: Services, call: KeptCallback) -> tuple[str, str]:
     found = await services.callbacks.replay(call.tenant_id, call.id, actor=_ACTOR, client=None)
     return found.verdict, f"{found.events} events  {_why(found)}"
 
@@ -103,12 +103,12 @@ async def _each(services: Services, chosen: argparse.Namespace, deed: Deed) -> i
         counts[outcome] += 1
         _say(f"{call.id}  {call.provider_type}  {outcome}  {details}")
     _say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none")
-    return 0 if counts.total() == counts["genuine"] + counts[CallVerdict.TAKEN] else 1
+    return 0 if counts.total() == counts["genuine"] + counts[CallbackVerdict.TAKEN] else 1
 
 
 async def _calls(
     sessions: async_sessionmaker[AsyncSession], chosen: argparse.Namespace
-) -> AsyncIterator[WebhookCall]:
+) -> AsyncIterator[KeptCallback]:
     """Those that are named, or those that the filters leave, without their content."""
     ids: list[int] = getattr(chosen, "ids", [])
     for call_id in ids:
@@ -118,12 +118,12 @@ async def _calls(
     if ids:
         return
 
-    async def page_at(cursor: str | None) -> Page[WebhookCall]:
+    async def page_at(cursor: str | None) -> Page[KeptCallback]:
         async with sessions() as session:
             return await list_calls(
                 session,
                 provider=chosen.provider,
-                verdict=CallVerdict(chosen.verdict) if chosen.verdict else None,
+                verdict=CallbackVerdict(chosen.verdict) if chosen.verdict else None,
                 since=chosen.since,
                 limit=_PAGE,
                 cursor=cursor,
@@ -133,12 +133,12 @@ async def _calls(
         yield call
 
 
-def _line(call: WebhookCall) -> str:
+def _line(call: KeptCallback) -> str:
     received = f"{call.received_at:%Y-%m-%d %H:%M:%S}"
     return f"{call.id}  {received}  {call.provider_type}  {call.verdict}  {call.events} events  {call.reason or ''}"
 
 
-def _show(call: WebhookCall) -> None:
+def _show(call: KeptCallback) -> None:
     _say(_line(call))
     if call.expected:
         _say(f"seen {call.seen}, expected {call.expected}")

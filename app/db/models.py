@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from app.domain import AttemptOutcome, CallVerdict, Direction, MessageStatus, ParticipantRole
+from app.domain import AttemptOutcome, CallbackVerdict, Direction, MessageStatus, ParticipantRole
 
 #: The revision of `app/db/migrations` that leaves these tables.
 REVISION = "20261127_02"
@@ -61,7 +61,7 @@ class Base(DeclarativeBase):
 
 
 def _one_of(
-    column: str, words: type[Direction | MessageStatus | ParticipantRole | AttemptOutcome | CallVerdict]
+    column: str, words: type[Direction | MessageStatus | ParticipantRole | AttemptOutcome | CallbackVerdict]
 ) -> CheckConstraint:
     allowed = ", ".join(f"'{word.value}'" for word in words)
     return CheckConstraint(f"{column} IN ({allowed})", name=column)
@@ -300,7 +300,7 @@ class DeliveryAttempt(Base):
     )
 
 
-class ProviderEvent(Base):
+class StoredReceipt(Base):
     """What a provider said about a message, as it came in; rows are only added.
 
     `message_id` is null while the event is parked: it names a provider's id that no attempt has yet.
@@ -341,7 +341,7 @@ class ProviderEvent(Base):
     )
 
 
-class WebhookCall(Base):
+class KeptCallback(Base):
     """A call of a provider as it came, kept for a time: to be looked at, and to be read again.
 
     Its tenant is the one that all of its events name, else tenant 1. `headers` are pairs of name and value, in their
@@ -369,7 +369,7 @@ class WebhookCall(Base):
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         _is_name("provider_type"),
-        _one_of("verdict", CallVerdict),
+        _one_of("verdict", CallbackVerdict),
         # The next three are about the installation: its list is everybody's, and an address is looked for everywhere.
         Index("ix_webhook_calls_newest", "id"),
         Index("ix_webhook_calls_attention", "id", postgresql_where=CALL_NEEDS_ATTENTION),

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, func, select, text
 
 from app.config import Settings
-from app.db.models import CALL_NEEDS_ATTENTION, WebhookCall
+from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback
 from app.doctor.findings import Finding, counted, duration, ok, problem, warning
-from app.domain import CallVerdict
+from app.domain import CallbackVerdict
 
 _SHOWN = 5
 
@@ -168,10 +168,10 @@ def receipts(_: Settings, connection: Connection) -> Iterator[Finding]:
 
 
 _NOT_UNDERSTOOD = (
-    select(WebhookCall.provider_type, func.count())
-    .where(CALL_NEEDS_ATTENTION, WebhookCall.verdict == CallVerdict.NOT_UNDERSTOOD.value)
-    .group_by(WebhookCall.provider_type)
-    .order_by(WebhookCall.provider_type)
+    select(KeptCallback.provider_type, func.count())
+    .where(CALL_NEEDS_ATTENTION, KeptCallback.verdict == CallbackVerdict.NOT_UNDERSTOOD.value)
+    .group_by(KeptCallback.provider_type)
+    .order_by(KeptCallback.provider_type)
 )
 
 

@@ -143,8 +143,8 @@ class Unread:
     reason: str
 
 
-ProviderEvent = Receipt | InboundMessage
-Answer = ProviderResult | Awaitable[ProviderResult]
+CallbackItem = Receipt | InboundMessage
+Sending = ProviderResult | Awaitable[ProviderResult]
 
 
 #: No vendor sends nearly as many, and whoever sends more has not been looked at yet.
@@ -245,7 +245,7 @@ class BaseProvider(ABC):
         return {}
 
     @abstractmethod
-    def send(self, payload: OutboundMessage) -> Answer:
+    def send(self, payload: OutboundMessage) -> Sending:
         """Hand one message over, as `async def` or as plain `def` (which is run in a thread).
 
         Returns once the provider has accepted it. Raises `TemporaryFailure`, `PermanentFailure`, `CredentialsRefused`
@@ -289,7 +289,7 @@ class BaseProvider(ABC):
         """
         return None
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
         """What a genuine callback says, in its order; nothing where it is no concern of ours.
 
         Raises `ValueError` for what can't be understood: it is kept as it came. Where that is one event of several,
@@ -309,7 +309,7 @@ class BaseProvider(ABC):
         """Give up connections, when the process stops."""
 
 
-async def call(provider: BaseProvider, payload: OutboundMessage, *, threads: int = 32) -> ProviderResult:
+async def send_through(provider: BaseProvider, payload: OutboundMessage, *, threads: int = 32) -> ProviderResult:
     """Run `send`, whichever way it is written, without holding up the event loop or another provider.
 
     A plain `def` runs in one of so many `threads`, which is settled at a provider's first call. Raises what `send`
@@ -319,7 +319,7 @@ async def call(provider: BaseProvider, payload: OutboundMessage, *, threads: int
     if refusals := provider.refusals(payload):
         raise PermanentFailure(" ".join(refusals.values()))
     if inspect.iscoroutinefunction(provider.send):
-        answer: Answer = provider.send(payload)
+        answer: Sending = provider.send(payload)
     else:
         if provider not in _threads:
             _threads[provider] = ThreadPoolExecutor(threads, thread_name_prefix=type(provider).__name__)
@@ -336,7 +336,7 @@ async def call(provider: BaseProvider, payload: OutboundMessage, *, threads: int
     return result
 
 
-def _send(provider: BaseProvider, payload: OutboundMessage) -> Answer:
+def _send(provider: BaseProvider, payload: OutboundMessage) -> Sending:
     return provider.send(payload)
 
 

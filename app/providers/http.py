@@ -24,12 +24,12 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CallbackUnverifiable,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderResult,
     Receipt,
     UnknownOutcome,
@@ -200,7 +200,7 @@ class GenericProvider(HttpProvider):
         digests = [hmac.digest(key, signed, hashlib.sha256) for key in keys]
         must_match(shown, [f"v1,{base64.b64encode(digest).decode()}" for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
         """One event or several, each a message that came in or a receipt, by the paths that find something in it."""
         content = from_json(callback.body, allow_inf_nan=False)
         found = _at(content, self._settings.events_path) if self._settings.events_path else content
@@ -208,7 +208,7 @@ class GenericProvider(HttpProvider):
         id_ = callback.header("webhook-id") or ""
         return [self._event(item, f"{id_}:{number}") for number, item in enumerate(items)]
 
-    def _event(self, item: JsonValue, event_id: str) -> ProviderEvent | Unread:
+    def _event(self, item: JsonValue, event_id: str) -> CallbackItem | Unread:
         settings = self._settings
 
         def find(path: str | None) -> str | None:

@@ -24,10 +24,10 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CredentialsRefused,
     OutboundMessage,
-    ProviderEvent,
     ProviderResult,
     Receipt,
     UnknownOutcome,
@@ -182,7 +182,7 @@ class MailgunProvider(HttpProvider):
     async def signed_token(self, callback: Callback) -> str | None:
         return (await _signature_of(callback)).token
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         if not _is_json(callback):
             return mailgun_inbound(callback)
         raw = _Call.model_validate(from_json(callback.body, allow_inf_nan=False)).event_data

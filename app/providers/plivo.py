@@ -27,11 +27,11 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderResult,
     Receipt,
     Reply,
@@ -161,7 +161,7 @@ class PlivoProvider(HttpProvider):
         digests = [hmac.digest(token, signed, hashlib.sha256) for token in tokens]
         must_match([each.strip() for each in shown], [base64.b64encode(digest).decode() for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
         if "Status" in fields:
             return [_receipt(fields, reference_in(callback.url))]

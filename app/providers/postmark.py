@@ -21,9 +21,9 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CredentialsRefused,
     OutboundMessage,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -155,7 +155,7 @@ class PostmarkProvider(HttpProvider):
         self.verify(head)  # which looks at headers alone
         return True
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         raw = from_json(callback.body, allow_inf_nan=False)
         if not isinstance(raw, dict):
             raise ValueError("An event comes as an object.")

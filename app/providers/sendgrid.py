@@ -33,11 +33,11 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CallbackUnverifiable,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderResult,
     Receipt,
     UnknownOutcome,
@@ -167,7 +167,7 @@ class SendgridProvider(HttpProvider):
             return False
         return True
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
         if _is_mail(callback):
             return sendgrid_inbound(callback)
         items = from_json(callback.body, allow_inf_nan=False)

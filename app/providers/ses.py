@@ -26,9 +26,9 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CredentialsRefused,
     OutboundMessage,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -150,7 +150,7 @@ class SesProvider(HttpProvider):
         """Confirms the subscription of a topic that is set."""
         return self.reply if await self._topics.subscribe(callback, self.client) else None
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         notification = notification_in(callback)
         if notification.type != "Notification" or notification.message.startswith(_TOPIC_WORKS):
             return []

@@ -11,10 +11,10 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderResult,
     Receipt,
     TemporaryFailure,
@@ -123,7 +123,7 @@ class SimulatorProvider(HttpProvider):
     def verify(self, callback: Callback) -> None:
         """Nothing is signed: it is a simulator."""
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         """One event, or a list of them."""
         calls = from_json(callback.body, allow_inf_nan=False)
         return [_event(call) for call in _CALLS.validate_python(calls if isinstance(calls, list) else [calls])]
@@ -135,7 +135,7 @@ def configured() -> BaseProvider | None:
     return None if settings.url is None or settings.in_production else SimulatorProvider(settings=settings)
 
 
-def callback_of(event: ProviderEvent) -> dict[str, object]:
+def callback_of(event: CallbackItem) -> dict[str, object]:
     """The JSON that the simulator posts for an event, and that `parse` reads."""
     if isinstance(event, Receipt):
         receipt = _ReceiptCall(
@@ -161,7 +161,7 @@ def callback_of(event: ProviderEvent) -> dict[str, object]:
     return {"event": "message", **message.model_dump(mode="json", by_alias=True)}
 
 
-def _event(call: dict[str, Any]) -> ProviderEvent:
+def _event(call: dict[str, Any]) -> CallbackItem:
     if call.get("event") == "message":
         message = _MessageCall.model_validate(call)
         return InboundMessage(

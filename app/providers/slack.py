@@ -26,12 +26,12 @@ from pydantic_settings import SettingsConfigDict
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CredentialsRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Reply,
@@ -203,7 +203,7 @@ class SlackProvider(HttpProvider):
             raise CallbackRefused("Its challenge is none.")
         return Reply((call.challenge or "").encode(), "text/plain")
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         """What somebody wrote. A mention of the app comes twice, as two events about one message, and is one."""
         call = _call_in(callback)
         if call.type != "event_callback":

@@ -25,13 +25,13 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -198,7 +198,7 @@ class TelnyxProvider(HttpProvider):
         if not any(_is_signed(key, signature, timestamp.encode() + b"|" + callback.body) for key in keys):
             raise CallbackRefused("The signature is not one of the key TELNYX_PUBLIC_KEY.", seen=hint(shown))
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         event = _Call.model_validate(from_json(callback.body, allow_inf_nan=False)).data
         if event.event_type == "message.received":
             return [_inbound(_Message.model_validate(event.payload))]

@@ -25,11 +25,11 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -218,7 +218,7 @@ class TwilioProvider(HttpProvider):
         digests = [hmac.digest(secret, each, algorithm) for secret in secrets for each in signed]
         must_match([shown], [base64.b64encode(digest).decode() for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
         if "MessageStatus" in fields:
             return [_receipt(fields, reference_in(callback.url))]

@@ -33,12 +33,12 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
     OutboundMessage,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -204,7 +204,7 @@ class VonageProvider(HttpProvider):
         if not hmac.compare_digest(claims.payload_hash.lower().encode("utf-8", "replace"), body.encode()):
             raise CallbackRefused("The body is another one.", seen=hint(claims.payload_hash), expected=hint(body))
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         call = from_json(callback.body, allow_inf_nan=False)
         if isinstance(call, dict) and "status" in call:
             return [_receipt(call)]

@@ -26,11 +26,11 @@ from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
+    CallbackItem,
     CallbackRefused,
     CredentialsRefused,
     InboundMessage,
     OutboundMessage,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -280,7 +280,7 @@ class WhatsappProvider(HttpProvider):
             raise CallbackRefused("It asks for something else than to subscribe.")
         return Reply(challenge.encode(), "text/plain")
 
-    def parse(self, callback: Callback) -> Sequence[ProviderEvent | Unread]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
         """Messages and statuses, several of both in one call; other fields of an account are no concern of ours."""
         call = _Call.model_validate(from_json(callback.body, allow_inf_nan=False))
         if call.object != "whatsapp_business_account":
@@ -288,7 +288,7 @@ class WhatsappProvider(HttpProvider):
         values = [change.value for entry in call.entry for change in entry.changes if change.field == "messages"]
         return [event for value in values for event in self._events(value)]
 
-    def _events(self, raw_value: dict[str, Any]) -> Iterator[ProviderEvent | Unread]:
+    def _events(self, raw_value: dict[str, Any]) -> Iterator[CallbackItem | Unread]:
         """What a change says."""
         try:
             value = _Value.model_validate(raw_value)

@@ -12,9 +12,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.addresses import InvalidAddress, any_address
-from app.db.models import ApiKey, AuditEvent, Tenant, TenantAddress, WebhookCall
+from app.db.models import ApiKey, AuditEvent, KeptCallback, Tenant, TenantAddress
 from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, client_network, link_pages
-from app.domain import CallVerdict
+from app.domain import CallbackVerdict
 from app.errors import FieldError, InvalidRequest
 from app.http.json_body import JsonRoute
 from app.http.problems import responses
@@ -186,12 +186,12 @@ async def list_webhook_calls(
     request: Request,
     response: Response,
     provider: Annotated[Words | None, Query(max_length=63)] = None,
-    verdict: CallVerdict | None = None,
+    verdict: CallbackVerdict | None = None,
     since: Annotated[Timestamp | None, Query(description="Received at this time or later.")] = None,
     until: Annotated[Timestamp | None, Query(description="Received before this time.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
-) -> Sequence[WebhookCall]:
+) -> Sequence[KeptCallback]:
     """The calls of providers that are kept, the newest first."""
     page = await list_calls(
         session, provider=provider, verdict=verdict, since=since, until=until, limit=limit, cursor=cursor

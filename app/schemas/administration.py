@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from app.config import DailyCap, Destination, RequestBurst, RequestRate
-from app.domain import CallVerdict, KeyScope
+from app.domain import CallbackVerdict, KeyScope
 from app.schemas.fields import SHOWN_LINE, number, one_line
 from app.schemas.views import View
 
@@ -124,7 +124,7 @@ class WebhookCallView(View):
     received_at: datetime
     method: str
     url: str
-    verdict: CallVerdict
+    verdict: CallbackVerdict
     reason: str | None = Field(description="Why it was not taken.")
     seen: str | None = Field(description="The beginning of the signature that was shown.")
     expected: str | None = Field(description="The beginning of the one that would have been right.")
@@ -148,7 +148,7 @@ class CallVerification(View):
 class CallJudgement(View):
     """What became of a call that was taken again."""
 
-    verdict: CallVerdict
+    verdict: CallbackVerdict
     reason: str | None
     seen: str | None
     expected: str | None

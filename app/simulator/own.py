@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.providers.base import OutboundMessage, ProviderEvent
+from app.providers.base import CallbackItem, OutboundMessage
 from app.providers.simulated.script import Reply
 from app.providers.simulator import callback_of
 from app.simulator.carrier import KEY_REUSED, Carrier, Order
@@ -87,7 +87,7 @@ class OwnFormat(WireFormat):
         return await self.answer(request, order)
 
 
-async def _call_back(client: httpx.AsyncClient, url: str, event: ProviderEvent) -> None:
+async def _call_back(client: httpx.AsyncClient, url: str, event: CallbackItem) -> None:
     await call(client, url, to_json(callback_of(event)), {"Content-Type": "application/json"})
 
 

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.domain import MessageStatus
-from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent, Receipt
+from app.providers.base import CallbackItem, InboundMessage, OutboundMessage, Receipt
 from app.providers.sendgrid import SendgridSettings
 from app.providers.simulated.script import Reply
 from app.providers.toolbox.verification import first_secret
@@ -132,7 +132,7 @@ class SendgridFormat(WireFormat):
         return await self.answer(request, Order(message, id=secrets.token_urlsafe(16), sink=sink))
 
     async def _call_back(
-        self, client: httpx.AsyncClient, submission: _Submission, message: OutboundMessage, event: ProviderEvent
+        self, client: httpx.AsyncClient, submission: _Submission, message: OutboundMessage, event: CallbackItem
     ) -> None:
         if self._webhook is None or self._parse is None:
             return

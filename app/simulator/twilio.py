@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.domain import MessageStatus
-from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent
+from app.providers.base import CallbackItem, InboundMessage, OutboundMessage
 from app.providers.simulated.script import Reply
 from app.providers.toolbox.verification import first_secret, reference_in
 from app.providers.twilio import TwilioSettings
@@ -100,7 +100,7 @@ class TwilioFormat(WireFormat):
         account: str,
         status_callback: str | None,
         message: OutboundMessage,
-        event: ProviderEvent,
+        event: CallbackItem,
     ) -> None:
         if isinstance(event, InboundMessage):
             sid = _sid("SM", event.provider_message_id)

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.domain import MessageStatus
-from app.providers.base import OutboundMessage, ProviderEvent, Receipt
+from app.providers.base import CallbackItem, OutboundMessage, Receipt
 from app.providers.simulated.script import Reply
 from app.providers.toolbox.verification import first_secret
 from app.providers.whatsapp import WhatsappSettings
@@ -108,7 +108,7 @@ class WhatsappFormat(WireFormat):
         number_id: str,
         reference: str | None,
         message: OutboundMessage,
-        event: ProviderEvent,
+        event: CallbackItem,
     ) -> None:
         if self._webhook is None:
             return
@@ -148,7 +148,7 @@ def _wamid(name: str) -> str:
     return f"wamid.{base64.b64encode(name.encode()).decode()}"
 
 
-def _seconds(event: ProviderEvent) -> str:
+def _seconds(event: CallbackItem) -> str:
     at = event.occurred_at if isinstance(event, Receipt) else event.sent_at
     assert at is not None
     return str(int(at.timestamp()))

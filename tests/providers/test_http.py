@@ -28,7 +28,7 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
-from app.providers.base import call as hand_over
+from app.providers.base import send_through as hand_over
 from app.providers.http import GenericProvider, HttpSettings, configured
 from tests.providers import outbound
 from tests.providers.vendors import (

@@ -37,7 +37,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.base import call as hand_over
+from app.providers.base import send_through as hand_over
 from app.providers.mail.outbound import Composer, MailSettings, message_id_of
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers

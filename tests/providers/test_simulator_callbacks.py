@@ -14,8 +14,8 @@ from starlette.routing import Route
 from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
+    CallbackItem,
     InboundMessage,
-    ProviderEvent,
     Receipt,
     UnknownOutcome,
 )
@@ -43,7 +43,7 @@ class Receiver:
         self.bodies.put_nowait(body)
         return Response()
 
-    async def events(self, count: int) -> list[ProviderEvent]:
+    async def events(self, count: int) -> list[CallbackItem]:
         provider = SimulatorProvider(settings=simulator_settings())
         async with asyncio.timeout(10):
             bodies = [await self.bodies.get() for _ in range(count)]
@@ -123,7 +123,7 @@ def called(body: bytes) -> Callback:
     return Callback("POST", "http://testserver/api/webhooks/simulator", [], body)
 
 
-def parsed(body: bytes | str | object) -> list[ProviderEvent]:
+def parsed(body: bytes | str | object) -> list[CallbackItem]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return list(SimulatorProvider(settings=simulator_settings()).parse(called(content)))
 

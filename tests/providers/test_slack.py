@@ -26,7 +26,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.base import call as hand_over
+from app.providers.base import send_through as hand_over
 from app.providers.slack import IN_DOUBT, REFUSES_US, TEMPORARY, THROTTLED, SlackProvider, SlackSettings, configured
 from tests.providers import outbound
 from tests.providers.vendors import (

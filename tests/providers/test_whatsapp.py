@@ -26,7 +26,7 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
-from app.providers.base import call as hand_over
+from app.providers.base import send_through as hand_over
 from app.providers.whatsapp import STATUSES, WhatsappProvider, WhatsappSettings, configured
 from tests.providers import outbound
 from tests.providers.vendors import (

@@ -14,7 +14,7 @@ import pytest
 from app.config import Settings
 from app.domain import MessageStatus
 from app.http.body_budget import BodyBudget
-from app.providers.base import Callback, ProviderEvent, Receipt, Unread
+from app.providers.base import Callback, CallbackItem, Receipt, Unread
 from app.providers.registry import provider_registry
 from app.providers.toolbox.verification import hash_of
 from app.routers import webhooks
@@ -225,7 +225,7 @@ async def test_what_shows_only_when_it_is_stored_costs_no_other_either(
     parsed = vendor.parse
     huge = [Receipt("r-1", MessageStatus.SENT, raw={"n": 10**5000}), Receipt("r-2", MessageStatus.SENT)]
 
-    def parse(callback: Callback) -> Sequence[ProviderEvent | Unread]:
+    def parse(callback: Callback) -> Sequence[CallbackItem | Unread]:
         return [*parsed(callback), *huge]
 
     monkeypatch.setattr(vendor, "parse", parse)

@@ -13,7 +13,7 @@ from app.db.models import Base
 from app.domain import KeyScope, MessageStatus
 from app.providers.base import OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
-from app.services.callbacks.events import ProviderEventService
+from app.services.callbacks.events import CallbackItems
 from tests.conftest import execute
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, email, sms, sms_webhook, until
 from tests.logs import captured
@@ -52,8 +52,8 @@ async def client(serve: Serve, settings: Settings, provider: Numbered) -> httpx.
     return await serve(settings.model_copy(update=changes))
 
 
-def events_of(client: httpx.AsyncClient) -> ProviderEventService:
-    events: ProviderEventService = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+def events_of(client: httpx.AsyncClient) -> CallbackItems:
+    events: CallbackItems = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
     return events
 
 

@@ -14,10 +14,10 @@ import structlog
 
 from app.providers.base import (
     BaseProvider,
+    CallbackItem,
     CredentialsRefused,
     OutboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -30,7 +30,7 @@ from app.providers.toolbox.http_client import bounded
 
 log = structlog.get_logger(__name__)
 
-Sink = Callable[[ProviderEvent], Awaitable[None]]
+Sink = Callable[[CallbackItem], Awaitable[None]]
 
 _TICK_SECONDS = 0.01
 _TRIES = 8
@@ -47,15 +47,15 @@ class Outbox:
     def __init__(self, *, lanes: int = 64, retry_seconds: float = 0.25) -> None:
         self._most_lanes = lanes
         self._retry_seconds = retry_seconds
-        self._later: list[tuple[float, int, int, ProviderEvent, Sink]] = []
+        self._later: list[tuple[float, int, int, CallbackItem, Sink]] = []
         self._numbers = count()
-        self._due: deque[tuple[int, ProviderEvent, Sink]] = deque()
+        self._due: deque[tuple[int, CallbackItem, Sink]] = deque()
         self._timer: asyncio.Handle | None = None
         self._rings_at = 0.0
         self._lanes: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def put(self, event: ProviderEvent, after: float, sink: Sink, *, tries: int = 0) -> None:
+    def put(self, event: CallbackItem, after: float, sink: Sink, *, tries: int = 0) -> None:
         """Hand the event over in `after` seconds, give or take a hundredth. Nothing happens once it is closed."""
         if self._closed:
             return
@@ -63,7 +63,7 @@ class Outbox:
         heappush(self._later, (due, next(self._numbers), tries, event, sink))
         self._wind()
 
-    async def hand_over(self, event: ProviderEvent, sink: Sink, *, tries: int = 0) -> None:
+    async def hand_over(self, event: CallbackItem, sink: Sink, *, tries: int = 0) -> None:
         """Hand the event over now, and return when the sink has it, or has failed and will be asked again."""
         try:
             await sink(event)

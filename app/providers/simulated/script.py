@@ -12,7 +12,7 @@ from random import Random
 from time import monotonic
 
 from app.domain import MessageStatus
-from app.providers.base import InboundMessage, OutboundMessage, ProviderEvent, Receipt
+from app.providers.base import CallbackItem, InboundMessage, OutboundMessage, Receipt
 from app.providers.simulated.behaviours import Behaviour, SimulatorSettings, magic_behaviour
 
 
@@ -45,7 +45,7 @@ class Arrival:
     """An event and when it reaches us: seconds after the message was accepted, None for before the answer."""
 
     after: float | None
-    event: ProviderEvent
+    event: CallbackItem
 
 
 _ACCEPTED = Reaction(True, Reply.ID)

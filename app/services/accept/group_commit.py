@@ -19,12 +19,12 @@ from app.errors import DatabaseUnavailable, Overloaded
 log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 _IDLE_SECONDS = 0.5  # after which the connection goes back to the pool, which checks it
 
 
-class GroupCommit(Generic[Item, Answer]):
+class GroupCommit(Generic[Item, Result]):
     """Runs `work` over batches of items, each batch in one transaction; an async context manager.
 
     `work` gets an open connection and the items, and gives one answer for each, in their order. A batch holds the
@@ -35,7 +35,7 @@ class GroupCommit(Generic[Item, Answer]):
     def __init__(
         self,
         engine: AsyncEngine,
-        work: Callable[[AsyncConnection, list[Item]], Awaitable[list[Answer]]],
+        work: Callable[[AsyncConnection, list[Item]], Awaitable[list[Result]]],
         *,
         tenant_of: Callable[[Item], int],
         batch_size: int,
@@ -51,7 +51,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._queue_limit = queue_limit
         self._deadline_seconds = deadline_seconds
         self._name = name
-        self._waiting: dict[int, deque[tuple[Item, asyncio.Future[Answer]]]] = {}
+        self._waiting: dict[int, deque[tuple[Item, asyncio.Future[Result]]]] = {}
         self._size = 0
         self._arrived = asyncio.Event()
         self._closing = False
@@ -70,7 +70,7 @@ class GroupCommit(Generic[Item, Answer]):
         await self._task
         await self._let_go()
 
-    async def submit(self, item: Item, *, until: float | None = None) -> Answer:
+    async def submit(self, item: Item, *, until: float | None = None) -> Result:
         """Hand over one item; returns its answer after the COMMIT. A caller that stops waiting changes nothing.
 
         `until`, by the event loop's clock, takes the place of the deadline for who has waited elsewhere before.
@@ -80,7 +80,7 @@ class GroupCommit(Generic[Item, Answer]):
         if self._closing or self._size >= self._queue_limit:
             raise Overloaded("The service has more to write than it can take on right now. Try again shortly.")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
+        answer: asyncio.Future[Result] = loop.create_future()
         self._waiting.setdefault(self._tenant_of(item), deque()).append((item, answer))
         self._size += 1
         self._arrived.set()
@@ -99,7 +99,7 @@ class GroupCommit(Generic[Item, Answer]):
                 if batch := self._next_batch():
                     await self._write(batch)
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         """The first tenant's items, without those whose callers have given up; the rest of them go to the end."""
         tenant_id = next(iter(self._waiting))
         queue = self._waiting.pop(tenant_id)
@@ -109,7 +109,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._size -= len(taken)
         return [(item, answer) for item, answer in taken if not answer.done()]
 
-    async def _write(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _write(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         """Write a batch and answer its callers; where an item is at fault, one by one, so that it fails alone."""
         try:
             answers = await self._commit([item for item, _ in batch])
@@ -132,7 +132,7 @@ class GroupCommit(Generic[Item, Answer]):
                 if not waiting.done():
                     waiting.set_result(given)
 
-    async def _commit(self, items: list[Item]) -> list[Answer]:
+    async def _commit(self, items: list[Item]) -> list[Result]:
         async with asyncio.timeout(self._deadline_seconds):
             connection = await self._connected()
             async with connection.begin():
@@ -163,7 +163,7 @@ class GroupCommit(Generic[Item, Answer]):
                 await connection.close()
 
 
-def _give_up(answer: asyncio.Future[Answer]) -> None:
+def _give_up(answer: asyncio.Future[Result]) -> None:
     if not answer.done():
         answer.set_exception(_unavailable())
 

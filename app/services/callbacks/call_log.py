@@ -28,9 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.batches import TENANT, given, rows
-from app.db.models import CALL_NEEDS_ATTENTION, Tenant, WebhookCall
+from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, Tenant
 from app.db.sanitize import storable_text
-from app.domain import DEFAULT_TENANT_ID, CallVerdict
+from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
 from app.providers.base import Callback
 from app.providers.toolbox.verification import hash_of, kept_authorization
 from app.services.accept.group_commit import GroupCommit
@@ -53,11 +53,11 @@ _MOST_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class NewCall:
-    """A call that is about to be kept; what is not said is as in `WebhookCall`."""
+    """A call that is about to be kept; what is not said is as in `KeptCallback`."""
 
     provider_type: str
     callback: Callback
-    verdict: CallVerdict
+    verdict: CallbackVerdict
     reason: str | None = None
     seen: str | None = None
     expected: str | None = None
@@ -89,43 +89,43 @@ _VALUES = {name: _new.c[name] for name in _NEW} | {
     "addresses": func.string_to_array(_new.c.addresses, "\n"),
 }
 _KEEP = (
-    insert(WebhookCall)
+    insert(KeptCallback)
     .from_select(
         _NEW,
         select(*(_VALUES[name] for name in _NEW))
         .select_from(_new.outerjoin(Tenant, Tenant.id == _new.c.tenant_id))
         .order_by(_new.c.position),
     )
-    .returning(WebhookCall.id)
+    .returning(KeptCallback.id)
 )
 _IS_REFUSED = (
     CALL_NEEDS_ATTENTION,  # says that the partial index will do
-    WebhookCall.verdict == CallVerdict.REFUSED.value,
+    KeptCallback.verdict == CallbackVerdict.REFUSED.value,
 )
-_latest_first = WebhookCall.id.desc()
+_latest_first = KeptCallback.id.desc()
 _counted = (
     select(
-        WebhookCall.id,
+        KeptCallback.id,
         func.row_number().over(order_by=_latest_first).label("calls"),
-        func.sum(func.octet_length(WebhookCall.body)).over(order_by=_latest_first).label("bytes"),
+        func.sum(func.octet_length(KeptCallback.body)).over(order_by=_latest_first).label("bytes"),
     )
-    .where(WebhookCall.tenant_id == TENANT, *_IS_REFUSED)
+    .where(KeptCallback.tenant_id == TENANT, *_IS_REFUSED)
     .subquery("counted")
 )
 _surplus = (
-    select(WebhookCall.id)
-    .join(_counted, WebhookCall.id == _counted.c.id)
+    select(KeptCallback.id)
+    .join(_counted, KeptCallback.id == _counted.c.id)
     .where(
-        WebhookCall.tenant_id == TENANT,
+        KeptCallback.tenant_id == TENANT,
         or_(
             _counted.c.calls > bindparam("most", type_=BigInteger()),
             _counted.c.bytes > bindparam("most_bytes", type_=BigInteger()),
         ),
     )
-    .with_for_update(of=WebhookCall, skip_locked=True)
+    .with_for_update(of=KeptCallback, skip_locked=True)
     .cte("surplus")
 )
-_REMOVE_SURPLUS = delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, WebhookCall.id == _surplus.c.id)
+_REMOVE_SURPLUS = delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, KeptCallback.id == _surplus.c.id)
 
 
 class CallLog:

@@ -14,7 +14,7 @@ from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
 from app.db.sanitize import storable_document, storable_moment, storable_text
 from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage
-from app.providers.base import InboundFile, InboundMessage, ProviderEvent, Receipt, Unread
+from app.providers.base import CallbackItem, InboundFile, InboundMessage, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
@@ -60,7 +60,7 @@ class Reading:
         return next(iter(self.tenants)) if len(self.tenants) == 1 and not self.faults else DEFAULT_TENANT_ID
 
 
-class ProviderEventService:
+class CallbackItems:
     """Takes events of any provider; an async context manager, because receipts are committed in groups."""
 
     def __init__(
@@ -92,7 +92,7 @@ class ProviderEventService:
     async def __aexit__(self, *exception: object) -> None:
         await self._ledger.__aexit__(*exception)
 
-    async def accept(self, provider_type: str, *events: ProviderEvent) -> None:
+    async def accept(self, provider_type: str, *events: CallbackItem) -> None:
         """Keep events; returns after the commit. One that is known already changes nothing.
 
         Raises `ValueError` once the others are stored, if one can't be, and what `GroupCommit.submit` raises.
@@ -102,7 +102,7 @@ class ProviderEventService:
         if faults:
             raise ValueError(" ".join(faults))
 
-    async def read(self, provider_type: str, events: Sequence[ProviderEvent | Unread]) -> Reading:
+    async def read(self, provider_type: str, events: Sequence[CallbackItem | Unread]) -> Reading:
         """Make of events what will be stored, each by itself, so that a bad one costs no other."""
         reading = Reading()
         for number, event in enumerate(events, start=1):

@@ -9,15 +9,15 @@ import structlog
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.db.models import Tenant, WebhookCall
+from app.db.models import KeptCallback, Tenant
 from app.db.sanitize import storable_text
-from app.domain import CallVerdict
+from app.domain import CallbackVerdict
 from app.errors import ProviderNotFound
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable, Reply
 from app.providers.registry import provider_registry
 from app.redaction import redacted
 from app.services.callbacks.call_log import CallLog, NewCall
-from app.services.callbacks.events import ProviderEventService, Reading
+from app.services.callbacks.events import CallbackItems, Reading
 from app.services.callbacks.signature_tokens import is_good_for
 from app.services.callbacks.webhook_calls import call_of
 from app.services.tenancy.audit import record
@@ -38,7 +38,7 @@ class Judgement:
     `seen` and `expected` are the beginnings of signatures, as in `CallbackRefused`.
     """
 
-    verdict: CallVerdict
+    verdict: CallbackVerdict
     reason: str | None = None
     seen: str | None = None
     expected: str | None = None
@@ -47,7 +47,7 @@ class Judgement:
 
 #: Said of a call whose events the database did not take just then.
 _NOT_STORED = Judgement(
-    CallVerdict.NOT_UNDERSTOOD, "It could not be stored when it came, and the provider was asked to call again."
+    CallbackVerdict.NOT_UNDERSTOOD, "It could not be stored when it came, and the provider was asked to call again."
 )
 
 
@@ -64,9 +64,7 @@ class Verification:
 class CallbackService:
     """Takes calls of providers, and takes those that were kept again."""
 
-    def __init__(
-        self, events: ProviderEventService, calls: CallLog, sessions: async_sessionmaker[AsyncSession]
-    ) -> None:
+    def __init__(self, events: CallbackItems, calls: CallLog, sessions: async_sessionmaker[AsyncSession]) -> None:
         self._events = events
         self._calls = calls
         self._sessions = sessions
@@ -88,7 +86,7 @@ class CallbackService:
         except (CallbackRefused, CallbackUnverifiable) as error:
             seen, expected = _hints(error)
             await self._calls.quarantine(
-                NewCall(name, callback, CallVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
+                NewCall(name, callback, CallbackVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
             )
             raise
         found = _judged(reading)
@@ -152,19 +150,19 @@ class CallbackService:
             "replayed_at": func.now(),
         }
         async with self._sessions.begin() as session:
-            is_it = (WebhookCall.tenant_id == tenant_id, WebhookCall.id == call_id)
-            await session.execute(update(WebhookCall).where(*is_it).values(changes))
+            is_it = (KeptCallback.tenant_id == tenant_id, KeptCallback.id == call_id)
+            await session.execute(update(KeptCallback).where(*is_it).values(changes))
             detail = {"call_id": call_id, "provider": call.provider_type, "verdict": found.verdict.value}
             await record(session, tenant_id, "replay", actor=actor, client=client, **detail)
         return found
 
-    async def _take_again(self, call: WebhookCall) -> tuple[Judgement, set[str]]:
+    async def _take_again(self, call: KeptCallback) -> tuple[Judgement, set[str]]:
         name, callback = call.provider_type, _as_it_came(call)
-        provider, was_refused = provider_of(name), call.verdict == CallVerdict.REFUSED
+        provider, was_refused = provider_of(name), call.verdict == CallbackVerdict.REFUSED
         try:
             reply = await (_admit(provider, callback) if was_refused else provider.handshake(callback))
             if reply is not None:
-                return Judgement(CallVerdict.TAKEN), set()
+                return Judgement(CallbackVerdict.TAKEN), set()
             reading = await self._read(name, provider, callback)
             if was_refused:
                 await self._must_be_vouched_for(name, provider, callback, reading)
@@ -200,8 +198,8 @@ class CallbackService:
     async def _correct(self, call_id: int, found: Judgement) -> None:
         """Say of a call that was kept as taken that it was not."""
         correcting = (
-            update(WebhookCall)
-            .where(WebhookCall.tenant_id == Tenant.id, WebhookCall.id == call_id)
+            update(KeptCallback)
+            .where(KeptCallback.tenant_id == Tenant.id, KeptCallback.id == call_id)
             .values(verdict=found.verdict.value, reason=found.reason, events=found.events)
         )
         async with self._sessions.begin() as session:
@@ -236,20 +234,20 @@ def _judged(reading: Reading, faults: list[str] | None = None) -> Judgement:
     """`faults` are those that showed when it was stored."""
     told = reading.faults + (faults or [])
     if not told:
-        return Judgement(CallVerdict.TAKEN, events=reading.count)
+        return Judgement(CallbackVerdict.TAKEN, events=reading.count)
     reason = storable_text(redacted(" ".join(told)))[:_LONGEST_REASON]  # an error may quote what it could not read
-    return Judgement(CallVerdict.NOT_UNDERSTOOD, reason, events=reading.count - len(faults or []))
+    return Judgement(CallbackVerdict.NOT_UNDERSTOOD, reason, events=reading.count - len(faults or []))
 
 
 def _refused(error: CallbackRefused | CallbackUnverifiable) -> Judgement:
     seen, expected = _hints(error)
-    return Judgement(CallVerdict.REFUSED, storable_text(str(error)), storable_text(seen), expected)
+    return Judgement(CallbackVerdict.REFUSED, storable_text(str(error)), storable_text(seen), expected)
 
 
 def _hints(error: CallbackRefused | CallbackUnverifiable) -> tuple[str | None, str | None]:
     return (error.seen, error.expected) if isinstance(error, CallbackRefused) else (None, None)
 
 
-def _as_it_came(call: WebhookCall) -> Callback:
+def _as_it_came(call: KeptCallback) -> Callback:
     headers = [(name, value) for name, value in call.headers if value is not None]
     return Callback(call.method, call.url, headers, call.body, call.received_at, is_kept=True)

@@ -22,61 +22,61 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 
 from app.db.batches import TENANT
-from app.db.models import CALL_NEEDS_ATTENTION, Tenant, WebhookCall
+from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, Tenant
 from app.db.paging import Page, fetch_page
-from app.domain import DEFAULT_TENANT_ID, CallVerdict
+from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
 from app.errors import WebhookCallNotFound
 
-_EVERY_CALL: Select[WebhookCall] = select(WebhookCall).join(Tenant, Tenant.id == WebhookCall.tenant_id)
+_EVERY_CALL: Select[KeptCallback] = select(KeptCallback).join(Tenant, Tenant.id == KeptCallback.tenant_id)
 
 
 async def list_calls(
     session: AsyncSession,
     *,
     provider: str | None = None,
-    verdict: CallVerdict | None = None,
+    verdict: CallbackVerdict | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int,
     cursor: str | None = None,
-) -> Page[WebhookCall]:
+) -> Page[KeptCallback]:
     """Calls of every tenant, the newest first, without headers and bodies; received at `since` or later, and before
     `until`."""
     conditions: list[ColumnElement[bool]] = []
     if provider is not None:
-        conditions.append(WebhookCall.provider_type == provider)
+        conditions.append(KeptCallback.provider_type == provider)
     if verdict is not None:
-        conditions.append(WebhookCall.verdict == verdict.value)
-        if verdict is not CallVerdict.TAKEN:
+        conditions.append(KeptCallback.verdict == verdict.value)
+        if verdict is not CallbackVerdict.TAKEN:
             conditions.append(and_(true(), CALL_NEEDS_ATTENTION))  # says that the partial index will do
     if since is not None:
-        conditions.append(WebhookCall.received_at >= since)
+        conditions.append(KeptCallback.received_at >= since)
     if until is not None:
-        conditions.append(WebhookCall.received_at < until)
-    without_content = (defer(WebhookCall.headers, raiseload=True), defer(WebhookCall.body, raiseload=True))
+        conditions.append(KeptCallback.received_at < until)
+    without_content = (defer(KeptCallback.headers, raiseload=True), defer(KeptCallback.body, raiseload=True))
     return await fetch_page(
         session,
         _EVERY_CALL.where(*conditions).options(*without_content),
-        order=(WebhookCall.id,),
+        order=(KeptCallback.id,),
         newest_first=True,
         limit=limit,
         cursor=cursor,
     )
 
 
-async def call_of(session: AsyncSession, call_id: int, tenant_id: int | None = None) -> WebhookCall:
+async def call_of(session: AsyncSession, call_id: int, tenant_id: int | None = None) -> KeptCallback:
     """One call, with everything; of whichever tenant, if none is named. Raises `WebhookCallNotFound`."""
-    statement = _EVERY_CALL.where(WebhookCall.id == call_id)
+    statement = _EVERY_CALL.where(KeptCallback.id == call_id)
     if tenant_id is not None:
-        statement = statement.where(WebhookCall.tenant_id == tenant_id)
+        statement = statement.where(KeptCallback.tenant_id == tenant_id)
     found = (await session.scalars(statement)).one_or_none()
     if found is None:
         raise WebhookCallNotFound("There is no call with this id.")
     return found
 
 
-_names_it = WebhookCall.addresses.contains(bindparam("addresses", type_=ARRAY(Text())))
-_content = WebhookCall.body.op("||")(func.convert_to(func.concat(" ", WebhookCall.url), "UTF8"))
+_names_it = KeptCallback.addresses.contains(bindparam("addresses", type_=ARRAY(Text())))
+_content = KeptCallback.body.op("||")(func.convert_to(func.concat(" ", KeptCallback.url), "UTF8"))
 _holds_it = and_(
     CALL_NEEDS_ATTENTION,
     or_(
@@ -87,9 +87,10 @@ _holds_it = and_(
 #: Two statements, because each has an index of its own.
 _ABOUT_IT = (_names_it, and_(_holds_it, not_(_names_it)))
 _COUNTS = [
-    select(func.count()).select_from(WebhookCall).where(WebhookCall.tenant_id == TENANT, about) for about in _ABOUT_IT
+    select(func.count()).select_from(KeptCallback).where(KeptCallback.tenant_id == TENANT, about)
+    for about in _ABOUT_IT
 ]
-_REMOVALS = [delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, about) for about in _ABOUT_IT]
+_REMOVALS = [delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, about) for about in _ABOUT_IT]
 
 
 async def count_calls_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:

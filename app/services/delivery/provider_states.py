@@ -33,7 +33,7 @@ _NAME = bindparam("provider", type_=Text())
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class ProviderHealth:
     """A provider as the workers see it; `probing` when its breaker's pause is over and one message may try it.
 
     `slot_in` is how many seconds ahead its rate is booked out.
@@ -68,7 +68,7 @@ class Health:
 
 _DOUBLING_SECONDS = 0.5
 _SLOW_START_SECONDS = 5.0  # a thousand calls at once by then
-WELL = Health()
+WELL = ProviderHealth()
 
 _since_pause = extract("epoch", func.now() - ProviderState.throttled_until)
 _HEALTH = select(
@@ -83,10 +83,10 @@ _HEALTH = select(
 )
 
 
-async def health_of_providers(connection: AsyncConnection) -> dict[str, Health]:
+async def health_of_providers(connection: AsyncConnection) -> dict[str, ProviderHealth]:
     """Everyone who has had trouble; whoever is not named is well."""
     found = await connection.execute(_HEALTH)
-    return {row.provider_type: Health(*row[1:]) for row in found}
+    return {row.provider_type: ProviderHealth(*row[1:]) for row in found}
 
 
 _PROBE = (

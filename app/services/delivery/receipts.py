@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from app.db.batches import TENANT, given, rank_of, rows
-from app.db.models import DeliveryAttempt, Message, ProviderEvent, Tenant
+from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
 from app.providers.base import Receipt
 from app.redaction import redacted
@@ -104,20 +104,20 @@ _named_by_them = (
     .lateral("named_by_them")
 )
 _EVENT_VALUES = {
-    ProviderEvent.tenant_id: func.coalesce(
+    StoredReceipt.tenant_id: func.coalesce(
         _named_by_us.c.tenant_id, _named_by_them.c.tenant_id, literal(DEFAULT_TENANT_ID, BigInteger())
     ),
-    ProviderEvent.provider_type: _received.c.provider_type,
-    ProviderEvent.event_id: _received.c.event_id,
-    ProviderEvent.message_id: func.coalesce(_named_by_us.c.message_id, _named_by_them.c.message_id),
-    ProviderEvent.provider_message_id: _received.c.provider_message_id,
-    ProviderEvent.status: _received.c.status,
-    ProviderEvent.detail: _received.c.detail,
-    ProviderEvent.raw: cast(_received.c.raw, JSONB),
-    ProviderEvent.occurred_at: _received.c.occurred_at,
+    StoredReceipt.provider_type: _received.c.provider_type,
+    StoredReceipt.event_id: _received.c.event_id,
+    StoredReceipt.message_id: func.coalesce(_named_by_us.c.message_id, _named_by_them.c.message_id),
+    StoredReceipt.provider_message_id: _received.c.provider_message_id,
+    StoredReceipt.status: _received.c.status,
+    StoredReceipt.detail: _received.c.detail,
+    StoredReceipt.raw: cast(_received.c.raw, JSONB),
+    StoredReceipt.occurred_at: _received.c.occurred_at,
 }
 _INSERT_EVENTS = (
-    insert(ProviderEvent)
+    insert(StoredReceipt)
     .from_select(
         list(_EVENT_VALUES),
         select(*_EVENT_VALUES.values())
@@ -127,7 +127,7 @@ _INSERT_EVENTS = (
         .order_by(_received.c.position),
     )
     .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
-    .returning(ProviderEvent.tenant_id, ProviderEvent.id, ProviderEvent.message_id)
+    .returning(StoredReceipt.tenant_id, StoredReceipt.id, StoredReceipt.message_id)
 )
 
 
@@ -170,36 +170,36 @@ def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, 
 
 
 _recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())
-_PARKED = (ProviderEvent.tenant_id == DEFAULT_TENANT_ID, ProviderEvent.message_id.is_(None))
+_PARKED = (StoredReceipt.tenant_id == DEFAULT_TENANT_ID, StoredReceipt.message_id.is_(None))
 _IS_RECORDED = (
-    ProviderEvent.provider_type == _recorded.c.provider_type,
-    ProviderEvent.provider_message_id == _recorded.c.provider_message_id,
+    StoredReceipt.provider_type == _recorded.c.provider_type,
+    StoredReceipt.provider_message_id == _recorded.c.provider_message_id,
     Message.tenant_id == TENANT,
     Message.id == _recorded.c.message_id,  # it may have been erased while it was with the provider
 )
 _ATTACH = (
-    update(ProviderEvent)
+    update(StoredReceipt)
     .where(*_PARKED, *_IS_RECORDED)
     .values(message_id=_recorded.c.message_id)
-    .returning(ProviderEvent.id)
+    .returning(StoredReceipt.id)
 )
 
 
 def _moving(found: Delete, tenant_id: SQLColumnExpression[int], message_id: SQLColumnExpression[int]) -> Executable:
     """Takes parked events from tenant 1 and gives them to their message's tenant: a key isn't changed in place."""
-    kept = [column for column in ProviderEvent.__table__.c if column.name not in {"tenant_id", "id", "message_id"}]
+    kept = [column for column in StoredReceipt.__table__.c if column.name not in {"tenant_id", "id", "message_id"}]
     taken = found.returning(tenant_id.label("its_tenant"), message_id.label("its_message"), *kept).cte("taken")
     columns = ["tenant_id", "message_id", *(column.name for column in kept)]
     values = [taken.c.its_tenant, taken.c.its_message, *(taken.c[column.name] for column in kept)]
     return (
-        insert(ProviderEvent)
+        insert(StoredReceipt)
         .from_select(columns, select(*values).order_by(taken.c.received_at))
         .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
-        .returning(ProviderEvent.tenant_id, ProviderEvent.id)
+        .returning(StoredReceipt.tenant_id, StoredReceipt.id)
     )
 
 
-_ATTACH_ELSEWHERE = _moving(delete(ProviderEvent).where(*_PARKED, *_IS_RECORDED), TENANT, _recorded.c.message_id)
+_ATTACH_ELSEWHERE = _moving(delete(StoredReceipt).where(*_PARKED, *_IS_RECORDED), TENANT, _recorded.c.message_id)
 
 
 async def attach_parked(
@@ -217,22 +217,22 @@ async def attach_parked(
 
 _CROSSED = (
     *_PARKED,
-    ProviderEvent.received_at > func.now() - _SWEEP_BACK,
+    StoredReceipt.received_at > func.now() - _SWEEP_BACK,
     DeliveryAttempt.tenant_id == Tenant.id,
-    DeliveryAttempt.provider_type == ProviderEvent.provider_type,
-    DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
+    DeliveryAttempt.provider_type == StoredReceipt.provider_type,
+    DeliveryAttempt.provider_message_id == StoredReceipt.provider_message_id,
     DeliveryAttempt.provider_message_id.is_not(None),
 )
 _SWEEP = (
-    update(ProviderEvent)
+    update(StoredReceipt)
     .where(*_CROSSED, Tenant.id == DEFAULT_TENANT_ID)
     .values(message_id=DeliveryAttempt.message_id)
-    .returning(ProviderEvent.tenant_id, ProviderEvent.id)
+    .returning(StoredReceipt.tenant_id, StoredReceipt.id)
 )
 _SWEEP_ELSEWHERE = _moving(
-    delete(ProviderEvent).where(*_CROSSED, Tenant.id != DEFAULT_TENANT_ID), Tenant.id, DeliveryAttempt.message_id
+    delete(StoredReceipt).where(*_CROSSED, Tenant.id != DEFAULT_TENANT_ID), Tenant.id, DeliveryAttempt.message_id
 )
-_ANY_PARKED = select(ProviderEvent.id).where(*_PARKED, ProviderEvent.received_at > func.now() - _SWEEP_BACK).limit(1)
+_ANY_PARKED = select(StoredReceipt.id).where(*_PARKED, StoredReceipt.received_at > func.now() - _SWEEP_BACK).limit(1)
 
 
 async def sweep_parked(connection: AsyncConnection) -> int:
@@ -253,29 +253,29 @@ _attempt_told_of = (
     select(func.max(DeliveryAttempt.number))
     .where(
         DeliveryAttempt.tenant_id == TENANT,
-        DeliveryAttempt.message_id == ProviderEvent.message_id,
-        DeliveryAttempt.provider_type == ProviderEvent.provider_type,
-        DeliveryAttempt.provider_message_id == ProviderEvent.provider_message_id,
+        DeliveryAttempt.message_id == StoredReceipt.message_id,
+        DeliveryAttempt.provider_type == StoredReceipt.provider_type,
+        DeliveryAttempt.provider_message_id == StoredReceipt.provider_message_id,
     )
-    .correlate(ProviderEvent)
+    .correlate(StoredReceipt)
     .scalar_subquery()
 )
-_failed_attempt = case((ProviderEvent.status.in_(_FAILURES), _attempt_told_of), else_=null())
+_failed_attempt = case((StoredReceipt.status.in_(_FAILURES), _attempt_told_of), else_=null())
 _told = rows(event_id=BigInteger())
 _best = (
     select(
-        ProviderEvent.message_id,
-        ProviderEvent.status,
-        ProviderEvent.detail,
-        ProviderEvent.provider_type,
-        ProviderEvent.provider_message_id,
+        StoredReceipt.message_id,
+        StoredReceipt.status,
+        StoredReceipt.detail,
+        StoredReceipt.provider_type,
+        StoredReceipt.provider_message_id,
         _failed_attempt.label("failed_attempt"),
     )
-    .ext(distinct_on(ProviderEvent.message_id))
-    .join(_told, and_(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _told.c.event_id))
-    .where(ProviderEvent.status.is_not(None))
+    .ext(distinct_on(StoredReceipt.message_id))
+    .join(_told, and_(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == _told.c.event_id))
+    .where(StoredReceipt.status.is_not(None))
     .order_by(
-        ProviderEvent.message_id, rank_of(ProviderEvent.status).desc(), _failed_attempt.desc(), ProviderEvent.id
+        StoredReceipt.message_id, rank_of(StoredReceipt.status).desc(), _failed_attempt.desc(), StoredReceipt.id
     )
     .cte("best")
 )

@@ -12,7 +12,7 @@ from sqlalchemy.orm import selectinload
 from app.addresses import any_address
 from app.config import Settings
 from app.db.engine import is_unavailable
-from app.db.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
 from app.db.paging import Page, fetch_page
 from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
 from app.errors import IdempotencyConflict, MessageNotFound, NotCancelable, NotRetriable
@@ -156,13 +156,13 @@ class MessageService:
             # One snapshot: what happens between the questions must not show in half of the answers.
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             message = await _load(session, tenant_id, message_id)
-            said = select(ProviderEvent).where(
-                ProviderEvent.tenant_id == tenant_id, ProviderEvent.message_id == message_id
+            said = select(StoredReceipt).where(
+                StoredReceipt.tenant_id == tenant_id, StoredReceipt.message_id == message_id
             )
             done = select(MessageEvent).where(
                 MessageEvent.tenant_id == tenant_id, MessageEvent.message_id == message_id
             )
-            events = (await session.scalars(said.order_by(ProviderEvent.id))).all()
+            events = (await session.scalars(said.order_by(StoredReceipt.id))).all()
             deeds = (await session.scalars(done.order_by(MessageEvent.id))).all()
             waits_for = await self._waits_for(await session.connection(), message)
         return timeline_of(message, message.attempts, events, deeds, waits_for)

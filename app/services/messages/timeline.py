@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.db.models import DeliveryAttempt, Message, MessageEvent, ProviderEvent
+from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
 from app.domain import STATUS_RANK, AttemptOutcome, Direction, MessageStatus
 
 
@@ -48,7 +48,7 @@ _WORDS = {
 def timeline_of(
     message: Message,
     attempts: Sequence[DeliveryAttempt],
-    events: Sequence[ProviderEvent],
+    events: Sequence[StoredReceipt],
     deeds: Sequence[MessageEvent],
     waits_for: Sequence[str] = (),
 ) -> list[Step]:
@@ -108,7 +108,7 @@ def _as(provider_message_id: str | None) -> str:
 
 
 def _receipts(
-    attempts: Sequence[DeliveryAttempt], events: Sequence[ProviderEvent], deeds: Sequence[MessageEvent]
+    attempts: Sequence[DeliveryAttempt], events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent]
 ) -> list[Step]:
     """What providers said, and whether it changed anything: only what raised the rank that the message had then."""
     others = [(each.finished_at, _OUTCOME_RANKS[each.outcome]) for each in attempts if each.outcome in _OUTCOME_RANKS]
@@ -126,7 +126,7 @@ def _receipts(
 
 
 def _is_of_an_earlier_try(
-    event: ProviderEvent, attempts: Sequence[DeliveryAttempt], deeds: Sequence[MessageEvent]
+    event: StoredReceipt, attempts: Sequence[DeliveryAttempt], deeds: Sequence[MessageEvent]
 ) -> bool:
     """Whether it tells of the failure of an attempt after which there was another, or somebody had asked for one."""
     if event.status not in {MessageStatus.UNDELIVERED, MessageStatus.FAILED} or event.provider_message_id is None:
@@ -142,7 +142,7 @@ def _is_of_an_earlier_try(
     return any(moment <= event.received_at for moment in later)
 
 
-def _receipt(event: ProviderEvent, rank: int, *, is_old: bool) -> str:
+def _receipt(event: StoredReceipt, rank: int, *, is_old: bool) -> str:
     provider = event.provider_type
     if event.status is None:
         return f"{provider} sent a word that has no meaning here; it is kept as it came."

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
-from app.db.models import Contact, Conversation, ConversationParticipant, File, Message, MessageEvent, ProviderEvent
+from app.db.models import Contact, Conversation, ConversationParticipant, File, Message, MessageEvent, StoredReceipt
 from app.db.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
@@ -29,7 +29,7 @@ class Dossier:
 
     message: Message
     files: list[File] = field(default_factory=list)
-    receipts: list[ProviderEvent] = field(default_factory=list)
+    receipts: list[StoredReceipt] = field(default_factory=list)
     history: list[MessageEvent] = field(default_factory=list)
 
 
@@ -118,8 +118,8 @@ class ContactService:
 
     async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[Dossier]:
         ids = [message.id for message in messages]
-        said = select(ProviderEvent).where(
-            ProviderEvent.tenant_id == self._tenant_id, ProviderEvent.message_id.in_(ids)
+        said = select(StoredReceipt).where(
+            StoredReceipt.tenant_id == self._tenant_id, StoredReceipt.message_id.in_(ids)
         )
         done = select(MessageEvent).where(MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(ids))
         came = {
@@ -134,7 +134,7 @@ class ContactService:
         for file in await session.scalars(brought.order_by(File.created_at, File.id)):
             if file.provider_type == came[file.provider_message_id].provider_type:
                 files[came[file.provider_message_id].id].append(file)
-        for receipt in await session.scalars(said.order_by(ProviderEvent.id)):
+        for receipt in await session.scalars(said.order_by(StoredReceipt.id)):
             receipts[receipt.message_id].append(receipt)
         for event in await session.scalars(done.order_by(MessageEvent.id)):
             history[event.message_id].append(event)

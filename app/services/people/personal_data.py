@@ -38,7 +38,7 @@ from app.db.models import (
     DeliveryAttempt,
     Message,
     MessageEvent,
-    ProviderEvent,
+    StoredReceipt,
     TenantAddress,
 )
 from app.domain import DEFAULT_TENANT_ID, MessageStatus, ParticipantRole
@@ -63,11 +63,11 @@ _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 _ID = bindparam("id_", type_=BigInteger())
 
 #: What came for an attempt on its way crosses its recording; it is about the same message, and no longer wanted.
-_REMOVE_PARKED = delete(ProviderEvent).where(
-    ProviderEvent.tenant_id == DEFAULT_TENANT_ID,
-    ProviderEvent.message_id.is_(None),
-    ProviderEvent.provider_type == DeliveryAttempt.provider_type,
-    ProviderEvent.provider_message_id == DeliveryAttempt.provider_message_id,
+_REMOVE_PARKED = delete(StoredReceipt).where(
+    StoredReceipt.tenant_id == DEFAULT_TENANT_ID,
+    StoredReceipt.message_id.is_(None),
+    StoredReceipt.provider_type == DeliveryAttempt.provider_type,
+    StoredReceipt.provider_message_id == DeliveryAttempt.provider_message_id,
     DeliveryAttempt.tenant_id == TENANT,
     DeliveryAttempt.message_id == any_(_IDS),
     DeliveryAttempt.provider_message_id.is_not(None),
@@ -90,8 +90,8 @@ _LOCK_MESSAGES = (
     .with_for_update(skip_locked=True)
 )
 _REMOVE_WHAT_HANGS_ON_THEM = {
-    "receipts": delete(ProviderEvent).where(
-        ProviderEvent.tenant_id == TENANT, ProviderEvent.message_id == any_(_IDS)
+    "receipts": delete(StoredReceipt).where(
+        StoredReceipt.tenant_id == TENANT, StoredReceipt.message_id == any_(_IDS)
     ),
     "events": delete(MessageEvent).where(MessageEvent.tenant_id == TENANT, MessageEvent.message_id == any_(_IDS)),
     "attempts": delete(DeliveryAttempt).where(

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.db.batches import SECOND, TENANT
-from app.db.models import AuditEvent, Message, ProviderEvent, SignatureToken, Tenant, WebhookCall
+from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID
 from app.services.messages.files import remove_orphans
 from app.services.people.personal_data import BATCH, finish_erasures, remove_messages
@@ -78,18 +78,18 @@ async def _remove_old_messages(engine: AsyncEngine, tenant_id: int, days: int) -
 
 
 _parked = (
-    select(ProviderEvent.id)
+    select(StoredReceipt.id)
     .where(
-        ProviderEvent.tenant_id == TENANT,
-        ProviderEvent.message_id.is_(None),
-        ProviderEvent.received_at < func.now() - _AGE,
+        StoredReceipt.tenant_id == TENANT,
+        StoredReceipt.message_id.is_(None),
+        StoredReceipt.received_at < func.now() - _AGE,
     )
-    .order_by(ProviderEvent.received_at)
+    .order_by(StoredReceipt.received_at)
     .limit(BATCH)
     .with_for_update(skip_locked=True)
     .cte("parked")
 )
-_REMOVE_PARKED = delete(ProviderEvent).where(ProviderEvent.tenant_id == TENANT, ProviderEvent.id == _parked.c.id)
+_REMOVE_PARKED = delete(StoredReceipt).where(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == _parked.c.id)
 _old_tokens = (
     select(SignatureToken.provider_type, SignatureToken.token)
     .where(SignatureToken.tenant_id == TENANT, SignatureToken.created_at < func.now() - _AGE)
@@ -104,20 +104,20 @@ _REMOVE_TOKENS = delete(SignatureToken).where(
     SignatureToken.token == _old_tokens.c.token,
 )
 _first_calls = (
-    select(WebhookCall.id, WebhookCall.received_at)
-    .where(WebhookCall.tenant_id == TENANT)
-    .order_by(WebhookCall.id)
+    select(KeptCallback.id, KeptCallback.received_at)
+    .where(KeptCallback.tenant_id == TENANT)
+    .order_by(KeptCallback.id)
     .limit(BATCH)
     .subquery("first_calls")
 )
 _old_calls = (
-    select(WebhookCall.id)
-    .join(_first_calls, WebhookCall.id == _first_calls.c.id)
-    .where(WebhookCall.tenant_id == TENANT, _first_calls.c.received_at < func.now() - _AGE)
-    .with_for_update(of=WebhookCall, skip_locked=True)
+    select(KeptCallback.id)
+    .join(_first_calls, KeptCallback.id == _first_calls.c.id)
+    .where(KeptCallback.tenant_id == TENANT, _first_calls.c.received_at < func.now() - _AGE)
+    .with_for_update(of=KeptCallback, skip_locked=True)
     .cte("old_calls")
 )
-_REMOVE_CALLS = delete(WebhookCall).where(WebhookCall.tenant_id == TENANT, WebhookCall.id == _old_calls.c.id)
+_REMOVE_CALLS = delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, KeptCallback.id == _old_calls.c.id)
 _first = (
     select(AuditEvent.id, AuditEvent.created_at)
     .where(AuditEvent.tenant_id == TENANT)

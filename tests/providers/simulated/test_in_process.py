@@ -8,15 +8,15 @@ import pytest
 
 from app.domain import MessageStatus
 from app.providers.base import (
+    CallbackItem,
     CredentialsRefused,
     InboundMessage,
     PermanentFailure,
-    ProviderEvent,
     ProviderFailure,
     Receipt,
     TemporaryFailure,
     UnknownOutcome,
-    call,
+    send_through,
 )
 from app.providers.email import EmailProvider
 from app.providers.simulated.in_process import Outbox, SimulatedCarrier
@@ -33,16 +33,16 @@ class Sink:
     """Keeps what it is given; `raises` so many times first."""
 
     def __init__(self, raises: int = 0) -> None:
-        self.events: asyncio.Queue[ProviderEvent] = asyncio.Queue()
+        self.events: asyncio.Queue[CallbackItem] = asyncio.Queue()
         self.raises = raises
 
-    async def __call__(self, event: ProviderEvent) -> None:
+    async def __call__(self, event: CallbackItem) -> None:
         if self.raises:
             self.raises -= 1
             raise ConnectionError("away")
         self.events.put_nowait(event)
 
-    async def next(self) -> ProviderEvent:
+    async def next(self) -> CallbackItem:
         async with asyncio.timeout(5):
             return await self.events.get()
 
@@ -72,8 +72,8 @@ def carrier_with(**values: object) -> SimulatedCarrier:
 
 
 async def test_the_built_in_carriers_need_no_arguments_and_give_ids_of_their_own() -> None:
-    texts = [(await call(SmsProvider(), outbound())).provider_message_id for _ in range(3)]
-    mail = await call(EmailProvider(), outbound("jane@example.com"))
+    texts = [(await send_through(SmsProvider(), outbound())).provider_message_id for _ in range(3)]
+    mail = await send_through(EmailProvider(), outbound("jane@example.com"))
     assert len(set(texts)) == 3
     assert all(id and id.startswith("sms-") for id in texts)
     assert mail.provider_message_id is not None
@@ -259,7 +259,7 @@ async def test_without_a_sink_nothing_is_kept_for_later(connect: Connect) -> Non
 async def test_closing_cancels_what_is_scheduled_and_what_is_under_way(connect: Connect) -> None:
     reached, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def stuck(event: ProviderEvent) -> None:
+    async def stuck(event: CallbackItem) -> None:
         reached.set()
         try:
             await asyncio.Event().wait()
@@ -311,7 +311,7 @@ async def test_what_is_due_earlier_goes_out_earlier_whenever_it_was_put() -> Non
 async def test_a_sink_that_hangs_on_one_event_does_not_hold_up_the_others() -> None:
     sink = Sink()
 
-    async def picky(event: ProviderEvent) -> None:
+    async def picky(event: CallbackItem) -> None:
         if isinstance(event, Receipt) and event.event_id == "stuck":
             await asyncio.Event().wait()
         await sink(event)

@@ -9,7 +9,7 @@ import pytest
 from app.config import Settings
 from app.domain import MessageStatus
 from app.providers.base import InboundMessage, Receipt
-from app.services.callbacks.events import ProviderEventService
+from app.services.callbacks.events import CallbackItems
 from tests.factories import CONTACT, CUSTOMER
 from tests.wire import rows_of
 
@@ -17,15 +17,13 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def events(
-    serve: Callable[[Settings], Awaitable[httpx.AsyncClient]], settings: Settings
-) -> ProviderEventService:
+async def events(serve: Callable[[Settings], Awaitable[httpx.AsyncClient]], settings: Settings) -> CallbackItems:
     client = await serve(settings)
-    service: ProviderEventService = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+    service: CallbackItems = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
     return service
 
 
-async def test_what_postgresql_refuses_costs_no_other_event(events: ProviderEventService, database_url: str) -> None:
+async def test_what_postgresql_refuses_costs_no_other_event(events: CallbackItems, database_url: str) -> None:
     said = [InboundMessage(f"in-{number}", "sms", "sms", CONTACT, CUSTOMER, "Hello") for number in (1, 2)]
     receipts = [Receipt(f"r-{number}", MessageStatus.SENT) for number in (1, 2)]
     reading = await events.read("signing", [*said, *receipts])
@@ -38,9 +36,7 @@ async def test_what_postgresql_refuses_costs_no_other_event(events: ProviderEven
     assert rows_of(database_url, "SELECT event_id FROM provider_events") == [("r-2",)]
 
 
-async def test_what_can_not_be_stored_is_told_once_the_others_are(
-    events: ProviderEventService, database_url: str
-) -> None:
+async def test_what_can_not_be_stored_is_told_once_the_others_are(events: CallbackItems, database_url: str) -> None:
     said = [InboundMessage(f"in-{to}", "sms", "sms", CONTACT, to, "Hello") for to in ("", CUSTOMER)]
     with pytest.raises(ValueError, match="Event 1: an address can't be empty"):
         await events.accept("signing", *said)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import AttemptOutcome, MessageStatus
-from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure, call
+from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
 from app.services.delivery.claims import Claim
 from app.services.delivery.recorder import OutcomeRecorder, Record
@@ -342,7 +342,7 @@ async def test_an_orderly_stop_leaves_in_the_queue_what_no_thread_had_begun(
     async with AsyncExitStack() as stack:
         hurried = quick.model_copy(update={"provider_concurrency": 3, "shutdown_grace_seconds": 0.1})
         provider.let_go.set()
-        await call(provider, outbound(), threads=1)
+        await send_through(provider, outbound(), threads=1)
         provider.let_go.clear()
         client = await stack.enter_async_context(client_of(await started(stack, hurried)))
         ids = [await post(client, sms(to=f"+1804555{number:04}")) for number in range(3)]

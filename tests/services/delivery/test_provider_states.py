@@ -29,7 +29,7 @@ from app.providers.sms import SmsProvider
 from app.segments import units_of
 from app.services.delivery.provider_states import (
     WELL,
-    Health,
+    ProviderHealth,
     Tally,
     draw_from_rate,
     health_of_providers,
@@ -57,7 +57,7 @@ class Worker:
         self.engine = engine
         self._settings = settings
 
-    async def health(self) -> Health:
+    async def health(self) -> ProviderHealth:
         async with self.engine.begin() as connection:
             return (await health_of_providers(connection)).get("first", WELL)
 

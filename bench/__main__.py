@@ -1,6 +1,6 @@
 """Measures how fast the service accepts messages, against an empty endpoint and against pgbench.
 
-Then how fast a worker drains the queue, and how soon an idle service delivers.
+Then how fast it answers reads, how fast a worker drains the queue, and how soon an idle service delivers.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from bench.processes import BenchError
 from bench.report import as_object, as_table
 from bench.targets import TITLES, Targets
 
-_PARTS = ("accept", "drain", "latency")
+_PARTS = ("accept", "reads", "drain", "latency")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +87,8 @@ async def _measure(plan: Plan, chosen: argparse.Namespace) -> dict[str, Any]:
         _say("making a throw-away database")
         with throw_away_database(directory, settings.pg_bindir) as database:
             targets = Targets(plan, database, directory, settings.pg_bindir)
-            rounds = Rounds({target: [] for target in targets.names} if "accept" in chosen.only else {})
+            names = targets.names(accept="accept" in chosen.only, reads="reads" in chosen.only)
+            rounds = Rounds({name: [] for name in names})
             for number in range(1, chosen.rounds + 1):
                 await _measure_once(targets, chosen, rounds, f"round {number} of {chosen.rounds}")
         return as_object(plan, rounds, targets.skipped)

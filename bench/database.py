@@ -45,6 +45,20 @@ class Database:
             pairs - 1,
         )
 
+    def add_messages(self, each: int) -> None:
+        """Give every conversation so many finished messages, with their counts and fresh statistics."""
+        self._execute(
+            "INSERT INTO messages (tenant_id, conversation_id, direction, channel, type, from_address, to_address, "
+            "body, attachments, status, provider_type, provider_message_id, sent_at) "
+            "SELECT 1, c.id, CASE WHEN n %% 2 = 0 THEN 'outbound' ELSE 'inbound' END, 'sms', 'sms', "
+            "c.customer_address, c.contact_address, repeat('Lorem ipsum dolor ', 5), '[]', "
+            "CASE WHEN n %% 2 = 0 THEN 'delivered' ELSE 'received' END, 'sms', c.id || '-' || n, "
+            "now() - n * interval '1 minute' FROM conversations c, generate_series(1, %s) n ORDER BY n, c.id",
+            each,
+        )
+        self._execute("UPDATE conversations SET message_count = %s", each)
+        self._execute("VACUUM ANALYZE")
+
     def add_key(self) -> str:
         """Make a key that may send, and give it as it is shown."""
         token = new_token(DEFAULT_TENANT_ID)

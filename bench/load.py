@@ -31,7 +31,8 @@ class Plan:
     """What to send: for how many seconds, over how many connections, between how many pairs of addresses.
 
     With `messages` it is over when so many have been sent, if the seconds aren't before: more than pairs and
-    connections together, or nothing is left to be measured after the warm-up. With `key` every request shows it.
+    connections together, or nothing is left to be measured after the warm-up. With `key` every request shows it. With
+    `path` it is read, by GET, instead of anything being sent.
     """
 
     port: int
@@ -40,6 +41,7 @@ class Plan:
     pairs: int
     messages: int | None = None
     key: str | None = None
+    path: str | None = None
     host: str = "127.0.0.1"
 
 
@@ -94,14 +96,8 @@ class Load:
     """One run: the connections draw their requests from it, and tell it what was answered."""
 
     def __init__(self, plan: Plan) -> None:
-        bodies = [json.dumps(message).encode() for message in messages(plan.pairs)]
-        shown = f"Authorization: Bearer {plan.key}\r\n" if plan.key else ""
-        head = (
-            f"POST /api/messages/sms HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
-            f"{shown}Content-Type: application/json\r\nContent-Length: "
-        )
         self._plan = plan
-        self._requests = itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
+        self._requests = itertools.cycle(_requests(plan))
         self._latencies: list[float] = []
         self._warming = plan.pairs
         self._unsent = float("inf") if plan.messages is None else plan.messages - plan.connections
@@ -174,6 +170,17 @@ class Load:
 def percentile(ordered: list[float], percent: int) -> float:
     """The value that `percent` of a hundred don't exceed; 0 where there are none."""
     return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else 0.0
+
+
+def _requests(plan: Plan) -> list[bytes]:
+    """The requests of a plan, in order, as they are written to a connection."""
+    host = f"Host: {plan.host}:{plan.port}\r\n"
+    shown = f"Authorization: Bearer {plan.key}\r\n" if plan.key else ""
+    if plan.path is not None:
+        return [f"GET {plan.path} HTTP/1.1\r\n{host}{shown}\r\n".encode()]
+    bodies = [json.dumps(message).encode() for message in messages(plan.pairs)]
+    head = f"POST /api/messages/sms HTTP/1.1\r\n{host}{shown}Content-Type: application/json\r\nContent-Length: "
+    return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
 
 
 class _Connection(asyncio.Protocol):

@@ -22,8 +22,11 @@ class Measurement:
             found.append(f"{self.seen.answered} messages were accepted and {self.rows} are stored")
         if self.seen.broken:
             found.append(f"{self.seen.broken} of the connections broke")
-        if self.seen.others:
-            found.append(f"some answers were not 2xx (status: how many): {self.seen.others}")
+        others = dict(self.seen.others)
+        if self.rows is None:
+            others.pop("503", None)  # a read that is refused on a busy machine is not counted, and breaks no promise
+        if others:
+            found.append(f"some answers were not 2xx (status: how many): {others}")
         if not self.seen.per_second:
             found.append("no message was accepted in the measured time")
         return found

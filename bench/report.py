@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from bench.load import Plan, percentile
 from bench.measurements import Drain, Latency, Measurement, Rounds
+from bench.reads import FROM_MEMORY, READS
 from bench.targets import TITLES
 
 Round = TypeVar("Round")
@@ -15,6 +16,7 @@ Round = TypeVar("Round")
 _RATIOS = [
     *((service, yardstick) for service in ("service", "delivering") for yardstick in ("empty", "pgbench")),
     ("keyed", "service"),
+    *((name, name + FROM_MEMORY) for name in READS),
 ]
 _MOMENTS = {"called": "the provider is called", "recorded": "its outcome is recorded"}
 _WIDTH = max(map(len, TITLES.values()))

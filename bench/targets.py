@@ -12,11 +12,15 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import httpx
+
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen
 from bench.measurements import Drain, Latency, Measurement
 from bench.pgbench import find_pgbench, run_pgbench
 from bench.processes import HOST, BenchError, Server, answer_of, cpu_seconds, free_port, serving, started, until
+from bench.reads import FROM_MEMORY, MESSAGES_EACH, READS
+from bench.reads import TITLES as READ_TITLES
 from bench.singles import send_singly
 
 TITLES = {
@@ -25,6 +29,8 @@ TITLES = {
     "delivering": "this service, accepting and delivering",
     "empty": "empty FastAPI endpoint",
     "pgbench": "pgbench, one insert per commit",
+    **READ_TITLES,
+    **{name + FROM_MEMORY: f"{title}, from memory" for name, title in READ_TITLES.items()},
 }
 #: Messages/s: a worker that is slower is given up.
 _SLOWEST_DRAIN = 100
@@ -47,15 +53,19 @@ class Targets:
             "delivering": partial(self._accepting, worker_enabled=True),
             "empty": self._empty,
         }
+        for name in READS:
+            self._measures[name] = partial(self._reading, name)
+            self._measures[name + FROM_MEMORY] = partial(self._reading_from_memory, name)
         try:
             self._pgbench = find_pgbench(directory, bindir)
             self._measures["pgbench"] = self._inserting
         except BenchError as reason:
             self.skipped["pgbench"] = str(reason)
 
-    @property
-    def names(self) -> list[str]:
-        return list(self._measures)
+    def names(self, *, accept: bool, reads: bool) -> list[str]:
+        """The targets of accepting, of reading, or of both."""
+        read = {*READS, *(name + FROM_MEMORY for name in READS)}
+        return [name for name in self._measures if (reads if name in read else accept)]
 
     async def measure(self, name: str) -> Measurement:
         """One round. Raises `BenchError` when there is nothing to measure."""
@@ -130,6 +140,31 @@ class Targets:
         async with serving(self._directory, ["-m", "bench.empty", str(port)], port) as server:
             seen, cpu = await self._load(server, self._plan)
             return Measurement(seen, cpu_microseconds=cpu)
+
+    async def _reading(self, name: str) -> Measurement:
+        self._fill()
+        async with self._service(worker_enabled=False) as server:
+            return await self._read(server, name)
+
+    async def _reading_from_memory(self, name: str) -> Measurement:
+        """The answers are those that the service gives to the same requests."""
+        self._fill()
+        async with self._service(worker_enabled=False) as server, httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://{HOST}:{server.port}"
+            answers = {path: (await client.get(url + path)).json() for path in READS.values()}
+        file = self._directory / "answers.json"
+        file.write_text(json.dumps(answers), encoding="utf-8")
+        port = free_port()
+        async with serving(self._directory, ["-m", "bench.memory", str(port), str(file)], port) as server:
+            return await self._read(server, name)
+
+    def _fill(self) -> None:
+        self._database.add_conversations(self._plan.pairs)
+        self._database.add_messages(MESSAGES_EACH)
+
+    async def _read(self, server: Server, name: str) -> Measurement:
+        seen, cpu = await self._load(server, replace(self._plan, path=READS[name]))
+        return Measurement(seen, cpu_microseconds=cpu)
 
     async def _inserting(self) -> Measurement:
         self._database.add_conversations(self._plan.pairs)

@@ -18,6 +18,7 @@ from bench import __main__ as bench
 from bench.load import Load, Plan, Seen, answer_in, messages
 from bench.measurements import Astray, Drain, Latency, Measurement, Rounds
 from bench.processes import environment
+from bench.reads import FROM_MEMORY, READS
 from bench.report import as_object, as_table
 
 _ROOT = Path(__file__).parent.parent
@@ -34,16 +35,18 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
 
     report = json.loads(output)
     yardsticks = ["empty"] if "pgbench" in report["skipped"] else ["empty", "pgbench"]
-    assert list(report["targets"]) == ["service", "keyed", "delivering", *yardsticks]
+    reads = [name + memory for name in READS for memory in ("", FROM_MEMORY)]
+    assert set(report["targets"]) == {"service", "keyed", "delivering", *yardsticks, *reads}
     for target in report["targets"].values():
         assert len(target["rounds"]) == 1
         assert target["per_second"] > 0
         assert 0 < target["p50_ms"] <= target["p99_ms"]
-    for name in report["targets"].keys() - {"empty"}:
+    for name in report["targets"].keys() - {"empty", *reads}:
         (measured,) = report["targets"][name]["rounds"]
         assert measured["rows"] == measured["answered"] > 0
     accepting = {f"{one}/{other}" for one in ("service", "delivering") for other in yardsticks}
-    assert set(report["ratios"]) == accepting | {"keyed/service", "drain/accept"}
+    reading = {f"{name}/{name}{FROM_MEMORY}" for name in READS}
+    assert set(report["ratios"]) == accepting | reading | {"keyed/service", "drain/accept"}
     for figures in report["ratios"].values():
         assert 0 < figures["lowest"] == figures["median"] == figures["highest"]
     assert report["drain"]["messages"] == 500

@@ -104,9 +104,10 @@ class Circle:
             "WHATSAPP_APP_SECRET": secrets.token_hex(16),
             "WHATSAPP_PHONE_NUMBER_IDS": f"{OUR_WHATSAPP}:{WHATSAPP_ID}",
         }
-        words = ["simulate", "--port", str(simulator_port), "--ledger", str(self._ledger), "--service", self.url]
+        words = ["--port", str(simulator_port), "--ledger", str(self._ledger), "--service", self.url]
+        environment = {"SIMULATOR_RECEIPT_DELAY_SECONDS": "0.05", **self._shared}
         self._simulator = LiveProcess(
-            directory / "simulator.log", *words, SIMULATOR_RECEIPT_DELAY_SECONDS="0.05", **self._shared
+            directory / "simulator.log", *words, module="tests.providers.wire", **environment
         )
         self._directory, self._port = directory, port
         self._server: LiveServer | None = None

@@ -1,4 +1,4 @@
-"""The carrier simulator as a vendor: what `python -m app simulate` understands over HTTP (docs/simulator.md)."""
+"""The carrier simulator as a vendor: a client for `python -m app simulate` (docs/simulator.md)."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
@@ -49,7 +49,7 @@ class _Found(_Model):
     messages: list[_Accepted]
 
 
-class _ReceiptCall(_Model):
+class _ReceiptBody(_Model):
     event_id: _Id
     status: str
     id: _Id | None = None
@@ -58,23 +58,23 @@ class _ReceiptCall(_Model):
     occurred_at: AwareDatetime | None = Field(None, strict=False)
 
 
-class _MessageCall(_Model):
-    id: _Id
+class _InboundBody(_Model):
+    provider_message_id: _Id = Field(alias="id")
     channel: str
     type: str
-    sender: str = Field(alias="from")
-    recipient: str = Field(alias="to")
+    from_address: str = Field(alias="from")
+    to_address: str = Field(alias="to")
     body: str
     subject: str | None = None
     attachments: list[str] = []
     sent_at: AwareDatetime | None = Field(None, strict=False)
 
 
-_CALLS = TypeAdapter(list[dict[str, Any]])
+_CALLBACK = TypeAdapter(list[dict[str, Any]])
 
 
 class SimulatorProvider(HttpProvider):
-    """A client of the carrier simulator at `SIMULATOR_URL`. `close` it; a client that was handed in stays open."""
+    """A client of the carrier simulator at `SIMULATOR_URL`. `close` it; a `client` from outside stays open."""
 
     channels: ClassVar = {"sms": "phone", "email": "email"}
     simulated: ClassVar[bool] = True
@@ -83,7 +83,7 @@ class SimulatorProvider(HttpProvider):
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()
         super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._url = httpx.URL(f"{(settings.url or '').rstrip('/')}/messages")  # read once, not for every message
+        self._url = httpx.URL(f"{(settings.url or '').rstrip('/')}/messages")  # parsed once, not for every message
         self.honours_idempotency_key = settings.honours_idempotency_key
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
@@ -108,7 +108,7 @@ class SimulatorProvider(HttpProvider):
             raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
 
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
-        """As promised by `BaseProvider`; raises `TemporaryFailure` where the simulator gives no answer just now."""
+        """As `BaseProvider` promises. Raises `TemporaryFailure` where the simulator gives no usable answer."""
         client = self.client
         request = client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
         try:
@@ -116,7 +116,7 @@ class SimulatorProvider(HttpProvider):
             if failure := outcome_of(response, _reason(response)):
                 raise failure
             found = _Found.model_validate_json(response.content)
-        except (UnknownOutcome, PermanentFailure, ValidationError) as error:  # of the question, not of the message
+        except (UnknownOutcome, PermanentFailure, ValidationError) as error:  # about the look-up, not the message
             raise TemporaryFailure(f"The look-up failed: {error}") from error
         return ProviderResult(found.messages[0].id) if found.messages else None
 
@@ -124,58 +124,38 @@ class SimulatorProvider(HttpProvider):
         """Nothing is signed: it is a simulator."""
 
     def parse(self, callback: Callback) -> Sequence[CallbackItem]:
-        """One event, or a list of them."""
-        calls = from_json(callback.body, allow_inf_nan=False)
-        return [_event(call) for call in _CALLS.validate_python(calls if isinstance(calls, list) else [calls])]
+        """The receipts and messages of a callback, which holds one or a list of them."""
+        content = from_json(callback.body, allow_inf_nan=False)
+        items = content if isinstance(content, list) else [content]
+        return [_item(each) for each in _CALLBACK.validate_python(items)]
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where SIMULATOR_URL says that there is a simulator; never in production."""
+    """The provider if SIMULATOR_URL is set; never in production."""
     settings = SimulatorSettings()
     return None if settings.url is None or settings.in_production else SimulatorProvider(settings=settings)
 
 
-def callback_of(event: CallbackItem) -> dict[str, object]:
-    """The JSON that the simulator posts for an event, and that `parse` reads."""
-    if isinstance(event, Receipt):
-        receipt = _ReceiptCall(
-            event_id=event.event_id,
-            status=str(event.raw["status"]),
-            id=event.provider_message_id,
-            reference=event.idempotency_key,
-            detail=event.detail,
-            occurred_at=event.occurred_at,
+def callback_body(item: CallbackItem) -> dict[str, object]:
+    """The JSON that the simulator posts for a receipt or message, and that `parse` reads."""
+    if isinstance(item, Receipt):
+        receipt = _ReceiptBody(
+            event_id=item.event_id,
+            status=str(item.raw["status"]),
+            id=item.provider_message_id,
+            reference=item.idempotency_key,
+            detail=item.detail,
+            occurred_at=item.occurred_at,
         )
         return {"event": "receipt", **receipt.model_dump(mode="json")}
-    message = _MessageCall(
-        id=event.provider_message_id,
-        channel=event.channel,
-        type=event.type,
-        sender=event.from_address,
-        recipient=event.to_address,
-        body=event.body,
-        subject=event.subject,
-        attachments=event.attachments,
-        sent_at=event.sent_at,
-    )
+    message = _InboundBody.model_validate(item, from_attributes=True)
     return {"event": "message", **message.model_dump(mode="json", by_alias=True)}
 
 
-def _event(call: dict[str, Any]) -> CallbackItem:
-    if call.get("event") == "message":
-        message = _MessageCall.model_validate(call)
-        return InboundMessage(
-            provider_message_id=message.id,
-            channel=message.channel,
-            type=message.type,
-            from_address=message.sender,
-            to_address=message.recipient,
-            body=message.body,
-            subject=message.subject,
-            attachments=message.attachments,
-            sent_at=message.sent_at,
-        )
-    receipt = _ReceiptCall.model_validate(call)
+def _item(content: dict[str, Any]) -> CallbackItem:
+    if content.get("event") == "message":
+        return InboundMessage(**dict(_InboundBody.model_validate(content)))
+    receipt = _ReceiptBody.model_validate(content)
     return Receipt(
         event_id=receipt.event_id,
         status=STATUSES.get(receipt.status),
@@ -183,12 +163,12 @@ def _event(call: dict[str, Any]) -> CallbackItem:
         idempotency_key=receipt.reference,
         detail=receipt.detail,
         occurred_at=receipt.occurred_at,
-        raw=call,
+        raw=content,
     )
 
 
 def _reason(response: httpx.Response) -> str | None:
-    """What the simulator says went wrong."""
+    """The simulator's own reason for a refusal."""
     try:
         return str(from_json(response.content)["error"])[:200]
     except (ValueError, TypeError, KeyError):

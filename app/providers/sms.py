@@ -1,4 +1,4 @@
-"""The built-in SMS and MMS carrier: simulated, in the process, so that a fresh clone sends without an account."""
+"""The built-in SMS and MMS carrier, simulated in the process: a fresh clone sends without an account."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from app.providers.simulated.in_process import SimulatedCarrier
 
 
 class SmsProvider(SimulatedCarrier):
-    """Takes texts and media messages as the script says (docs/simulator.md). Nothing leaves the machine."""
+    """Accepts or refuses texts and media messages by the script (docs/simulator.md). Nothing leaves the machine."""
 
     channels: ClassVar = {"sms": "phone"}
     prefix = "sms"

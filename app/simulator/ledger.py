@@ -1,4 +1,4 @@
-"""What the simulated carrier has seen: a file that outlives it, and the counts that a restart takes up again."""
+"""The simulated carrier's ledger: a file of all requests, and counts that survive a restart."""
 
 from collections import Counter
 from datetime import datetime
@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 
 class Entry(BaseModel):
-    """One request, as a line of the ledger: accepted if it has a time for that, and with `reply` answered.
+    """One request, as a line of the ledger: accepted if `accepted_at` is set. `reply` is the carrier's answer.
 
-    Forms without idempotency keys have none here: each of their acceptances is one.
+    `idempotency_key` is None in formats without keys, where each accepted request counts.
     """
 
     reply: str
@@ -25,9 +25,9 @@ class Entry(BaseModel):
 
 
 class Ledger:
-    """Every request, one line of JSON each, written out before it is answered, and read again at the next start.
+    """Every request as one line of JSON, written before the answer and read again at the next start.
 
-    What it says survives the death of the process, though not of the machine. One process at a time may write it.
+    It survives a crash of the process, but not of the machine. Only one process at a time may write it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class Ledger:
             if line.endswith(b"\n"):
                 whole += len(line)
                 self._note(Entry.model_validate_json(line))
-        self._file.truncate(whole)  # a line that its writer died over was never answered
+        self._file.truncate(whole)  # an unfinished last line was never answered
 
     def write(self, entry: Entry) -> None:
         self._file.write(entry.model_dump_json().encode() + b"\n")
@@ -51,15 +51,15 @@ class Ledger:
         self._note(entry)
 
     def requests(self, reference: str) -> int:
-        """How often this message has been asked for, whatever came of it."""
+        """The number of requests for this message, accepted or not."""
         return self._requests[reference]
 
     def first(self, key: str) -> Entry | None:
-        """The acceptance under this key, if there has been one."""
+        """The first accepted request with this key, if there is one."""
         return self._by_key.get(key)
 
     def accepted(self, reference: str) -> list[Entry]:
-        """Acceptances of this message, without repeats that were recognised."""
+        """The accepted requests for this message, without recognised repeats."""
         return self._by_reference.get(reference, [])
 
     def summary(self) -> dict[str, int]:

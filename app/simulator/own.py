@@ -13,22 +13,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.providers.base import CallbackItem, OutboundMessage
-from app.providers.simulated.script import Reply
-from app.providers.simulator import callback_of
-from app.simulator.carrier import KEY_REUSED, Carrier, Order
+from app.providers.simulated.script import CarrierAnswer
+from app.providers.simulator import callback_body
+from app.simulator.carrier import KEY_REUSED, Carrier, SendRequest
 from app.simulator.ledger import Entry
-from app.simulator.wire import WireFormat, call
+from app.simulator.wire import WireFormat, call_back
 
 _REFUSALS = {
-    Reply.THROTTLED: (429, "too fast"),
-    Reply.ERROR: (500, "out of order"),
-    Reply.REFUSED: (400, "the carrier refuses this recipient"),
-    Reply.UNAUTHORISED: (401, "the key was revoked"),
+    CarrierAnswer.THROTTLED: (429, "too fast"),
+    CarrierAnswer.ERROR: (500, "out of order"),
+    CarrierAnswer.REFUSED: (400, "the carrier refuses this recipient"),
+    CarrierAnswer.UNAUTHORISED: (401, "the key was revoked"),
 }
 
 
 class Submission(BaseModel):
-    """The body of POST /messages. `reference` names the message on every request for it, and in its receipts."""
+    """The body of POST /messages. `reference` names the message on every request for it and in its receipts."""
 
     channel: str
     type: str
@@ -41,7 +41,7 @@ class Submission(BaseModel):
 
     def message(self) -> OutboundMessage:
         return OutboundMessage(
-            message_id=0,  # the service's own, which a carrier never learns
+            message_id=0,  # the service's own, unknown to a carrier
             channel=self.channel,
             type=self.type,
             from_address=self.sender,
@@ -54,7 +54,7 @@ class Submission(BaseModel):
 
 
 class OwnFormat(WireFormat):
-    """JSON, with idempotency keys and a look-up. Events go to `callback_url`, if there is one."""
+    """JSON, with idempotency keys and a look-up. Receipts and inbound messages go to `callback_url`, if set."""
 
     def __init__(self, callback_url: str | None) -> None:
         self._callback_url = callback_url
@@ -66,29 +66,29 @@ class OwnFormat(WireFormat):
             Route("/ledger/summary", _summary, methods=["GET"]),
         ]
 
-    def accepted(self, order: Order, entry: Entry) -> Response:
+    def accepted(self, request: SendRequest, entry: Entry) -> Response:
         return JSONResponse({"id": entry.provider_message_id, "status": "accepted", "duplicate": entry.duplicate})
 
-    def refused(self, reply: Reply, entry: Entry) -> Response:
-        status, reason = _REFUSALS[reply]
+    def refused(self, answer: CarrierAnswer, entry: Entry) -> Response:
+        status, reason = _REFUSALS[answer]
         return JSONResponse({"error": "this key had another body" if entry.reply == KEY_REUSED else reason}, status)
 
-    async def _submit(self, request: Request) -> Response:
+    async def _submit(self, http_request: Request) -> Response:
         try:
-            submission = Submission.model_validate_json(await request.body())
+            submission = Submission.model_validate_json(await http_request.body())
         except ValidationError as error:
             return JSONResponse({"error": f"malformed in {error.error_count()} places"}, 422)
-        order = Order(
+        request = SendRequest(
             submission.message(),
             id=f"sim-{uuid4()}",
-            key=request.headers.get("idempotency-key", submission.reference),
-            sink=partial(_call_back, request.state.client, self._callback_url) if self._callback_url else None,
+            key=http_request.headers.get("idempotency-key", submission.reference),
+            sink=partial(_post, http_request.state.client, self._callback_url) if self._callback_url else None,
         )
-        return await self.answer(request, order)
+        return await self.answer(http_request, request)
 
 
-async def _call_back(client: httpx.AsyncClient, url: str, event: CallbackItem) -> None:
-    await call(client, url, to_json(callback_of(event)), {"Content-Type": "application/json"})
+async def _post(client: httpx.AsyncClient, url: str, item: CallbackItem) -> None:
+    await call_back(client, url, to_json(callback_body(item)), {"Content-Type": "application/json"})
 
 
 async def _look_up(request: Request) -> Response:

@@ -15,7 +15,8 @@ from starlette.applications import Starlette
 from app.providers.base import OutboundMessage
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.simulator import SimulatorProvider
-from app.simulator import create_simulator, server_of
+from app.simulator.application import create_simulator
+from app.simulator.server import server_of
 from tests.live import LOCAL
 from tests.providers import simulator_settings
 

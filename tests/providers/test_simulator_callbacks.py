@@ -19,7 +19,7 @@ from app.providers.base import (
     Receipt,
     UnknownOutcome,
 )
-from app.providers.simulator import SimulatorProvider, callback_of
+from app.providers.simulator import SimulatorProvider, callback_body
 from tests.live import free_port
 from tests.providers import outbound, simulator_settings
 from tests.providers.conftest import Simulate, served
@@ -132,8 +132,8 @@ def test_what_is_called_back_reads_as_it_was_meant() -> None:
     now = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
     receipt = Receipt("event", MessageStatus.SENT, "sim-1", "key", "why", now, {"status": "sent"})
     message = InboundMessage("sim-2", "email", "email", "a@b.test", "c@d.test", "Hi", "Re", ["https://x.test/1"], now)
-    assert parsed([callback_of(receipt), callback_of(message)])[1] == message
-    [read] = parsed(callback_of(receipt))
+    assert parsed([callback_body(receipt), callback_body(message)])[1] == message
+    [read] = parsed(callback_body(receipt))
     assert isinstance(read, Receipt)
     assert read.raw["status"] == "sent"
     assert (read.event_id, read.status, read.detail, read.occurred_at) == ("event", receipt.status, "why", now)

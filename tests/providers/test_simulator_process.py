@@ -21,7 +21,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.simulator import SimulatorProvider, configured
-from app.simulator import create_simulator
+from app.simulator.application import create_simulator
 from tests.conftest import make_settings
 from tests.live import LOCAL, free_port
 from tests.providers import outbound, simulator_settings

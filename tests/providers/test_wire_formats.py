@@ -27,13 +27,13 @@ from app.providers.base import Callback, InboundMessage
 from app.providers.sendgrid import SendgridSettings
 from app.providers.twilio import TwilioProvider, TwilioSettings
 from app.providers.whatsapp import WhatsappSettings
-from app.simulator import create_simulator
-from app.simulator.sendgrid import SendgridFormat
-from app.simulator.twilio import TwilioFormat
-from app.simulator.whatsapp import WhatsappFormat
+from app.simulator.application import create_simulator
 from tests.live import LOCAL
 from tests.providers import simulator_settings
 from tests.providers.conftest import served
+from tests.providers.wire.sendgrid import SendgridFormat
+from tests.providers.wire.twilio import TwilioFormat
+from tests.providers.wire.whatsapp import WhatsappFormat
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""What the simulated carrier can do, for which recipients, and its settings: the words of `script.py`."""
+"""The simulated carrier's behaviours, the recipients that select them, and its settings."""
 
 import re
 from enum import StrEnum
@@ -9,32 +9,32 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Behaviour(StrEnum):
-    """What the carrier does with one message. Whatever goes wrong does so a set number of times, then it is `ok`."""
+    """The carrier's behaviour for one message. Failures occur a set number of times, then the message is `ok`."""
 
-    OK = "ok"  #: accepted; the receipts `sent` and `delivered` follow
-    SLOW = "slow"  #: accepted at once, answered after `slow_seconds`
-    THROTTLED = "throttled"  #: 429 with Retry-After, `failures_before_ok` times
-    FAILING = "failing"  #: 500, `failures_before_ok` times
-    REFUSING = "refusing"  #: 400, always
-    UNAUTHORISED = "unauthorised"  #: 401, `breaks_before_ok` times, as this and what follows down to `redirect`
-    RESET_BEFORE = "reset_before"  #: the connection is cut, and nothing was accepted
-    RESET_AFTER = "reset_after"  #: accepted, then the connection is cut
-    SILENT = "silent"  #: accepted, never answered
-    MALFORMED = "malformed"  #: accepted, and answered 200 with a body that says nothing
-    HUGE = "huge"  #: accepted, and answered 200 with ten megabytes
-    REDIRECT = "redirect"  #: 307 to the same place, and nothing was accepted
-    LOST_RECEIPT = "lost_receipt"  #: accepted; no receipt ever comes
-    DUPLICATE_RECEIPTS = "duplicate_receipts"  #: every receipt comes three times at once
-    LATE_RECEIPT = "late_receipt"  #: the receipts come `late_receipt_seconds` late
-    SHUFFLED_RECEIPTS = "shuffled_receipts"  #: `queued`, `sent` and `delivered` come in an order that is not this one
-    RECEIPT_FIRST = "receipt_first"  #: the receipts come before the answer
-    UNDELIVERED = "undelivered"  #: `sent`, then `undelivered`
-    CORRECTED = "corrected"  #: `undelivered`, and after that `delivered` all the same
-    STOP_REPLY = "stop_reply"  #: the recipient answers STOP
-    INBOUND_BURST = "inbound_burst"  #: the recipient answers `inbound_burst_size` times at once
+    OK = "ok"  #: accepted; the receipts `sent` and `delivered` follow.
+    SLOW = "slow"  #: accepted at once, answered after `slow_seconds`.
+    THROTTLED = "throttled"  #: 429 with Retry-After, `failures_before_ok` times.
+    FAILING = "failing"  #: 500, `failures_before_ok` times.
+    REFUSING = "refusing"  #: 400, always.
+    UNAUTHORISED = "unauthorised"  #: 401, `breaks_before_ok` times, as all down to `redirect`.
+    RESET_BEFORE = "reset_before"  #: the connection is cut, and nothing was accepted.
+    RESET_AFTER = "reset_after"  #: accepted, then the connection is cut.
+    SILENT = "silent"  #: accepted, never answered.
+    MALFORMED = "malformed"  #: accepted, and answered 200 with a body without an id.
+    HUGE = "huge"  #: accepted, and answered 200 with ten megabytes.
+    REDIRECT = "redirect"  #: 307 to the same place, and nothing was accepted.
+    LOST_RECEIPT = "lost_receipt"  #: accepted; no receipt ever comes.
+    DUPLICATE_RECEIPTS = "duplicate_receipts"  #: every receipt comes three times at once.
+    LATE_RECEIPT = "late_receipt"  #: the receipts come `late_receipt_seconds` late.
+    SHUFFLED_RECEIPTS = "shuffled_receipts"  #: `queued`, `sent` and `delivered` come in another order.
+    RECEIPT_FIRST = "receipt_first"  #: the receipts come before the answer.
+    UNDELIVERED = "undelivered"  #: `sent`, then `undelivered`.
+    CORRECTED = "corrected"  #: `undelivered`, then `delivered`.
+    STOP_REPLY = "stop_reply"  #: the recipient replies STOP.
+    INBOUND_BURST = "inbound_burst"  #: the recipient replies `inbound_burst_size` times at once.
 
 
-#: The first two of the last four digits of +1500555NNNN; the last two are free, a hundred recipients for each.
+#: The first two of the last four digits of +1500555NNNN. The last two are free: a hundred recipients each.
 MAGIC_NUMBERS = {
     "00": Behaviour.OK,
     "01": Behaviour.SLOW,
@@ -63,7 +63,7 @@ _MAGIC_DOMAIN = "@simulator.test"
 
 
 def magic_behaviour(to_address: str) -> Behaviour | None:
-    """What a normalised magic number or address stands for; None for everyone else."""
+    """The behaviour of a normalised magic number or address; None for any other recipient."""
     if to_address.startswith("+1500555") and (match := _MAGIC_NUMBER.fullmatch(to_address)):
         return MAGIC_NUMBERS.get(match[1])
     if to_address.lower().endswith(_MAGIC_DOMAIN):
@@ -73,41 +73,41 @@ def magic_behaviour(to_address: str) -> Behaviour | None:
 
 
 class SimulatorSettings(BaseSettings):
-    """What can be set about the carrier, each as SIMULATOR_ and its name, such as `SIMULATOR_MIX`."""
+    """The carrier's settings, each read from SIMULATOR_ and its name, such as `SIMULATOR_MIX`."""
 
     model_config = SettingsConfigDict(
         env_prefix="SIMULATOR_", env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    #: ENV, as for the service. In production everyone is `ok` and nothing comes back.
+    #: ENV, as for the service. In production every recipient is `ok` and nothing comes back.
     environment: str = Field("development", validation_alias="ENV")
-    #: Where the HTTP form listens, such as http://127.0.0.1:9100; without it there is no provider `simulator`.
+    #: The HTTP simulator's address, such as http://127.0.0.1:9100. Without it there is no provider `simulator`.
     url: str | None = Field(None, pattern=r"^https?://[^/]")
-    #: How long the provider `simulator` waits for the next piece of an answer.
+    #: The provider `simulator` waits this long for the next piece of an answer.
     timeout_seconds: float = Field(10, gt=0)
 
-    #: Draws who is what. Another seed, another story.
+    #: Another seed draws other behaviours.
     seed: int = 0
-    #: How often which behaviour, among recipients that are not magic: `ok:0.9 failing:0.1`.
+    #: Behaviours and their weights for recipients that are not magic: `ok:0.9 failing:0.1`.
     mix: Annotated[dict[Behaviour, Annotated[float, Field(ge=0, allow_inf_nan=False)]], NoDecode] = {Behaviour.OK: 1}
-    #: Whether a repeated key gets the first answer's id and sends nothing.
+    #: A repeated key gets the first answer's id and sends nothing.
     honours_idempotency_key: bool = True
-    #: How many messages the carriers in the process remember; the HTTP form remembers all.
+    #: Messages that the in-process carriers remember. The HTTP simulator remembers all.
     remembered_keys: int = Field(20_000, ge=1)
 
-    #: How many requests it takes in a second; those beyond are throttled. Unset, as many as come.
+    #: Requests a second; those beyond are throttled. Unset, there is no limit.
     rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     failures_before_ok: int = Field(2, ge=0)
     breaks_before_ok: int = Field(1, ge=0)
     slow_seconds: float = Field(3, ge=0, allow_inf_nan=False)
-    #: What a 429 asks for. Anything goes, also zero, negative and 1000000000: carriers do it.
+    #: The Retry-After of a 429. Zero, negative and 1000000000 are allowed: carriers send them.
     retry_after_seconds: float = Field(1, ge=-(10**9), le=10**9, allow_inf_nan=False)
     #: Write Retry-After as an HTTP date, not as seconds.
     retry_after_as_date: bool = False
 
-    #: Whether receipts are sent at all; answers from recipients are sent all the same.
+    #: Send receipts. Replies from recipients are sent in either case.
     receipts: bool = True
-    #: Between the answer and the first receipt, and between one and the next.
+    #: Before the first receipt, and between one and the next.
     receipt_delay_seconds: float = Field(0.5, ge=0, allow_inf_nan=False)
     late_receipt_seconds: float = Field(60, ge=0, allow_inf_nan=False)
     inbound_burst_size: int = Field(5, ge=0)

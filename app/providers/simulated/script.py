@@ -1,7 +1,7 @@
-"""The simulated carrier's script: what it does with each message, in this process or as one of its own.
+"""The simulated carrier's script: the answer to each request, and the receipts and inbound messages that follow.
 
-Pure and repeatable, but for its rate: the recipient decides, and for everyone else the seed together with the
-message's idempotency key, so that the same seed tells the same story whatever the order and whichever the process.
+Decisions are pure functions of the recipient or, for other recipients, of the seed and the message's idempotency key.
+The same seed therefore gives the same outcomes, in any order and in any process. Only `RateLimit` has state.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from app.providers.base import CallbackItem, InboundMessage, OutboundMessage, Re
 from app.providers.simulated.behaviours import Behaviour, SimulatorSettings, magic_behaviour
 
 
-class Reply(StrEnum):
-    """How one request is answered."""
+class CarrierAnswer(StrEnum):
+    """The carrier's answer to one request to send."""
 
     ID = "id"
     THROTTLED = "throttled"
@@ -33,33 +33,36 @@ class Reply(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What the carrier does with one request: whether it takes the message, and how and after how long it answers."""
+    """The carrier's reaction to one request: acceptance, answer, and seconds between the two."""
 
     accepts: bool
-    reply: Reply
-    delay: float = 0  #: seconds between taking it and answering
+    answer: CarrierAnswer
+    delay: float = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An event and when it reaches us: seconds after the message was accepted, None for before the answer."""
+    """A receipt or inbound message, and its delay: seconds after acceptance, or None for before the answer."""
 
     after: float | None
-    event: CallbackItem
+    item: CallbackItem
 
 
-_ACCEPTED = Reaction(True, Reply.ID)
+#: The reaction to a request beyond the carrier's rate, for any recipient.
+THROTTLED = Reaction(False, CarrierAnswer.THROTTLED)
+_ACCEPTED = Reaction(True, CarrierAnswer.ID)
+#: Reactions to the first requests for a message; later ones are accepted.
 _AT_FIRST = {
-    Behaviour.THROTTLED: Reaction(False, Reply.THROTTLED),
-    Behaviour.FAILING: Reaction(False, Reply.ERROR),
-    Behaviour.REFUSING: Reaction(False, Reply.REFUSED),
-    Behaviour.UNAUTHORISED: Reaction(False, Reply.UNAUTHORISED),
-    Behaviour.RESET_BEFORE: Reaction(False, Reply.CUT),
-    Behaviour.RESET_AFTER: Reaction(True, Reply.CUT),
-    Behaviour.SILENT: Reaction(True, Reply.SILENCE),
-    Behaviour.MALFORMED: Reaction(True, Reply.MALFORMED),
-    Behaviour.HUGE: Reaction(True, Reply.HUGE),
-    Behaviour.REDIRECT: Reaction(False, Reply.REDIRECT),
+    Behaviour.THROTTLED: THROTTLED,
+    Behaviour.FAILING: Reaction(False, CarrierAnswer.ERROR),
+    Behaviour.REFUSING: Reaction(False, CarrierAnswer.REFUSED),
+    Behaviour.UNAUTHORISED: Reaction(False, CarrierAnswer.UNAUTHORISED),
+    Behaviour.RESET_BEFORE: Reaction(False, CarrierAnswer.CUT),
+    Behaviour.RESET_AFTER: Reaction(True, CarrierAnswer.CUT),
+    Behaviour.SILENT: Reaction(True, CarrierAnswer.SILENCE),
+    Behaviour.MALFORMED: Reaction(True, CarrierAnswer.MALFORMED),
+    Behaviour.HUGE: Reaction(True, CarrierAnswer.HUGE),
+    Behaviour.REDIRECT: Reaction(False, CarrierAnswer.REDIRECT),
 }
 _SENT, _DELIVERED, _UNDELIVERED = MessageStatus.SENT, MessageStatus.DELIVERED, MessageStatus.UNDELIVERED
 _RECEIPTS: dict[Behaviour, Sequence[MessageStatus]] = {
@@ -68,23 +71,19 @@ _RECEIPTS: dict[Behaviour, Sequence[MessageStatus]] = {
     Behaviour.CORRECTED: (_SENT, _UNDELIVERED, _DELIVERED),
     Behaviour.SHUFFLED_RECEIPTS: (MessageStatus.QUEUED, _SENT, _DELIVERED),
 }
-#: Bodies of a 200 that say nothing: each is one that some vendor's gateway has sent.
+#: Bodies of a 200 without an id. Vendors' gateways have sent each of them.
 _MALFORMED = (b"", b"<html><body>OK</body></html>", b'{"id": "sim-', b'{"id": 17}', b'{"error": "try later"}', b"[]")
 
 
-#: What is beyond the carrier's rate is turned away before anybody looks at whom it is for.
-TOO_MANY = Reaction(False, Reply.THROTTLED)
-
-
-class Allowance:
-    """The carrier's rate: what it takes in a second, saved up for one second at most; None is no limit."""
+class RateLimit:
+    """The carrier's rate as a token bucket of one second's requests. None is no limit."""
 
     def __init__(self, per_second: float | None) -> None:
         self._per_second = per_second
         self._left, self._counted_at = max(per_second or 0, 1.0), monotonic()
 
-    def is_used_up(self) -> bool:
-        """Whether one more request is too many; if not, it has been counted."""
+    def is_exceeded(self) -> bool:
+        """Return True if one more request is too many; otherwise count it."""
         if self._per_second is None:
             return False
         now = monotonic()
@@ -97,7 +96,7 @@ class Allowance:
 
 
 class Script:
-    """The carrier's mind. It keeps nothing: whoever asks counts the requests and remembers what was accepted."""
+    """The carrier's decisions. It has no state: its caller counts requests and remembers accepted messages."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self._settings = settings
@@ -105,17 +104,17 @@ class Script:
         self._behaviours, self._weights = list(settings.mix), list(settings.mix.values())
 
     def behaviour(self, to_address: str, key: str) -> Behaviour:
-        """What becomes of the message with this idempotency key, on its first request and on every other."""
+        """The behaviour for the message with this idempotency key, the same on every request for it."""
         if self._in_production:
             return Behaviour.OK
         if magic := magic_behaviour(to_address):
             return magic
         if len(self._behaviours) == 1:
             return self._behaviours[0]
-        return self._drawn("mix", key).choices(self._behaviours, self._weights)[0]
+        return self._random("mix", key).choices(self._behaviours, self._weights)[0]
 
     def reaction(self, behaviour: Behaviour, earlier: int) -> Reaction:
-        """How a request is met, of whose message `earlier` ones have been seen."""
+        """The reaction to a request, after `earlier` requests for the same message."""
         settings = self._settings
         if behaviour is Behaviour.REFUSING:
             return _AT_FIRST[behaviour]
@@ -123,14 +122,14 @@ class Script:
         if earlier >= (settings.failures_before_ok if fails else settings.breaks_before_ok):
             return _ACCEPTED
         if behaviour is Behaviour.SLOW:
-            return Reaction(True, Reply.ID, settings.slow_seconds)
+            return Reaction(True, CarrierAnswer.ID, settings.slow_seconds)
         return _AT_FIRST.get(behaviour, _ACCEPTED)
 
     def arrivals(
         self, behaviour: Behaviour, message: OutboundMessage, provider_message_id: str, accepted_at: datetime
     ) -> list[Arrival]:
-        """What comes back after the message was accepted. `accepted_at` is only written into the events."""
-        settings, texts = self._settings, self._answers(behaviour)
+        """The receipts and inbound messages after acceptance. `accepted_at` is only written into them."""
+        settings, texts = self._settings, self._inbound_texts(behaviour)
         if self._in_production or not (settings.receipts or texts):
             return []
         slowness = settings.slow_seconds if behaviour is Behaviour.SLOW else 0
@@ -143,32 +142,30 @@ class Script:
                 _receipt(message, provider_message_id, status, accepted_at + timedelta(seconds=time))
                 for status, time in zip(statuses, times, strict=False)
             ]
-            arrivals = self._delivered(behaviour, receipts, times, message.idempotency_key)
-        answers = [
-            Arrival(times[-1], _answer(message, f"{provider_message_id}-in-{number}", text, accepted_at, times[-1]))
+            arrivals = self._receipts(behaviour, receipts, times, message.idempotency_key)
+        inbound = [
+            Arrival(times[-1], _inbound(message, f"{provider_message_id}-in-{number}", text, accepted_at, times[-1]))
             for number, text in enumerate(texts, start=1)
         ]
-        return arrivals + answers
+        return arrivals + inbound
 
     def malformed(self, key: str) -> bytes:
-        """The body of an answer that is none."""
-        return self._drawn("malformed", key).choice(_MALFORMED)
+        """The body of a 200 without an id."""
+        return self._random("malformed", key).choice(_MALFORMED)
 
-    def _delivered(
-        self, behaviour: Behaviour, receipts: list[Receipt], times: list[float], key: str
-    ) -> list[Arrival]:
+    def _receipts(self, behaviour: Behaviour, receipts: list[Receipt], times: list[float], key: str) -> list[Arrival]:
         if behaviour is Behaviour.RECEIPT_FIRST:
             return [Arrival(None, receipt) for receipt in receipts]
         if behaviour is Behaviour.LATE_RECEIPT:
             times = [time + self._settings.late_receipt_seconds for time in times]
         if behaviour is Behaviour.SHUFFLED_RECEIPTS:
-            in_order, chance = list(receipts), self._drawn("order", key)
+            in_order, random = list(receipts), self._random("order", key)
             while receipts == in_order:
-                chance.shuffle(receipts)
+                random.shuffle(receipts)
         copies = 3 if behaviour is Behaviour.DUPLICATE_RECEIPTS else 1
         return [Arrival(time, receipt) for receipt, time in zip(receipts, times, strict=False) for _ in range(copies)]
 
-    def _answers(self, behaviour: Behaviour) -> list[str]:
+    def _inbound_texts(self, behaviour: Behaviour) -> list[str]:
         if behaviour is Behaviour.STOP_REPLY:
             return ["STOP"]
         if behaviour is Behaviour.INBOUND_BURST:
@@ -176,8 +173,8 @@ class Script:
             return [f"Answer {number} of {size}" for number in range(1, size + 1)]
         return []
 
-    def _drawn(self, purpose: str, key: str) -> Random:
-        return Random(f"{self._settings.seed}/{purpose}/{key}")  # noqa: S311 - a story, not a secret
+    def _random(self, purpose: str, key: str) -> Random:
+        return Random(f"{self._settings.seed}/{purpose}/{key}")  # noqa: S311 - repeatable, not secret
 
 
 def _receipt(message: OutboundMessage, id: str, status: MessageStatus, occurred_at: datetime) -> Receipt:
@@ -192,7 +189,7 @@ def _receipt(message: OutboundMessage, id: str, status: MessageStatus, occurred_
     )
 
 
-def _answer(message: OutboundMessage, id: str, text: str, accepted_at: datetime, after: float) -> InboundMessage:
+def _inbound(message: OutboundMessage, id: str, text: str, accepted_at: datetime, after: float) -> InboundMessage:
     return InboundMessage(
         provider_message_id=id,
         channel=message.channel,

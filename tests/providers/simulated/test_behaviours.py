@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from app.domain import MessageStatus
 from app.providers.base import InboundMessage, Receipt
 from app.providers.simulated.behaviours import MAGIC_NUMBERS, Behaviour, SimulatorSettings
-from app.providers.simulated.script import Arrival, Reaction, Reply, Script
+from app.providers.simulated.script import Arrival, CarrierAnswer, Reaction, Script
 from tests.providers import outbound, simulator_settings
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ def arrivals(behaviour: Behaviour, *, key: str = "key", **values: object) -> lis
 
 
 def receipts(found: list[Arrival]) -> list[tuple[float | None, MessageStatus | None]]:
-    return [(one.after, one.event.status) for one in found if isinstance(one.event, Receipt)]
+    return [(one.after, one.item.status) for one in found if isinstance(one.item, Receipt)]
 
 
 @pytest.mark.parametrize("behaviour", Behaviour)
@@ -130,36 +130,36 @@ def test_in_production_everyone_is_ok_and_nothing_comes_back() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "accepts", "reply", "times"),
     [
-        (Behaviour.THROTTLED, False, Reply.THROTTLED, 3),
-        (Behaviour.FAILING, False, Reply.ERROR, 3),
-        (Behaviour.UNAUTHORISED, False, Reply.UNAUTHORISED, 2),
-        (Behaviour.RESET_BEFORE, False, Reply.CUT, 2),
-        (Behaviour.RESET_AFTER, True, Reply.CUT, 2),
-        (Behaviour.SILENT, True, Reply.SILENCE, 2),
-        (Behaviour.MALFORMED, True, Reply.MALFORMED, 2),
-        (Behaviour.HUGE, True, Reply.HUGE, 2),
-        (Behaviour.REDIRECT, False, Reply.REDIRECT, 2),
+        (Behaviour.THROTTLED, False, CarrierAnswer.THROTTLED, 3),
+        (Behaviour.FAILING, False, CarrierAnswer.ERROR, 3),
+        (Behaviour.UNAUTHORISED, False, CarrierAnswer.UNAUTHORISED, 2),
+        (Behaviour.RESET_BEFORE, False, CarrierAnswer.CUT, 2),
+        (Behaviour.RESET_AFTER, True, CarrierAnswer.CUT, 2),
+        (Behaviour.SILENT, True, CarrierAnswer.SILENCE, 2),
+        (Behaviour.MALFORMED, True, CarrierAnswer.MALFORMED, 2),
+        (Behaviour.HUGE, True, CarrierAnswer.HUGE, 2),
+        (Behaviour.REDIRECT, False, CarrierAnswer.REDIRECT, 2),
     ],
 )
 def test_what_goes_wrong_does_so_a_set_number_of_times(
-    behaviour: Behaviour, accepts: bool, reply: Reply, times: int
+    behaviour: Behaviour, accepts: bool, reply: CarrierAnswer, times: int
 ) -> None:
     script = Script(simulator_settings(failures_before_ok=3, breaks_before_ok=2))
     told = [script.reaction(behaviour, earlier) for earlier in range(times + 2)]
-    assert told == [Reaction(accepts, reply)] * times + [Reaction(True, Reply.ID)] * 2
+    assert told == [Reaction(accepts, reply)] * times + [Reaction(True, CarrierAnswer.ID)] * 2
 
 
 def test_a_refusal_is_for_ever() -> None:
     script = Script(simulator_settings())
     assert {script.reaction(Behaviour.REFUSING, earlier) for earlier in (0, 1, 100)} == {
-        Reaction(False, Reply.REFUSED)
+        Reaction(False, CarrierAnswer.REFUSED)
     }
 
 
 def test_a_slow_answer_is_slow_once() -> None:
     script = Script(simulator_settings(slow_seconds=30))
-    assert script.reaction(Behaviour.SLOW, 0) == Reaction(True, Reply.ID, delay=30)
-    assert script.reaction(Behaviour.SLOW, 1) == Reaction(True, Reply.ID)
+    assert script.reaction(Behaviour.SLOW, 0) == Reaction(True, CarrierAnswer.ID, delay=30)
+    assert script.reaction(Behaviour.SLOW, 1) == Reaction(True, CarrierAnswer.ID)
 
 
 def test_what_arrives_after_each_behaviour() -> None:
@@ -191,7 +191,7 @@ def test_shuffled_receipts_come_in_every_order_but_the_right_one() -> None:
 
 
 def test_receipts_tell_when_it_happened_and_whose_it_is() -> None:
-    [first, second] = [one.event for one in arrivals(Behaviour.LATE_RECEIPT, late_receipt_seconds=60)]
+    [first, second] = [one.item for one in arrivals(Behaviour.LATE_RECEIPT, late_receipt_seconds=60)]
     assert isinstance(first, Receipt)
     assert isinstance(second, Receipt)
     assert (first.provider_message_id, first.idempotency_key) == ("sim-1", "key")
@@ -201,16 +201,16 @@ def test_receipts_tell_when_it_happened_and_whose_it_is() -> None:
 
 
 def test_copies_of_a_receipt_are_one_event() -> None:
-    copies = [one.event for one in arrivals(Behaviour.DUPLICATE_RECEIPTS)]
+    copies = [one.item for one in arrivals(Behaviour.DUPLICATE_RECEIPTS)]
     assert len({copy.event_id for copy in copies if isinstance(copy, Receipt)}) == 2
 
 
 def _is_receipt(arrival: Arrival) -> bool:
-    return isinstance(arrival.event, Receipt)
+    return isinstance(arrival.item, Receipt)
 
 
 def test_a_recipient_who_has_enough_says_stop() -> None:
-    [stop] = [one.event for one in arrivals(Behaviour.STOP_REPLY) if not _is_receipt(one)]
+    [stop] = [one.item for one in arrivals(Behaviour.STOP_REPLY) if not _is_receipt(one)]
     assert isinstance(stop, InboundMessage)
     assert (stop.body, stop.from_address, stop.to_address) == ("STOP", "+18045551234", "+12016661234")
     assert (stop.channel, stop.type, stop.subject) == ("sms", "sms", "Re: Hi")
@@ -219,7 +219,7 @@ def test_a_recipient_who_has_enough_says_stop() -> None:
 def test_a_burst_is_as_many_messages_at_one_time() -> None:
     burst = [one for one in arrivals(Behaviour.INBOUND_BURST, inbound_burst_size=20) if not _is_receipt(one)]
     assert {one.after for one in burst} == {3}
-    assert len({one.event.provider_message_id for one in burst}) == 20
+    assert len({one.item.provider_message_id for one in burst}) == 20
 
 
 def test_receipts_can_be_switched_off_and_answers_still_come() -> None:

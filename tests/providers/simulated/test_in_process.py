@@ -339,9 +339,9 @@ async def test_ten_thousand_receipts_take_no_task_each(connect: Connect) -> None
     assert time.process_time() - began < 5  # some 0.3 seconds; a second's worth of traffic must not take seconds
 
 
-async def test_more_events_than_lanes_all_go_out() -> None:
+async def test_more_items_than_concurrency_all_go_out() -> None:
     sink = Sink()
-    outbox = Outbox(lanes=2)
+    outbox = Outbox(concurrency=2)
     for number in range(1000):
         outbox.put(Receipt(str(number), None), number % 7 / 100, sink)
     assert {getattr(await sink.next(), "event_id", None) for _ in range(1000)} == set(map(str, range(1000)))

@@ -1,4 +1,4 @@
-"""The simulator as SendGrid: mail to send, events, and mail that comes in by Inbound Parse.
+"""The simulator as SendGrid: sending mail, events, and inbound mail by Inbound Parse.
 
 https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send
 https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
@@ -28,21 +28,21 @@ from starlette.routing import Route
 from app.domain import MessageStatus
 from app.providers.base import CallbackItem, InboundMessage, OutboundMessage, Receipt
 from app.providers.sendgrid import SendgridSettings
-from app.providers.simulated.script import Reply
+from app.providers.simulated.script import CarrierAnswer
 from app.providers.toolbox.verification import first_secret
-from app.simulator.carrier import Order
+from app.simulator.carrier import SendRequest
 from app.simulator.ledger import Entry
-from app.simulator.wire import WireFormat, call
+from app.simulator.wire import WireFormat, call_back
 
 log = structlog.get_logger(__name__)
 
 _REFUSALS = {
-    Reply.THROTTLED: (429, "too many requests"),
-    Reply.ERROR: (500, "internal server error"),
-    Reply.REFUSED: (400, "The to email does not contain a valid address."),
-    Reply.UNAUTHORISED: (401, "The provided authorization grant is invalid, expired, or revoked"),
+    CarrierAnswer.THROTTLED: (429, "too many requests"),
+    CarrierAnswer.ERROR: (500, "internal server error"),
+    CarrierAnswer.REFUSED: (400, "The to email does not contain a valid address."),
+    CarrierAnswer.UNAUTHORISED: (401, "The provided authorization grant is invalid, expired, or revoked"),
 }
-#: SendGrid has no word for what has only been sent.
+#: SendGrid has no event for sent mail.
 _EVENTS = {
     MessageStatus.QUEUED: {"event": "processed"},
     MessageStatus.SENT: {"event": "processed"},
@@ -66,7 +66,7 @@ class _Content(BaseModel):
 
 
 class _Submission(BaseModel):
-    """The body of POST /v3/mail/send; here a mail has one recipient."""
+    """The body of POST /v3/mail/send, for one recipient."""
 
     personalizations: Annotated[list[_Personalization], Field(min_length=1, max_length=1)]
     sender: _Address = Field(alias="from")
@@ -76,10 +76,10 @@ class _Submission(BaseModel):
 
 
 class SendgridFormat(WireFormat):
-    """Any account. Events and mails that come in go to `webhook`, if there is one.
+    """Any account. Events and inbound mail go to `webhook`, if it is set.
 
-    Events are signed with a key that is made at the start, and whose public half is logged and served where SendGrid
-    serves it. The address of mails that come in carries the first SENDGRID_INBOUND_TOKEN.
+    Events are signed with a key made at the start. Its public half is logged, and served at SendGrid's own path. The
+    address for inbound mail carries the first SENDGRID_INBOUND_TOKEN.
     """
 
     accepted_status: ClassVar[int] = 202
@@ -99,51 +99,51 @@ class SendgridFormat(WireFormat):
             Route("/v3/user/webhooks/event/settings/signed", self._public_key, methods=["GET"]),
         ]
 
-    def accepted(self, order: Order, entry: Entry) -> Response:
-        return Response(status_code=self.accepted_status, headers={"X-Message-Id": order.id})
+    def accepted(self, request: SendRequest, entry: Entry) -> Response:
+        return Response(status_code=self.accepted_status, headers={"X-Message-Id": request.id})
 
-    def refused(self, reply: Reply, entry: Entry) -> Response:
-        return _error(*_REFUSALS[reply])
+    def refused(self, answer: CarrierAnswer, entry: Entry) -> Response:
+        return _error(*_REFUSALS[answer])
 
     async def _public_key(self, request: Request) -> Response:
         return JSONResponse({"public_key": self.public_key})
 
-    async def _submit(self, request: Request) -> Response:
-        if "authorization" not in request.headers:
-            return _error(*_REFUSALS[Reply.UNAUTHORISED])
-        content = await request.body()
+    async def _submit(self, http_request: Request) -> Response:
+        if "authorization" not in http_request.headers:
+            return _error(*_REFUSALS[CarrierAnswer.UNAUTHORISED])
+        content = await http_request.body()
         try:
             submission = _Submission.model_validate_json(content)
         except ValidationError as error:
             return _error(400, error.errors()[0]["msg"], ".".join(map(str, error.errors()[0]["loc"])))
         [personalization] = submission.personalizations
         message = OutboundMessage(
-            message_id=0,  # the service's own, which a carrier never learns
+            message_id=0,  # the service's own, unknown to a carrier
             channel="email",
             type="email",
             from_address=submission.sender.email,
             to_address=personalization.to[0].email,
             body=submission.content[0].value,
-            # A carrier doesn't know which argument names the mail: it takes the first.
+            # A carrier can't tell which argument names the mail, so it takes the first.
             idempotency_key=next(iter(personalization.custom_args.values()), hashlib.sha256(content).hexdigest()),
             subject=submission.subject,
         )
-        sink = partial(self._call_back, request.state.client, submission, message)
-        return await self.answer(request, Order(message, id=secrets.token_urlsafe(16), sink=sink))
+        sink = partial(self._call_back, http_request.state.client, submission, message)
+        return await self.answer(http_request, SendRequest(message, id=secrets.token_urlsafe(16), sink=sink))
 
     async def _call_back(
-        self, client: httpx.AsyncClient, submission: _Submission, message: OutboundMessage, event: CallbackItem
+        self, client: httpx.AsyncClient, submission: _Submission, message: OutboundMessage, item: CallbackItem
     ) -> None:
         if self._webhook is None or self._parse is None:
             return
-        if isinstance(event, Receipt):
-            body = to_json([_event(event, message, submission.personalizations[0].custom_args)])
-            await call(client, self._webhook, body, {"Content-Type": "application/json", **self._signed(body)})
+        if isinstance(item, Receipt):
+            body = to_json([_event(item, message, submission.personalizations[0].custom_args)])
+            await call_back(client, self._webhook, body, {"Content-Type": "application/json", **self._signed(body)})
         else:
-            form = _parsed_mail(event, in_reply_to=submission.headers.get("Message-ID"))
+            form = _parsed_mail(item, in_reply_to=submission.headers.get("Message-ID"))
             request = client.build_request("POST", self._parse, files={name: (None, form[name]) for name in form})
             headers = {"Content-Type": request.headers["content-type"]}
-            await call(client, self._parse, await request.aread(), headers)
+            await call_back(client, self._parse, await request.aread(), headers)
 
     def _signed(self, body: bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))

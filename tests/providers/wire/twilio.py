@@ -1,4 +1,4 @@
-"""The simulator as Twilio: messages to send, the list of messages, status callbacks, and texts that come in.
+"""The simulator as Twilio: sending, the list of messages, status callbacks and inbound texts.
 
 https://www.twilio.com/docs/messaging/api/message-resource
 """
@@ -21,20 +21,20 @@ from starlette.routing import Route
 
 from app.domain import MessageStatus
 from app.providers.base import CallbackItem, InboundMessage, OutboundMessage
-from app.providers.simulated.script import Reply
+from app.providers.simulated.script import CarrierAnswer
 from app.providers.toolbox.verification import first_secret, reference_in
 from app.providers.twilio import TwilioSettings
-from app.simulator.carrier import Order
+from app.simulator.carrier import SendRequest
 from app.simulator.ledger import Entry
-from app.simulator.wire import WireFormat, call
+from app.simulator.wire import WireFormat, call_back
 
 _API_VERSION = "2010-04-01"
 _PATH = f"/{_API_VERSION}/Accounts/{{account}}/Messages.json"
 _REFUSALS = {
-    Reply.THROTTLED: (429, 20429, "Too Many Requests"),
-    Reply.ERROR: (500, 20500, "Internal Server Error"),
-    Reply.REFUSED: (400, 21211, "Invalid 'To' Phone Number"),
-    Reply.UNAUTHORISED: (401, 20003, "Authenticate"),
+    CarrierAnswer.THROTTLED: (429, 20429, "Too Many Requests"),
+    CarrierAnswer.ERROR: (500, 20500, "Internal Server Error"),
+    CarrierAnswer.REFUSED: (400, 21211, "Invalid 'To' Phone Number"),
+    CarrierAnswer.UNAUTHORISED: (401, 20003, "Authenticate"),
 }
 _UNDELIVERED = {"ErrorCode": "30003", "ErrorMessage": "Unreachable destination handset"}
 _PAGE_SIZE, _LARGEST_PAGE = 50, 1000
@@ -42,10 +42,9 @@ _MORE = "https://www.twilio.com/docs/errors/{}"
 
 
 class TwilioFormat(WireFormat):
-    """Any account. Receipts go to the StatusCallback of their message, if it names one; texts to `webhook`.
+    """Any account. Receipts go to their message's StatusCallback, if it has one, and inbound texts to `webhook`.
 
-    Calls are signed with the first auth token, and not at all where there is none. What the list shows is forgotten
-    when the process ends.
+    Callbacks are signed with the first auth token, or unsigned without one. The list of messages is kept in memory.
     """
 
     accepted_status: ClassVar[int] = 201
@@ -58,21 +57,21 @@ class TwilioFormat(WireFormat):
     def routes(self) -> Sequence[Route]:
         return [Route(_PATH, self._submit, methods=["POST"]), Route(_PATH, self._list, methods=["GET"])]
 
-    def accepted(self, order: Order, entry: Entry) -> Response:
-        return JSONResponse(_shown(self._messages[order.id]), self.accepted_status)
+    def accepted(self, request: SendRequest, entry: Entry) -> Response:
+        return JSONResponse(_shown(self._messages[request.id]), self.accepted_status)
 
-    def refused(self, reply: Reply, entry: Entry) -> Response:
-        return _error(*_REFUSALS[reply])
+    def refused(self, answer: CarrierAnswer, entry: Entry) -> Response:
+        return _error(*_REFUSALS[answer])
 
-    def note(self, order: Order) -> None:
-        message = order.message
+    def note(self, request: SendRequest) -> None:
+        message = request.message
         media = len(message.attachments)
-        self._list_it(order.id, "outbound-api", message.from_address, message.to_address, message.body, media)
+        self._add_to_list(request.id, "outbound-api", message.from_address, message.to_address, message.body, media)
 
-    async def _submit(self, request: Request) -> Response:
-        if "authorization" not in request.headers:
-            return _error(*_REFUSALS[Reply.UNAUTHORISED])
-        form = parse_qs((await request.body()).decode("latin-1"))
+    async def _submit(self, http_request: Request) -> Response:
+        if "authorization" not in http_request.headers:
+            return _error(*_REFUSALS[CarrierAnswer.UNAUTHORISED])
+        form = parse_qs((await http_request.body()).decode("latin-1"))
         fields = {name: values[0] for name, values in form.items()}
         media = form.get("MediaUrl", [])
         for missing, code in (("To", 21604), ("From", 21603), ("Body", 21602)):
@@ -80,7 +79,7 @@ class TwilioFormat(WireFormat):
                 return _error(400, code, f"A '{missing}' is required.")
         status_callback = fields.get("StatusCallback")
         message = OutboundMessage(
-            message_id=0,  # the service's own, which a carrier never learns
+            message_id=0,  # the service's own, unknown to a carrier
             channel="sms",
             type="mms" if media else "sms",
             from_address=fields["From"],
@@ -90,9 +89,10 @@ class TwilioFormat(WireFormat):
             attachments=media,
         )
         sink = partial(
-            self._call_back, request.state.client, request.path_params["account"], status_callback, message
+            self._call_back, http_request.state.client, http_request.path_params["account"], status_callback, message
         )
-        return await self.answer(request, Order(message, id=_sid("MM" if media else "SM", uuid4().hex), sink=sink))
+        request = SendRequest(message, id=_sid("MM" if media else "SM", uuid4().hex), sink=sink)
+        return await self.answer(http_request, request)
 
     async def _call_back(
         self,
@@ -100,30 +100,30 @@ class TwilioFormat(WireFormat):
         account: str,
         status_callback: str | None,
         message: OutboundMessage,
-        event: CallbackItem,
+        item: CallbackItem,
     ) -> None:
-        if isinstance(event, InboundMessage):
-            sid = _sid("SM", event.provider_message_id)
-            self._list_it(sid, "inbound", event.from_address, event.to_address, event.body, 0)
-            said = {"SmsStatus": "received", "Body": event.body, "NumMedia": "0", "NumSegments": "1"}
-            url, ends = self._webhook, (event.from_address, event.to_address)
+        if isinstance(item, InboundMessage):
+            sid = _sid("SM", item.provider_message_id)
+            self._add_to_list(sid, "inbound", item.from_address, item.to_address, item.body, 0)
+            content = {"SmsStatus": "received", "Body": item.body, "NumMedia": "0", "NumSegments": "1"}
+            url, ends = self._webhook, (item.from_address, item.to_address)
         else:
-            sid, status = str(event.provider_message_id), str(event.raw["status"])
+            sid, status = str(item.provider_message_id), str(item.raw["status"])
             self._messages[sid]["status"] = status
-            said = {"SmsStatus": status, "MessageStatus": status}
-            said |= _UNDELIVERED if event.status is MessageStatus.UNDELIVERED else {}
+            content = {"SmsStatus": status, "MessageStatus": status}
+            content |= _UNDELIVERED if item.status is MessageStatus.UNDELIVERED else {}
             url, ends = status_callback, (message.from_address, message.to_address)
         if url is None:
             return
-        fields = {"AccountSid": account, "ApiVersion": _API_VERSION, "MessageSid": sid, "SmsSid": sid, **said}
+        fields = {"AccountSid": account, "ApiVersion": _API_VERSION, "MessageSid": sid, "SmsSid": sid, **content}
         fields |= {"From": ends[0], "To": ends[1]}
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if self._token:
             headers["X-Twilio-Signature"] = _signature(self._token, url, fields)
-        await call(client, url, urlencode(fields).encode(), headers)
+        await call_back(client, url, urlencode(fields).encode(), headers)
 
-    def _list_it(self, sid: str, direction: str, sender: str, recipient: str, body: str, media: int) -> None:
-        if sid not in self._messages:  # as when a call is repeated
+    def _add_to_list(self, sid: str, direction: str, sender: str, recipient: str, body: str, media: int) -> None:
+        if sid not in self._messages:  # a repeated callback
             self._messages[sid] = {
                 "sid": sid,
                 "status": "received" if direction == "inbound" else "queued",
@@ -138,7 +138,7 @@ class TwilioFormat(WireFormat):
             }
 
     async def _list(self, request: Request) -> Response:
-        """The messages, the newest first, page by page; those of one day (UTC), sender or recipient, if asked."""
+        """A page of messages, the newest first, filtered by day (UTC), sender or recipient."""
         asked = request.query_params
         wanted = {name.lower(): asked[name] for name in ("To", "From") if name in asked}
         day = asked["DateSent"].partition("T")[0] if "DateSent" in asked else None

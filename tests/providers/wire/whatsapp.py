@@ -1,4 +1,4 @@
-"""The simulator as WhatsApp's Cloud API: messages to send, statuses, and messages that come in.
+"""The simulator as WhatsApp's Cloud API: sending, statuses and inbound messages.
 
 https://developers.facebook.com/documentation/business-messaging/whatsapp/messages/send-messages
 https://developers.facebook.com/documentation/business-messaging/whatsapp/webhooks/overview
@@ -21,43 +21,43 @@ from starlette.routing import Route
 
 from app.domain import MessageStatus
 from app.providers.base import CallbackItem, OutboundMessage, Receipt
-from app.providers.simulated.script import Reply
+from app.providers.simulated.script import CarrierAnswer
 from app.providers.toolbox.verification import first_secret
 from app.providers.whatsapp import WhatsappSettings
-from app.simulator.carrier import Order
+from app.simulator.carrier import SendRequest
 from app.simulator.ledger import Entry
-from app.simulator.wire import WireFormat, call
+from app.simulator.wire import WireFormat, call_back
 
 _REFUSALS = {
-    Reply.THROTTLED: (429, 130429, "Rate limit hit"),
-    Reply.ERROR: (500, 131000, "Something went wrong"),
-    Reply.REFUSED: (400, 131026, "Message undeliverable"),
-    Reply.UNAUTHORISED: (401, 190, "Access token has expired"),
+    CarrierAnswer.THROTTLED: (429, 130429, "Rate limit hit"),
+    CarrierAnswer.ERROR: (500, 131000, "Something went wrong"),
+    CarrierAnswer.REFUSED: (400, 131026, "Message undeliverable"),
+    CarrierAnswer.UNAUTHORISED: (401, 190, "Access token has expired"),
 }
-#: WhatsApp has no word for what is only queued.
+#: WhatsApp has no status for queued messages.
 _STATUSES = {MessageStatus.SENT: "sent", MessageStatus.DELIVERED: "delivered", MessageStatus.UNDELIVERED: "failed"}
 _UNDELIVERABLE = {"code": 131026, "title": "Message undeliverable"}
 
 
-class _Words(BaseModel):
+class _Text(BaseModel):
     body: str
 
 
 class _Submission(BaseModel):
-    """The body of POST /messages: a text, or whatever else, which is taken as it is."""
+    """The body of POST /messages. Types other than text are accepted unread."""
 
     messaging_product: str
     to: str
     type: str = "text"
-    text: _Words | None = None
+    text: _Text | None = None
     biz_opaque_callback_data: str | None = None
 
 
 class WhatsappFormat(WireFormat):
-    """Any account. Statuses and messages that come in go to `webhook`, if there is one.
+    """Any account. Statuses and inbound messages go to `webhook`, if it is set.
 
-    A number's id is that of WHATSAPP_PHONE_NUMBER_IDS, and otherwise stands for the number too. Calls are signed with
-    the first WHATSAPP_APP_SECRET, and not at all where there is none.
+    Numbers have their ids from WHATSAPP_PHONE_NUMBER_IDS; any other id stands for the number itself. Callbacks are
+    signed with the first WHATSAPP_APP_SECRET, or unsigned without one.
     """
 
     def __init__(self, settings: WhatsappSettings, webhook: str | None) -> None:
@@ -68,39 +68,40 @@ class WhatsappFormat(WireFormat):
     def routes(self) -> Sequence[Route]:
         return [Route("/{version}/{phone_number_id:int}/messages", self._submit, methods=["POST"])]
 
-    def accepted(self, order: Order, entry: Entry) -> Response:
+    def accepted(self, request: SendRequest, entry: Entry) -> Response:
         number = entry.to.removeprefix("+")
         return JSONResponse(
             {
                 "messaging_product": "whatsapp",
                 "contacts": [{"input": number, "wa_id": number}],
-                "messages": [{"id": order.id}],
+                "messages": [{"id": request.id}],
             }
         )
 
-    def refused(self, reply: Reply, entry: Entry) -> Response:
-        return _error(*_REFUSALS[reply])
+    def refused(self, answer: CarrierAnswer, entry: Entry) -> Response:
+        return _error(*_REFUSALS[answer])
 
-    async def _submit(self, request: Request) -> Response:
-        if "authorization" not in request.headers:
-            return _error(*_REFUSALS[Reply.UNAUTHORISED])
-        content = await request.body()
+    async def _submit(self, http_request: Request) -> Response:
+        if "authorization" not in http_request.headers:
+            return _error(*_REFUSALS[CarrierAnswer.UNAUTHORISED])
+        content = await http_request.body()
         try:
             submission = _Submission.model_validate_json(content)
         except ValidationError:
             return _error(400, 100, "Invalid parameter")
-        number_id = str(request.path_params["phone_number_id"])
+        number_id = str(http_request.path_params["phone_number_id"])
+        reference = submission.biz_opaque_callback_data
         message = OutboundMessage(
-            message_id=0,  # the service's own, which a carrier never learns
+            message_id=0,  # the service's own, unknown to a carrier
             channel="whatsapp",
             type="whatsapp",
             from_address=self._numbers.get(number_id, f"+{number_id}"),
             to_address=f"+{submission.to.removeprefix('+')}",
             body=submission.text.body if submission.text else "",
-            idempotency_key=submission.biz_opaque_callback_data or hashlib.sha256(content).hexdigest(),
+            idempotency_key=reference or hashlib.sha256(content).hexdigest(),
         )
-        sink = partial(self._call_back, request.state.client, number_id, submission.biz_opaque_callback_data, message)
-        return await self.answer(request, Order(message, id=_wamid(uuid4().hex), sink=sink))
+        sink = partial(self._call_back, http_request.state.client, number_id, reference, message)
+        return await self.answer(http_request, SendRequest(message, id=_wamid(uuid4().hex), sink=sink))
 
     async def _call_back(
         self,
@@ -108,48 +109,48 @@ class WhatsappFormat(WireFormat):
         number_id: str,
         reference: str | None,
         message: OutboundMessage,
-        event: CallbackItem,
+        item: CallbackItem,
     ) -> None:
         if self._webhook is None:
             return
-        if isinstance(event, Receipt):
-            if event.status not in _STATUSES:
+        if isinstance(item, Receipt):
+            if item.status not in _STATUSES:
                 return
-            said = {"statuses": [_status(event, message, reference)]}
+            content = {"statuses": [_status(item, message, reference)]}
         else:
-            said = {
-                "contacts": [{"wa_id": event.from_address.lstrip("+"), "profile": {"name": "Simulated"}}],
+            content = {
+                "contacts": [{"wa_id": item.from_address.lstrip("+"), "profile": {"name": "Simulated"}}],
                 "messages": [
                     {
-                        "id": _wamid(event.provider_message_id),
-                        "from": event.from_address.lstrip("+"),
-                        "timestamp": _seconds(event),
+                        "id": _wamid(item.provider_message_id),
+                        "from": item.from_address.lstrip("+"),
+                        "timestamp": _seconds(item),
                         "type": "text",
-                        "text": {"body": event.body},
+                        "text": {"body": item.body},
                     }
                 ],
             }
         metadata = {"display_phone_number": message.from_address.lstrip("+"), "phone_number_id": number_id}
-        value = {"messaging_product": "whatsapp", "metadata": metadata, **said}
+        value = {"messaging_product": "whatsapp", "metadata": metadata, **content}
         entry = {"id": "0", "changes": [{"field": "messages", "value": value}]}
         body = to_json({"object": "whatsapp_business_account", "entry": [entry]})
         headers = {"Content-Type": "application/json"}
         if self._secret:
             headers["X-Hub-Signature-256"] = f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}"
-        await call(client, self._webhook, body, headers)
+        await call_back(client, self._webhook, body, headers)
 
 
 def _error(status: int, code: int, message: str) -> JSONResponse:
-    said = {"message": f"(#{code}) {message}", "type": "OAuthException", "code": code, "fbtrace_id": "simulator"}
-    return JSONResponse({"error": said}, status)
+    error = {"message": f"(#{code}) {message}", "type": "OAuthException", "code": code, "fbtrace_id": "simulator"}
+    return JSONResponse({"error": error}, status)
 
 
 def _wamid(name: str) -> str:
     return f"wamid.{base64.b64encode(name.encode()).decode()}"
 
 
-def _seconds(event: CallbackItem) -> str:
-    at = event.occurred_at if isinstance(event, Receipt) else event.sent_at
+def _seconds(item: CallbackItem) -> str:
+    at = item.occurred_at if isinstance(item, Receipt) else item.sent_at
     assert at is not None
     return str(int(at.timestamp()))
 

@@ -1,1 +1,1 @@
-"""What mail vendors share: composing and reading mail."""
+"""Composing and reading mail, for all mail vendors."""

@@ -1,7 +1,7 @@
-"""What a mail in its raw form (RFC 5322, MIME) holds: its headers, its text, its files, however broken it is.
+"""A mail in its raw form (RFC 5322, MIME), decoded into headers, text and files, however broken it is.
 
-Read with the older of the library's policies: the newer one parses each header when it is looked at, and some that
-are on their way in the world make it raise, or think for seconds.
+It uses the older of the library's policies. The newer one parses each header on access, and some real headers make it
+raise or take seconds.
 """
 
 import codecs
@@ -18,30 +18,31 @@ from email.policy import Compat32
 from email.utils import parsedate_to_datetime
 from encodings.aliases import aliases
 
+from app.db.sanitize import storable_moment, storable_text
 from app.providers.base import InboundFile
 
-#: As for forms, more parts than any sender has reason for; each costs a kilobyte, however little it holds.
+#: As for forms, more parts than any sender needs. Each costs at least a kilobyte.
 MOST_PARTS = 5_000
 MOST_HEADERS = 50_000
-#: No header that is looked at here has reason to be longer; some are costly to read.
+#: More than any header needs here. Some are costly to read.
 _LONGEST_HEADER = 4_000
 _FOLD = re.compile(r"\r?\n[ \t]*")
 _COLON_IN_ZONE = re.compile(r"([+-]\d\d):(\d\d)$")  # as Postmark writes it
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-#: Only these are looked up: Python remembers for ever what it was asked for in vain.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
+#: Only these are looked up, because Python caches every failed look-up forever.
 _CHARSETS = {*aliases, *aliases.values(), "utf_8_sig"}
-#: Codecs that are no charsets of mail: they take quadratic time, or make of bytes what was never text.
+#: Codecs that are no charsets of mail: they take quadratic time, or decode what was never text.
 _NO_CHARSETS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
-#: What mail says that it is, and what it then really is (WHATWG Encoding).
+#: Declared charsets and the real ones (WHATWG Encoding).
 _REALLY = {"iso8859-1": "cp1252", "ascii": "utf-8", "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}
-_OLDEST, _NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
 Headers = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class MailParts:
-    """A mail, decoded. `headers` are as they came, in order; `text` and `html` are empty where there is none."""
+    """A decoded mail. `headers` are unchanged and in order; `text` and `html` may be empty."""
 
     headers: Headers = field(repr=False)
     text: str = field(repr=False)
@@ -50,7 +51,7 @@ class MailParts:
 
 
 def read_mail(raw: bytes) -> MailParts:
-    """A mail in its raw form. Raises `ValueError` for one with more parts, or more levels, than can be read."""
+    """Decode a raw mail. Raises `ValueError` for one with too many parts, headers or levels."""
     try:
         mail = BytesParser(_counting(), policy=_AS_IT_CAME).parsebytes(raw)
         leaves = list(_leaves(mail))
@@ -63,17 +64,17 @@ def read_mail(raw: bytes) -> MailParts:
 
 
 def read_headers(raw: bytes) -> Headers:
-    """The headers of a mail, as they came."""
+    """The headers of a raw mail, unchanged."""
     return list(BytesParser(_counting(), policy=_AS_IT_CAME).parsebytes(raw, headersonly=True).raw_items())
 
 
 def header(headers: Headers, name: str) -> str:
-    """The first header of this name, in one line and decoded; empty where there is none."""
+    """The first header of this name (in lower case), decoded and in one line; empty if there is none."""
     return next((decoded(value) for known, value in headers if known.lower() == name), "")
 
 
 def decoded(value: str) -> str:
-    """A header's value in one line, its encoded words (RFC 2047) and bare bytes read, whatever they are."""
+    """A header's value in one line, with encoded words (RFC 2047) and bare bytes decoded. Never raises."""
     value = _FOLD.sub(" ", value[:_LONGEST_HEADER]).replace("\x00", "\ufffd")
     if not value.isascii():
         value = text_of(value.encode("utf-8", "surrogateescape"), "utf-8")
@@ -89,36 +90,41 @@ def decoded(value: str) -> str:
 
 
 def text_of(content: bytes, charset: str | None) -> str:
-    """Bytes as text that can be stored, in the charset that they say or the one that they are; nothing raises."""
+    """Bytes as text that can be stored, by their declared charset or else their likely one. Never raises."""
     for name in (charset or "utf-8", "utf-8"):
         if name.lower().replace("-", "_") not in _CHARSETS:
             continue
         try:
             known = codecs.lookup(name).name
             if known not in _NO_CHARSETS:
-                return storable(content.decode(_REALLY.get(known, known)))
+                return clean_text(content.decode(_REALLY.get(known, known)))
         except (LookupError, ValueError):
             continue
-    return storable(content.decode("cp1252", "replace"))
+    return clean_text(content.decode("cp1252", "replace"))
 
 
-def storable(text: str) -> str:
-    """A text with the sign for lost characters in place of those that PostgreSQL can't keep, and LF as line end."""
-    return _UNSTORABLE.sub("\ufffd", text.replace("\r\n", "\n"))
+def clean_text(text: str) -> str:
+    """A text that PostgreSQL can store, with LF as line end."""
+    return storable_text(text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """A text without control characters, which could end a header line."""
+    return _CONTROL.sub(" ", text)
 
 
 def time_of(value: str) -> datetime | None:
-    """The time of a Date header, in UTC; None for what isn't one, or is no time that can be kept."""
+    """The time of a Date header, in UTC; None for an unreadable or impossible one."""
     try:
         moment = parsedate_to_datetime(_COLON_IN_ZONE.sub(r"\1\2", value))
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return moment if _OLDEST <= moment < _NEWEST else None
+    return storable_moment(moment)
 
 
 class _AsItCame(Compat32):
-    """Headers are given back as they are, bytes that are no ASCII as surrogates, none of them longer than needed."""
+    """A policy that leaves headers unchanged but for their length. Bytes beyond ASCII become surrogates."""
 
     def header_fetch_parse(self, name: str, value: str) -> str:
         return value[:_LONGEST_HEADER]
@@ -128,21 +134,21 @@ _AS_IT_CAME = _AsItCame()
 
 
 def _counting() -> type[Message]:
-    """A class of messages of which there can't be too many, nor too many headers in all."""
-    made = said = 0
+    """A class of message that limits the number of its instances and of their headers."""
+    parts = headers = 0
 
     class Part(Message):
         def __init__(self, *arguments: object, **options: object) -> None:
-            nonlocal made
-            made += 1
-            if made > MOST_PARTS:
+            nonlocal parts
+            parts += 1
+            if parts > MOST_PARTS:
                 raise ValueError(f"The mail has more than {MOST_PARTS} parts.")
             super().__init__(*arguments, **options)  # type: ignore[arg-type]
 
         def set_raw(self, name: str, value: str) -> None:
-            nonlocal said
-            said += 1
-            if said > MOST_HEADERS:
+            nonlocal headers
+            headers += 1
+            if headers > MOST_HEADERS:
                 raise ValueError(f"The mail has more than {MOST_HEADERS} headers.")
             super().set_raw(name, value)
 
@@ -150,7 +156,7 @@ def _counting() -> type[Message]:
 
 
 def _leaves(part: Message) -> Iterator[Message]:
-    """The parts that hold something, in order; of alternatives the text that is plain, with the files of all."""
+    """The parts without parts of their own, in order. Of alternatives: the best text, and the files of all."""
     if part.get_content_maintype() != "multipart" or not part.is_multipart():
         yield part
         return
@@ -161,7 +167,7 @@ def _leaves(part: Message) -> Iterator[Message]:
 
 
 def _best(alternatives: list[list[Message]]) -> list[Message] | None:
-    """The first with plain text in it, or the last with any: it is meant to be the richest (RFC 2046, 5.1.4)."""
+    """The first with plain text, or the last with any text, which is meant to be the richest (RFC 2046, 5.1.4)."""
     for leaves in alternatives:
         if any(_is_text(leaf, "plain") and _text(leaf).strip() for leaf in leaves):
             return leaves
@@ -169,7 +175,7 @@ def _best(alternatives: list[list[Message]]) -> list[Message] | None:
 
 
 def _is_text(part: Message, subtype: str) -> bool:
-    """Whether it is of the words of the mail, not a file that happens to be a text."""
+    """Return True for the mail's own text, False for a file that happens to be a text."""
     return (
         part.get_content_type() == f"text/{subtype}"
         and part.get_content_disposition() != "attachment"
@@ -194,7 +200,7 @@ def _file_name(part: Message) -> str:
 
 
 def _understood(read: Callable[[], str | None]) -> str | None:
-    """What the library reads of a parameter; None where it trips over the name of a charset in it (RFC 2231)."""
+    """A parameter as the library reads it; None if it fails on a charset's name in it (RFC 2231)."""
     try:
         return read()
     except (ValueError, LookupError):
@@ -208,7 +214,7 @@ def _content(part: Message) -> bytes:
 
 def _file(part: Message, number: int) -> InboundFile:
     name, content_type = decoded(_file_name(part)), part.get_content_type()
-    if part.is_multipart():  # a mail in a mail, or what a mail server reports
+    if part.is_multipart():  # a mail in a mail, or a mail server's report
         content = b"\n".join(_written(child) for child in part.get_payload() if isinstance(child, Message))
     else:
         content = _content(part)
@@ -219,5 +225,5 @@ def _written(mail: Message) -> bytes:
     """A mail in its raw form again."""
     try:
         return mail.as_bytes()
-    except UnicodeEncodeError:  # of a part that has bytes where there can't be any, the library makes a text
+    except UnicodeEncodeError:  # the library decodes a part with unexpected bytes as text
         return mail.as_string().encode("utf-8", "surrogateescape")

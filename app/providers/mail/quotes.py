@@ -1,20 +1,20 @@
-"""What is new in a mail, and what it repeats of those before it.
+"""The new text of a mail, separated from the text that it quotes.
 
-Written here, because the libraries for it search whole texts with patterns that a hostile one keeps busy for minutes,
-strip signatures and indentation, or build on lxml. This one looks at each line once, and leaves in place what it is
-not sure of: a repetition is a nuisance, a lost answer is worse.
+Not by a library: those match patterns on whole texts, which a hostile text keeps busy for minutes, strip signatures
+and indentation, or need lxml. This code reads each line once. In doubt it leaves the text in place: repeated text is
+a nuisance, lost text is worse.
 """
 # ruff: noqa: RUF001 - the words are of many languages, and so are their letters
 
 import re
 
 _LONGEST_LINE = 600
-#: Mail programs wrap the line that says who wrote what.
+#: Mail programs wrap the line that introduces a quotation.
 _MOST_LINES_OF_ATTRIBUTION = 4
-#: How far below its first line the head of a quoted mail may go on.
+#: The head of a quoted mail continues at most this far below its first line.
 _LINES_OF_HEAD = 6
 
-#: "On Friday, 1 November 2024 at 14:00, Jane Roe <jane@example.com> wrote:", by how it begins and how it ends.
+#: "On Friday, 1 November 2024 at 14:00, Jane Roe <jane@example.com> wrote:", by its beginning and its end.
 _ATTRIBUTIONS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -33,7 +33,7 @@ _ATTRIBUTIONS = [
         r".{4,} (?:пишет|написал|написала|написал\(а\)|пише) ?:",
         r".{4,} (?:yazdı|şunu yazdı|şunları yazdı) ?:",
         r".{4,}(?:写道|寫道|のメール|書きました|작성)\s?[:：]",
-        # Whatever the language: a time, and at the end the address of whoever wrote.
+        # Any language: a time, and at the end the author's address.
         r"\W?\w.{0,400}\d{1,2}[:.h]\d\d\b.{0,200}<[^<>\s]+@[^<>\s]+>.{0,30}[:：]",
     )
 ]
@@ -50,7 +50,7 @@ _ORIGINAL = re.compile(
 )
 _RULE = re.compile(r"[_-]{10,}")
 
-#: The first lines of a mail, as Outlook and others put them above it: who it is from, and when it was sent.
+#: The head of a quoted mail, as Outlook and others write it: its sender and its date.
 _FROM = "From|Von|De|Da|Van|Från|Fra|Od|От|Від|Lähettäjä|Gönderen|Kimden|差出人|送信者|发件人|寄件者|보낸 사람"
 _SENT = (
     "Sent|Date|Gesendet|Datum|Envoyé|Date d'envoi|Enviado|Enviado el|Enviada em|Fecha|Data|Inviato|Verzonden|Skickat|"
@@ -65,15 +65,15 @@ _FROM_LINE = re.compile(rf"[*_]{{0,2}}(?:{_FROM})\s?[:：][*_]{{0,2}}\s*\S", re.
 _SENT_LINE = re.compile(rf"[*_]{{0,2}}(?:{_SENT})\s?[:：][*_]{{0,2}}\s*\S", re.IGNORECASE)
 _ABOUT_LINE = re.compile(rf"[*_]{{0,2}}(?:{_ABOUT})\s?[:：]", re.IGNORECASE)
 
-#: What is forwarded is what a mail is about, although it looks the same as a quotation.
+#: Forwarded text looks like a quotation, but is the content of the mail.
 _FORWARDED = re.compile(r"\s*(?:fwd?|wg|tr|rv|enc|doorst|vs|vb|vl|pd|i|转发|轉寄)\s?[:：]", re.IGNORECASE)
 
 
 def split_quoted(text: str, subject: str | None = None) -> tuple[str, str | None]:
-    """What a mail says by itself, and what it quotes; None where it quotes nothing.
+    """The new text of a mail, and the quoted text or None.
 
-    Answers between the lines of a quotation stay there with it, and so does everything where nothing else is left, or
-    where the subject says that the mail is forwarded. Both texts lose blank lines at their ends.
+    Replies between quoted lines stay in the new text together with the quotation. The whole text counts as new if it
+    is all quoted, or if the subject marks the mail as forwarded. Blank lines at both ends are removed.
     """
     if _FORWARDED.match(subject or ""):
         return text.strip(), None
@@ -91,7 +91,7 @@ def split_quoted(text: str, subject: str | None = None) -> tuple[str, str | None
 
 
 def _start_of_quotation(lines: list[str]) -> int | None:
-    """The line that introduces what is quoted, the first one if it is said in several ways."""
+    """The first line that introduces a quotation."""
     for number, line in enumerate(lines):
         line = line[:_LONGEST_LINE].strip()
         if not line or _is_quoted(line):
@@ -103,16 +103,16 @@ def _start_of_quotation(lines: list[str]) -> int | None:
 
 
 def _is_attribution(lines: list[str], number: int) -> bool:
-    said = ""
+    introduction = ""
     for line in lines[number : number + _MOST_LINES_OF_ATTRIBUTION]:
         line = line[:_LONGEST_LINE].strip()
         if not line or _is_quoted(line):
             return False
-        said = f"{said} {line}".strip()
+        introduction = f"{introduction} {line}".strip()
         if line[-1] in ":：":
-            # All of them name a day, so that "On the whole he said:" is no quotation.
-            has_day = len(said) <= _LONGEST_LINE and _DIGIT.search(said) is not None
-            return has_day and any(pattern.fullmatch(said) for pattern in _ATTRIBUTIONS)
+            # All of them name a day: "On the whole he said:" introduces no quotation.
+            has_day = len(introduction) <= _LONGEST_LINE and _DIGIT.search(introduction) is not None
+            return has_day and any(pattern.fullmatch(introduction) for pattern in _ATTRIBUTIONS)
     return False
 
 
@@ -128,16 +128,16 @@ def _is_quoted(line: str) -> bool:
 
 
 def _without_quoted_lines(lines: list[str], start: int) -> tuple[list[str], list[str]]:
-    """Take a quotation in marked lines away, where it is in one piece: below the new text, or above it.
+    """Separate the new lines from quoted lines (`>`) that are in one piece, below or above them.
 
-    `start` is where it is introduced. A signature or an answer below it is new text again.
+    `start` is the line that introduces the quotation. A signature or reply below it is new text again.
     """
     quoted = [number for number in range(start, len(lines)) if _is_quoted(lines[number])]
     if not quoted:
         return lines, []
     first, last = quoted[0], quoted[-1]
     if any(line.strip() and not _is_quoted(line) for line in lines[first:last]):
-        # There are answers in it: only what is quoted after the last of them can go.
+        # There are replies in it: only the quotation after the last of them is removed.
         while last > first and (_is_quoted(lines[last - 1]) or not lines[last - 1].strip()):
             last -= 1
         return (lines[:last], lines[last:]) if quoted[-1] == _last_line(lines) else (lines, [])

@@ -1,4 +1,4 @@
-"""What is new in a mail, told from what it repeats."""
+"""New text of a mail, told from quoted text."""
 # ruff: noqa: RUF001 - the words are of many languages, and so are their letters
 
 import pytest

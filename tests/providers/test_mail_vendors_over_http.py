@@ -1,4 +1,4 @@
-"""Vendors of mail over HTTP, the whole circle: a mail is sent, its events find it, an answer lands in its thread."""
+"""Mail vendors over HTTP: a mail is sent, its events find it, and a reply joins its thread."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ KEY = generate_private_key(65537, 2048)
 
 @dataclass(frozen=True)
 class Calls:
-    """How one vendor answers and calls: a mail that came in, and that a mail of ours, by its reference, arrived."""
+    """One vendor's answers and callbacks: an inbound mail, and the delivery of a mail by its reference."""
 
     provider: Callable[[Vendor], BaseProvider]
     accepts: list[httpx.Response]
@@ -68,7 +68,7 @@ VENDORS = {
     "mailgun": Calls(
         test_mailgun.provider,
         [test_mailgun.ACCEPTED],
-        lambda: test_mailgun.inbound(at=_now(), token="another"),  # noqa: S106 - one is good for one event
+        lambda: test_mailgun.inbound(at=_now(), token="another"),  # noqa: S106 - a token is valid for one event
         lambda reference: test_mailgun.event(
             json.loads(_referring(payload("mailgun", "delivered.json"), reference))["event-data"], at=_now()
         ),
@@ -177,7 +177,7 @@ async def test_a_mail_whose_files_take_too_long_has_not_left_and_is_tried_again(
 
 
 def _reference(name: str, request: httpx.Request) -> str:
-    """What we called a mail, from what the vendor was asked for."""
+    """Our reference of a mail, read from the request to the vendor."""
     if name == "mailgun":
         return str(httpx.QueryParams(request.content.decode())["v:reference"])
     asked = json.loads(request.content)

@@ -1,4 +1,4 @@
-"""The HTTP form, for real: every behaviour over sockets, through its provider, and what its ledger says of it."""
+"""The HTTP simulator over sockets: every behaviour through its provider, and its record in the ledger."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""What the HTTP form calls back with, and how its provider reads that and anything else."""
+"""Callbacks of the HTTP simulator, and its provider reading them and malformed ones."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Receiver:
-    """What the simulator calls back to: keeps what it gets, after refusing the first `failures` with 503."""
+    """The callback address: keeps the bodies it gets, after refusing the first `failures` with 503."""
 
     def __init__(self) -> None:
         self.bodies: asyncio.Queue[bytes] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""The HTTP form as a process: whether it may start, and what a kill leaves behind."""
+"""The HTTP simulator as a process: its start, its signals, and its ledger after a kill."""
 
 import asyncio
 import contextlib
@@ -110,13 +110,13 @@ async def test_a_killed_simulator_takes_up_what_it_had_accepted_and_refused(proc
         await provider.send(torn)
     process.end(signal.SIGKILL)
     with process.ledger.open("ab") as ledger:
-        ledger.write(b'{"reference": "half a li')  # as if it had been killed while it wrote
+        ledger.write(b'{"reference": "half a li')  # as after a kill during a write
     process.start()
     assert process.summary() == {"accepted": 2, "distinct": 2, "duplicates_refused": 0}
     assert await provider.send(accepted) == first
     with pytest.raises(TemporaryFailure):
         await provider.send(failing)
-    await provider.send(failing)  # the third time, counted over the restart
+    await provider.send(failing)  # the third request, counted over the restart
     assert await provider.look_up(torn) == await provider.send(torn)
     assert process.summary() == {"accepted": 3, "distinct": 3, "duplicates_refused": 2}
     assert all(json.loads(line) for line in process.ledger.read_text(encoding="utf-8").splitlines())
@@ -132,7 +132,7 @@ async def test_a_signal_ends_it_in_order_and_denies_nothing_to_those_it_kept_wai
     provider = SimulatorProvider(settings=simulator_settings(url=process.url))
     waiting = asyncio.create_task(provider.send(outbound(to)))
     async with asyncio.timeout(10):
-        while process.summary()["accepted"] == 0:  # noqa: ASYNC110 - another process says when
+        while process.summary()["accepted"] == 0:  # noqa: ASYNC110 - it waits for another process
             await asyncio.sleep(0.01)
     assert await asyncio.to_thread(process.end, name) == 0
     with pytest.raises(UnknownOutcome):

@@ -1,4 +1,4 @@
-"""Vendors over HTTP, the whole circle: their calls come in signed, and answer what we sent to them."""
+"""Vendors' signed callbacks over HTTP: inbound messages, forgeries, and receipts that find their message."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ PUBLIC_URL = "https://messages.example"
 
 @dataclass(frozen=True)
 class Calls:
-    """How one vendor calls: what came in, a receipt, and the header that a forger has to guess."""
+    """One vendor's callbacks: an inbound message, a receipt, and the header with the signature."""
 
     provider: Callable[..., BaseProvider]
     sign: Callable[..., Callback]
@@ -38,7 +38,7 @@ class Calls:
     signature: str
 
     def signed(self, body: bytes, url: str) -> Callback:
-        """As it calls now; some sign the address, and some the time."""
+        """A callback signed now. Some vendors sign the address, others the time."""
         if self.sign in {test_twilio.signed, test_plivo.signed}:
             return self.sign(body, url=url)
         return self.sign(body, at=datetime.now(UTC))
@@ -93,7 +93,7 @@ def reachable(settings: Settings) -> Settings:
 
 
 async def deliver(client: httpx.AsyncClient, callback: Callback) -> httpx.Response:
-    """The call as it arrives here, on a port and under a name that the world doesn't know."""
+    """Make the call to the server in the test, without the public address."""
     path = callback.url.removeprefix(PUBLIC_URL)
     headers = [(known.encode(), value.encode("latin-1")) for known, value in callback.headers]
     return await client.request(callback.method, path, content=callback.body, headers=headers)
@@ -150,7 +150,7 @@ async def test_what_comes_in_belongs_to_whoever_owns_the_number(
 
 
 def reference_in(name: str, request: httpx.Request) -> str:
-    """What we called a message, from what the vendor was asked for."""
+    """Our reference of a message, read from the request to the vendor."""
     if name == "twilio":
         return httpx.URL(httpx.QueryParams(request.content.decode())["StatusCallback"]).params["ref"]
     asked = json.loads(request.content)
@@ -166,7 +166,7 @@ async def test_a_receipt_finds_its_message_also_when_the_answer_was_lost(
     vendor, silent = VENDORS[name], Vendor(httpx.ReadTimeout("silent"))
     values = {"private_key": pem} if name == "vonage" else {}
     provider = vendor.provider(silent, **values)
-    provider.honours_idempotency_key = False  # so that it is asked once, and the receipt has to tell
+    provider.honours_idempotency_key = False  # so that it is asked once, and only the receipt can tell
     monkeypatch.setitem(provider_registry, name, provider)
     client = await serve(reachable.model_copy(update={"routes": {"sms": [name]}}))
     message_id = (await client.post("/api/messages/sms", json=sms())).json()["message_id"]
@@ -176,7 +176,7 @@ async def test_a_receipt_finds_its_message_also_when_the_answer_was_lost(
 
     await until(status, lambda found: found == "unknown")
     reference = reference_in(name, silent.request)
-    receipt = vendor.receipt.replace(b"1-17-1772366400000000", reference.encode())  # where the body has it
+    receipt = vendor.receipt.replace(b"1-17-1772366400000000", reference.encode())  # if it is in the body
     callback = vendor.signed(receipt, url_of(name, reference))
     assert (await deliver(client, callback)).status_code == 200
     await until(status, lambda found: found == "delivered")

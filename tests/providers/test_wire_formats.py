@@ -1,4 +1,4 @@
-"""The simulator in the languages of vendors: its calls judged by their official libraries, and odd requests."""
+"""The simulator in vendors' wire formats: callbacks checked by official libraries, and malformed requests."""
 
 import asyncio
 import base64
@@ -51,7 +51,7 @@ class Called:
 
 
 class Service:
-    """Stands where the service would, and keeps what it is called with."""
+    """Takes the place of the service, and keeps the callbacks it gets."""
 
     def __init__(self) -> None:
         self.calls: asyncio.Queue[Called] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""Mail that comes in, as SendGrid, Mailgun, Postmark and SES hand it over."""
+"""Inbound mail in the formats of SendGrid, Mailgun, Postmark and SES."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Mails in their raw form, as mail programs write them and as nobody should."""
+"""Raw mails, as mail programs write them and as hostile senders do."""
 
 import base64
 import encodings

@@ -1,4 +1,4 @@
-"""New text of a mail, told from quoted text."""
+"""The new text of a mail, told from quoted text."""
 # ruff: noqa: RUF001 - the words are of many languages, and so are their letters
 
 import pytest
@@ -116,6 +116,6 @@ def test_what_quotes_nothing_stays_whole(text: str) -> None:
     ],
 )
 def test_a_hostile_text_takes_no_longer_than_another(line: str) -> None:
-    """A quarter of a million characters; quadratic time would run into the limit for tests."""
+    """A quarter of a million characters: quadratic time would exceed the time limit for tests."""
     text = "\n".join([line] * (250_000 // len(line)))
     assert split_quoted(text)[0]

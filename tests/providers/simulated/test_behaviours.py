@@ -1,4 +1,4 @@
-"""The script: who is what, what becomes of each request, and what comes back, told twice the same."""
+"""The script: repeatable behaviours of recipients, reactions to requests, and receipts."""
 
 import random
 import subprocess
@@ -55,7 +55,7 @@ def test_every_behaviour_has_a_magic_number_and_magic_addresses(behaviour: Behav
         "ok@simulator.test.org",
     ],
 )
-def test_everyone_else_is_drawn_from_the_mix(to: str) -> None:
+def test_other_recipients_are_drawn_from_the_mix(to: str) -> None:
     assert Script(simulator_settings(mix="refusing:1")).behaviour(to, "key") is Behaviour.REFUSING
 
 
@@ -71,18 +71,18 @@ def test_every_setting_stands_in_the_documentation() -> None:
         assert f"`SIMULATOR_{name.upper()}`" in page
 
 
-def test_the_same_seed_tells_the_same_story_in_any_order() -> None:
+def test_the_same_seed_draws_the_same_behaviours_in_any_order() -> None:
     keys = [f"1-{number}" for number in range(500)]
     first = Script(simulator_settings(seed=7, mix=MIXED))
-    story = {key: first.behaviour("+18045551234", key) for key in keys}
+    drawn = {key: first.behaviour("+18045551234", key) for key in keys}
     again = Script(simulator_settings(seed=7, mix=MIXED))
     shuffled = random.sample(keys, len(keys))
-    assert {key: again.behaviour("+18045551234", key) for key in shuffled} == story
+    assert {key: again.behaviour("+18045551234", key) for key in shuffled} == drawn
     other = Script(simulator_settings(seed=8, mix=MIXED))
-    assert {key: other.behaviour("+18045551234", key) for key in keys} != story
+    assert {key: other.behaviour("+18045551234", key) for key in keys} != drawn
 
 
-def test_the_same_seed_tells_the_same_story_in_another_process() -> None:
+def test_the_same_seed_draws_the_same_behaviours_in_another_process() -> None:
     code = f"""
 from app.providers.simulated.script import Script
 from app.providers.simulated.behaviours import SimulatorSettings
@@ -128,7 +128,7 @@ def test_in_production_everyone_is_ok_and_nothing_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "accepts", "reply", "times"),
+    ("behaviour", "accepts", "answer", "times"),
     [
         (Behaviour.THROTTLED, False, CarrierAnswer.THROTTLED, 3),
         (Behaviour.FAILING, False, CarrierAnswer.ERROR, 3),
@@ -142,11 +142,11 @@ def test_in_production_everyone_is_ok_and_nothing_comes_back() -> None:
     ],
 )
 def test_what_goes_wrong_does_so_a_set_number_of_times(
-    behaviour: Behaviour, accepts: bool, reply: CarrierAnswer, times: int
+    behaviour: Behaviour, accepts: bool, answer: CarrierAnswer, times: int
 ) -> None:
     script = Script(simulator_settings(failures_before_ok=3, breaks_before_ok=2))
     told = [script.reaction(behaviour, earlier) for earlier in range(times + 2)]
-    assert told == [Reaction(accepts, reply)] * times + [Reaction(True, CarrierAnswer.ID)] * 2
+    assert told == [Reaction(accepts, answer)] * times + [Reaction(True, CarrierAnswer.ID)] * 2
 
 
 def test_a_refusal_is_for_ever() -> None:
@@ -190,13 +190,13 @@ def test_shuffled_receipts_come_in_every_order_but_the_right_one() -> None:
     assert arrivals(Behaviour.SHUFFLED_RECEIPTS) == arrivals(Behaviour.SHUFFLED_RECEIPTS)
 
 
-def test_receipts_tell_when_it_happened_and_whose_it_is() -> None:
+def test_receipts_have_a_time_and_name_their_message() -> None:
     [first, second] = [one.item for one in arrivals(Behaviour.LATE_RECEIPT, late_receipt_seconds=60)]
     assert isinstance(first, Receipt)
     assert isinstance(second, Receipt)
     assert (first.provider_message_id, first.idempotency_key) == ("sim-1", "key")
     assert first.event_id != second.event_id
-    assert first.occurred_at == NOW.replace(second=1)  # it is the carrier's word that is late
+    assert first.occurred_at == NOW.replace(second=1)  # only the receipt is late
     assert first.raw == {"status": "sent"}
 
 
@@ -209,7 +209,7 @@ def _is_receipt(arrival: Arrival) -> bool:
     return isinstance(arrival.item, Receipt)
 
 
-def test_a_recipient_who_has_enough_says_stop() -> None:
+def test_a_recipient_replies_stop() -> None:
     [stop] = [one.item for one in arrivals(Behaviour.STOP_REPLY) if not _is_receipt(one)]
     assert isinstance(stop, InboundMessage)
     assert (stop.body, stop.from_address, stop.to_address) == ("STOP", "+18045551234", "+12016661234")

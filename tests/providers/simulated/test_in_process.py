@@ -1,4 +1,4 @@
-"""The carriers in the process: what `send` raises for each recipient, and what reaches the sink."""
+"""In-process carriers: the failure for each recipient, and the receipts that reach the sink."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ Connect = Callable[..., tuple[SimulatedCarrier, "Sink"]]
 
 
 class Sink:
-    """Keeps what it is given; `raises` so many times first."""
+    """Keeps the items it is given, after raising `raises` times."""
 
     def __init__(self, raises: int = 0) -> None:
         self.events: asyncio.Queue[CallbackItem] = asyncio.Queue()
@@ -53,7 +53,7 @@ class Sink:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Makes a carrier with a sink; nothing is on its way any more when the test ends."""
+    """Makes carriers with a sink. They are closed when the test ends."""
     carriers = []
 
     def make(**values: object) -> tuple[SimulatedCarrier, Sink]:
@@ -167,7 +167,7 @@ async def test_a_repeated_key_gets_the_first_id_and_sends_nothing(connect: Conne
     after = await sink.next()
     assert isinstance(after, Receipt)
     assert len(ids) == 1
-    assert after.provider_message_id not in ids  # nothing of the repeats came in between
+    assert after.provider_message_id not in ids  # and the repeats sent no receipt in between
 
 
 async def test_a_carrier_without_keys_accepts_a_repeat_once_more() -> None:
@@ -272,7 +272,7 @@ async def test_closing_cancels_what_is_scheduled_and_what_is_under_way(connect: 
     await reached.wait()
     await carrier.close()
     assert cancelled.is_set()
-    await carrier.send(outbound())  # and it goes on without a sink
+    await carrier.send(outbound())  # it goes on without a sink
     await carrier.close()
 
 
@@ -290,7 +290,7 @@ async def test_an_event_that_no_one_takes_is_given_up_and_the_next_one_is_not() 
     outbox = Outbox(retry_seconds=0.0001)
     outbox.put(Receipt("lost", MessageStatus.SENT), 0, sink)
     async with asyncio.timeout(5):
-        while sink.raises:  # noqa: ASYNC110 - it is the outbox that says when
+        while sink.raises:  # noqa: ASYNC110 - the outbox has no event for it
             await asyncio.sleep(0)
     outbox.put(Receipt("next", MessageStatus.SENT), 0, sink)
     event = await sink.next()
@@ -336,7 +336,7 @@ async def test_ten_thousand_receipts_take_no_task_each(connect: Connect) -> None
             most = max(most, len(asyncio.all_tasks()))
     await sink.statuses(10_000)
     assert most < 100
-    assert time.process_time() - began < 5  # some 0.3 seconds; a second's worth of traffic must not take seconds
+    assert time.process_time() - began < 5  # about 0.3 seconds for a second's worth of traffic
 
 
 async def test_more_items_than_concurrency_all_go_out() -> None:

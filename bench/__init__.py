@@ -1,1 +1,1 @@
-"""How fast the service accepts and delivers messages, measured against what bounds it on the same machine."""
+"""The service's speed in accepting, reading and delivering messages, compared with its bounds on the same machine."""

@@ -29,7 +29,7 @@ _PARTS = ("accept", "reads", "drain", "latency")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when all went well, 1 when what is stored is not what was answered, 2 when it can't run, 130 on Ctrl-C."""
+    """Run it. Returns 0, 1 if answered and stored messages differ, 2 if it can't run, and 130 on Ctrl-C."""
     chosen = _chosen(arguments)
     plan = Plan(port=0, seconds=chosen.seconds, connections=chosen.connections, pairs=chosen.pairs)
     try:
@@ -74,13 +74,13 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 async def _measure(plan: Plan, chosen: argparse.Namespace) -> dict[str, Any]:
-    """The report on all rounds. A signal ends it where it waits; what was started is stopped on the way out."""
+    """The report on all rounds. A signal cancels it, and then every started program is stopped."""
     _let_signals_cancel()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    settings = Settings(env="development")  # only for what belongs to this machine
+    settings = Settings(env="development")  # only for settings of this machine
     place = _made(chosen.directory or settings.data_dir)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=place, ignore_cleanup_errors=True) as name:
         directory = Path(name)
@@ -120,7 +120,7 @@ def _let_signals_cancel() -> None:
 
     def cancel(*_: object) -> None:
         for one in known:
-            signal.signal(one, signal.SIG_IGN)  # the way out is already being taken
+            signal.signal(one, signal.SIG_IGN)  # it is already stopping
         loop.call_soon_threadsafe(task.cancel)
 
     for one in known:

@@ -1,6 +1,6 @@
-"""The database that is measured on: an embedded PostgreSQL of the service's own kind, thrown away afterwards.
+"""The measured database: an embedded PostgreSQL as the service has it, removed afterwards.
 
-It runs as it would for anyone, with fsync on. Every measurement begins with empty tables.
+It runs with the service's settings and fsync on. Every measurement begins with empty tables.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ _DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")
 
 @dataclass(frozen=True)
 class Database:
-    """A migrated database at `url`, which libpq reads."""
+    """A migrated database at `url`, in libpq's form."""
 
     url: str
 
     def empty(self) -> None:
-        """Remove every row but the default tenant's, begin ids at 1 again, and leave nothing for later to write."""
+        """Remove all rows but the default tenant, restart ids at 1, and checkpoint, so that no writes are pending."""
         tables = ", ".join(table.name for table in Base.metadata.sorted_tables if table.name != "tenants")
         self._execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
         self._execute("CHECKPOINT")
 
     def add_conversations(self, pairs: int) -> None:
-        """Make conversations 1 to `pairs`, as a run of the service would have left them."""
+        """Make conversations 1 to `pairs`, as a run of the service would leave them."""
         self._execute(
             "INSERT INTO conversations (tenant_id, customer_address, contact_address, last_activity_at) "
             "SELECT 1, '+1201666' || lpad((n %% 50)::text, 4, '0'), '+1804' || (5550000 + n), now() "
@@ -46,7 +46,7 @@ class Database:
         )
 
     def add_messages(self, each: int) -> None:
-        """Give every conversation so many finished messages, with their counts and fresh statistics."""
+        """Give every conversation `each` finished messages, with counts and fresh statistics."""
         self._execute(
             "INSERT INTO messages (tenant_id, conversation_id, direction, channel, type, from_address, to_address, "
             "body, attachments, status, provider_type, provider_message_id, sent_at) "
@@ -60,7 +60,7 @@ class Database:
         self._execute("VACUUM ANALYZE")
 
     def add_key(self) -> str:
-        """Make a key that may send, and give it as it is shown."""
+        """Make a key that may send, and return its token."""
         token = new_token(DEFAULT_TENANT_ID)
         self._execute(
             "INSERT INTO api_keys (tenant_id, name, prefix, secret_hash, scopes) VALUES (%s, 'bench', %s, %s, %s)",
@@ -72,29 +72,29 @@ class Database:
         return token.written
 
     def messages(self) -> int:
-        """How many messages are stored."""
+        """The number of stored messages."""
         return int(self._value("SELECT count(*) FROM messages"))
 
     def delivered(self) -> int:
-        """How many messages a provider has taken."""
+        """The number of messages that a provider has accepted."""
         return int(self._value("SELECT count(*) FROM messages WHERE provider_message_id IS NOT NULL"))
 
     def has_attempts(self) -> bool:
-        """Whether a worker has claimed anything."""
+        """Return True once a worker has claimed a message."""
         return bool(self._value("SELECT EXISTS (SELECT FROM delivery_attempts)"))
 
     def is_drained(self) -> bool:
-        """Whether no message is waiting or in hand."""
+        """Return True once no message is due or in flight."""
         return not self._value("SELECT EXISTS (SELECT FROM messages WHERE due_at IS NOT NULL)")
 
     def drain_seconds(self) -> float:
-        """From the first attempt's start to the end of the last one."""
+        """Seconds from the first attempt's start to the end of the last."""
         return float(
             self._value("SELECT extract(epoch FROM max(finished_at) - min(started_at)) FROM delivery_attempts") or 0
         )
 
     def astray(self) -> Astray:
-        """What was not delivered as it should have been."""
+        """The messages that were not delivered exactly once."""
         found = self._execute(
             "SELECT count(*) FILTER (WHERE status <> 'sent'), count(*) FILTER (WHERE attempts <> 1) "
             "FROM (SELECT status, (SELECT count(*) FROM delivery_attempts a WHERE a.tenant_id = m.tenant_id "
@@ -113,7 +113,7 @@ class Database:
         return [(float(called), float(recorded)) for called, recorded in found]
 
     def require_durability(self) -> None:
-        """Raise `BenchError` if this server could forget what it has committed."""
+        """Raise `BenchError` if this server could lose committed transactions."""
         for name in _DURABILITY:
             if (value := self._value("SELECT current_setting(%s)", name)) != "on":
                 raise BenchError(f"{name} is {value} on this PostgreSQL: what it stores is not durable")
@@ -130,8 +130,8 @@ class Database:
 
 @contextmanager
 def throw_away_database(data_dir: Path, bindir: Path | None) -> Iterator[Database]:
-    """A database that a service with this DATA_DIR shares; its server stops with its last user."""
-    data_dir.chmod(0o711)  # where we are root, another user runs PostgreSQL and has to get through
+    """A database for services with this DATA_DIR. Its server stops with its last user."""
+    data_dir.chmod(0o711)  # under root, PostgreSQL runs as another user, which needs access
     with EmbeddedPostgres(data_dir / "postgres", bindir=bindir) as url:
         migrate(url)
         database = Database(url)

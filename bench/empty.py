@@ -1,6 +1,6 @@
-"""The first yardstick: what FastAPI alone costs. Reads and checks the same message, and stores nothing.
+"""The cost of FastAPI alone: an endpoint that reads and validates the same message, and stores nothing.
 
-`python -m bench.empty PORT` serves it on loopback with the settings that the service gives to uvicorn.
+`python -m bench.empty PORT` serves it on loopback with the service's settings for uvicorn.
 """
 
 import sys

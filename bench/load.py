@@ -1,8 +1,8 @@
-"""The load generator: an HTTP/1.1 client small enough not to be what is measured.
+"""The load generator: an HTTP/1.1 client small enough not to limit the measurement.
 
-It runs as a process of its own, `python -m bench.load '{"port": 8080, ...}'`, and writes what it saw as JSON. Each
+It runs as a separate process, `python -m bench.load '{"port": 8080, ...}'`, and prints its results as JSON. Each
 connection sends a request, waits for the whole answer, and sends the next. The first requests, one for each pair of
-addresses, are the warm-up: they make the conversations, and count as answered but not as measured.
+addresses, are the warm-up. They create the conversations, and count as answered but not as measured.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from uvicorn.loops.auto import auto_loop_factory
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _TEXTS_PER_PAIR = 4
 _SEED = 20241101
-#: Seconds for the warm-up and for the answers still outstanding at the end, after which it gives up.
+#: Timeout in seconds for the warm-up and for the outstanding answers at the end.
 PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send: for how many seconds, over how many connections, between how many pairs of addresses.
+    """A run of the load generator: its seconds, its connections, and its pairs of addresses.
 
-    With `messages` it is over when so many have been sent, if the seconds aren't before: more than pairs and
-    connections together, or nothing is left to be measured after the warm-up. With `key` every request shows it. With
-    `path` it is read, by GET, instead of anything being sent.
+    With `messages` it also ends after that many messages. They have to be more than pairs and connections together,
+    so that some are left after the warm-up. With `key` every request carries it. With `path` the requests are GETs of
+    it instead of messages.
     """
 
     port: int
@@ -47,20 +47,20 @@ class Plan:
 
 @dataclass
 class Seen:
-    """What came back. The first three count the whole run, warm-up included; the others only the measured seconds."""
+    """The results of a run. The first three count the whole run with its warm-up, the others the measured seconds."""
 
-    answered: int = 0  #: complete answers with a status of 2xx
-    others: dict[str, int] = field(default_factory=dict)  #: complete answers with another status, by status
-    broken: int = 0  #: connections that ended, or said something that is not an answer, or went silent
-    per_second: float = 0.0  #: answers of 2xx for each second
-    p50_ms: float = 0.0  #: milliseconds from a request to its answer: half of them took longer
-    p99_ms: float = 0.0  #: milliseconds that one in a hundred exceeded
-    busy: float | None = None  #: share of one processor core that the generator used; near 1 it is the limit
+    answered: int = 0  #: complete answers with 2xx.
+    others: dict[str, int] = field(default_factory=dict)  #: complete answers with another status, by status.
+    broken: int = 0  #: connections that ended, sent a malformed answer, or timed out.
+    per_second: float = 0.0  #: answers with 2xx a second.
+    p50_ms: float = 0.0  #: median of the milliseconds from a request to its answer.
+    p99_ms: float = 0.0  #: the 99th percentile of the same.
+    busy: float | None = None  #: the generator's share of one processor core; near 1 it is the limit.
 
 
 def messages(pairs: int) -> list[dict[str, str | None]]:
-    """What to POST, the same in every run: all pairs once in random order, then again with other words."""
-    chance = random.Random(_SEED)  # noqa: S311 - it has to be the same each time, it keeps no secret
+    """The messages to send, the same in every run: all pairs in random order, repeatedly with other texts."""
+    chance = random.Random(_SEED)  # noqa: S311 - repeatable, not secret
     drawn: list[dict[str, str | None]] = []
     for _ in range(_TEXTS_PER_PAIR):
         for pair in chance.sample(range(pairs), pairs):
@@ -78,9 +78,9 @@ def messages(pairs: int) -> list[dict[str, str | None]]:
 
 
 def answer_in(received: bytes) -> tuple[int, int] | None:
-    """Status and length in bytes of the answer that `received` begins with; None while it is incomplete.
+    """Status and length in bytes of the first answer in `received`; None while it is incomplete.
 
-    Raises ValueError for what is not HTTP, or does not announce its length.
+    Raises `ValueError` if it is not HTTP or has no Content-Length.
     """
     end = received.find(b"\r\n\r\n")
     if end < 0:
@@ -93,7 +93,7 @@ def answer_in(received: bytes) -> tuple[int, int] | None:
 
 
 class Load:
-    """One run: the connections draw their requests from it, and tell it what was answered."""
+    """One run: it gives the connections their requests, and counts the answers."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -111,7 +111,7 @@ class Load:
         self.next_request: Callable[[], bytes] = self._requests.__next__
 
     async def run(self) -> Seen:
-        """Open the connections, and give what they saw once the time is over and the last answer is there."""
+        """Open the connections, and return the results after the planned time and the last answer."""
         loop, plan = asyncio.get_running_loop(), self._plan
         lines = [_Connection(self) for _ in range(plan.connections)]
         for line in lines:
@@ -128,7 +128,7 @@ class Load:
         return self._seen()
 
     def took(self, status: int, sent: float, now: float) -> bool:
-        """Note an answer to a request of the time `sent`; false when nothing more is to be sent."""
+        """Count the answer to a request that left at `sent`. Returns False if the run is over."""
         self._statuses[status] += 1
         if now < self._end:
             if self._begin <= now:
@@ -147,7 +147,7 @@ class Load:
         return False
 
     def closed(self, *, broken: bool) -> None:
-        """Note that a connection has sent its last request."""
+        """Count a connection that has sent its last request."""
         self._open -= 1
         self._broken += broken
         if not self._open:
@@ -168,12 +168,12 @@ class Load:
 
 
 def percentile(ordered: list[float], percent: int) -> float:
-    """The value that `percent` of a hundred don't exceed; 0 where there are none."""
+    """The value at this percentile; 0 for an empty list."""
     return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else 0.0
 
 
 def _requests(plan: Plan) -> list[bytes]:
-    """The requests of a plan, in order, as they are written to a connection."""
+    """The requests of a plan, in order, as bytes."""
     host = f"Host: {plan.host}:{plan.port}\r\n"
     shown = f"Authorization: Bearer {plan.key}\r\n" if plan.key else ""
     if plan.path is not None:
@@ -191,7 +191,7 @@ class _Connection(asyncio.Protocol):
         self._is_over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
 
     def send(self, now: float) -> None:
         self._sent = now
@@ -227,7 +227,7 @@ class _Connection(asyncio.Protocol):
 
 
 def main(words: str) -> None:
-    """Carry out the plan that `words` hold as JSON, and print what was seen."""
+    """Run the plan in `words`, as JSON, and print the results."""
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         print(json.dumps(asdict(runner.run(_run(Plan(**json.loads(words)))))))
 

@@ -1,4 +1,4 @@
-"""What one round of each measurement gave, and whether it adds up."""
+"""The results of one round of each measurement, and checks that they are consistent."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from bench.load import Seen
 
 @dataclass(frozen=True)
 class Measurement:
-    """One round of accepting, by the service or a yardstick."""
+    """One round of accepting or reading, by the service or a target for comparison."""
 
     seen: Seen
-    rows: int | None = None  #: messages in the database afterwards; None where nothing is stored
-    delivered: int | None = None  #: messages that a provider had taken when the last answer came
-    cpu_microseconds: float | None = None  #: processor time of the web process for each request
+    rows: int | None = None  #: messages in the database afterwards; None if the target stores none.
+    delivered: int | None = None  #: messages that a provider had accepted at the last answer.
+    cpu_microseconds: float | None = None  #: processor time of the web process for each request.
 
     def problems(self) -> list[str]:
-        """What makes the figures worthless: stored is not what was promised, or nothing was promised."""
+        """The reasons to reject the figures: stored messages differ from answers, or no answer came."""
         found = []
         if self.rows is not None and self.rows != self.seen.answered:
             found.append(f"{self.seen.answered} messages were accepted and {self.rows} are stored")
@@ -24,7 +24,7 @@ class Measurement:
             found.append(f"{self.seen.broken} of the connections broke")
         others = dict(self.seen.others)
         if self.rows is None:
-            others.pop("503", None)  # a read that is refused on a busy machine is not counted, and breaks no promise
+            others.pop("503", None)  # reads refused under load are not counted
         if others:
             found.append(f"some answers were not 2xx (status: how many): {others}")
         if not self.seen.per_second:
@@ -33,13 +33,13 @@ class Measurement:
 
 
 class Astray(NamedTuple):
-    """How many messages were not delivered as each should have been."""
+    """The numbers of messages that were not delivered exactly once."""
 
-    unsent: int  #: whose status is not `sent`
-    not_once: int  #: that have no attempt, or more than one
+    unsent: int  #: messages with another status than `sent`.
+    not_once: int  #: messages with no attempt or several.
 
     def problems(self) -> list[str]:
-        """What makes the figures worthless: a message that was not sent, or was handed over again."""
+        """The reasons to reject the figures: messages that were not sent, or sent twice."""
         found = []
         if self.unsent:
             found.append(f"{self.unsent} messages are not `sent`")
@@ -50,43 +50,43 @@ class Astray(NamedTuple):
 
 @dataclass(frozen=True)
 class Drain:
-    """One round of filling the queue while no worker runs, and then draining it with one."""
+    """One round of filling the queue without a worker, and then draining it with one."""
 
     accepted: Measurement
-    seconds: float  #: from the start of the first attempt to the end of the last, by the database's clock
-    cpu_microseconds: float  #: processor time of the worker for each message
+    seconds: float  #: from the start of the first attempt to the end of the last, by the database's clock.
+    cpu_microseconds: float  #: processor time of the worker for each message.
     astray: Astray
 
     @property
     def messages(self) -> int:
-        """How many were drained."""
+        """The number of drained messages."""
         return self.accepted.rows or 0
 
     @property
     def per_second(self) -> float:
-        """Messages drained in each second."""
+        """Messages drained a second."""
         return self.messages / self.seconds if self.seconds else 0.0
 
     def problems(self) -> list[str]:
-        """What makes the figures worthless, in either half."""
+        """The reasons to reject the figures of either half."""
         return [*self.accepted.problems(), *self.astray.problems()]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One round of single messages to an idle service: milliseconds from `created_at` of each, by the same clock.
+    """One round of single messages to an idle service: milliseconds from each `created_at`, by the database's clock.
 
-    In the order of acceptance; the first message is the first one ever that its process accepted.
+    They are in the order of acceptance. The first message is the first of its process.
     """
 
-    answered: int  #: answers of 2xx
-    rows: int  #: messages in the database afterwards
-    called_ms: list[float]  #: to the attempt's start, just before the provider is called
-    recorded_ms: list[float]  #: to the attempt's end, when its outcome is recorded
+    answered: int  #: answers with 2xx.
+    rows: int  #: messages in the database afterwards.
+    called_ms: list[float]  #: to the attempt's start, just before the provider is called.
+    recorded_ms: list[float]  #: to the attempt's end, when its outcome is recorded.
     astray: Astray
 
     def problems(self) -> list[str]:
-        """What makes the figures worthless: stored is not what was promised, or not what was delivered."""
+        """The reasons to reject the figures: stored messages differ from answers or from attempts."""
         found = []
         if self.rows != self.answered:
             found.append(f"{self.answered} messages were accepted and {self.rows} are stored")
@@ -97,7 +97,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Every round of everything; empty is what was not asked for."""
+    """All rounds of all measurements. Those that were not asked for are empty."""
 
     targets: dict[str, list[Measurement]] = field(default_factory=dict)
     drain: list[Drain] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""The yardstick for reads: FastAPI endpoints that answer the same lists, as the same models, from memory.
+"""The comparison for reads: FastAPI endpoints that answer the same lists, as the same models, from memory.
 
-`python -m bench.memory PORT FILE` serves on loopback. FILE holds, as JSON, the answers of the service by path.
+`python -m bench.memory PORT FILE` serves on loopback. FILE holds the service's answers by path, as JSON.
 """
 
 import json
@@ -18,7 +18,7 @@ _MODELS = {"conversations": list[ConversationView], "page": list[MessageView], "
 
 
 def create_app(answers: dict[str, Any]) -> FastAPI:
-    """One GET endpoint for each read, which returns models that were made beforehand."""
+    """One GET endpoint for each read, which returns prepared models."""
     app = FastAPI()
     for name, path in READS.items():
         model: Any = _MODELS[name]
@@ -37,7 +37,7 @@ def _returning(answer: Any) -> Any:
 
 
 def _model(model: Any, shown: dict[str, Any]) -> Any:
-    """The model that is shown like that. What a reader calls a field is not always what it is read from."""
+    """The model behind an answer. The answer's name of a field is not always the one that the model reads."""
     if "attempts" in shown:
         shown = shown | {"attempts": []}
     names = {

@@ -1,4 +1,4 @@
-"""The second yardstick: PostgreSQL alone, storing one message for each transaction, driven by its own pgbench."""
+"""The cost of PostgreSQL alone: its own pgbench stores one message in each transaction."""
 
 import re
 import statistics
@@ -25,7 +25,7 @@ def find_pgbench(data_dir: Path, bindir: Path | None) -> Path:
 
 
 async def run_pgbench(program: Path, database: Database, plan: Plan, directory: Path) -> Seen:
-    """Insert messages for the planned time, or a second if that is longer, into as many conversations."""
+    """Insert messages for the planned time, at least a second, into as many conversations as there are pairs."""
     script = directory / "insert.sql"
     script.write_text(_script(plan), encoding="utf-8")
     seconds = max(1, round(plan.seconds))
@@ -48,7 +48,7 @@ async def run_pgbench(program: Path, database: Database, plan: Plan, directory: 
 
 
 def _latencies(directory: Path) -> list[float]:
-    """Milliseconds that each transaction took, in order of length. The logs are gone afterwards."""
+    """The milliseconds of each transaction, sorted. The logs are removed."""
     lines: list[str] = []
     for log in directory.glob("transactions.*"):
         lines += log.read_text(encoding="ascii").splitlines()
@@ -57,7 +57,7 @@ def _latencies(directory: Path) -> list[float]:
 
 
 def _script(plan: Plan) -> str:
-    """One message of middling length, as the service would store it, without looking up its conversation."""
+    """A message of median length, stored as the service does, but without finding its conversation."""
     length = statistics.median_high(len(message["body"] or "") for message in messages(plan.pairs))
     return (
         f"\\set pair random(1, {plan.pairs})\n"

@@ -1,4 +1,4 @@
-"""Programs that the benchmark starts: each gets an environment without surprises, and none outlives its use."""
+"""Programs that the benchmark starts in a clean environment, and stops after use."""
 
 import asyncio
 import os
@@ -21,12 +21,12 @@ HOST = "127.0.0.1"
 _ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
-#: What ends a program in order: Windows knows no SIGTERM.
+#: Ends a program in order. Windows has no SIGTERM.
 _IN_ORDER: int = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 
 
 class BenchError(Exception):
-    """It can't be measured; the text says why."""
+    """The measurement is impossible, for the reason in the text."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Server:
 
     port: int
     process: asyncio.subprocess.Process
-    output: Path  #: what it prints
+    output: Path  #: its log
 
 
 @asynccontextmanager
 async def serving(directory: Path, words: Sequence[str], port: int, **settings: str) -> AsyncIterator[Server]:
-    """Python run with `words`, once it takes connections on `port`; stopped in order on leaving."""
+    """Python with the arguments `words`, once it takes connections on `port`. It is stopped in order on exit."""
     output = directory / f"server-{port}.log"
     async with started([sys.executable, *words], directory, settings, output=output) as process:
         await until(partial(_answers, port), process, output, within_seconds=_START_SECONDS)
@@ -55,9 +55,9 @@ async def until(
     within_seconds: float,
     look_seconds: float = 0.05,
 ) -> None:
-    """Wait until something is so.
+    """Wait until the condition holds.
 
-    Raises `BenchError` with the last of `output` if the program ends before that, or it takes too long.
+    Raises `BenchError` with the end of `output` if the program ends first or the time is over.
     """
     try:
         async with asyncio.timeout(within_seconds):
@@ -70,14 +70,14 @@ async def until(
 
 
 def cpu_seconds(process: asyncio.subprocess.Process) -> float:
-    """Processor time that a program has used since it started, in user code and in the kernel."""
+    """The processor time of a program since its start, in user code and in the kernel."""
     parent = psutil.Process(process.pid)
     family = [parent, *parent.children(recursive=True)]  # on Windows a venv's Python is a child
     return sum(times.user + times.system for times in (one.cpu_times() for one in family))
 
 
 async def answer_of(words: Sequence[str], directory: Path, *, within_seconds: float, **settings: str) -> str:
-    """What a program writes to its standard output. Raises `BenchError` when it fails or takes too long."""
+    """The standard output of a program. Raises `BenchError` if it fails or takes too long."""
     output, errors = directory / "answer.txt", directory / "errors.txt"
     async with started(words, directory, settings, output=output, errors=errors) as process:
         try:
@@ -93,7 +93,7 @@ async def answer_of(words: Sequence[str], directory: Path, *, within_seconds: fl
 async def started(
     words: Sequence[str], directory: Path, settings: Mapping[str, str], *, output: Path, errors: Path | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program at work in `directory`. Ctrl-C doesn't reach it: it is stopped on leaving, whatever the reason."""
+    """A program that runs in `directory`, without Ctrl-C reaching it. It is stopped on exit, also after an error."""
     with _emptied(output) as out, _emptied(errors or output) as err:
         process = await asyncio.create_subprocess_exec(
             *words,
@@ -117,10 +117,9 @@ def _emptied(path: Path) -> IO[bytes]:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Ours without any setting of the service, of its simulator or of libpq, then `settings`.
+    """Our environment without settings of the service, of the simulator and of libpq, plus `settings`.
 
-    So the defaults count, nothing is sent to a real provider, and no real database is written to. The directory that
-    a program runs in has no `.env` either.
+    So the defaults apply, and no real provider or database is used. A program's directory has no `.env` either.
     """
     ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PG", "SIMULATOR_"))}
     kept = {name: value for name, value in ours.items() if name.lower() not in Settings.model_fields}
@@ -128,7 +127,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
+    """A free port of loopback."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

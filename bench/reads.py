@@ -1,4 +1,4 @@
-"""The reads that are measured, by name."""
+"""The measured reads, by name."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ TITLES: Mapping[str, str] = {
     "page": "a page of 50 messages",
     "message": "one message",
 }
-#: Appended to a read's name: the same answer, given from memory.
+#: Suffix of a read's name for the same answer from memory.
 FROM_MEMORY = "-memory"
-#: Messages that each conversation holds.
+#: Messages in each conversation.
 MESSAGES_EACH = 50

@@ -12,7 +12,7 @@ from bench.targets import TITLES
 
 Round = TypeVar("Round")
 
-#: One over the other.
+#: Pairs of targets: the rate of the first over that of the second.
 _RATIOS = [
     *((service, yardstick) for service in ("service", "delivering") for yardstick in ("empty", "pgbench")),
     ("keyed", "service"),
@@ -23,7 +23,7 @@ _WIDTH = max(map(len, TITLES.values()))
 
 
 def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[str, Any]:
-    """Everything, ready for JSON. Times are in the units their names end with; what was not measured is left out."""
+    """All figures, ready for JSON. Times are in the unit in their name. Parts that were not measured are left out."""
     speeds = {name: [one.seen.per_second for one in measured] for name, measured in rounds.targets.items()}
     ratios = {
         f"{one}/{other}": ratio(speeds[one], speeds[other])
@@ -49,13 +49,13 @@ def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[st
 
 
 def ratio(ones: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-    """A rate over another: computed in each round, then the median, the lowest, the highest."""
+    """The median, lowest and highest ratio of two rates, computed in each round."""
     each = [one / other if other else 0.0 for one, other in zip(ones, others, strict=True)]
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
 
 
 def as_table(report: Mapping[str, Any]) -> str:
-    """What `as_object` gave, for a terminal."""
+    """The report of `as_object` as a table for a terminal."""
     lines = [
         *(_accepting_lines(report["targets"]) if report["targets"] else []),
         *(_drain_lines(report["drain"]) if "drain" in report else []),
@@ -141,7 +141,7 @@ def _latency(measured: Sequence[Latency]) -> dict[str, Any]:
 
 
 def _moment(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
-    """The first message of each round meets a cold process: it has a figure of its own, and no part in the others."""
+    """Percentiles over all messages but each round's first, which meets a cold process and has its own figure."""
     later = [sorted(times[1:]) for times in rounds]
     return {
         "p50_ms": statistics.median(percentile(times, 50) for times in later),

@@ -1,4 +1,4 @@
-"""Single messages, one after the other with pauses between them, as an idle service gets them."""
+"""Single messages with pauses between them, as an idle service gets them."""
 
 import asyncio
 import itertools
@@ -9,14 +9,14 @@ import httpx
 from bench.load import messages
 from bench.processes import HOST, BenchError
 
-#: Seconds between two messages, drawn anew each time: at regular times they could fall in with a worker's polling.
+#: Random seconds between two messages: regular ones could coincide with a worker's polling.
 _PAUSES = (0.05, 0.25)
 _SEED = 20241101
 
 
 async def send_singly(port: int, count: int, pairs: int) -> int:
-    """Send `count` messages; returns how many were answered with 2xx. Raises `BenchError` if a connection breaks."""
-    chance = random.Random(_SEED)  # noqa: S311 - it has to be the same each time, it keeps no secret
+    """Send `count` messages. Returns the number of answers with 2xx. Raises `BenchError` if a connection breaks."""
+    chance = random.Random(_SEED)  # noqa: S311 - repeatable, not secret
     answered = 0
     try:
         async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", trust_env=False) as client:

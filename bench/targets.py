@@ -1,6 +1,6 @@
-"""What is measured, and how: accepting, by the service twice and by the two yardsticks, then delivering.
+"""The measurements: accepting and reading by the service and by targets for comparison, draining, and latency.
 
-Each is alone on the machine while it lasts.
+Each runs alone.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ TITLES = {
     **READ_TITLES,
     **{name + FROM_MEMORY: f"{title}, from memory" for name, title in READ_TITLES.items()},
 }
-#: Messages/s: a worker that is slower is given up.
+#: Messages/s. A slower worker fails the measurement.
 _SLOWEST_DRAIN = 100
-#: Seconds between two looks at the queue. They cost a little of the machine, and time nothing.
+#: Seconds between two queries of the queue. They cost a little load, but do not affect the measured times.
 _LOOK_SECONDS = 0.5
 
 
 class Targets:
-    """Measures targets by name. `skipped` says for what reason those that it leaves out are missing."""
+    """Measures targets by name. `skipped` has the reason for each target that is left out."""
 
     def __init__(self, plan: Plan, database: Database, directory: Path, bindir: Path | None) -> None:
         self._plan = plan
@@ -63,19 +63,19 @@ class Targets:
             self.skipped["pgbench"] = str(reason)
 
     def names(self, *, accept: bool, reads: bool) -> list[str]:
-        """The targets of accepting, of reading, or of both."""
+        """The names of the targets for accepting, for reading, or for both."""
         read = {*READS, *(name + FROM_MEMORY for name in READS)}
         return [name for name in self._measures if (reads if name in read else accept)]
 
     async def measure(self, name: str) -> Measurement:
-        """One round. Raises `BenchError` when there is nothing to measure."""
+        """Measure one round. Raises `BenchError` if that is impossible."""
         self._database.empty()
         return await self._measures[name]()
 
     async def drain(self, messages: int) -> Drain:
-        """One round: `messages` are accepted while no worker runs, then one worker by itself delivers them.
+        """Measure one round: `messages` are accepted without a worker, then one worker delivers them.
 
-        Raises `BenchError` when it doesn't get to the end of the queue.
+        Raises `BenchError` if the worker does not drain the queue.
         """
         self._database.empty()
         accepted = await self._accepting(replace(self._plan, seconds=PATIENCE, messages=messages))
@@ -99,7 +99,7 @@ class Targets:
         )
 
     async def latency(self, count: int) -> Latency:
-        """One round: single messages to a service that has just started, in conversations that exist."""
+        """Measure one round: single messages to a service that has just started, in existing conversations."""
         self._database.empty()
         self._database.add_conversations(self._plan.pairs)
         async with self._service(worker_enabled=True, SIMULATOR_RECEIPTS="false") as server:
@@ -122,7 +122,7 @@ class Targets:
             return Measurement(seen, self._database.messages(), delivered, cpu)
 
     async def _keyed(self) -> Measurement:
-        """With a limit that is counted and never reached."""
+        """Accepting with a key, whose rate limit is counted but never reached."""
         plan = replace(self._plan, key=self._database.add_key())
         async with self._service(
             worker_enabled=False, RATE_LIMIT_PER_SECOND="1000000", RATE_LIMIT_BURST="1000000"
@@ -147,7 +147,7 @@ class Targets:
             return await self._read(server, name)
 
     async def _reading_from_memory(self, name: str) -> Measurement:
-        """The answers are those that the service gives to the same requests."""
+        """Reading the service's own answers from memory."""
         self._fill()
         async with self._service(worker_enabled=False) as server, httpx.AsyncClient(trust_env=False) as client:
             url = f"http://{HOST}:{server.port}"
@@ -172,7 +172,7 @@ class Targets:
         return Measurement(seen, self._database.messages())
 
     async def _load(self, server: Server, plan: Plan) -> tuple[Seen, float]:
-        """What the load generator saw, and the microseconds of processor time that each request took."""
+        """The load generator's results, and the server's microseconds of processor time for each request."""
         words = [sys.executable, "-m", "bench.load", json.dumps({**asdict(plan), "port": server.port})]
         before = cpu_seconds(server.process)
         said = await answer_of(words, self._directory, within_seconds=plan.seconds + 2 * PATIENCE)

@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in router.routes
         if isinstance(route, HotRoute)
     }
-    app.front = app.state.gate = OverloadGuard(
+    app.front = app.state.overload = OverloadGuard(
         Envelope(Admission(app.front, settings=settings, hot=hot), settings=settings),
         most=settings.max_requests_in_flight,
         refusal=Refusal(settings),
@@ -104,7 +104,7 @@ class _Application(FastAPI):
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Start what requests need, each thing after what it stands on; stop in the opposite order.
 
-    The server is handed what it needs before there is a request (`app.http.protocol`): the settings, and the gate.
+    The server gets the settings and the overload guard with the lifespan's state (`app.http.protocol`).
     """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
@@ -115,7 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         app.state.services = await stack.enter_async_context(
             running_services(url, settings, deliver=settings.worker_enabled)
         )
-        yield {"settings": settings, "gate": app.state.gate}
+        yield {"settings": settings, "overload": app.state.overload}
 
 
 app = create_app()

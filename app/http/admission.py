@@ -1,4 +1,4 @@
-"""What holds before any routing: one spelling of an address, no body over the limit, a short way for hot routes."""
+"""The checks before routing: a request's address, headers and body size, and whether its key may do what it asks."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ from app.http.envelope import Headers
 from app.http.hot_route import HotRoute
 from app.providers.registry import provider_registry
 
-#: A key of the scope where the server has seen that the whole head is no larger than its headers may be.
+#: The key of the scope under which the server says that the whole head is within the limit for headers.
 HEAD_IS_SMALL = "head_is_small"
 _CALLBACKS = "/api/webhooks/"
 
 
 class Admission:
-    """Every route answers with a slash at its end and without one; a body over the limit is never read to its end.
+    """Checks a request, then hands it to its hot route or to the application. Errors are raised to the layer outside.
 
-    A body whose length is announced is refused at once. One that comes in chunks is counted while it is read, and
-    `BodyTooLarge` is raised into whoever reads it. A compressed body is not unpacked: a small one can hold a very
-    large one. A POST to one of the `hot` paths is served from here. Errors are raised to the layer around this one.
+    A path is served with a slash at its end and without. A body over the limit is never read to its end: one whose
+    length is announced is refused at once, and one in chunks is counted while it is read. A compressed body is
+    refused, because a small one can hold a very large one.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, hot: Mapping[str, HotRoute]) -> None:
@@ -38,42 +38,48 @@ class Admission:
             return
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"][:-1]}
-        if len(scope["path"]) + len(scope["query_string"]) > self._longest_address:
-            raise AddressTooLong(f"An address has at most {self._longest_address} characters.")
-        if len(scope["headers"]) > self._most_headers:
-            raise TooManyHeaders(f"A request has at most {self._most_headers} headers.")
-        if HEAD_IS_SMALL not in scope and _size(scope["headers"]) > self._most_header_bytes:
-            raise TooManyHeaders(f"The headers of a request have at most {self._most_header_bytes} bytes.")
-        headers = scope["headers_by_name"]
-        if (b"host" not in headers and scope["http_version"] != "1.0") or (
-            len(headers) != len(scope["headers"]) and [name for name, _ in scope["headers"]].count(b"host") > 1
-        ):
-            raise BadRequest("A request names its host, and once.")
+        self._check_address(scope)
+        self._check_headers(scope)
         await admit(scope)
         route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
-        limit = self._limit if route is not None else self._limit_of(scope["path"])
-        length = headers.get(b"content-length")
-        if length is None:
-            receive = _counted(receive, limit)
-        elif not length.isdigit():
-            raise BadRequest("The Content-Length is not a number.")
-        elif int(length[:20]) > limit:
-            raise _too_large(limit)
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
-        if route is None:
-            await self._app(scope, receive, send)
-        else:
-            await route.serve(scope, receive, send)
+        receive = _limited(receive, scope, self._limit if route is not None else self._limit_of(scope["path"]))
+        await (self._app if route is None else route.serve)(scope, receive, send)
+
+    def _check_address(self, scope: Scope) -> None:
+        if len(scope["path"]) + len(scope["query_string"]) > self._longest_address:
+            raise AddressTooLong(f"An address has at most {self._longest_address} characters.")
+
+    def _check_headers(self, scope: Scope) -> None:
+        headers, by_name = scope["headers"], scope["headers_by_name"]
+        if len(headers) > self._most_headers:
+            raise TooManyHeaders(f"A request has at most {self._most_headers} headers.")
+        if HEAD_IS_SMALL not in scope and _size(headers) > self._most_header_bytes:
+            raise TooManyHeaders(f"The headers of a request have at most {self._most_header_bytes} bytes.")
+        is_repeated = len(by_name) != len(headers) and [name for name, _ in headers].count(b"host") > 1
+        if is_repeated or (b"host" not in by_name and scope["http_version"] != "1.0"):
+            raise BadRequest("A request names its host, and once.")
 
     def _limit_of(self, path: str) -> int:
-        """What a provider calls back with has a limit of the provider's own: a mail that is refused is lost."""
+        """The limit for a body; a provider's callbacks have its own, because a mail that is refused is lost."""
         provider = provider_registry.get(path.removeprefix(_CALLBACKS)) if path.startswith(_CALLBACKS) else None
         return self._limit if provider is None else provider.largest_callback
 
 
 def _size(headers: Headers) -> int:
     return sum([len(name) + len(value) for name, value in headers])
+
+
+def _limited(receive: Receive, scope: Scope, limit: int) -> Receive:
+    """A `receive` that reads at most `limit` bytes. Refuses a body that is announced as larger, or encoded."""
+    headers = scope["headers_by_name"]
+    length = headers.get(b"content-length")
+    if length is not None and not length.isdigit():
+        raise BadRequest("The Content-Length is not a number.")
+    if length is not None and int(length[:20]) > limit:
+        raise _too_large(limit)
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+    return _counted(receive, limit) if length is None else receive
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

@@ -1,11 +1,10 @@
-"""The door of the process: when more is under way than it can do in time, whoever comes next is turned away at once.
+"""Load shedding: a request that comes when the process can't serve more in time is refused at once.
 
-Without it everybody waits, and the work that is done is for callers who have given up.
+Without it every client waits, and the work is done for clients that have given up.
 """
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,160 +13,163 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.errors import Overloaded
+from app.http.body_budget import BodyBudget
 from app.http.envelope import Headers, data_headers, id_for, request_ids
 from app.http.problems import problem
 from app.log import Seldom
 from app.services.limits.failed_keys import household_of
 
-#: Whoever watches over the process has to be told the truth also when it is busy.
+#: Health checks, which have to be answered truthfully under load as well.
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
-#: Bytes of bodies that are not whole yet, of all requests together, and of those that one address sends.
-_ROOM, _ROOM_OF_ONE = 300_000_000, 100_000_000
+#: Bytes of incomplete bodies: of all requests together, and of those from one network address.
+_INCOMPLETE_BYTES, _INCOMPLETE_BYTES_OF_ONE = 300_000_000, 100_000_000
 _ID = b"0" * 24
 
 
 class Refusal:
-    """The answer to those who are too many, made beforehand but for the request's id."""
+    """The answer to a request that is shed, rendered in advance except for the request's id."""
 
     def __init__(self, settings: Settings) -> None:
-        self._headers, self._body = _busy(settings)
+        self._headers, self._body = _rendered(settings)
         self._ids = request_ids()
         self._shed = Seldom("requests_shed")
 
     def answer(self, given_id: bytes | None, *, in_flight: int) -> tuple[Headers, bytes]:
-        """Headers and body for one request, which shows this id, if any, and comes while so many are under way."""
+        """Headers and body for a request that shows `given_id` and comes while `in_flight` others are served."""
         self._shed.note(in_flight=in_flight)
         id_ = id_for(given_id, self._ids)
         body = self._body.replace(_ID, id_)
         return [(b"x-request-id", id_), (b"content-length", b"%d" % len(body)), *self._headers], body
 
 
-_VISIT = "visit"
-#: Seconds that a request may take, with all that it waits for here, and those after which it tells how many may.
-_LONG, _TELLING = 0.5, 0.2
-#: What takes long while so few are under way takes long by itself.
-_FEW = 20
-#: So many requests are looked at together, and so many seconds it has to last: a moment's stall is no overload.
-_TOGETHER, _LASTING = 16, 0.2
+#: Seconds in which a request is to be answered, and those after which its time says something about the load.
+_TARGET_SECONDS, _SLOW_SECONDS = 0.5, 0.2
+#: The lowest limit. A request that is slow while so few are in flight is slow by itself.
+_LEAST = 20
+#: The limit is adapted to so many requests at a time, and lowered once they have been slow for so many seconds:
+#: a short stall is no overload.
+_SAMPLE, _SUSTAINED_SECONDS = 16, 0.2
 
 
-class Pace:
-    """How many may be under way for each to be answered within about half a second: as many as are answered in one.
+class AdaptiveLimit:
+    """The number of requests that may be in flight for each to be answered within half a second.
 
-    Of a request that found 300 under way and took 1.5 seconds that is 100, by Little's law. While answers are quick
-    nobody waits, and `most` may be there.
+    If a request finds 300 in flight and takes 1.5 s, the process can answer 100 in 0.5 s (Little's law). While
+    answers are quick the limit rises to `most` again.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.allowed = most
         self._quick = self._slow = 0
-        self._affordable = 0.0  # the sum of what each that was slow has told
+        self._affordable = 0.0  # the sum of the limits that the slow requests suggest
         self._slow_since: float | None = None
 
-    def took(self, seconds: float, among: int, *, now: float) -> None:
-        """Note a request that took so long until now, and had found so many under way, itself among them."""
-        if seconds > _TELLING and among > _FEW:
+    def record(self, seconds: float, in_flight: int, *, now: float) -> None:
+        """Count a request that took `seconds` until now and began as one of `in_flight`."""
+        if seconds > _SLOW_SECONDS and in_flight > _LEAST:
             self._slow += 1
-            self._affordable += among * _LONG / seconds
+            self._affordable += in_flight * _TARGET_SECONDS / seconds
         else:
             self._quick += 1
-        if self._quick + self._slow < _TOGETHER:
+        if self._quick + self._slow < _SAMPLE:
             return
         if self._slow <= self._quick:
             self._slow_since = None
             self.allowed = min(self._most, self.allowed + self.allowed // 8)
         elif self._slow_since is None:
             self._slow_since = now
-        elif now - self._slow_since > _LASTING:
-            self.allowed = min(self._most, max(_FEW, round(self._affordable / self._slow)))
+        elif now - self._slow_since > _SUSTAINED_SECONDS:
+            self.allowed = min(self._most, max(_LEAST, round(self._affordable / self._slow)))
         self._quick = self._slow = 0
         self._affordable = 0.0
 
 
+_STOPWATCH = "stopwatch"
+
+
 @dataclass(slots=True)
-class _Visit:
-    """A request that has entered: since when it takes our time. The layers within hand on copies of its scope."""
+class _Stopwatch:
+    """The start of the time that a request costs us. It is mutable, because inner layers copy the scope."""
 
     began: float
 
 
 class OverloadGuard:
-    """Turns away at once what comes while `MAX_REQUESTS_IN_FLIGHT` are under way, or fewer where that would take more
-    than half a second (`Pace`).
+    """Refuses a request at once while `MAX_REQUESTS_IN_FLIGHT` are in flight, or fewer where those would take more
+    than half a second (`AdaptiveLimit`).
 
-    A request whose body is still coming is not under way: whoever sends a byte now and then would keep everybody else
-    out. What such bodies hold together is bounded instead, and who goes beyond that is turned away too. Neither is
-    one that waits for a provider, because it asked to.
+    A request is not in flight while its body is still coming: otherwise clients that send a byte now and then would
+    keep all others out. The memory of such bodies is bounded instead, and a request that exceeds it is refused. A
+    request is not in flight either while it waits for a provider, as it asked to.
 
-    The outermost layer: the less it costs to say no, the more is left for those who are let in. `TimedProtocol` says
-    it for even less.
+    This is the outermost layer, since a refusal has to cost little. `TimedProtocol` refuses for even less.
     """
 
     def __init__(self, app: ASGIApp, *, most: int, refusal: Refusal) -> None:
         self._app = app
-        self.pace = Pace(most)
+        self.limit = AdaptiveLimit(most)
         self.refusal = refusal
         self._entered = 0
-        #: Requests that have entered, and wait for somebody outside: for more of their bodies, or for a provider.
-        self.idle = 0
-        self._held: Counter[str] = Counter()  # bytes, by address
+        #: Requests that have entered and wait: for more of their bodies, or for a provider.
+        self.waiting = 0
+        self._bodies = BodyBudget(_INCOMPLETE_BYTES, of_one=_INCOMPLETE_BYTES_OF_ONE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)  # the lifespan, which is under way all the time
+            await self._app(scope, receive, send)  # the lifespan, which lasts as long as the process
             return
-        under_way = self._entered - self.idle
-        if under_way >= self.pace.allowed and scope["path"] not in NEVER_SHED:
-            given_id = dict(scope["headers"]).get(b"x-request-id")
-            headers, body = self.refusal.answer(given_id, in_flight=under_way)
-            await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+        in_flight = self._entered - self.waiting
+        if in_flight >= self.limit.allowed and scope["path"] not in NEVER_SHED:
+            await self._refuse(scope, send, in_flight)
             return
-        holder, held = "", 0
-        visit = scope[_VISIT] = _Visit(time.monotonic())
+        sender, held = "", 0
+        stopwatch = scope[_STOPWATCH] = _Stopwatch(time.monotonic())
 
-        async def patient() -> Message:
-            nonlocal holder, held
-            self.idle += 1
+        async def receiving() -> Message:
+            nonlocal sender, held
+            self.waiting += 1
             try:
                 message = await receive()
             finally:
-                self.idle -= 1
+                self.waiting -= 1
             if message.get("more_body"):
-                holder = household_of(scope["client"][0] if scope.get("client") else None)
+                sender = household_of(scope["client"][0] if scope.get("client") else None)
+                self._bodies.take(sender, len(message["body"]))
                 held += len(message["body"])
-                self._held[holder] += len(message["body"])
-                if self._held[holder] > _ROOM_OF_ONE or self._held.total() > _ROOM:
-                    raise Overloaded("More is being sent than there is room for right now. Try again shortly.")
             elif held:
-                visit.began = time.monotonic()  # what a client takes its time over says nothing about us
+                stopwatch.began = time.monotonic()  # a slow client says nothing about our load
             return message
 
         self._entered += 1
         try:
-            await self._app(scope, patient, send)
+            await self._app(scope, receiving, send)
         finally:
             self._entered -= 1
             now = time.monotonic()
-            self.pace.took(now - visit.began, under_way + 1, now=now)
+            self.limit.record(now - stopwatch.began, in_flight + 1, now=now)
             if held:
-                self._held -= Counter({holder: held})
+                self._bodies.give_back(sender, held)
+
+    async def _refuse(self, scope: Scope, send: Send, in_flight: int) -> None:
+        headers, body = self.refusal.answer(dict(scope["headers"]).get(b"x-request-id"), in_flight=in_flight)
+        await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     @contextmanager
-    def waiting_outside(self, scope: Scope) -> Iterator[None]:
-        """While a request waits for a provider it is not under way, and takes no time."""
-        self.idle += 1
+    def waiting_for_provider(self, scope: Scope) -> Iterator[None]:
+        """Count a request as not in flight, and its time as not ours."""
+        self.waiting += 1
         began = time.monotonic()
         try:
             yield
         finally:
-            self.idle -= 1
-            scope[_VISIT].began += time.monotonic() - began
+            self.waiting -= 1
+            scope[_STOPWATCH].began += time.monotonic() - began
 
 
-def _busy(settings: Settings) -> tuple[Headers, bytes]:
-    """Headers and body of the answer, without the request's id and the length, which has `_ID` where the id goes."""
+def _rendered(settings: Settings) -> tuple[Headers, bytes]:
+    """Headers and body of the answer, with `_ID` where the id goes and without the id's header and the length."""
     answer = problem(
         Overloaded.status,
         Overloaded.title,

@@ -1,6 +1,6 @@
-"""HTTP/1.1 with an end to its patience: uvicorn's parser waits for a client as long as the client likes.
+"""HTTP/1.1 with timeouts for slow clients, which uvicorn's own protocol does not have.
 
-In use where `python -m app serve` starts the server; `uvicorn app.main:app` has uvicorn's own protocol.
+`python -m app serve` uses it; `uvicorn app.main:app` has uvicorn's own protocol.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ from app.log import Seldom
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
 _UNUSUAL = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"http/1.0\r\n")
 _GIVEN_ID = b"\r\nx-request-id:"
-#: The line of a request whose method the parser has never heard of; those that it knows are refused by the routes.
+#: The request line with a method that the parser does not know; those that it knows are refused by the routes.
 _UNKNOWN_METHOD = re.compile(rb"[A-Za-z]{1,32} (?P<path>/[^?\s]*)(\?\S*)? HTTP/1\.[01]\r\n")
 _ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
-#: Where a provider hands over mail of 30 MB; some drop what is answered 4xx, and nobody hears of it.
+#: A late callback gets 503: some providers drop a message that is answered 4xx, and it would be lost.
 _WEBHOOKS = "/api/webhooks/"
-_LATER = {"Retry-After": "60"}
+_RETRY_LATER = {"Retry-After": "60"}
 _TOO_SLOW = "The request did not come to its end in time."
-# uvicorn warns of each request that it can't read, and of each upgrade that it doesn't know. Anybody can send those.
+# uvicorn warns of each malformed request and each unknown upgrade; any client can send those in any number.
 _uvicorn = logging.getLogger("uvicorn.error.protocol")
 _uvicorn.setLevel(logging.ERROR)
 _malformed = Seldom("requests_malformed")
-_LOOKS = 4  # within the shortest of the times, so that no deadline is overrun by more than a quarter of it
+_CHECKS = 4  # within the shortest timeout, so that none is exceeded by more than a quarter
 
 
 class _OneWrite:
-    """A transport whose first piece waits for the next, within one turn of the loop, and then both leave at once.
+    """A transport that joins the first two writes within one turn of the loop.
 
-    uvicorn writes the head of an answer and its body apart. Each would be a system call, which costs more than all
-    that is done to write the answer.
+    uvicorn writes the head of an answer and its body separately. Each would be a system call, which costs more than
+    all else that is done to write the answer.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -56,16 +56,16 @@ class _OneWrite:
     def write(self, data: bytes) -> None:
         if self._held is None:
             self._held = data
-            self._call_soon(self._let_go)
+            self._call_soon(self._flush)
         else:
             held, self._held = self._held, None
             self._transport.write(held + data)
 
     def close(self) -> None:
-        self._let_go()
+        self._flush()
         self._transport.close()
 
-    def _let_go(self) -> None:
+    def _flush(self) -> None:
         if self._held is not None:
             held, self._held = self._held, None
             self._transport.write(held)
@@ -75,36 +75,40 @@ class _OneWrite:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """A connection that has to complete the head of a request, and then its body, each within a time.
+    """A connection whose client has to complete the head of a request, and then its body, each within a timeout.
 
-    `HEADER_TIMEOUT_SECONDS` run from the moment the connection stands, and after an answer from the moment at which
-    it may be kept no longer; `REQUEST_TIMEOUT_SECONDS` from the end of the head to the end of the body. Who is late
-    is answered 408, with the body of a webhook 503, one whose head grows without an end 431, one whose request can't
-    be read 400, or 405 where only its method is unknown; then the connection is closed. Closed without a word is one
-    that has not read what it was answered for `REQUEST_TIMEOUT_SECONDS`. While as many are under way as the gate
-    allows, further ones are answered 503 before they are parsed. The settings and the gate come with the lifespan's
-    state.
+    `HEADER_TIMEOUT_SECONDS` begin when the connection is made, and after an answer when the keep-alive time ends.
+    `REQUEST_TIMEOUT_SECONDS` run from the end of the head to the end of the body. Then the connection is closed,
+    after one of these answers:
+
+    - 408 for a late client, or 503 where the late body is a callback's;
+    - 431 for a head that is too large;
+    - 400 for a request that can't be parsed, or 405 where only its method is unknown.
+
+    A client that does not read its answer for `REQUEST_TIMEOUT_SECONDS` is cut off without one. While as many
+    requests are in flight as `OverloadGuard` allows, further ones get 503 before they are parsed. The settings and
+    the guard come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.logger = _uvicorn
         self._settings: Settings = self.app_state["settings"]
-        self._gate: OverloadGuard = self.app_state["gate"]
-        # Exact limits are the application's; here it is about a head without an end. Escapes make an address longer.
+        self._overload: OverloadGuard = self.app_state["overload"]
+        # The application has the exact limits; this one stops a head without an end. Escapes make an address longer.
         self._largest_head = self._settings.max_header_bytes + 4 * self._settings.max_url_length
-        self._data = b""  # what is being read
-        self._heard = 0  # at least the bytes of the request that is being read
-        self._deadline: float | None = None  # None while a whole request is being answered
+        self._data = b""  # while it is parsed
+        self._received = 0  # at least the bytes of the current request
+        self._deadline: float | None = None  # None while a complete request is answered
         self._in_head = True
-        self._unfinished = 0  # bytes of a head that is not complete
+        self._unfinished = 0  # bytes of an incomplete head
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _OneWrite(transport, self.loop)))
         self._await_head()
-        self._look()
+        self._check_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._timer, self._unread):
@@ -113,7 +117,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client reads too little of what it is answered: from here on it has as long as for a request."""
+        """Give a client that reads its answer too slowly as long as it has for a request."""
         super().pause_writing()
         self._unread = self.loop.call_later(self._settings.request_timeout_seconds, self.transport.abort)
 
@@ -123,17 +127,17 @@ class TimedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        under_way = len(self.tasks) - self._gate.idle
-        if under_way >= self._gate.pace.allowed and self._is_idle() and _may_be_shed(data):
-            self._shed(_id_in(data), under_way)
+        in_flight = len(self.tasks) - self._overload.waiting
+        if in_flight >= self._overload.limit.allowed and self._is_idle() and _may_be_shed(data):
+            self._shed(_id_in(data), in_flight)
             return
         self._data = data
-        self._heard += len(data)
+        self._received += len(data)
         super().data_received(data)
         self._data = b""
         if self._deadline is not None and not self.transport.is_closing():
             self._unfinished += len(data) if self._in_head else 0
-            # After the head more headers may come: those behind a body in chunks.
+            # More headers may come after the head, behind a body in chunks.
             if self._unfinished > self._largest_head or (
                 self.headers and len(self.headers) > 2 * self._settings.max_headers
             ):
@@ -143,13 +147,13 @@ class TimedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._unfinished = 0
         self._deadline = self.loop.time() + self._settings.request_timeout_seconds
-        if self._heard <= self._settings.max_header_bytes:
+        if self._received <= self._settings.max_header_bytes:
             self.scope[HEAD_IS_SMALL] = True  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._deadline = None
-        self._heard = len(self._data)  # the rest of it may belong to the next request
+        self._received = len(self._data)  # some of it may belong to the next request
         super().on_message_complete()
         if self.cycle.response_complete:
             self._await_head()
@@ -160,24 +164,23 @@ class TimedProtocol(HttpToolsProtocol):
             self._await_head(kept_seconds=self.timeout_keep_alive)
 
     def _is_idle(self) -> bool:
-        """Whether what comes now is the beginning of a request, and nothing is to be answered before it."""
+        """True where the next bytes begin a request and no answer is outstanding."""
         return self._in_head and not self._unfinished and (self.cycle is None or self.cycle.response_complete)
 
-    def _shed(self, given_id: bytes | None, under_way: int) -> None:
-        """Say no before anything is parsed, and hear nothing more until the time that it names is over.
+    def _shed(self, given_id: bytes | None, in_flight: int) -> None:
+        """Answer 503 before anything is parsed, and read nothing more until the time in `Retry-After` is over.
 
-        Saying no must not use up the process: a client that asks again at once would have the more of it, the less it
-        gets.
+        Refusing must stay cheap: otherwise clients that retry at once would use up the process.
         """
-        headers, body = self._gate.refusal.answer(given_id, in_flight=under_way)
+        headers, body = self._overload.refusal.answer(given_id, in_flight=in_flight)
         self.transport.write(_head(Overloaded.status, headers) + b"\r\n" + body)
         self._await_head(kept_seconds=self.timeout_keep_alive)
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         self.flow.pause_reading()
-        self.loop.call_later(Overloaded.retry_after, self._hear_again)
+        self.loop.call_later(Overloaded.retry_after, self._resume_reading)
 
-    def _hear_again(self) -> None:
+    def _resume_reading(self) -> None:
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
@@ -194,20 +197,20 @@ class TimedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._deadline = self.loop.time() + kept_seconds + self._settings.header_timeout_seconds
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         if self._deadline is not None and self.loop.time() >= self._deadline:
             if self._in_head and not self._unfinished:
-                self.transport.close()  # it has not begun to ask anything
+                self.transport.close()  # no request has begun
             elif not self._in_head and self.scope["path"].startswith(_WEBHOOKS):
-                self._give_up(503, "Request timeout", _TOO_SLOW, headers=_LATER)
+                self._give_up(503, "Request timeout", _TOO_SLOW, headers=_RETRY_LATER)
             else:
                 self._give_up(408, "Request timeout", _TOO_SLOW)
         if not self.transport.is_closing():
             shortest = min(self._settings.header_timeout_seconds, self._settings.request_timeout_seconds)
-            self._timer = self.loop.call_later(shortest / _LOOKS, self._look)
+            self._timer = self.loop.call_later(shortest / _CHECKS, self._check_deadline)
 
     def _give_up(self, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
-        """Answer past the application, if nothing has been answered yet, and close."""
+        """Answer in place of the application, unless an answer has begun, and close."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
@@ -216,7 +219,7 @@ class TimedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _headers_so_far(self) -> Headers:
-        """Those of the request that is given up; none where it has not begun, but the one before it is answered."""
+        """The headers of the current request; none where only the request before it has any."""
         is_answered = self.cycle is not None and self.cycle.response_complete and self.cycle.scope is self.scope
         return [] if self.headers is None or is_answered else self.headers
 
@@ -231,16 +234,16 @@ def _head(status: int, headers: Headers) -> bytes:
 
 
 def _id_in(data: bytes) -> bytes | None:
-    """The `X-Request-Id` of a whole head, which is not parsed."""
+    """The `X-Request-Id` of a complete head that has not been parsed."""
     head = data[: data.find(b"\r\n\r\n") + 2]
     place = head.lower().rfind(_GIVEN_ID)
     return None if place < 0 else head[place + len(_GIVEN_ID) : head.find(b"\r\n", place + 2)].strip(b" \t")
 
 
 def _may_be_shed(data: bytes) -> bool:
-    """Whether these bytes are exactly one request of the plain kind, so that what follows them is the next one.
+    """True where these bytes are exactly one plain request, so that the next bytes begin another.
 
-    Anything else, such as a part of a request, or one that wants the connection closed, goes the ordinary way.
+    A part of a request, or one that wants the connection closed, is parsed as usual.
     """
     if data.startswith(_ALWAYS_SERVED):
         return False

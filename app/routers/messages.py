@@ -189,7 +189,7 @@ async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, requ
     prefers = b"prefer" in request.scope["headers_by_name"]
     if prefers and (seconds := preferred_wait(request)) and service.has_room_to_wait():
         headers["Preference-Applied"] = f"wait={seconds}"
-        with request.app.state.gate.waiting_outside(request.scope):
+        with request.app.state.overload.waiting_for_provider(request.scope):
             id_ = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
         answer.provider_message_id = id_
     return JSONResponse(answer.model_dump(), headers=headers) if headers else answer

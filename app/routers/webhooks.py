@@ -1,4 +1,4 @@
-"""What providers hand over. Answered after the commit; a repeat stores nothing and is answered the same."""
+"""Callbacks and inbound messages of providers. They are answered after the commit, and a duplicate alike."""
 
 from dataclasses import replace
 from http import HTTPStatus
@@ -30,7 +30,7 @@ _ERRORS = responses(
 
 
 class SignedRoute(HotRoute):
-    """A hot route that, where there is a `WEBHOOK_SECRET`, looks at the signature before it reads anything else."""
+    """A hot route that checks the signature before it parses the body, where there is a `WEBHOOK_SECRET`."""
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state
@@ -43,15 +43,16 @@ class SignedRoute(HotRoute):
                 client = request.client.host if request.client else None
                 state.services.refusals.refused("signature_refused", client=client, path=scope["path"])
                 raise
-            receive = _again(body)
+            receive = _replayed(body)
         await super().serve(scope, receive, send)
 
 
-#: Room for some mails of 30 MB, in bytes. In use it is two or three times as much.
-_room = BodyBudget(150_000_000)
+#: Bytes of large callbacks: enough for some mails of 30 MB. Parsing takes two or three times as much memory. What
+#: strangers leave is enough for a mail of an authenticated provider.
+_large_bodies = BodyBudget(150_000_000, of_one=50_000_000, of_strangers=100_000_000)
 
 
-def _again(body: bytes) -> Receive:
+def _replayed(body: bytes) -> Receive:
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -82,14 +83,14 @@ async def receive_email(message: EmailInbound, request: Request) -> WebhookAccep
 
 
 async def _accept(message: SmsInbound | EmailInbound, request: Request) -> None:
-    """Whose it is says the address that it was sent to, which the one who sends it can't claim as its own."""
+    """Store a message for the tenant that owns the address it was sent to, which its sender can't choose."""
     services: Services = request.app.state.services
     await services.messages.accept(message.new_message(await services.addresses.tenant_of(message.to)))
 
 
 _CALLBACK: dict[str, Any] = {
     "response_model": WebhookAccepted,
-    "response_description": "Stored, now or before. Some providers are answered in another way that is theirs.",
+    "response_description": "Stored, now or before. Some providers get a reply in a format of their own.",
     "responses": responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND),
 }
 
@@ -97,19 +98,20 @@ _CALLBACK: dict[str, Any] = {
 @router.get("/{provider}", **_CALLBACK)
 @router.post("/{provider}", **_CALLBACK)
 async def receive_callback(provider: str, request: Request) -> Response:
-    """What a provider calls back with, in its own format: receipts, messages that came in, and whether we are there.
+    """A callback in the provider's own format: receipts, inbound messages, or a check that we are there.
 
-    Each event is stored once. What is signed and can't be understood is kept as it came, and answered like any other.
+    Each receipt and message is stored once. A genuine callback that can't be parsed is kept as it came and answered
+    like any other.
     """
     vendor = provider_of(provider)
     services: Services = request.app.state.services
     client = request.client.host if request.client else None
     head = Callback(request.method, _called_at(request), _headers_of(request), b"")
 
-    def stranger() -> str | None:
+    def sender() -> str | None:
         return None if vendor.is_known_by_head(head) else household_of(client)
 
-    with _room.metered(request.receive, stranger) as receive:
+    with _large_bodies.metered(request.receive, sender) as receive:
         try:
             callback = replace(head, body=await whole_body(receive))
             reply = await services.callbacks.receive(provider, callback)
@@ -132,9 +134,9 @@ async def receive_callback(provider: str, request: Request) -> Response:
 
 
 def _called_at(request: Request) -> str:
-    """The whole address, as the provider has it: its signature may cover that, so nothing may be unescaped in it.
+    """The address as the provider wrote it, still escaped, because its signature may cover it.
 
-    With PUBLIC_URL, what the request says of scheme and host doesn't matter.
+    Scheme and host are those of PUBLIC_URL, if set, and else those of the request.
     """
     path: str = request.scope["raw_path"].decode("latin-1")
     query = request.scope["query_string"].decode("latin-1")

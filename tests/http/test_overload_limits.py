@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from app.config import Settings
-from app.http import overload as gate
-from app.http.overload import Pace
+from app.http import overload
+from app.http.overload import AdaptiveLimit
 from app.main import create_app
 from bench.load import percentile
 from tests.conftest import client_of
@@ -100,11 +100,11 @@ async def test_who_waits_for_a_provider_takes_up_neither_room_nor_time(
     app = create_app(settings.model_copy(update={"max_requests_in_flight": 1}))
     arrived, released = asyncio.Event(), asyncio.Event()
     took: list[float] = []
-    monkeypatch.setattr(app.state.gate.pace, "took", lambda seconds, among, now: took.append(seconds))
+    monkeypatch.setattr(app.state.overload.limit, "record", lambda seconds, in_flight, now: took.append(seconds))
 
     @app.get("/outside")
     async def outside(request: Request) -> None:
-        with app.state.gate.waiting_outside(request.scope):
+        with app.state.overload.waiting_for_provider(request.scope):
             arrived.set()
             await released.wait()
 
@@ -123,8 +123,8 @@ async def test_who_waits_for_a_provider_takes_up_neither_room_nor_time(
 async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for_each_address(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_ROOM", 100)
-    monkeypatch.setattr(gate, "_ROOM_OF_ONE", 60)
+    monkeypatch.setattr(overload, "_INCOMPLETE_BYTES", 100)
+    monkeypatch.setattr(overload, "_INCOMPLETE_BYTES_OF_ONE", 60)
     app = create_app(settings)
     more, held = asyncio.Event(), asyncio.Semaphore(0)
 
@@ -163,8 +163,8 @@ async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for
         assert await send_slowly("192.0.2.3", 50) == 422
 
 
-def crowded(pace: Pace, *, capacity: int, asked: int, seconds: float) -> list[float]:
-    """How long each took of those whom a server with that pace let in, in order; both rates are per second.
+def crowded(limit: AdaptiveLimit, *, capacity: int, asked: int, seconds: float) -> list[float]:
+    """How long each took of those whom a server with that limit let in, in order; both rates are per second.
 
     The server does one thing after the other, and each takes it as long.
     """
@@ -174,56 +174,56 @@ def crowded(pace: Pace, *, capacity: int, asked: int, seconds: float) -> list[fl
     while (now := min(arrivals / asked, (ends + 1) / capacity)) < seconds:
         if now == arrivals / asked:
             arrivals += 1
-            if len(inside) < pace.allowed:
+            if len(inside) < limit.allowed:
                 inside.append((now, len(inside) + 1))
         else:
             ends += 1
             if inside:
                 came, among = inside.popleft()
                 took.append(now - came)
-                pace.took(now - came, among, now=now)
+                limit.record(now - came, among, now=now)
     return took
 
 
 @pytest.mark.parametrize("capacity", [250, 500, 1000, 4000])
 def test_of_ten_times_too_many_as_many_are_let_in_as_are_answered_in_time(capacity: int) -> None:
-    took = crowded(Pace(500), capacity=capacity, asked=10 * capacity, seconds=60)
+    took = crowded(AdaptiveLimit(500), capacity=capacity, asked=10 * capacity, seconds=60)
     assert len(took) > 0.95 * capacity * 60
     assert percentile(sorted(took), 99) < 2
     assert max(took[len(took) // 2 :]) < 0.7
 
 
 def test_a_server_that_has_become_quick_again_lets_everybody_in() -> None:
-    pace = Pace(500)
-    crowded(pace, capacity=50, asked=500, seconds=20)
-    assert pace.allowed < 40
-    crowded(pace, capacity=5_000, asked=1_000, seconds=1)
-    assert pace.allowed == 500
+    limit = AdaptiveLimit(500)
+    crowded(limit, capacity=50, asked=500, seconds=20)
+    assert limit.allowed < 40
+    crowded(limit, capacity=5_000, asked=1_000, seconds=1)
+    assert limit.allowed == 500
 
 
 def test_what_takes_long_by_itself_keeps_nobody_out() -> None:
-    pace = Pace(500)
+    limit = AdaptiveLimit(500)
     for number in range(1_000):
-        pace.took(10, 5, now=number)
-    assert pace.allowed == 500
+        limit.record(10, 5, now=number)
+    assert limit.allowed == 500
     for number in range(1_000):  # among many that are quick
-        pace.took(10 if number % 3 == 0 else 0.01, 100, now=number)
-    assert pace.allowed == 500
+        limit.record(10 if number % 3 == 0 else 0.01, 100, now=number)
+    assert limit.allowed == 500
 
 
 def test_a_moments_stall_keeps_nobody_out() -> None:
-    pace = Pace(500)
+    limit = AdaptiveLimit(500)
     for _ in range(20):
         for number in range(64):
-            pace.took(2, 64, now=number / 1000)
+            limit.record(2, 64, now=number / 1000)
         for number in range(64):
-            pace.took(0.01, 64, now=1 + number / 1000)
-    assert pace.allowed == 500
+            limit.record(0.01, 64, now=1 + number / 1000)
+    assert limit.allowed == 500
 
 
-def test_no_pace_is_so_slow_that_nobody_is_let_in() -> None:
-    pace = Pace(500)
+def test_no_limit_is_so_low_that_nobody_is_let_in() -> None:
+    limit = AdaptiveLimit(500)
     for number in range(1_000):
-        pace.took(60, 21, now=number)
-    assert pace.allowed == 20
-    assert Pace(3).allowed == 3
+        limit.record(60, 21, now=number)
+    assert limit.allowed == 20
+    assert AdaptiveLimit(3).allowed == 3

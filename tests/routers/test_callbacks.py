@@ -298,24 +298,24 @@ async def test_the_limit_is_the_providers_own(
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> BodyBudget:
-    room = BodyBudget(4_600_000)
-    monkeypatch.setattr(webhooks, "_room", room)
-    return room
+def budget(monkeypatch: pytest.MonkeyPatch) -> BodyBudget:
+    budget = BodyBudget(4_600_000, of_one=1_533_333, of_strangers=3_066_666)
+    monkeypatch.setattr(webhooks, "_large_bodies", budget)
+    return budget
 
 
-async def test_large_bodies_have_to_fit_into_memory_together(client: httpx.AsyncClient, room: BodyBudget) -> None:
+async def test_large_bodies_have_to_fit_into_memory_together(client: httpx.AsyncClient, budget: BodyBudget) -> None:
     large = (call(client, inbound(number, body="x" * 2_500_000), query="?token=first") for number in range(4))
     answers = await asyncio.gather(*large, call(client, inbound(9)))
     assert sorted(answer.status_code for answer in answers[:4]) == [200, 200, 200, 503]
     assert answers[-1].status_code == 200
-    assert room.held == 0
+    assert budget.held == 0
     assert (await call(client, inbound(6, body="x" * 2_300_000))).status_code == 200
-    assert room.held == 0
+    assert budget.held == 0
 
 
 async def test_stalled_uploads_of_strangers_keep_out_nobody_who_shows_a_secret(
-    client: httpx.AsyncClient, room: BodyBudget, stalled: Callable[[], Awaitable[None]], database_url: str
+    client: httpx.AsyncClient, budget: BodyBudget, stalled: Callable[[], Awaitable[None]], database_url: str
 ) -> None:
     for _ in range(5):
         await stalled()
@@ -324,14 +324,14 @@ async def test_stalled_uploads_of_strangers_keep_out_nobody_who_shows_a_secret(
         answer = await call(client, inbound(number, body="x" * 2_900_000), query="?token=first")
         assert answer.status_code == 200
     assert len(bodies(database_url)) == 2
-    assert room.held == 1_400_000
+    assert budget.held == 1_400_000
 
 
 async def test_who_shows_a_wrong_secret_is_refused_before_the_body_is_there(
-    client: httpx.AsyncClient, room: BodyBudget, database_url: str
+    client: httpx.AsyncClient, budget: BodyBudget, database_url: str
 ) -> None:
     problem_of(await asyncio.wait_for(client.post(f"{PATH}?token=wrong", content=_never_ending()), 5), 401)
-    assert room.held == 0
+    assert budget.held == 0
     assert set(row_counts(database_url).values()) == {0}
     [(detail,)] = await until(lambda: _rows(database_url, REFUSED), bool)
     assert detail["reason"] == "The token is another one."

@@ -28,6 +28,7 @@ from app.services.limits.failed_keys import FailureCount
 from app.services.limits.rate_limits import RateLimiter
 from app.services.limits.tenant_limits import LimitBook
 from app.services.messages.files import FileStore
+from app.services.messages.send_rules import SendRules
 from app.services.messages.service import MessageService
 from app.services.tenancy.addresses import AddressBook
 from app.services.tenancy.audit import RefusalLog
@@ -53,7 +54,7 @@ class Services:
     keys: KeyRing
     failures: FailureCount
     rates: RateLimiter
-    spending: SpendGuard
+    send_rules: SendRules
     addresses: AddressBook
     refusals: RefusalLog
     readiness: Readiness
@@ -122,19 +123,20 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             SpendGuard(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
         )
         refusals = await stack.enter_async_context(RefusalLog(sessions))
+        rules = SendRules(settings, addresses, spending, refusals)
         # What stands from here on is not looked through again for garbage: that took a tenth of a second at a time.
         gc.freeze()
         stack.callback(gc.unfreeze)
         yield Services(
             sessions,
-            MessageService(writer, sessions, settings, spending=spending, on_due=notifier.notify),
+            MessageService(writer, sessions, settings, rules=rules, on_due=notifier.notify),
             events,
             files,
             CallbackService(events, calls, sessions),
             KeyRing(sessions, deadline_seconds=deadline),
             FailureCount(a_minute=settings.auth_failures_per_minute),
             RateLimiter(engine, limits, deadline_seconds=deadline),
-            spending,
+            rules,
             addresses,
             refusals,
             Readiness(sessions),

@@ -174,7 +174,11 @@ def _is_this_machine(client: str) -> bool:
 
 def _note_denied(scope: Scope, access: Access, need: KeyScope) -> None:
     scope["app"].state.services.refusals.refused(
-        "tenant_denied", tenant_id=access.tenant_id, actor=access.prefix, client=_client(scope), scope=need.value
+        "tenant_denied",
+        tenant_id=access.tenant_id,
+        actor=access.prefix,
+        client=client_address(scope),
+        scope=need.value,
     )
 
 
@@ -197,7 +201,7 @@ def _matched(path: str) -> Mapping[str, KeyScope | None]:
 
 async def _access(scope: Scope, shown: list[bytes]) -> Access:
     """Whom the credentials let in, looked up; a refusal is recorded."""
-    services, client = scope["app"].state.services, _client(scope)
+    services, client = scope["app"].state.services, client_address(scope)
     try:
         if not shown:
             raise Unauthorized("missing")
@@ -232,7 +236,7 @@ async def _drawn(scope: Scope, access: Access) -> Standing | None:
     return standing
 
 
-def _client(scope: Scope) -> str | None:
+def client_address(scope: Scope) -> str | None:
     return scope["client"][0] if scope.get("client") else None
 
 

@@ -1,7 +1,7 @@
-"""Sending, what became of what was sent, and changing one's mind about it."""
+"""Sending messages, reading them, and cancelling or retrying one."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -25,15 +25,8 @@ from app.dependencies import (
     tenant_id,
 )
 from app.domain import MessageStatus, MessageType, NewMessage, StoredMessage
-from app.errors import (
-    ChannelNotFound,
-    ChannelNotServed,
-    DailyCapReached,
-    FieldError,
-    IdempotencyConflict,
-    InvalidRequest,
-    Overloaded,
-)
+from app.errors import ChannelNotFound, FieldError, InvalidRequest
+from app.http.access import client_address
 from app.http.hot_route import HotRoute
 from app.http.problems import responses
 from app.routing import channels_served, kind_of_addresses, route_of
@@ -41,16 +34,10 @@ from app.schemas.fields import Timestamp, Words
 from app.schemas.sending import ChannelSend, EmailSend, SendAccepted, SmsAccepted, SmsSend
 from app.schemas.views import MessageDetail, MessageView, StepView
 from app.segments import segments_of
-from app.services.limits.daily_caps import SpendGuard
-from app.services.messages.service import MessageFilter, MessageService
+from app.services.messages.reading import MessageFilter
 from app.services.messages.timeline import Step
-from app.wiring import Services
 
 Accepted = TypeVar("Accepted", bound=SendAccepted)
-Send = SmsSend | EmailSend | ChannelSend
-
-#: Said of a sender that belongs to somebody else, and to nobody.
-NOT_YOURS = FieldError("body.from", "this address is not one of yours")
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -96,13 +83,13 @@ router = APIRouter(
 
 
 class ChannelRoute(HotRoute):
-    """Shares its path with the routes of messages, and reads bodies as its channel's addresses are."""
+    """A hot route that shares its path with the routes of messages; it reads addresses as its channel has them."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return APIRoute.matches(self, scope)
 
     def context(self, request: Request) -> dict[str, Any]:
-        """Raises `ChannelNotFound` where nobody is there to take its messages."""
+        """Raises `ChannelNotFound` where no provider takes its messages."""
         settings, channel = request.app.state.settings, request.path_params["channel"]
         if channel not in channels_served(settings) or not route_of(settings, channel):
             raise ChannelNotFound("No provider here carries a channel of this name.")
@@ -110,7 +97,7 @@ class ChannelRoute(HotRoute):
 
 
 def channel_context(settings: Settings, channel: str) -> dict[str, str | None]:
-    """What reading the addresses of a channel needs to know."""
+    """The context in which pydantic reads the addresses of a channel."""
     return {"channel": channel, "kind": kind_of_addresses(settings, channel)}
 
 
@@ -126,7 +113,7 @@ channels = APIRouter(
 async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response:
     """Send a text or a media message. Answered once it is durably stored."""
     new = message.new_message(tenant_id(request), _idempotency_key(request))
-    stored = await _stored(message, new, request)
+    stored = await _sent(new, request)
     answer = SmsAccepted(
         message_id=str(stored.id),
         provider_message_id=None,
@@ -140,7 +127,7 @@ async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response
 async def send_email(message: EmailSend, request: Request) -> SendAccepted | Response:
     """Send a mail. Answered once it is durably stored."""
     new = message.new_message(tenant_id(request), _idempotency_key(request))
-    return await _accepted(message, new, request)
+    return await _accepted(new, request)
 
 
 @channels.post(
@@ -149,39 +136,28 @@ async def send_email(message: EmailSend, request: Request) -> SendAccepted | Res
     openapi_extra={"parameters": [_CHANNEL, *_HEADERS["parameters"]]},
 )
 async def send_on_a_channel(message: ChannelSend, request: Request) -> SendAccepted | Response:
-    """Send a message on any other channel that a provider here carries, such as `whatsapp` or `slack`. Answered once
-    it is durably stored."""
+    """Send a message on any other channel that a provider here carries, such as `whatsapp` or `slack`.
+
+    Answered once it is durably stored.
+    """
     channel = request.path_params["channel"]
     new = message.new_message(channel, tenant_id(request), _idempotency_key(request))
-    return await _accepted(message, new, request)
+    return await _accepted(new, request)
 
 
-async def _accepted(message: Send, new: NewMessage, request: Request) -> SendAccepted | Response:
-    stored = await _stored(message, new, request)
+async def _accepted(new: NewMessage, request: Request) -> SendAccepted | Response:
+    stored = await _sent(new, request)
     answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
     return await _answer(answer, new, stored, request)
 
 
-async def _stored(message: Send, new: NewMessage, request: Request) -> StoredMessage:
-    state = request.app.state
-    services: Services = state.services
-    if not route_of(state.settings, new.channel):
-        raise ChannelNotServed(
-            f"Nobody is there to take messages for {new.channel}: this installation has no provider."
-        )
-    if await services.addresses.tenant_of(new.sender) != new.tenant_id:
-        actor, client = request.scope["state"]["access"].prefix, request.client.host if request.client else None
-        services.refusals.refused(
-            "sender_denied", tenant_id=new.tenant_id, actor=actor, client=client, channel=new.channel
-        )
-        raise InvalidRequest("A message is sent from an address of one's own.", errors=[NOT_YOURS])
-    if over := message.is_over():
-        await _must_be_a_repeat(new, over, services.messages)
-    return await _accept(new, services.messages, services.spending)
+def _sent(new: NewMessage, request: Request) -> Coroutine[Any, Any, StoredMessage]:
+    scope = request.scope
+    return message_service(request).send(new, actor=scope["state"]["access"].prefix, client=client_address(scope))
 
 
 async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, request: Request) -> Accepted | Response:
-    """The answer, with what the headers of the request ask for."""
+    """The answer to a send, as the headers of the request ask for it."""
     headers = {}
     if stored.duplicate:
         headers["Idempotent-Replayed"] = "true"
@@ -193,32 +169,6 @@ async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, requ
             id_ = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
         answer.provider_message_id = id_
     return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
-
-
-async def _accept(new: NewMessage, service: MessageService, spending: SpendGuard) -> StoredMessage:
-    """Store a message that its tenant's daily cap allows. A repeat costs nothing, and is answered also beyond it."""
-    try:
-        charge = await spending.set_aside(new)
-    except DailyCapReached:
-        if not await service.is_repeat(new):
-            raise
-        charge = None
-    if charge is None:
-        return await service.accept(new)
-    try:
-        stored = await service.accept(new)
-    except (IdempotencyConflict, Overloaded):  # other errors leave open whether it was stored
-        spending.give_back(charge)
-        raise
-    if stored.duplicate:
-        spending.give_back(charge)
-    return stored
-
-
-async def _must_be_a_repeat(new: NewMessage, over: dict[str, str], service: MessageService) -> None:
-    if not await service.is_repeat(new):
-        errors = [FieldError(f"body.{name}", sentence) for name, sentence in over.items()]
-        raise InvalidRequest("A time in this request has passed.", errors=errors)
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -240,7 +190,7 @@ async def list_messages(
     response: Response,
     status: MessageStatus | None = None,
     provider: Annotated[
-        Words | None, Query(max_length=63, description="Who took it, or, while nobody has, who was handed it last.")
+        Words | None, Query(max_length=63, description="The provider that took it, or else the last that was asked.")
     ] = None,
     conversation_id: Annotated[Id | None, Query()] = None,
     since: Annotated[Timestamp | None, Query(description="Stored at this time or later.")] = None,
@@ -263,7 +213,7 @@ async def get_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -
 
 @router.get("/{message_id}/timeline", response_model=list[StepView], responses=responses(HTTPStatus.NOT_FOUND))
 async def get_timeline(message_id: Id, service: MessagesDep, tenant: TenantDep) -> list[Step]:
-    """What happened to a message, step by step, each with its time and a sentence."""
+    """Every step of a message in order, each with its time and a sentence."""
     return await service.timeline(tenant, message_id)
 
 
@@ -273,7 +223,7 @@ async def get_timeline(message_id: Id, service: MessagesDep, tenant: TenantDep) 
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
 async def cancel_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
-    """Call a message back while nothing has left."""
+    """Cancel a message that has not left."""
     return await service.cancel(tenant, message_id)
 
 
@@ -283,6 +233,8 @@ async def cancel_message(message_id: Id, service: MessagesDep, tenant: TenantDep
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
 async def retry_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
-    """Try a message again that has failed, or whose outcome is unknown; it gets a full count of attempts, and counts
-    against the daily cap once more."""
+    """Retry a message that has failed or whose outcome is unknown.
+
+    It gets a full count of attempts, and counts against the daily cap again.
+    """
     return await service.retry(tenant, message_id)

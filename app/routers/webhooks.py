@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import NotVerifiable, SignatureRefused
+from app.http.access import client_address
 from app.http.body_budget import BodyBudget
 from app.http.hot_route import HotRoute, whole_body
 from app.http.problems import responses
@@ -40,7 +41,7 @@ class SignedRoute(HotRoute):
             try:
                 must_be_signed(request.headers, body, state.webhook_keys)
             except SignatureRefused:
-                client = request.client.host if request.client else None
+                client = client_address(request.scope)
                 state.services.refusals.refused("signature_refused", client=client, path=scope["path"])
                 raise
             receive = _replayed(body)
@@ -105,7 +106,7 @@ async def receive_callback(provider: str, request: Request) -> Response:
     """
     vendor = provider_of(provider)
     services: Services = request.app.state.services
-    client = request.client.host if request.client else None
+    client = client_address(request.scope)
     head = Callback(request.method, _called_at(request), _headers_of(request), b"")
 
     def sender() -> str | None:

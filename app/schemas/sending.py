@@ -41,15 +41,6 @@ class _Send(BaseModel):
             raise ValueError("a message is scheduled for at most a year ahead")
         return moment
 
-    def is_over(self) -> dict[str, str]:
-        """What is wrong with times that have passed, by field. A repeat of an earlier request may name them."""
-        if self.send_at is None and self.expires_at is None:
-            return {}
-        sentences = {"send_at": "a message is scheduled for the future", "expires_at": "this time is over"}
-        now = datetime.now(UTC)
-        times = {"send_at": self.send_at, "expires_at": self.expires_at}
-        return {name: sentences[name] for name, moment in times.items() if moment is not None and moment <= now}
-
     @model_validator(mode="after")
     def _leaves_before_it_expires(self) -> "_Send":
         if self.send_at is not None and self.expires_at is not None and self.send_at >= self.expires_at:

@@ -1,45 +1,35 @@
-"""Messages: accepting them in both directions, saying what became of them, calling them back, trying again."""
+"""The use cases of messages: send, accept, read, cancel and retry."""
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, case, func, null, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import selectinload
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.addresses import any_address
 from app.config import Settings
 from app.db.engine import is_unavailable
-from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
+from app.db.models import DeliveryAttempt, Message
 from app.db.paging import Page, fetch_page
 from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
-from app.errors import IdempotencyConflict, MessageNotFound, NotCancelable, NotRetriable
-from app.routing import route_of
+from app.errors import (
+    DailyCapReached,
+    IdempotencyConflict,
+    InvalidRequest,
+    MessageNotFound,
+    NotCancelable,
+    NotRetriable,
+    Overloaded,
+)
 from app.services.accept.writer import MessageWriter
-from app.services.delivery.claims import first_before
 from app.services.delivery.message_events import note
-from app.services.delivery.provider_states import WELL, health_of_providers
-from app.services.limits.daily_caps import SpendGuard
-from app.services.messages.timeline import Step, timeline_of
+from app.services.limits.daily_caps import Charge
+from app.services.messages.reading import MessageFilter, load_message, load_timeline
+from app.services.messages.send_rules import SendRules, passed_times
+from app.services.messages.timeline import Step
 
 _FIRST_LOOK, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 _RETRIABLE = (MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value)
-
-
-@dataclass(frozen=True, slots=True)
-class MessageFilter:
-    """Which messages to list; None stands for all. Times are those of storing, from inclusive to exclusive.
-
-    `provider_type` is whom a message came from or who took it, or, while nobody has, who was handed it last.
-    """
-
-    status: MessageStatus | None = None
-    provider_type: str | None = None
-    conversation_id: int | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 class MessageService:
@@ -51,29 +41,64 @@ class MessageService:
         sessions: async_sessionmaker[AsyncSession],
         settings: Settings,
         *,
-        spending: SpendGuard,
+        rules: SendRules,
         on_due: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._sessions = sessions
-        self._spending = spending
+        self._rules = rules
         self._settings = settings
         self._on_due = on_due
         self._waiting = 0
         self._most_waiting = settings.max_requests_in_flight // 2
 
-    async def accept(self, message: NewMessage) -> StoredMessage:
-        """Store a message durably; see `MessageWriter.write` for what happens to repeats, and for the errors.
+    async def send(self, message: NewMessage, *, actor: str | None, client: str | None) -> StoredMessage:
+        """Store a message that the rules allow to be sent, for `actor` at the address `client`.
 
-        Raises `IdempotencyConflict` when the key was used for another request.
+        A repeat of an earlier request is answered as that one was, also when its times have passed or the daily cap
+        is reached, and costs no units.
+
+        Raises:
+            ChannelNotServed: No provider takes messages of this channel.
+            InvalidRequest: The sender is not an address of the tenant, or a time has passed.
+            DailyCapReached: The tenant's units of the day are used up.
+            IdempotencyConflict: The key was used for another request.
+            Overloaded: The queue in front of the database is full.
+        """
+        await self._rules.check(message, actor=actor, client=client)
+        if (errors := passed_times(message)) and not await self._is_repeat(message):
+            raise InvalidRequest("A time in this request has passed.", errors=errors)
+        try:
+            charge = await self._rules.spending.set_aside(message)
+        except DailyCapReached:
+            if not await self._is_repeat(message):
+                raise
+            charge = None
+        try:
+            stored = await self.accept(message)
+        except (IdempotencyConflict, Overloaded):  # after other errors it may have been stored
+            self._give_back(charge)
+            raise
+        if stored.duplicate:
+            self._give_back(charge)
+        return stored
+
+    def _give_back(self, charge: Charge | None) -> None:
+        if charge is not None:
+            self._rules.spending.give_back(charge)
+
+    async def accept(self, message: NewMessage) -> StoredMessage:
+        """Store a message durably; `MessageWriter.write` describes duplicates and errors.
+
+        Raises `IdempotencyConflict` where the key was used for another request.
         """
         stored = await self._writer.write(message)
         if stored.conflict and message.direction is Direction.OUTBOUND:
             raise IdempotencyConflict("This Idempotency-Key was used for a request with another body.")
         return stored
 
-    async def is_repeat(self, message: NewMessage) -> bool:
-        """Whether a message with this idempotency key has been accepted before."""
+    async def _is_repeat(self, message: NewMessage) -> bool:
+        """True where a message with this idempotency key was accepted before."""
         if message.idempotency_key is None:
             return False
         question = select(Message.id).where(
@@ -85,13 +110,13 @@ class MessageService:
             return (await session.execute(question)).scalar() is not None
 
     def has_room_to_wait(self) -> bool:
-        """Whether one more may wait for a provider: those who wait take up places that others need to be let in."""
+        """True where one more request may wait for a provider; too many would keep new connections out."""
         return self._waiting < self._most_waiting
 
     async def provider_message_id(self, tenant_id: int, message_id: int, *, wait_seconds: float) -> str | None:
-        """The provider's id for a message, waiting for it at most so long; None if it is not known by then.
+        """The provider's id for a message, polled for `wait_seconds` at most; None if it is not known by then.
 
-        Never raises because the database is away: the message was accepted, and that is what counts.
+        None also where the database is unavailable: the message was accepted all the same.
         """
         question = select(Message.status, Message.provider_message_id).where(*_is(tenant_id, message_id))
         pause = _FIRST_LOOK
@@ -118,71 +143,24 @@ class MessageService:
     async def detail(self, tenant_id: int, message_id: int) -> Message:
         """A message with its attempts. Raises `MessageNotFound`."""
         async with self._sessions() as session:
-            return await _load(session, tenant_id, message_id)
+            return await load_message(session, tenant_id, message_id)
 
     async def newest(
         self, tenant_id: int, wanted: MessageFilter, *, limit: int, cursor: str | None = None
     ) -> Page[Message]:
         """Messages, the newest first."""
-        conditions: list[ColumnElement[bool]] = [Message.tenant_id == tenant_id]
-        if wanted.status is not None:
-            conditions.append(Message.status == wanted.status.value)
-        if wanted.provider_type is not None:
-            handed_last = (
-                select(DeliveryAttempt.provider_type)
-                .where(
-                    DeliveryAttempt.tenant_id == tenant_id,
-                    DeliveryAttempt.message_id == Message.id,
-                    DeliveryAttempt.number == Message.attempt_count,
-                )
-                .scalar_subquery()
-            )
-            conditions.append(func.coalesce(Message.provider_type, handed_last) == wanted.provider_type)
-        if wanted.conversation_id is not None:
-            conditions.append(Message.conversation_id == wanted.conversation_id)
-        if wanted.since is not None:
-            conditions.append(Message.created_at >= wanted.since)
-        if wanted.until is not None:
-            conditions.append(Message.created_at < wanted.until)
         async with self._sessions() as session:
-            statement = select(Message).where(*conditions)
             return await fetch_page(
-                session, statement, order=(Message.id,), newest_first=True, limit=limit, cursor=cursor
+                session, wanted.of(tenant_id), order=(Message.id,), newest_first=True, limit=limit, cursor=cursor
             )
 
     async def timeline(self, tenant_id: int, message_id: int) -> list[Step]:
         """Every step of a message in order, with its time and a sentence. Raises `MessageNotFound`."""
         async with self._sessions() as session:
-            # One snapshot: what happens between the questions must not show in half of the answers.
-            await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-            message = await _load(session, tenant_id, message_id)
-            said = select(StoredReceipt).where(
-                StoredReceipt.tenant_id == tenant_id, StoredReceipt.message_id == message_id
-            )
-            done = select(MessageEvent).where(
-                MessageEvent.tenant_id == tenant_id, MessageEvent.message_id == message_id
-            )
-            events = (await session.scalars(said.order_by(StoredReceipt.id))).all()
-            deeds = (await session.scalars(done.order_by(MessageEvent.id))).all()
-            waits_for = await self._waits_for(await session.connection(), message)
-        return timeline_of(message, message.attempts, events, deeds, waits_for)
-
-    async def _waits_for(self, connection: AsyncConnection, message: Message) -> list[str]:
-        """What keeps a message from being tried: an earlier one, or that nobody may be asked who could have it."""
-        if message.due_at is None:
-            return []
-        before = await first_before(connection, message.tenant_id, message.id)
-        waits = [f"message {before} of its conversation has to leave first"] if before else []
-        doubtful = [each.provider_type for each in message.attempts if each.outcome == AttemptOutcome.UNKNOWN]
-        asked = doubtful[-1:] or route_of(self._settings, message.channel)
-        health = await health_of_providers(connection)
-        troubles = [(name, health.get(name, WELL).trouble) for name in asked]
-        if all(trouble for _, trouble in troubles):
-            waits += [f"{name} {trouble}" for name, trouble in troubles]
-        return waits
+            return await load_timeline(session, self._settings, tenant_id, message_id)
 
     async def cancel(self, tenant_id: int, message_id: int) -> Message:
-        """Call a message back while nothing has left. Raises `MessageNotFound` and `NotCancelable`."""
+        """Cancel a message that has not left. Raises `MessageNotFound` and `NotCancelable`."""
         may_have_left = (
             select(DeliveryAttempt.number)
             .where(
@@ -201,36 +179,39 @@ class MessageService:
         )
         async with self._sessions.begin() as session:
             if (await session.execute(canceled)).scalar() is None:
-                message = await _load(session, tenant_id, message_id)
+                message = await load_message(session, tenant_id, message_id)
                 raise NotCancelable(
                     f"The message is {message.status}: only one that has not left can be called back."
                 )
             await note(await session.connection(), tenant_id, MessageStatus.CANCELED, [message_id])
-            return await _load(session, tenant_id, message_id)
+            return await load_message(session, tenant_id, message_id)
 
     async def retry(self, tenant_id: int, message_id: int) -> Message:
-        """Queue a message again that has failed, or whose outcome is unknown, with a full count of attempts.
+        """Queue a message again that has failed or whose outcome is unknown, with a full count of attempts.
 
-        The provider gets it under a new key, unless it may have gone out under the old one, and it counts against the
-        daily cap once more. Raises `MessageNotFound`, `NotRetriable`, and `DailyCapReached` where the cap is used up;
-        nothing is changed then.
+        The provider gets it under a new key, unless it may have been sent under the old one. It counts against the
+        daily cap again. After an error nothing has changed.
+
+        Raises:
+            MessageNotFound: The tenant has no such message.
+            NotRetriable: The message is neither failed nor unknown.
+            DailyCapReached: The tenant's units of the day are used up.
         """
         async with self._sessions() as session:
-            message = await _load(session, tenant_id, message_id)
+            message = await load_message(session, tenant_id, message_id)
         if message.status not in _RETRIABLE:
             raise _not_retriable(message)
-        charge = await self._spending.set_aside(self._written_again(message))
+        charge = await self._rules.spending.set_aside(self._as_new(message))
         try:
             message = await self._queue_again(tenant_id, message_id)
-        except (MessageNotFound, NotRetriable):  # somebody was faster; other errors leave open whether it is queued
-            if charge is not None:
-                self._spending.give_back(charge)
+        except (MessageNotFound, NotRetriable):  # after other errors it may have been queued
+            self._give_back(charge)
             raise
         self._on_due()
         return message
 
-    def _written_again(self, message: Message) -> NewMessage:
-        """A stored message as one that is about to be sent."""
+    def _as_new(self, message: Message) -> NewMessage:
+        """A stored message as a new one, for the daily cap."""
         sender, recipient = (
             any_address(address, region=self._settings.default_region)
             for address in (message.from_address, message.to_address)
@@ -246,7 +227,7 @@ class MessageService:
         )
 
     async def _queue_again(self, tenant_id: int, message_id: int) -> Message:
-        # "Not now" tells nothing of the attempts before it; an answer for good does, and one that came too late.
+        # A temporary failure says nothing of the attempts before it; a permanent one and a late answer do.
         in_doubt = (
             select(
                 and_(
@@ -280,9 +261,9 @@ class MessageService:
         )
         async with self._sessions.begin() as session:
             if (await session.execute(queued)).scalar() is None:
-                raise _not_retriable(await _load(session, tenant_id, message_id))
+                raise _not_retriable(await load_message(session, tenant_id, message_id))
             await note(await session.connection(), tenant_id, "retried", [message_id])
-            return await _load(session, tenant_id, message_id)
+            return await load_message(session, tenant_id, message_id)
 
 
 def _not_retriable(message: Message) -> NotRetriable:
@@ -291,11 +272,3 @@ def _not_retriable(message: Message) -> NotRetriable:
 
 def _is(tenant_id: int, message_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return Message.tenant_id == tenant_id, Message.id == message_id
-
-
-async def _load(session: AsyncSession, tenant_id: int, message_id: int) -> Message:
-    question = select(Message).where(*_is(tenant_id, message_id)).options(selectinload(Message.attempts))
-    message = (await session.execute(question)).scalar_one_or_none()
-    if message is None:
-        raise MessageNotFound("There is no message with this id.")
-    return message

@@ -1,6 +1,6 @@
-"""Managing the installation over HTTP: tenants, keys, addresses and the record of it all.
+"""Managing the installation: tenants, keys, addresses, kept callbacks and the audit.
 
-It is all about the installation, so it takes the scope `admin` of a key of tenant 1 (`routers.access`).
+It takes the scope `admin` of a key of tenant 1, who operates the installation (`app.http.access`).
 """
 
 import base64
@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 
 from app.addresses import InvalidAddress, any_address
 from app.db.models import ApiKey, AuditEvent, KeptCallback, Tenant, TenantAddress
-from app.dependencies import AdministrationDep, Cursor, Id, Limit, SessionDep, client_network, link_pages
+from app.dependencies import AdministrationDep, Id, PagesDep, ReadSession, client_network
 from app.domain import CallbackVerdict
 from app.errors import FieldError, InvalidRequest
 from app.http.json_body import JsonRoute
@@ -48,30 +48,23 @@ _OfTenant = Annotated[Id | None, Query(description="Of this tenant; of all, if l
 
 
 @router.get("/tenants", response_model=list[TenantView])
-async def list_tenants(
-    service: AdministrationDep, request: Request, response: Response, limit: Limit = 100, cursor: Cursor = None
-) -> Sequence[Tenant]:
+async def list_tenants(service: AdministrationDep, pages: PagesDep) -> Sequence[Tenant]:
     """Every tenant, the oldest first."""
-    page = await service.tenants(limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+    return pages.linked(await service.tenants(limit=pages.limit, cursor=pages.cursor))
 
 
 @router.post("/tenants", response_model=TenantView, responses=_BODY | responses(HTTPStatus.CONFLICT))
-async def create_tenant(new: NewTenant, service: AdministrationDep, session: SessionDep) -> Tenant:
-    """A new tenant. It has no key and no address yet."""
-    tenant = await service.create_tenant(new.name)
-    await session.commit()
-    return tenant
+async def create_tenant(new: NewTenant, service: AdministrationDep) -> Tenant:
+    """Create a tenant. It has no key and no address yet."""
+    return await service.create_tenant(new.name)
 
 
 @router.patch("/tenants/{tenant_id}", response_model=TenantView, responses=_BODY | responses(HTTPStatus.NOT_FOUND))
-async def change_tenant(
-    tenant_id: Id, change: TenantChange, service: AdministrationDep, session: SessionDep
-) -> Tenant:
-    """How long a tenant's messages are kept: from the next minute on, older ones are removed for good.
+async def change_tenant(tenant_id: Id, change: TenantChange, service: AdministrationDep) -> Tenant:
+    """Set how long a tenant's messages are kept, and how much it may ask for and send.
 
-    And how much it may ask for and send, in force within three seconds. What is left out stays as it is.
+    From the next minute on, older messages are removed for good. Limits apply within three seconds. A field that is
+    left out stays as it is.
     """
     given = change.model_dump(exclude_unset=True)
     limits = {name: value for name, value in given.items() if name != "retention_days"}
@@ -79,57 +72,35 @@ async def change_tenant(
         tenant = await service.set_retention(tenant_id, given["retention_days"])
     if limits:
         tenant = await service.set_limits(tenant_id, limits)
-    await session.commit()
     return tenant
 
 
 @router.get("/keys", response_model=list[KeyView])
-async def list_keys(
-    service: AdministrationDep,
-    request: Request,
-    response: Response,
-    tenant_id: _OfTenant = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> Sequence[ApiKey]:
-    """Keys, the newest first, revoked ones too; never their secrets, which nobody has any more."""
-    page = await service.keys(tenant_id, limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+async def list_keys(service: AdministrationDep, pages: PagesDep, tenant_id: _OfTenant = None) -> Sequence[ApiKey]:
+    """Keys, the newest first, revoked ones too. Their secrets are not stored."""
+    return pages.linked(await service.keys(tenant_id, limit=pages.limit, cursor=pages.cursor))
 
 
 @router.post("/keys", responses=_BODY | responses(HTTPStatus.NOT_FOUND))
-async def create_key(new: NewKey, service: AdministrationDep, session: SessionDep) -> KeyCreated:
-    """A new key for a tenant. Its token is in this answer, and nowhere else ever after."""
+async def create_key(new: NewKey, service: AdministrationDep) -> KeyCreated:
+    """Create a key for a tenant. Its token is in this answer and is not stored."""
     expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
     key, token = await service.create_key(new.tenant_id, name=new.name, scopes=new.scopes, expires_at=expires_at)
-    await session.commit()
     return KeyCreated(**KeyView.model_validate(key).model_dump(), token=token)
 
 
 @router.delete("/keys/{tenant_id}/{key_id}", response_model=KeyView, responses=responses(HTTPStatus.NOT_FOUND))
-async def revoke_key(tenant_id: Id, key_id: Id, service: AdministrationDep, session: SessionDep) -> ApiKey:
-    """From now on it lets nobody in; every process knows within five seconds. It stays in the list."""
-    key = await service.revoke_key(tenant_id, key_id)
-    await session.commit()
-    return key
+async def revoke_key(tenant_id: Id, key_id: Id, service: AdministrationDep) -> ApiKey:
+    """Revoke a key, in every process within five seconds. It stays in the list."""
+    return await service.revoke_key(tenant_id, key_id)
 
 
 @router.get(
     "/tenants/{tenant_id}/addresses", response_model=list[AddressView], responses=responses(HTTPStatus.NOT_FOUND)
 )
-async def list_addresses(
-    tenant_id: Id,
-    service: AdministrationDep,
-    request: Request,
-    response: Response,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> Sequence[TenantAddress]:
+async def list_addresses(tenant_id: Id, service: AdministrationDep, pages: PagesDep) -> Sequence[TenantAddress]:
     """A tenant's addresses, the oldest first."""
-    page = await service.addresses(tenant_id, limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+    return pages.linked(await service.addresses(tenant_id, limit=pages.limit, cursor=pages.cursor))
 
 
 @router.post(
@@ -137,18 +108,14 @@ async def list_addresses(
     response_model=AddressView,
     responses=_BODY | responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
-async def add_address(
-    tenant_id: Id, new: NewAddress, service: AdministrationDep, session: SessionDep, request: Request
-) -> TenantAddress:
-    """Give a tenant an address: what comes in for it is theirs, and only they may send from it."""
+async def add_address(tenant_id: Id, new: NewAddress, service: AdministrationDep, request: Request) -> TenantAddress:
+    """Give a tenant an address. Messages to it are the tenant's, and only the tenant may send from it."""
     try:
         address = any_address(new.address, region=request.app.state.settings.default_region)
     except InvalidAddress as error:
         field = FieldError("body.address", str(error))
         raise InvalidRequest("This is not an address.", errors=[field]) from None
-    added = await service.add_address(tenant_id, address)
-    await session.commit()
-    return added
+    return await service.add_address(tenant_id, address)
 
 
 @router.delete(
@@ -156,48 +123,39 @@ async def add_address(
     response_model=AddressView,
     responses=responses(HTTPStatus.NOT_FOUND),
 )
-async def remove_address(
-    tenant_id: Id, address_id: Id, service: AdministrationDep, session: SessionDep
-) -> TenantAddress:
-    """Take an address away. What comes in for it is tenant 1's then; what came before stays where it is."""
-    address = await service.remove_address(tenant_id, address_id)
-    await session.commit()
-    return address
+async def remove_address(tenant_id: Id, address_id: Id, service: AdministrationDep) -> TenantAddress:
+    """Take an address away. Later messages to it are tenant 1's; earlier ones stay with the tenant."""
+    return await service.remove_address(tenant_id, address_id)
 
 
 @router.get("/audit", response_model=list[AuditView])
 async def list_audit(
-    service: AdministrationDep,
-    request: Request,
-    response: Response,
-    tenant_id: _OfTenant = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
+    service: AdministrationDep, pages: PagesDep, tenant_id: _OfTenant = None
 ) -> Sequence[AuditEvent]:
-    """Who changed what, and who was turned away, the newest first."""
-    page = await service.audit(tenant_id, limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+    """Changes and refused requests, with their actors, the newest first."""
+    return pages.linked(await service.audit(tenant_id, limit=pages.limit, cursor=pages.cursor))
 
 
 @router.get("/webhook-calls", response_model=list[WebhookCallView])
 async def list_webhook_calls(
-    session: SessionDep,
-    request: Request,
-    response: Response,
+    session: ReadSession,
+    pages: PagesDep,
     provider: Annotated[Words | None, Query(max_length=63)] = None,
     verdict: CallbackVerdict | None = None,
     since: Annotated[Timestamp | None, Query(description="Received at this time or later.")] = None,
     until: Annotated[Timestamp | None, Query(description="Received before this time.")] = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
 ) -> Sequence[KeptCallback]:
-    """The calls of providers that are kept, the newest first."""
+    """Callbacks that are kept, the newest first."""
     page = await list_calls(
-        session, provider=provider, verdict=verdict, since=since, until=until, limit=limit, cursor=cursor
+        session,
+        provider=provider,
+        verdict=verdict,
+        since=since,
+        until=until,
+        limit=pages.limit,
+        cursor=pages.cursor,
     )
-    link_pages(request, response, page)
-    return page.rows
+    return pages.linked(page)
 
 
 _CALL = "/webhook-calls/{tenant_id}/{call_id}"
@@ -205,8 +163,8 @@ _NO_CALL = responses(HTTPStatus.NOT_FOUND)
 
 
 @router.get(_CALL, responses=_NO_CALL)
-async def get_webhook_call(tenant_id: Id, call_id: Id, session: SessionDep) -> WebhookCallDetail:
-    """A call as it came, with its headers and its body: what people have written may be in it."""
+async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> WebhookCallDetail:
+    """A callback as it came, with headers and body. It may hold what people have written."""
     call = await call_of(session, call_id, tenant_id)
     try:
         body, encoding = call.body.decode(), "text"
@@ -217,16 +175,16 @@ async def get_webhook_call(tenant_id: Id, call_id: Id, session: SessionDep) -> W
 
 @router.post(_CALL + "/verify", response_model=CallVerification, responses=_NO_CALL)
 async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> Verification:
-    """Whether a call is its provider's, by today's settings and the time at which it came. Changes nothing."""
+    """Verify a callback again, with today's settings and the time at which it came. Nothing is changed."""
     verification: Verification = await request.app.state.services.callbacks.verify(tenant_id, call_id)
     return verification
 
 
 @router.post(_CALL + "/replay", response_model=CallJudgement, responses=_NO_CALL)
 async def replay_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> Judgement:
-    """Take a call once more, as if it came now. What it says is stored once, however often that is asked for.
+    """Replay a callback as if it came now. Its receipts and messages are stored once, however often it is replayed.
 
-    One that was refused has to be genuine by today's settings, at the time at which it came.
+    One that was refused has to be genuine with today's settings, at the time at which it came.
     """
     judgement: Judgement = await request.app.state.services.callbacks.replay(
         tenant_id, call_id, actor=request.state.access.prefix, client=client_network(request)

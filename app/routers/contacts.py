@@ -1,16 +1,16 @@
-"""Contacts, and what a person may ask for: everything that is stored about them, and to have it erased."""
+"""Contacts, and the rights of a person: a copy of all that is stored about them, and its erasure."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
 from app.addresses import InvalidAddress, any_address
 from app.db.models import Contact
-from app.dependencies import ContactsDep, Cursor, Id, Limit, client_network, link_pages
+from app.dependencies import ContactsDep, Id, PagesDep, client_network
 from app.domain import Address
 from app.errors import FieldError, InvalidRequest
 from app.http.problems import responses
@@ -38,26 +38,22 @@ _END = "]}"
 @router.get("", response_model=list[ContactView])
 async def list_contacts(
     service: ContactsDep,
+    pages: PagesDep,
     request: Request,
-    response: Response,
     address: Annotated[
         str | None,
         Query(
             description="Only the one with this address, in any spelling.", json_schema_extra={"format": "address"}
         ),
     ] = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
 ) -> Sequence[Contact]:
-    """Contacts, those known longest first: the people, and the addresses of your own that they talk to."""
+    """Contacts, the oldest first: people, and your own addresses that they write to."""
     wanted = None if address is None else _address(address, request)
-    page = await service.contacts(wanted, limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+    return pages.linked(await service.contacts(wanted, limit=pages.limit, cursor=pages.cursor))
 
 
 def _address(written: str, request: Request) -> Address:
-    # In a query a plus sign that nobody has escaped is a space.
+    # In a query, a plus sign that is not escaped is a space.
     plus = "+" if written[:1] == " " and written[1:2].isdigit() else ""
     try:
         return any_address(plus + written.lstrip(), region=request.app.state.settings.default_region)
@@ -74,7 +70,7 @@ async def get_contact(contact_id: Id, service: ContactsDep) -> Contact:
 
 @router.get("/{contact_id}/export", response_model=ContactExport, responses=_NOT_FOUND)
 async def export_contact(contact_id: Id, service: ContactsDep) -> Any:
-    """Everything that is stored about a contact, as one document, which may be long: it is sent while it is read."""
+    """Everything that is stored about a contact, as one document that is streamed."""
     contact = await service.contact(contact_id)
     headers = {"Content-Disposition": f'attachment; filename="contact-{contact_id}.json"'}
     return StreamingResponse(_export(service, contact), media_type="application/json", headers=headers)
@@ -100,7 +96,7 @@ async def _export(service: ContactService, contact: Contact) -> AsyncIterator[st
 
 
 def _open(document: ContactExport | ExportedConversation) -> str:
-    """Its JSON up to where the list begins that stands at its end."""
+    """Its JSON up to the beginning of the list at its end."""
     return document.model_dump_json(by_alias=True).removesuffix(_END)
 
 
@@ -114,10 +110,10 @@ def _exported(dossier: Dossier) -> ExportedMessage:
 
 @router.delete("/{contact_id}", response_model=Erased, responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
 async def erase_contact(contact_id: Id, service: ContactsDep, request: Request) -> Erased:
-    """Erase everything about a contact, for good; what waits to be sent to it is not sent any more.
+    """Erase a contact for good, with its messages, attempts, receipts, idempotency keys and conversations.
 
-    Messages, attempts, receipts as they came, idempotency keys, conversations and the contact itself. If it is cut
-    off, the rest follows in the background, or when it is asked for again. An address of your own can't be erased.
+    Messages that wait to be sent to it are not sent. If the request is cut off, the rest is erased in the background,
+    or by another request. An address of your own can't be erased.
     """
     erased = await service.erase(contact_id, actor=request.state.access.prefix, client=client_network(request))
     return Erased(**erased)

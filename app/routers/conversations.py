@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 
 from app.db.models import Conversation, Message
-from app.dependencies import ConversationsDep, Cursor, Id, Limit, link_pages
+from app.dependencies import ConversationsDep, Id, PagesDep
 from app.http.problems import responses
 from app.schemas.views import ConversationView, MessageView
 
@@ -18,13 +18,9 @@ router = APIRouter(
 
 
 @router.get("", response_model=list[ConversationView])
-async def list_conversations(
-    service: ConversationsDep, request: Request, response: Response, limit: Limit = 100, cursor: Cursor = None
-) -> Sequence[Conversation]:
+async def list_conversations(service: ConversationsDep, pages: PagesDep) -> Sequence[Conversation]:
     """Conversations, the most recently active first."""
-    page = await service.recent(limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+    return pages.linked(await service.recent(limit=pages.limit, cursor=pages.cursor))
 
 
 @router.get(
@@ -32,15 +28,6 @@ async def list_conversations(
     response_model=list[MessageView],
     responses=responses(HTTPStatus.NOT_FOUND),
 )
-async def list_messages(
-    conversation_id: Id,
-    service: ConversationsDep,
-    request: Request,
-    response: Response,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> Sequence[Message]:
-    """What was said in a conversation, on all channels, oldest first by `sent_at`."""
-    page = await service.messages(conversation_id, limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+async def list_messages(conversation_id: Id, service: ConversationsDep, pages: PagesDep) -> Sequence[Message]:
+    """The messages of a conversation, on all channels, oldest first by `sent_at`."""
+    return pages.linked(await service.messages(conversation_id, limit=pages.limit, cursor=pages.cursor))

@@ -17,7 +17,7 @@ router = APIRouter(
     responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
-#: Types in which no browser runs anything. The others are told apart by their names, once they are downloaded.
+#: Types in which no browser runs anything. Other files are served without their type.
 _HARMLESS = {
     "application/pdf",
     "application/zip",
@@ -48,7 +48,7 @@ _HARMLESS = {
     response_class=StreamingResponse,
     responses={
         HTTPStatus.OK: {
-            "description": "The file, to be saved: it is not shown by a browser.",
+            "description": "The file, as a download: a browser does not show it.",
             "content": {ANY_TYPE: {"schema": {"type": "string", "format": "binary"}}},
         },
         **responses(HTTPStatus.NOT_FOUND),
@@ -56,9 +56,7 @@ _HARMLESS = {
 )
 async def get_file(
     file_id: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
-    name: Annotated[
-        str, Path(description="Whatever is written here, the file has the name that its sender gave it.")
-    ],
+    name: Annotated[str, Path(description="Any name: the file has the one that its sender gave it.")],
     tenant: TenantDep,
     request: Request,
 ) -> StreamingResponse:

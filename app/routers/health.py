@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can work."""
+"""The probes of an orchestrator: liveness and readiness."""
 
 from http import HTTPStatus
 
@@ -12,12 +12,12 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def alive() -> Health:
-    """The process answers. It asks nothing of the database: a restart would not mend that."""
+    """The process answers. The database is not asked, because a restart would not mend it."""
     return Health()
 
 
 @router.get("/readyz", responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
 async def ready(request: Request) -> Health:
-    """The process could reach its database within the last half second, so it can be sent requests."""
+    """The process has reached its database within the last half second, so it can take requests."""
     await request.app.state.services.readiness.confirm()
     return Health()

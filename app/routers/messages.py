@@ -14,12 +14,10 @@ from starlette.types import Scope
 from app.config import Settings
 from app.db.models import Message
 from app.dependencies import (
-    Cursor,
     Id,
-    Limit,
     MessagesDep,
+    PagesDep,
     TenantDep,
-    link_pages,
     message_service,
     preferred_wait,
     tenant_id,
@@ -186,8 +184,7 @@ def _idempotency_key(request: Request) -> str | None:
 async def list_messages(
     service: MessagesDep,
     tenant: TenantDep,
-    request: Request,
-    response: Response,
+    pages: PagesDep,
     status: MessageStatus | None = None,
     provider: Annotated[
         Words | None, Query(max_length=63, description="The provider that took it, or else the last that was asked.")
@@ -195,14 +192,10 @@ async def list_messages(
     conversation_id: Annotated[Id | None, Query()] = None,
     since: Annotated[Timestamp | None, Query(description="Stored at this time or later.")] = None,
     until: Annotated[Timestamp | None, Query(description="Stored before this time.")] = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
 ) -> Sequence[Message]:
     """Messages, the newest first: those that failed, those of one provider, those of a day."""
     wanted = MessageFilter(status, provider, conversation_id, since, until)
-    page = await service.newest(tenant, wanted, limit=limit, cursor=cursor)
-    link_pages(request, response, page)
-    return page.rows
+    return pages.linked(await service.newest(tenant, wanted, limit=pages.limit, cursor=pages.cursor))
 
 
 @router.get("/{message_id}", response_model=MessageDetail, responses=responses(HTTPStatus.NOT_FOUND))

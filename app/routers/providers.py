@@ -1,23 +1,24 @@
-"""How the providers fare, and resuming one that refused us."""
+"""The health of the providers, and resuming one that was paused."""
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, BackgroundTasks, Request
 
-from app.dependencies import AdministrationDep, SessionDep
+from app.dependencies import AdministrationDep, ReadSession, WriteSession
 from app.errors import ProviderNotFound
 from app.http.problems import responses
 from app.providers.registry import provider_registry
 from app.routing import channels_of
 from app.schemas.views import ProviderView
+from app.services.delivery.notifier import Notifier
 from app.services.delivery.provider_states import WELL, health_of_providers, resume
 
 router = APIRouter(prefix="/api/providers", tags=["providers"], responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
 
 
 @router.get("")
-async def list_providers(session: SessionDep, request: Request) -> list[ProviderView]:
-    """Every provider, the channels it serves, and what keeps it from being handed messages."""
+async def list_providers(session: ReadSession, request: Request) -> list[ProviderView]:
+    """Every provider, the channels it serves, and why it gets no messages, if so."""
     health = await health_of_providers(await session.connection())
     return [
         ProviderView(
@@ -32,13 +33,20 @@ async def list_providers(session: SessionDep, request: Request) -> list[Provider
 
 @router.post("/{name}/resume", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
 async def resume_provider(
-    name: str, session: SessionDep, administration: AdministrationDep, request: Request
+    name: str,
+    session: WriteSession,
+    administration: AdministrationDep,
+    request: Request,
+    after_the_answer: BackgroundTasks,
 ) -> list[ProviderView]:
-    """Hand messages to a provider again that was paused, or whose breaker is open. Answers like the list."""
+    """Resume a provider that was paused, or whose breaker is open. Answers like the list."""
     if name not in provider_registry:
         raise ProviderNotFound("There is no provider of this name.")
     await resume(await session.connection(), name)
     await administration.provider_resumed(name)
-    await session.commit()
-    request.app.state.services.notifier.notify()
+    after_the_answer.add_task(_wake_workers, request.app.state.services.notifier)  # the commit comes before it
     return await list_providers(session, request)
+
+
+async def _wake_workers(notifier: Notifier) -> None:
+    notifier.notify()

@@ -8,7 +8,7 @@ import pytest
 
 from app.config import Settings
 from app.domain import KeyScope
-from tests.conftest import client_of
+from tests.conftest import client_of, execute
 from tests.factories import sms
 from tests.tenancy import bearer, make_key, production
 from tests.wire import locations_of, problem_of, rows_of
@@ -130,3 +130,22 @@ async def test_everything_that_was_done_is_recorded_newest_first(admin: httpx.As
 async def test_what_fails_is_not_recorded_as_done(admin: httpx.AsyncClient, database_url: str) -> None:
     await admin.post("/api/admin/tenants", json={"name": "default"})
     assert rows_of(database_url, "SELECT count(*) FROM audit_events") == [(0,)]
+
+
+@pytest.mark.parametrize(("sqlstate", "status"), [("57P01", 503), ("P0001", 500)])
+async def test_a_commit_that_fails_is_answered_as_a_failure(
+    admin: httpx.AsyncClient, database_url: str, sqlstate: str, status: int
+) -> None:
+    execute(
+        database_url,
+        f"""CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$""",
+        "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON tenants DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION fail()",
+    )
+    try:
+        problem_of(await admin.post("/api/admin/tenants", json={"name": "Acme"}), status)
+    finally:
+        execute(database_url, "DROP FUNCTION fail CASCADE")
+    assert rows_of(database_url, "SELECT count(*) FROM tenants WHERE name = 'Acme'") == [(0,)]
+    await created(admin, "tenants", name="Acme")

@@ -63,7 +63,8 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/webhooks/{provider}": {"GET": None, "POST": None},
     "/healthz": {"GET": None},
     "/readyz": {"GET": None},
-    # Where the reference is switched off there is nothing here.
+    # 404 where the reference is switched off.
+    "/": {"GET": None},
     "/openapi.json": {"GET": None},
     "/docs": {"GET": None},
     "/docs/assets": {"GET": None},

@@ -1,9 +1,10 @@
-"""The API reference at /docs, from files of our own: it works offline and asks no other host for anything."""
+"""The API reference at /docs, from files of our own: it works offline and loads nothing from other hosts."""
 
+from http import HTTPStatus
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 _FILES = Path(__file__).parent.parent / "web" / "docs"
@@ -15,3 +16,8 @@ def install(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def reference() -> FileResponse:
         return FileResponse(_FILES / "index.html")
+
+    # The log prints this address when the service has started.
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs", HTTPStatus.TEMPORARY_REDIRECT)

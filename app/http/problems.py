@@ -7,12 +7,12 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from app.db.engine import is_unavailable
+from app.db.engine import is_unavailable, sqlstate_of
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
 from app.http.access import needs_of
 from app.log import request_id
@@ -24,7 +24,10 @@ MEDIA_TYPE = "application/problem+json"
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
-#: Said in our words where pydantic's are not meant for a person at the other end of an API.
+#: SQLSTATEs of a missing table, schema and column: tables were dropped while the service was running.
+_SCHEMA_INCOMPLETE = {"42P01", "3F000", "42703"}
+
+#: Sentences in place of pydantic's where those are not written for API clients.
 _SENTENCES = {
     "missing": "this field is required",
     "json_invalid": "this is not JSON",
@@ -132,6 +135,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _dependency_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, DBAPIError) and sqlstate_of(error) in _SCHEMA_INCOMPLETE:
+        log.error("database_schema_incomplete", path=request.url.path, exc_info=error)
+        return service_problem(
+            DatabaseUnavailable("A table of the database is missing. Start the service again, or run `migrate`.")
+        )
     if not is_unavailable(error):
         return await _bug(request, error)
     log.warning("database_unavailable", path=request.url.path, error=type(error).__name__)

@@ -49,6 +49,7 @@ def test_every_route_of_the_application_says_what_it_needs() -> None:
     named = {(shape(path), method) for path, methods in NEEDS.items() for method in methods}
     assert served - named == set()
     assert {path for path, methods in NEEDS.items() if None in methods.values()} - OPEN == {
+        "/",
         "/docs",
         "/docs/assets",
         "/docs/assets/{path:path}",

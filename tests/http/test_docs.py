@@ -56,6 +56,12 @@ async def test_the_page_loads_everything_from_this_service(untouched: httpx.Asyn
         assert (await untouched.get(urljoin(at, reference))).status_code == 200, urljoin(at, reference)
 
 
+async def test_the_address_of_the_service_leads_to_the_page(untouched: httpx.AsyncClient) -> None:
+    response = await untouched.get("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+    assert "/" not in DOCUMENT["paths"]
+
+
 @pytest.mark.parametrize("page", ["/docs", "/docs/"])
 async def test_the_page_shows_the_document_of_this_service(untouched: httpx.AsyncClient, page: str) -> None:
     script = (await untouched.get("/docs/assets/open.js")).text

@@ -10,8 +10,9 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
-from tests.conftest import client_of
+from tests.conftest import client_of, execute
 from tests.factories import POSTS, sms
+from tests.logs import captured
 from tests.wire import DOCUMENT, locations_of, problem_of, row_counts
 
 pytestmark = pytest.mark.anyio
@@ -20,9 +21,7 @@ Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 JSON = {"content-type": "application/json"}
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/nope", "/api", "/api/conversations/1", "//", "/api//conversations", "/docs/x"]
-)
+@pytest.mark.parametrize("path", ["/nope", "/api", "/api/conversations/1", "/api//conversations", "/docs/x"])
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 async def test_an_address_that_there_is_not_is_404(untouched: httpx.AsyncClient, method: str, path: str) -> None:
     response = await untouched.request(method, path, headers=JSON)
@@ -39,7 +38,7 @@ for _path, _item in DOCUMENT["paths"].items():
 
 
 @pytest.mark.parametrize(
-    ("path", "methods"), [*METHODS.items(), ("/docs", {"get"}), ("/docs/assets/open.js", {"get"})]
+    ("path", "methods"), [*METHODS.items(), ("/", {"get"}), ("/docs", {"get"}), ("/docs/assets/open.js", {"get"})]
 )
 async def test_another_method_is_405_and_the_right_ones_are_named(
     untouched: httpx.AsyncClient, path: str, methods: set[str]
@@ -231,3 +230,26 @@ async def test_a_bug_of_ours_is_500_and_shows_nothing_of_itself(settings: Settin
     problem_of(response, 500)
     assert "4711" not in response.text
     assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("lose", "bring_back"),
+    [
+        ("ALTER TABLE messages RENAME TO gone", "ALTER TABLE gone RENAME TO messages"),
+        ("ALTER TABLE messages RENAME body TO gone", "ALTER TABLE messages RENAME gone TO body"),
+    ],
+)
+async def test_a_table_or_column_that_is_gone_is_503_and_says_what_to_do(
+    settings: Settings, database_url: str, serve: Serve, lose: str, bring_back: str
+) -> None:
+    client = await serve(settings.model_copy(update={"worker_enabled": False}))
+    execute(database_url, lose)
+    try:
+        log = captured()
+        answers = [await client.get("/api/messages"), await client.post("/api/messages/sms", json=sms())]
+    finally:
+        execute(database_url, bring_back)
+    for answer in answers:
+        assert "run `migrate`" in problem_of(answer, 503)["detail"]
+    assert len(re.findall(r"error.*database_schema_incomplete", log.getvalue())) == 2
+    assert (await client.get("/api/messages")).status_code == 200

@@ -33,7 +33,7 @@ from app.wiring import must_have_providers, running_services
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """An application that, while its lifespan is open, has a database, a writer and, if set, a delivery worker."""
+    """An application whose lifespan holds a database, a writer and, if so configured, a delivery worker."""
     settings = settings or Settings()
     configure_logging(settings)
     must_have_providers(settings)
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.webhook_keys = settings.webhook_keys()
-    app.state.has_told_of_strangers = False
+    app.state.has_warned_of_public_profile = False
     app.state.reading_context = reading_context(settings)
     hot = {
         route.path: route
@@ -64,8 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     openapi.install(app)
-    # The hot routes first: routes are tried in order. Each as it is: `include_router` makes all of a router's routes
-    # anew for every application, while its first request waits, and then looks for the right one twice.
+    # Hot routes come first, because routes are tried in order. They are added as they are: `include_router` copies
+    # each for every application while its first request waits, and then matches a request twice.
     for router in (
         messages.hot,
         webhooks.hot,
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 class _Application(FastAPI):
-    """FastAPI with layers in front of it: what hot routes answer costs nothing that FastAPI does for each request."""
+    """FastAPI behind layers of ours, so that hot routes do not pay for FastAPI's work on each request."""
 
     front: ASGIApp
 
@@ -102,7 +102,7 @@ class _Application(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    """Start what requests need, each thing after what it stands on; stop in the opposite order.
+    """Start the services in the order of their dependencies, and stop them in the opposite order.
 
     The server gets the settings and the overload guard with the lifespan's state (`app.http.protocol`).
     """

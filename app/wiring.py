@@ -1,4 +1,4 @@
-"""What runs in a process, put together: the same for the web and for a worker by itself."""
+"""The wiring of a process: the same for the web server and for a worker alone."""
 
 import gc
 from collections.abc import AsyncIterator
@@ -37,14 +37,14 @@ from app.worker import DeliveryWorker
 
 log = structlog.get_logger(__name__)
 
-#: For whose key or address it is, which takes a millisecond. Longer, and what is left for storing would not do to
-#: answer everybody within five seconds while the database is silent.
+#: For looking up a key or an address, which takes a millisecond. With more, too little would be left for storing to
+#: answer every request within five seconds while the database is silent.
 _LOOK_UP_SECONDS = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What requests are served with."""
+    """The services that requests use."""
 
     sessions: async_sessionmaker[AsyncSession]
     messages: MessageService
@@ -62,44 +62,44 @@ class Services:
 
 
 def must_have_providers(settings: Settings) -> None:
-    """Raises `ConfigurationError` where messages would go to nobody, or only seem to go somewhere, and where whoever
-    calls could choose what a provider has signed.
+    """Raises `ConfigurationError` in production if messages would reach no one, or signatures could not be checked.
 
-    That is asked in production: development has its carriers, and a route there may be ahead of its provider.
+    A provider that signs the address it calls needs PUBLIC_URL: otherwise a client could choose that address. In
+    development carriers are simulated, and a route may name a provider that is not there yet.
     """
     if not settings.is_production:
         return
     signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
     if signing and not settings.public_url:
         raise ConfigurationError(
-            f"PUBLIC_URL has to be set to what the world calls this service: {', '.join(signing)} signs the address "
-            "that it calls, and without it whoever calls says which one that was."
+            f"PUBLIC_URL is not set, but {', '.join(signing)} signs the address that it calls, which a client could "
+            "choose without it. Set it to the address at which providers reach this service."
         )
     unknown = {name for route in settings.routes.values() for name in route} - set(provider_registry)
     if unknown:
-        raise ConfigurationError(f"ROUTES names providers that are not there: {', '.join(sorted(unknown))}.")
+        raise ConfigurationError(f"ROUTES names unknown providers: {', '.join(sorted(unknown))}. Correct the names.")
     if settings.simulates:
         log.warning("simulated_carriers_in_production")
         return
     routes = [route for channel in channels_served(settings) if (route := route_of(settings, channel))]
     if not routes or any(provider_registry[name].simulated for route in routes for name in route):
         raise ConfigurationError(
-            "In production somebody has to be there who really sends: set what a provider asks for "
-            "(docs/providers.md), or name providers of your own in ROUTES; those here are simulated. "
-            "SIMULATED_CARRIERS=true lets them take messages, which then reach nobody."
+            "All providers are simulated, and production needs one that really sends. Configure one "
+            "(docs/providers.md), or name one of your own in ROUTES. With SIMULATED_CARRIERS=true the simulated ones "
+            "take messages, which then reach no one."
         )
 
 
 @asynccontextmanager
 async def running_services(url: str, settings: Settings, *, deliver: bool) -> AsyncIterator[Services]:
-    """Everything on one database, each thing after what it stands on; stopped in the opposite order.
+    """Start all services on one database in the order of their dependencies; stop them in the opposite order.
 
-    Delivering stops first and finishes what is in hand, while what carriers call back is still accepted.
+    The worker stops first and finishes its sends, while callbacks are still accepted.
     """
     async with AsyncExitStack() as stack:
         engine = create_serving_engine(url, settings)
         stack.push_async_callback(engine.dispose)
-        # Workers on other databases have other files, so that nobody takes over from them in vain.
+        # One directory for each database: workers rescue only messages of their own database.
         workers = settings.data_dir / "workers" / f"{crc32(database_name(url).encode()):08x}"
         worker = DeliveryWorker(engine, settings, ProcessLock(workers)) if deliver else None
         notifier = Notifier(url, engine, on_notify=worker.wake if worker else None)
@@ -124,7 +124,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         )
         refusals = await stack.enter_async_context(RefusalLog(sessions))
         rules = SendRules(settings, addresses, spending, refusals)
-        # What stands from here on is not looked through again for garbage: that took a tenth of a second at a time.
+        # Objects that exist now last as long as the process. Collecting garbage among them took 0.1 s at a time.
         gc.freeze()
         stack.callback(gc.unfreeze)
         yield Services(

@@ -1,6 +1,6 @@
-"""Who may ask for what: every request is looked at here before it is routed, and before its body is read.
+"""Authentication and authorisation: each request is let in or refused before its body is read and it is routed.
 
-Plain functions, because the routes that carry the load resolve no dependencies.
+These are plain functions, because hot routes resolve no dependencies.
 """
 
 import ipaddress
@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 _SEND, _READ, _ADMIN = KeyScope.SEND, KeyScope.READ, KeyScope.ADMIN
 
-#: What a route asks of a key; None is open to everybody. A route that is missing here is served to nobody in
-#: production, so that a new one can't be open because somebody forgot.
+#: The scope that a key needs for a route; None needs no key. Production does not serve a route that is missing here,
+#: so that a new one can't be open by oversight.
 NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/messages/sms": {"POST": _SEND},
     "/api/messages/email": {"POST": _SEND},
@@ -57,7 +57,7 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/admin/webhook-calls/{tenant_id}/{call_id}": {"GET": _ADMIN},
     "/api/admin/webhook-calls/{tenant_id}/{call_id}/verify": {"POST": _ADMIN},
     "/api/admin/webhook-calls/{tenant_id}/{call_id}/replay": {"POST": _ADMIN},
-    # Providers call these: they sign, and have no key.
+    # Providers send these: they sign, and have no key.
     "/api/webhooks/sms": {"POST": None},
     "/api/webhooks/email": {"POST": None},
     "/api/webhooks/{provider}": {"GET": None, "POST": None},
@@ -71,13 +71,13 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/docs/assets/{path:path}": {"GET": None},
 }
 
-#: How the addresses begin of what is about the whole installation: `admin` opens them to keys of tenant 1 alone, who
-#: operates it. In another tenant's key `admin` opens what is that tenant's own.
+#: Prefixes of the routes that concern the whole installation. They need `admin` in a key of tenant 1, who operates
+#: it; in another tenant's key `admin` is for that tenant's own data.
 OF_THE_INSTALLATION = ("/api/admin/", "/api/providers/")
 
 
 def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
-    """Where two routes differ in the name of a parameter alone, they are one address."""
+    """Routes with parameters. Two that differ only in a parameter's name are one address."""
     found: dict[str, dict[str, KeyScope | None]] = {}
     for path, needs in NEEDS.items():
         if "{" in path:
@@ -88,21 +88,26 @@ def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
 
 _PATTERNS = _patterns()
 _NOTHING: Mapping[str, KeyScope | None] = {}
-_CHANGES_NOTHING = {"GET", "OPTIONS"}
-#: `Sec-Fetch-Site` of our own pages, and of what somebody types.
+_SAFE_METHODS = {"GET", "OPTIONS"}
+#: `Sec-Fetch-Site` of our own pages, and of an address that is typed in.
 _OF_THIS_SITE = {b"same-origin", b"none"}
 #: Development without a key: everything, as tenant 1.
 _EVERYTHING = Access(DEFAULT_TENANT_ID, frozenset(KeyScope))
 
 
 async def admit(scope: Scope) -> None:
-    """Let a request in, and put whose it is into its state as `access`, or raise.
+    """Let a request in and put its `Access` into its state as `access`, or raise.
 
-    A key's request counts against its tenant's rate, which the answer tells. Raises `RateLimited` where that is used
-    up, `Unauthorized` without a valid key, `TooManyFailures` instead where a client has shown many, `ScopeMissing`
-    where the key lacks what the route needs, `NotTheOperator` where it may manage no more than its own tenant,
-    `CrossSite` where development needs no key and a page of another site asks for a change, and in production 404 and
-    405 for what no table names.
+    A request with a key counts against its tenant's rate limit, which the answer tells.
+
+    Raises:
+        Unauthorized: There is no valid key.
+        TooManyFailures: The client has shown too many wrong keys.
+        RateLimited: The tenant's rate is used up.
+        ScopeMissing: The key lacks the scope that the route needs.
+        NotTheOperator: The route needs a key of tenant 1.
+        CrossSite: In development, a page of another site asks for a change without a key.
+        HTTPException: 404 or 405 in production, for a route that `NEEDS` does not name.
     """
     path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
     needs = needs_of(path)
@@ -130,22 +135,21 @@ async def admit(scope: Scope) -> None:
 
 
 def _without_a_key(scope: Scope) -> Access:
-    """What development lets everybody do, but no web page of another site: raises `CrossSite`.
+    """Full access, in development. Raises `CrossSite` for a change that a page of another site asks for.
 
-    `serve` warns where it listens to others; however it was started, it is said here, once, when somebody from
-    another machine comes.
+    The first request from another machine is logged as a warning, however the server was started.
     """
     headers, client = scope["headers_by_name"], scope.get("client")
-    if (b"sec-fetch-site" in headers or b"origin" in headers) and scope["method"] not in _CHANGES_NOTHING:
+    if (b"sec-fetch-site" in headers or b"origin" in headers) and scope["method"] not in _SAFE_METHODS:
         _must_be_of_this_site(headers, scope["app"].state.settings.cors_origins)
-    # Most come from 127.0.0.1, and telling that costs no call.
+    # Most requests come from 127.0.0.1, and comparing is cheaper than a call.
     if client and client[0] != "127.0.0.1" and not _is_this_machine(client[0]):
-        _tell_of_strangers(scope["app"].state, client[0])
+        _warn_of_public_profile(scope["app"].state, client[0])
     return _EVERYTHING
 
 
 def _must_be_of_this_site(headers: Mapping[bytes, bytes], allowed: Sequence[str]) -> None:
-    """A browser says where a page comes from that has it post something; it asks nobody before it posts a form."""
+    """Refuse the pages of other sites: a browser posts a form without a preflight, and names the page's origin."""
     origin, site = headers.get(b"origin", b""), headers.get(b"sec-fetch-site")
     if origin.decode("latin-1") in allowed:
         return
@@ -154,9 +158,9 @@ def _must_be_of_this_site(headers: Mapping[bytes, bytes], allowed: Sequence[str]
         raise CrossSite("Without a key, pages of other sites change nothing here; CORS_ORIGINS names those that may.")
 
 
-def _tell_of_strangers(app: Any, client: str) -> None:
-    if not app.has_told_of_strangers:
-        app.has_told_of_strangers = True
+def _warn_of_public_profile(app: Any, client: str) -> None:
+    if not app.has_warned_of_public_profile:
+        app.has_warned_of_public_profile = True
         log.warning(
             "development_profile_is_public",
             client=network_of(client),
@@ -169,7 +173,7 @@ def _is_this_machine(client: str) -> bool:
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
-        return True  # a socket of this machine has no address
+        return True  # the client of a Unix socket has no address
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
@@ -184,7 +188,7 @@ def _note_denied(scope: Scope, access: Access, need: KeyScope) -> None:
 
 
 def _shown(scope: Scope) -> list[bytes]:
-    """Every `Authorization`: who shows two is let in by neither."""
+    """The values of all `Authorization` headers; two of them are refused."""
     by_name, headers = scope["headers_by_name"], scope["headers"]
     if len(by_name) == len(headers):
         return [by_name[b"authorization"]] if b"authorization" in by_name else []
@@ -192,7 +196,7 @@ def _shown(scope: Scope) -> list[bytes]:
 
 
 def needs_of(path: str) -> Mapping[str, KeyScope | None]:
-    """What each method of an address asks of a key; nothing where there is no such address."""
+    """The scope that each method of an address needs; empty where there is no such address."""
     return NEEDS.get(path) or _matched(path)
 
 
@@ -201,7 +205,7 @@ def _matched(path: str) -> Mapping[str, KeyScope | None]:
 
 
 async def _access(scope: Scope, shown: list[bytes]) -> Access:
-    """Whom the credentials let in, looked up; a refusal is recorded."""
+    """The access that the credentials give. Refused ones are recorded in the audit."""
     services, client = scope["app"].state.services, client_address(scope)
     try:
         if not shown:
@@ -215,7 +219,7 @@ async def _access(scope: Scope, shown: list[bytes]) -> Access:
 
 async def _looked_up(services: Any, shown: list[bytes], client: str | None) -> Access:
     seconds = services.failures.seconds_left(client)
-    # A key that was good lately is no guess, and whoever shares an address with somebody who guesses keeps working.
+    # A key that was valid lately is no guess: a client that shares an address with one that guesses keeps working.
     if seconds and not services.keys.has_let_in(shown[0]):
         raise TooManyFailures("Too many wrong keys came from this address.", retry_after=seconds)
     try:
@@ -242,16 +246,17 @@ def client_address(scope: Scope) -> str | None:
 
 
 def _nothing_for(needs: Mapping[str, KeyScope | None]) -> HTTPException:
-    """What the router would say if there were nothing."""
+    """The router's own error for an address, or a method, that does not exist."""
     if not needs:
         return HTTPException(HTTPStatus.NOT_FOUND)
     return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(needs)})
 
 
 def tell_standing(scope: Scope, standing: Standing | None) -> None:
-    """Have the answer say where the tenant stands: `RateLimit-Policy` and `RateLimit`, as in the IETF's
-    draft-ietf-httpapi-ratelimit-headers-11. The time is until the bucket is full again, or that of `Retry-After`.
-    Without a limit it says nothing."""
+    """Add `RateLimit-Policy` and `RateLimit` to the answer, as in the IETF's draft-ietf-httpapi-ratelimit-headers-11.
+
+    The time runs until the bucket is full again, or is that of `Retry-After`. Without a limit nothing is added.
+    """
     if standing is None:
         return
     rate, burst, left, retry_after = standing

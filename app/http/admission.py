@@ -19,9 +19,9 @@ _CALLBACKS = "/api/webhooks/"
 class Admission:
     """Checks a request, then hands it to its hot route or to the application. Errors are raised to the layer outside.
 
-    A path is served with a slash at its end and without. A body over the limit is never read to its end: one whose
-    length is announced is refused at once, and one in chunks is counted while it is read. A compressed body is
-    refused, because a small one can hold a very large one.
+    A path is served with a slash at its end and without. A body over the limit is never read to its end: its
+    announced length is checked first, and one in chunks is counted. A compressed body is refused, because a small one
+    can hold a very large one.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, hot: Mapping[str, HotRoute]) -> None:

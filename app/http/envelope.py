@@ -1,6 +1,6 @@
-"""What every answer carries, whoever gives it: a request id, the headers of a careful service, a problem if it fails.
+"""The parts that all answers share: a request id, security headers, and a problem document for an error.
 
-The layer outside all others, so that it also sees what the framework would answer by itself.
+This layer is outside the framework, so that the framework's own answers get them too.
 """
 
 import os
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 _EVERYWHERE: Headers = [
     (b"x-content-type-options", b"nosniff"),
@@ -36,7 +36,7 @@ _DATA: Headers = [
     ),
     (b"cache-control", b"no-store"),
 ]
-#: The API reference: files of our own, asked for again at every visit. Swagger UI sets style attributes and shows
+#: For the API reference, whose files are revalidated at every visit. Swagger UI sets style attributes and shows
 #: images from data URLs; its scripts are files.
 _REFERENCE: Headers = [
     (
@@ -57,12 +57,12 @@ _EXPOSED = b"Idempotent-Replayed, Link, Preference-Applied, RateLimit, RateLimit
 
 
 def data_headers(settings: Settings) -> Headers:
-    """What an answer of the API carries besides its request id."""
+    """The headers of every answer of the API, besides its request id."""
     return [*_EVERYWHERE, *_DATA, *_transport_security(settings)]
 
 
 def request_ids() -> Iterator[bytes]:
-    """Ids of 96 random bits, without end. Many are drawn at a time: asking the system costs more than the rest."""
+    """Endless ids of 96 random bits. Many are drawn at a time, because the system call costs more than the rest."""
     while True:
         drawn = os.urandom(12 * 256).hex().encode()
         for start in range(0, len(drawn), 24):
@@ -70,16 +70,16 @@ def request_ids() -> Iterator[bytes]:
 
 
 def id_for(given: bytes | None, ids: Iterator[bytes]) -> bytes:
-    """The caller's own id, where it shows a sane one, or the next of ours."""
-    return next(ids) if given is None or not _SANE_ID.fullmatch(given) else given
+    """The caller's id, if it is well-formed, or else the next of ours."""
+    return next(ids) if given is None or not _WELL_FORMED_ID.fullmatch(given) else given
 
 
 class Envelope:
-    """Gives every answer its headers and an `X-Request-Id`, the caller's own where that is a sane one.
+    """Gives every answer its headers and an `X-Request-Id`, the caller's own where that is well-formed.
 
-    The id is bound to the log context of the request. HEAD is answered wherever GET is, without the body. What is
-    raised is answered as a problem, unless the answer has begun: then the server closes the connection. The origins
-    of `CORS_ORIGINS` may read answers, and their preflight is answered here; no other origin is told anything.
+    The id is bound to the log context of the request. HEAD is answered wherever GET is, without the body. An error is
+    answered as a problem, unless the answer has begun: then the server closes the connection. The origins of
+    `CORS_ORIGINS` may read answers, and their preflight is answered here; other origins get no CORS header.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
@@ -99,7 +99,7 @@ class Envelope:
         begin_request(id_.decode())
         added = self._reference if scope["path"].startswith("/docs") else self._data
         added = [(b"x-request-id", id_), *added]
-        scope["answer_headers"] = added  # for layers further in, which have something to add
+        scope["answer_headers"] = added  # inner layers add to it
         method = scope["method"]
         preflight = False
         if self._origins:
@@ -140,7 +140,7 @@ class Envelope:
 
 
 def _transport_security(settings: Settings) -> Headers:
-    """Only where the world reaches us by TLS: the header would lock a plain-text installation out."""
+    """The HSTS header, where clients reach us by TLS. It would lock out an installation without."""
     if not (settings.public_url or "").lower().startswith("https://"):
         return []
     return [(b"strict-transport-security", b"max-age=%d" % _ONE_YEAR)]

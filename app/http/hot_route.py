@@ -1,8 +1,8 @@
-"""Endpoints for the routes that carry the load.
+"""Endpoints for the routes with the highest load.
 
-FastAPI's request machinery costs more than storing a message does. A `HotRoute` keeps its documentation and goes
-from body bytes through pydantic to the endpoint, and on to answer bytes, by itself. The endpoint takes the validated
-body and the request, in that order, and returns a model, or a whole response.
+FastAPI's request machinery costs more than storing a message does. A `HotRoute` is documented like any route, but
+goes from body bytes through pydantic to the endpoint, and on to answer bytes, by itself. The endpoint takes the
+validated body and the request, in that order, and returns a model or a whole response.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from app.http.problems import invalid_request
 
 
 class HotRoute(APIRoute):
-    """A POST endpoint at the ASGI level. Errors are raised to the application's handlers, like any others."""
+    """A POST endpoint at the ASGI level. Its errors are handled like those of other routes."""
 
     def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -29,7 +29,7 @@ class HotRoute(APIRoute):
         self._validator = body.annotation.__pydantic_validator__
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Claims its path for every method, so that no route with a parameter in its place answers for another."""
+        """Match the path for every method, so that no route with a parameter in its place answers instead."""
         match, child_scope = super().matches(scope)
         return Match.NONE if match is Match.NONE else Match.FULL, child_scope
 
@@ -40,12 +40,12 @@ class HotRoute(APIRoute):
             await super().handle(scope, receive, send)  # answers 405
 
     def context(self, request: Request) -> dict[str, Any]:
-        """What validating a body needs to know besides it."""
+        """The context that pydantic validates a body in."""
         context: dict[str, Any] = request.app.state.reading_context
         return context
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a POST. Called without any routing where the path is known (`routers.edge`)."""
+        """Answer a POST. `Admission` calls this without routing where the path is known."""
         request = Request(scope, receive, send)
         must_be_called_json(scope)
         content = await whole_body(receive)
@@ -66,7 +66,7 @@ class HotRoute(APIRoute):
 
 
 async def whole_body(receive: Receive) -> bytes:
-    """The body of a request; raises `ClientDisconnect` where its sender leaves before the end."""
+    """The body of a request. Raises `ClientDisconnect` where the client leaves before its end."""
     pieces = []
     while True:
         message = await receive()

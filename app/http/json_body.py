@@ -1,4 +1,4 @@
-"""What is refused of a JSON body before anybody looks at its fields, on the hot routes and on all others alike."""
+"""Checks of a JSON body before its fields are validated, the same on hot routes and on all others."""
 
 import codecs
 import json
@@ -19,20 +19,20 @@ _ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
 
 
 def must_be_called_json(scope: Scope) -> None:
-    """Raises `UnsupportedMediaType` where the headers of a request call its body anything else, or nothing."""
+    """Raises `UnsupportedMediaType` where the Content-Type of a request is missing or not JSON."""
     content_type = scope["headers_by_name"].get(b"content-type", b"").partition(b";")[0].strip().lower()
     if content_type != b"application/json" and not content_type.endswith(b"+json"):
         raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
 
 
 def must_be_utf8(content: bytes) -> None:
-    """Raises `UnsupportedMediaType` where a byte order mark says otherwise, or that it needs saying."""
+    """Raises `UnsupportedMediaType` where a body begins with a byte order mark."""
     if content.startswith(_OTHER_ENCODINGS):
         raise UnsupportedMediaType("Send JSON in UTF-8, without a byte order mark.")
 
 
 class JsonRoute(APIRoute):
-    """FastAPI's own way, for routes whose bodies are refused for the same reasons as those of hot routes."""
+    """A route of FastAPI's own kind with the checks that hot routes make."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -41,7 +41,7 @@ class JsonRoute(APIRoute):
 
         async def handle_json(request: Request) -> Response:
             must_be_called_json(request.scope)
-            content = await request.body()  # the request keeps it for whoever asks next
+            content = await request.body()  # cached by the request
             must_be_utf8(content)
             try:
                 _ANY_JSON.validate_json(content)
@@ -61,16 +61,16 @@ _BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 
 
 class _Refused(Exception):
-    """Raised out of the middle of a document; holds where and why."""
+    """Raised while a document is read; holds the place and the reason."""
 
     def __init__(self, location: str, message: str) -> None:
         self.error = FieldError(location, message)
 
 
 def check_shape(content: bytes) -> None:
-    """Refuse a document, known to be JSON, that means different things to different readers, or costs too much.
+    """Raises `InvalidRequest` for valid JSON that is ambiguous or too expensive.
 
-    Of a key that stands twice, one reader takes the first value and another the last. Raises `InvalidRequest`.
+    Of a duplicate key, one reader takes the first value and another the last.
     """
     try:
         # A document with so few brackets can't be deep.
@@ -82,7 +82,7 @@ def check_shape(content: bytes) -> None:
 
 
 def _is_deep(content: bytes) -> bool:
-    """Whether anything is left when the innermost brackets have been taken away, level by level."""
+    """True where brackets remain after the innermost ones have been removed, level by level."""
     brackets = _STRING.sub(b"", content).translate(_BRACES_AS_BRACKETS, _NOT_A_BRACKET)
     for _ in range(_DEEPEST):
         brackets = brackets.replace(b"[]", b"")
@@ -101,9 +101,9 @@ def _keys_once(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _shown(key: str) -> str:
-    """A key as it may be repeated in an answer: whatever the caller calls it, but neither long nor odd."""
+    """A key as an answer may repeat it: shortened, and without unusual characters."""
     return re.sub(r"[^A-Za-z0-9_-]", "?", key[:64])
 
 
-# Numbers stay text: nobody reads them here, and Python refuses to convert very long ones.
+# Numbers stay text: they are not used here, and Python refuses to convert very long ones.
 _DECODER = json.JSONDecoder(object_pairs_hook=_keys_once, parse_int=str, parse_float=str, parse_constant=str)

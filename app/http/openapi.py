@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of every route: which key it needs, how it turns others away, what leads to it."""
+"""The parts of the OpenAPI document that concern all routes: keys, common errors, and links between operations."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,7 +10,7 @@ from app.config import Settings
 from app.http.access import NEEDS
 from app.http.problems import responses
 
-#: Before a request is routed: it comes too slowly, is too large, or can't be read.
+#: Errors before routing: a request that is too slow, too large or malformed.
 _ANYWHERE = responses(
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_TIMEOUT,
@@ -19,11 +19,11 @@ _ANYWHERE = responses(
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
 )
-#: Where a key is needed.
+#: Errors of routes that need a key.
 _REFUSALS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...`. Development asks for none."}
 
-#: What an answer holds that other addresses take: by its route, the name there, and where it stands.
+#: Parameters of other operations that an answer holds: route -> parameter -> place in the answer.
 _LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("post", "/api/messages/sms"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
     ("post", "/api/messages/email"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
@@ -43,7 +43,7 @@ _LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Complete the document with what stands in no single route."""
+    """Complete the document with what no single route declares."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -70,7 +70,7 @@ def install(app: FastAPI) -> None:
 
 
 def _share_a_place(paths: dict[str, Any], one: str, other: str) -> None:
-    """Make two addresses one that differ only in what they call their last part: to OpenAPI they are the same."""
+    """Merge two addresses that differ only in the name of their last parameter: to OpenAPI they are the same."""
     [*_, name], [*_, its_name] = _names_in(one), _names_in(other)
     for method, operation in paths.pop(other).items():
         operation["parameters"] = [
@@ -83,7 +83,7 @@ def _share_a_place(paths: dict[str, Any], one: str, other: str) -> None:
 
 
 def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:
-    """What a setting bounds no model can say."""
+    """Add the limits that come from settings, which the models do not know."""
     for name in ("SmsSend", "EmailSend", "ChannelSend"):
         fields = schemas[name]["properties"]
         fields["attachments"]["anyOf"][0]["maxItems"] = settings.max_attachments
@@ -97,7 +97,7 @@ def _written(answers: Mapping[int | str, dict[str, Any]]) -> dict[str, dict[str,
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """What is left out is null; an address has no other way to say it."""
+    """The schema without null: a parameter is null by being left out."""
     kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
@@ -105,7 +105,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _links(document: dict[str, Any], path: str, leads: Mapping[str, str]) -> dict[str, Any]:
-    """A link to each operation whose address can be made of what leads there, and of the address it comes from."""
+    """A link to each operation whose parameters are known from the answer and from the request's own address."""
     given = {name: f"$request.path.{name}" for name in _names_in(path)}
     given |= {name: f"$response.{place}" for name, place in leads.items()}
     return {

@@ -46,8 +46,8 @@ class Refusal:
 _TARGET_SECONDS, _SLOW_SECONDS = 0.5, 0.2
 #: The lowest limit. A request that is slow while so few are in flight is slow by itself.
 _LEAST = 20
-#: The limit is adapted to so many requests at a time, and lowered once they have been slow for so many seconds:
-#: a short stall is no overload.
+#: The limit is adapted after so many requests. It falls once they have been slow for so many seconds, because a short
+#: stall is no overload.
 _SAMPLE, _SUSTAINED_SECONDS = 16, 0.2
 
 
@@ -99,9 +99,9 @@ class OverloadGuard:
     """Refuses a request at once while `MAX_REQUESTS_IN_FLIGHT` are in flight, or fewer where those would take more
     than half a second (`AdaptiveLimit`).
 
-    A request is not in flight while its body is still coming: otherwise clients that send a byte now and then would
-    keep all others out. The memory of such bodies is bounded instead, and a request that exceeds it is refused. A
-    request is not in flight either while it waits for a provider, as it asked to.
+    A request is not in flight while its body is still coming, so that slow clients can't keep others out. The memory
+    of such bodies is bounded instead, and a request that exceeds it is refused. A request is not in flight either
+    while it waits for a provider, as it asked to.
 
     This is the outermost layer, since a refusal has to cost little. `TimedProtocol` refuses for even less.
     """

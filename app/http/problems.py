@@ -46,9 +46,9 @@ def problem(
     errors: Iterable[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer for an error. `type` is a name that stays the same while wording changes.
+    """The answer for an error. `type` stays the same when the wording changes.
 
-    What is not the caller's doing names the request, so that it can be found in the log.
+    A server error names the request, so that it can be found in the log.
     """
     content: dict[str, Any] = {
         "type": "urn:problem-type:messaging:" + title.lower().replace(" ", "-"),
@@ -64,7 +64,7 @@ def problem(
 
 
 def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None = None) -> InvalidRequest:
-    """Pydantic's errors as ours, one a field, in words for a person and without the input."""
+    """Pydantic's errors as ours: one for each field, in words for a person, without the input."""
     fields: dict[str, FieldError] = {}
     for error in errors:
         location = ".".join(str(part) for part in ([within] if within else []) + list(error["loc"]))
@@ -78,7 +78,7 @@ def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None =
 
 
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says about the errors of a route; `install` puts the schema it refers to into the document."""
+    """The errors of a route for OpenAPI. `install` adds the schema that they refer to."""
     schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status.value: {"description": status.phrase, "content": schema} for status in statuses}
 
@@ -152,11 +152,11 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 
 async def _pass_on(request: Request, error: Exception) -> Response:
-    """Past the framework, which would answer in its own words, to the layer in front of it (`routers.answers`)."""
+    """Raise to the `Envelope`, past the framework, which would answer in its own words."""
     raise error
 
 
-async def _nobody_listens(request: Request, error: Exception) -> Response:
+async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=400)
 
 
@@ -164,7 +164,7 @@ _HANDLERS: dict[type[Exception], Handler] = {
     ServiceError: _service_error,
     RequestValidationError: _validation_error,
     HTTPException: _http_error,
-    ClientDisconnect: _nobody_listens,
+    ClientDisconnect: _client_gone,
     SQLAlchemyError: _dependency_error,
     OSError: _dependency_error,
     TimeoutError: _dependency_error,
@@ -172,6 +172,6 @@ _HANDLERS: dict[type[Exception], Handler] = {
 
 
 async def answer_to(request: Request, error: Exception) -> Response:
-    """What an error is answered with that was raised past the framework, or outside of it."""
+    """The answer to an error that was raised outside the framework or past it."""
     handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), _bug)
     return await handler(request, error)

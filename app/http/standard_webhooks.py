@@ -1,5 +1,4 @@
-"""Standard Webhooks signatures (github.com/standard-webhooks/standard-webhooks, spec): whether a request is from
-somebody who knows the secret, and of now."""
+"""Verification of Standard Webhooks signatures (github.com/standard-webhooks/standard-webhooks, spec)."""
 
 import base64
 import binascii
@@ -20,8 +19,10 @@ _MOST_SIGNATURES = 16
 
 
 def must_be_signed(headers: Headers, body: bytes, secrets: Sequence[bytes]) -> None:
-    """Raises `SignatureRefused` unless one of the signatures is one of the secrets' over exactly this body, and the
-    timestamp is within five minutes of now, either way."""
+    """Raises `SignatureRefused` unless a signature over exactly this body fits one of the secrets.
+
+    The timestamp has to be within five minutes of now, before or after.
+    """
     written = [headers.getlist(name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")]
     if any(len(values) != 1 for values in written):
         raise _refused()
@@ -33,13 +34,13 @@ def must_be_signed(headers: Headers, body: bytes, secrets: Sequence[bytes]) -> N
     signed = f"{id}.{timestamp}.".encode() + body
     expected = [hmac.digest(secret, signed, hashlib.sha256) for secret in secrets]
     shown = [_signature(each) for each in signatures.split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]]
-    # All pairs are compared, so that time doesn't tell which secret it was.
+    # All pairs are compared, so that the time taken does not tell which secret fits.
     if sum(hmac.compare_digest(one, other) for one in expected for other in shown) == 0:
         raise _refused()
 
 
 def _signature(written: str) -> bytes:
-    """The bytes of one signature; of another version, or of what isn't one, none."""
+    """The bytes of one signature; empty for another version or a malformed one."""
     version, _, signature = written.partition(",")
     try:
         return base64.b64decode(signature.encode("ascii"), validate=True) if version == "v1" else b""

@@ -44,10 +44,10 @@ hot = APIRouter(
 
 @hot.post("/preview", response_model=PreviewView)
 async def preview_message(preview: Preview, request: Request) -> PreviewView:
-    """Check a message without sending it: its normalised addresses, route and segments, and why it would be refused,
-    here or by the first provider of its route.
+    """Check a message without sending it: its normalised addresses, route and segments, and each reason to refuse it.
 
-    Nothing is stored, sent or counted against a daily cap.
+    The reasons are ours and those of the first provider of its route. Nothing is stored, sent or counted against a
+    daily cap.
     """
     settings, channel = request.app.state.settings, preview.channel
     context = request.app.state.reading_context | channel_context(settings, channel)

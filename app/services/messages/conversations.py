@@ -1,6 +1,6 @@
-"""Conversations: everything said between one customer address and one contact address, on whatever channel.
+"""Reading conversations: all messages between one customer address and one contact address, on any channel.
 
-They come into being with their first message (`services.storing`); here they are read.
+They are created with their first message (`app.services.accept`).
 """
 
 from sqlalchemy import select
@@ -30,7 +30,7 @@ class ConversationService:
         )
 
     async def messages(self, conversation_id: int, *, limit: int, cursor: str | None = None) -> Page[Message]:
-        """What was said, in both directions and on every channel, oldest first by `sent_at`.
+        """The messages of a conversation in both directions and on every channel, oldest first by `sent_at`.
 
         Raises `ConversationNotFound`.
         """

@@ -1,7 +1,7 @@
-"""The files that came with messages: kept before the message is, read in pieces, removed with it.
+"""The files of inbound messages: stored before the message is, read in pieces, removed with it.
 
-A file belongs to one message. Its id is a hash of the message's id and of all that it is, so that a repeat of the
-message brings the same files again, which are there already; and nobody has to count who else still needs one.
+A file belongs to one message. Its id is a hash of the provider's message id, its name, type and content. So a
+duplicate of the message has the same files, which are stored already, and references need not be counted.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ from app.providers.base import InboundFile
 
 ANY_TYPE = "application/octet-stream"
 
-#: Bytes of one statement, and of one piece of an answer.
+#: Bytes of files in one statement, and of one piece of an answer.
 _PIECE = 1_000_000
-#: Characters of a name: file systems take 255 bytes, some of them for an ending of their own.
+#: Characters of a name. File systems take 255 bytes, and programs append endings of their own.
 _LONGEST_NAME = 100
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
-#: What a message has not come for in so long won't be asked for, and no run looks at what is older than three days.
+#: A file without a message is an orphan after a day. Older than three days it has been looked at often enough.
 _ORPHAN_SECONDS, _FORGOTTEN_SECONDS = 24 * 3600, 3 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file that is about to be kept; its name and type are harmless."""
+    """A file to be stored; its name and type are safe."""
 
     tenant_id: int
     id: str
@@ -71,7 +71,7 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """A file that can be read. `path` is None where it is in the database."""
+    """A stored file. `path` is None where it is in the database."""
 
     tenant_id: int
     id: str
@@ -84,7 +84,7 @@ class KeptFile:
 def new_files(
     tenant_id: int, provider_type: str, provider_message_id: str, files: Iterable[InboundFile]
 ) -> list[NewFile]:
-    """What a message brought along, each of several that are alike once."""
+    """The files of a message to be stored, identical ones once."""
     found: dict[str, NewFile] = {}
     for file in files:
         name, content_type = safe_name(file.name), _safe_type(file.content_type)
@@ -97,12 +97,12 @@ def new_files(
 
 
 def address_of(id: str, name: str) -> str:
-    """Where a file can be had, as a path of ours."""
+    """The path of the API that a file is served at."""
     return f"/api/files/{id}/{quote(name, safe='')}"
 
 
 def safe_name(written: str) -> str:
-    """A name that stands for a file and nothing else: no path, nothing that can't be seen, no dots at its ends."""
+    """A file name without a path, invisible characters, or dots at its ends."""
     name = unicodedata.normalize("NFC", written.encode("utf-8", "replace").decode()).replace("\\", "/")
     name = "".join(character for character in name.rpartition("/")[2] if unicodedata.category(character)[0] != "C")
     stem, dot, ending = re.sub(r"\s+", " ", name).strip(" .").rpartition(".")
@@ -143,16 +143,16 @@ _READ = select(
 
 
 class FileStore:
-    """A tenant's files: in the database, or below a directory that all processes share."""
+    """Stores files in the database, or below a directory that all processes share."""
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], directory: Path | None) -> None:
         self._sessions = sessions
         self._directory = directory
 
     async def keep(self, files: Sequence[NewFile]) -> None:
-        """Keep files of one call; returns after the commit, and after the disk has them. What is known is left alone.
+        """Store the files of one callback that are not stored yet. Returns once commit and disk have them.
 
-        Raises `FileStoreUnavailable`, and what the database raises; some may be kept then.
+        Raises `FileStoreUnavailable`, and what the database raises; some files may be stored then.
         """
         by_tenant: dict[int, list[NewFile]] = {}
         for file in files:
@@ -197,7 +197,7 @@ class FileStore:
         return KeptFile(*row)
 
     async def pieces(self, file: KeptFile) -> AsyncIterator[bytes]:
-        """The bytes of a file, a megabyte at a time; they break off where it is removed meanwhile."""
+        """The bytes of a file, a megabyte at a time. They end early where the file is removed meanwhile."""
         for start in range(0, file.size, _PIECE):
             piece = await (self._piece(file, start) if file.path is None else _part(file.path, start))
             if not piece:
@@ -212,7 +212,7 @@ class FileStore:
 
 
 def _batches(files: Iterable[NewFile]) -> Iterator[list[NewFile]]:
-    """Small ones together, a large one by itself: each is one statement."""
+    """Batches of one statement each: small files together, a large one alone."""
     batch: list[NewFile] = []
     size = 0
     for file in files:
@@ -226,7 +226,7 @@ def _batches(files: Iterable[NewFile]) -> Iterator[list[NewFile]]:
 
 
 def _write(directory: Path, file: NewFile) -> str:
-    """Put a file where its id says, whole or not at all; a file that is there already is the same."""
+    """Write a file atomically to the path that follows from its id; one that exists is identical."""
     place = directory.absolute() / str(file.tenant_id) / file.id[:2] / file.id
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = place.with_name(f"{file.id}.{secrets.token_hex(8)}")
@@ -267,9 +267,9 @@ _REMOVE_WITH = (
 
 
 async def remove_files(connection: AsyncConnection, tenant_id: int, message_ids: Sequence[int]) -> int:
-    """Remove the files of messages that are about to be removed themselves; returns how many.
+    """Remove the files of messages that are about to be removed; returns how many.
 
-    What lies on the disk goes at once: that these messages go is decided, even if this transaction fails.
+    Files on disk are unlinked at once: the messages will be removed even if this transaction fails.
     """
     return await _removed(connection, _REMOVE_WITH, {"tenant": tenant_id, "ids": message_ids})
 
@@ -292,10 +292,7 @@ _REMOVE_ORPHANS = (
 
 
 async def remove_orphans(connection: AsyncConnection, tenant_id: int) -> int:
-    """Remove files whose message was never stored, because the call that brought both was cut off.
-
-    Returns how many.
-    """
+    """Remove files whose message was never stored, because its callback was cut off; returns how many."""
     ages = {"age": _ORPHAN_SECONDS, "oldest": _FORGOTTEN_SECONDS}
     return await _removed(connection, _REMOVE_ORPHANS, {"tenant": tenant_id} | ages)
 

@@ -90,7 +90,7 @@ def passed_times(message: NewMessage) -> list[FieldError]:
 
 
 def _refused_by_provider(route: Sequence[str], message: NewMessage) -> list[FieldError]:
-    """What the first provider of a route would never take; a route may name providers that are not there yet."""
+    """The refusals of the first provider of a route; a route may name one that is not there yet."""
     provider = provider_registry.get(route[0]) if route else None
     if provider is None:
         return []

@@ -55,8 +55,8 @@ class MessageService:
     async def send(self, message: NewMessage, *, actor: str | None, client: str | None) -> StoredMessage:
         """Store a message that the rules allow to be sent, for `actor` at the address `client`.
 
-        A repeat of an earlier request is answered as that one was, also when its times have passed or the daily cap
-        is reached, and costs no units.
+        A repeat of an earlier request gets the same answer and costs no units. That holds also when its times have
+        passed or the daily cap is reached.
 
         Raises:
             ChannelNotServed: No provider takes messages of this channel.

@@ -1,4 +1,4 @@
-"""A message's fate, step by step, each with its time and a sentence that a person understands."""
+"""The timeline of a message: its steps, each with a time and a sentence for a person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from app.domain import STATUS_RANK, AttemptOutcome, Direction, MessageStatus
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happened, or, as the last one, will. `seconds` is how long an attempt took."""
+    """One thing that happened; the last one may be ahead. `seconds` is the duration of an attempt."""
 
     at: datetime
     kind: str
@@ -52,9 +52,9 @@ def timeline_of(
     deeds: Sequence[MessageEvent],
     waits_for: Sequence[str] = (),
 ) -> list[Step]:
-    """The steps in the order in which they happened here; the next try, where there is one, comes last.
+    """The steps in the order in which they happened here; the next attempt, if there is one, comes last.
 
-    `waits_for` is what holds that up, as parts of its sentence.
+    `waits_for` are the reasons why that one waits, as parts of its sentence.
     """
     steps, way = [_beginning(message)], None
     for attempt in attempts:
@@ -99,7 +99,7 @@ def _attempt(attempt: DeliveryAttempt) -> list[Step]:
 
 
 def _after_all(attempt: DeliveryAttempt) -> str:
-    """What became known of an attempt in doubt once it was closed."""
+    """The result of an attempt in doubt that became known after it was closed."""
     return f" It did, as {attempt.provider_message_id}." if attempt.provider_message_id else ""
 
 
@@ -110,7 +110,7 @@ def _as(provider_message_id: str | None) -> str:
 def _receipts(
     attempts: Sequence[DeliveryAttempt], events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent]
 ) -> list[Step]:
-    """What providers said, and whether it changed anything: only what raised the rank that the message had then."""
+    """The receipts, each with whether it changed the message: only one that raised its rank at that time did."""
     others = [(each.finished_at, _OUTCOME_RANKS[each.outcome]) for each in attempts if each.outcome in _OUTCOME_RANKS]
     others += [(each.created_at, _DEED_RANKS[each.kind]) for each in deeds if each.kind in _DEED_RANKS]
     turns = sorted((moment, rank) for moment, rank in others if moment is not None)
@@ -128,7 +128,7 @@ def _receipts(
 def _is_of_an_earlier_try(
     event: StoredReceipt, attempts: Sequence[DeliveryAttempt], deeds: Sequence[MessageEvent]
 ) -> bool:
-    """Whether it tells of the failure of an attempt after which there was another, or somebody had asked for one."""
+    """True for a failure of an attempt that was followed by another, or by a retry."""
     if event.status not in {MessageStatus.UNDELIVERED, MessageStatus.FAILED} or event.provider_message_id is None:
         return False
     named = (event.provider_type, event.provider_message_id)

@@ -1,11 +1,20 @@
 """The words of the service: every other file speaks this language, and this one imports nothing of ours."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 #: Where everything lives until an installation has tenants of its own.
 DEFAULT_TENANT_ID = 1
+
+#: The span of dates that can be stored: from the first of these, and before the second. It ends long before the years
+#: that Python or PostgreSQL alone can hold.
+EARLIEST_DATE, DATES_END = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
+
+
+def is_possible_date(moment: datetime) -> bool:
+    """True for an aware time within the span of dates that can be stored."""
+    return EARLIEST_DATE <= moment < DATES_END
 
 
 class KeyScope(StrEnum):

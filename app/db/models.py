@@ -28,7 +28,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from app.domain import AttemptOutcome, CallbackVerdict, Direction, MessageStatus, ParticipantRole
+from app.domain import (
+    DATES_END,
+    EARLIEST_DATE,
+    AttemptOutcome,
+    CallbackVerdict,
+    Direction,
+    MessageStatus,
+    ParticipantRole,
+)
 
 #: The revision of `app/db/migrations` that leaves these tables.
 REVISION = "20261127_02"
@@ -36,7 +44,6 @@ REVISION = "20261127_02"
 _IS_PENDING = text("due_at IS NOT NULL")
 #: Of a call: somebody may have to look at it, or look through it for an address.
 CALL_NEEDS_ATTENTION = text("(verdict <> 'taken' OR addresses = '{}'::text[])")
-_OLDEST, _NEWEST = "1970-01-01 00:00:00+00", "2101-01-01 00:00:00+00"
 
 
 class Base(DeclarativeBase):
@@ -215,7 +222,7 @@ class Message(Base):
         _is_name("channel"),
         _is_name("type"),
         _is_name("provider_type"),
-        CheckConstraint(f"sent_at >= '{_OLDEST}' AND sent_at < '{_NEWEST}'", name="sent_at"),
+        CheckConstraint(f"sent_at >= '{EARLIEST_DATE}' AND sent_at < '{DATES_END}'", name="sent_at"),
         CheckConstraint("length(provider_message_id) <= 512", name="provider_message_id"),
         Index(
             "uq_messages_provider_message_id",

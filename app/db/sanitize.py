@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, overload
 
+from app.domain import is_possible_date
+
 #: What no text there can hold: NUL, and halves of characters.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_OLDEST, _NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
 
 @overload
@@ -49,4 +50,4 @@ def storable_moment(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return aware if _OLDEST <= aware < _NEWEST else None
+    return aware if is_possible_date(aware) else None

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 
 from app.addresses import InvalidAddress, channel_address, email_address, phone_address
 from app.config import Settings
-from app.domain import Address
+from app.domain import Address, is_possible_date
 
 _LOOKS_LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -21,7 +21,6 @@ _LEAP = re.compile(
     re.ASCII,
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_OLDEST, _NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
 
 def without_nul(value: str) -> str:
@@ -57,7 +56,7 @@ def _utc(value: datetime) -> datetime:
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         moment = None
-    if moment is None or not _OLDEST <= moment < _NEWEST:
+    if moment is None or not is_possible_date(moment):
         raise ValueError("a time lies between the years 1970 and 2100")
     return moment
 

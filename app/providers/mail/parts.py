@@ -18,7 +18,8 @@ from email.policy import Compat32
 from email.utils import parsedate_to_datetime
 from encodings.aliases import aliases
 
-from app.db.sanitize import storable_moment, storable_text
+from app.db.sanitize import storable_text
+from app.domain import is_possible_date
 from app.providers.base import InboundFile
 
 #: As for forms, more parts than any sender needs. Each costs at least a kilobyte.
@@ -120,7 +121,7 @@ def time_of(value: str) -> datetime | None:
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return storable_moment(moment)
+    return moment if is_possible_date(moment) else None
 
 
 class _AsItCame(Compat32):

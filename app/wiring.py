@@ -19,8 +19,8 @@ from app.providers.registry import provider_registry
 from app.providers.simulated.in_process import SimulatedCarrier
 from app.routing import channels_served, route_of
 from app.services.accept.writer import MessageWriter
-from app.services.callbacks.call_log import CallLog
-from app.services.callbacks.events import CallbackItems
+from app.services.callbacks.callback_store import CallbackStore
+from app.services.callbacks.items import CallbackItems
 from app.services.callbacks.service import CallbackService
 from app.services.delivery.notifier import Notifier
 from app.services.limits.daily_caps import SpendGuard
@@ -111,7 +111,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         addresses = AddressBook(sessions, deadline_seconds=deadline)
         files = FileStore(sessions, settings.files_dir)
         events = await stack.enter_async_context(CallbackItems(engine, settings, writer, addresses, files))
-        calls = await stack.enter_async_context(CallLog(engine, settings))
+        calls = await stack.enter_async_context(CallbackStore(engine, settings))
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):
                 provider.connect(partial(events.accept, name))

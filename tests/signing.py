@@ -63,17 +63,18 @@ class SigningProvider(BaseProvider):
             raise CallbackRefused("The token is another one.")
         return token is not None
 
-    async def handshake(self, callback: Callback) -> Reply | None:
-        asked = dict(callback.query())
-        if callback.method != "GET":
-            return None
-        if asked.get("word") != "ours":
-            raise CallbackRefused("The word is another one.")
-        return Reply(asked["challenge"].encode(), "text/plain")
+    def parse(self, callback: Callback) -> Reply | Sequence[CallbackItem | Unread]:
+        if callback.method == "GET":
+            asked = dict(callback.query())
+            if asked.get("word") != "ours":
+                raise CallbackRefused("The word is another one.")
+            return Reply(asked["challenge"].encode(), "text/plain")
+        return items_of(callback)
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
-        said = json.loads(callback.body)
-        return [_event(each) for each in (said if isinstance(said, list) else [said])]
+
+def items_of(callback: Callback) -> list[CallbackItem | Unread]:
+    said = json.loads(callback.body)
+    return [_event(each) for each in (said if isinstance(said, list) else [said])]
 
 
 def _event(said: dict[str, Any]) -> CallbackItem | Unread:

@@ -16,8 +16,8 @@ from app.db.models import KeptCallback
 from app.db.paging import Page, rows_of_all
 from app.domain import CallbackVerdict
 from app.errors import ServiceError
-from app.services.callbacks.service import Judgement, Verification
-from app.services.callbacks.webhook_calls import call_of, list_calls
+from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
+from app.services.callbacks.service import CallbackResult, SignatureCheck
 from app.wiring import Services, running_services
 
 _ACTOR = "command line"
@@ -72,7 +72,7 @@ async def _run(url: str, settings: Settings, chosen: argparse.Namespace) -> int:
             return 0
         if chosen.action == "show":
             async with services.sessions() as session:
-                _show(await call_of(session, chosen.id))
+                _show(await get_callback(session, chosen.id))
             return 0
         if bool(chosen.ids) == chosen.all:
             print("Name the calls by their ids, or say --all.", file=sys.stderr)  # noqa: T201 - as above
@@ -90,7 +90,7 @@ async def _replay(services: Services, call: KeptCallback) -> tuple[str, str]:
     return found.verdict, f"{found.events} events  {_why(found)}"
 
 
-def _why(found: Judgement | Verification) -> str:
+def _why(found: CallbackResult | SignatureCheck) -> str:
     hints = f" (seen {found.seen}, expected {found.expected})" if found.expected else ""
     return f"{found.reason or ''}{hints}"
 
@@ -113,14 +113,14 @@ async def _calls(
     ids: list[int] = getattr(chosen, "ids", [])
     for call_id in ids:
         async with sessions() as session:
-            call = await call_of(session, call_id)
+            call = await get_callback(session, call_id)
         yield call
     if ids:
         return
 
     async def page_at(cursor: str | None) -> Page[KeptCallback]:
         async with sessions() as session:
-            return await list_calls(
+            return await list_callbacks(
                 session,
                 provider=chosen.provider,
                 verdict=CallbackVerdict(chosen.verdict) if chosen.verdict else None,

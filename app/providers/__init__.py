@@ -1,1 +1,1 @@
-"""Who carries messages: one file for each vendor, and the registry that names them."""
+"""Providers: one file for each vendor, the contract in `base`, and the registry."""

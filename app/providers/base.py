@@ -1,5 +1,4 @@
-"""What a provider is: one method that hands a message over, the ways to say that it could not, and, where the vendor
-calls back, one that reads what it says."""
+"""The contract of a provider: `send`, the failures that it raises, and the hooks that read the vendor's callbacks."""
 
 import asyncio
 import inspect
@@ -9,23 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
+
+from pydantic_core import from_json
 
 from app.domain import MessageStatus
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundMessage:
-    """What `send` is given. `from_address` and `to_address` are normalised; `attachments` are URLs.
+    """The argument of `send`. `from_address` and `to_address` are normalised; `attachments` are URLs.
 
-    `idempotency_key` is the same for every attempt of one message, and no other message ever has it: pass it on where
-    the vendor takes one, or as the reference that receipts carry back. `callback_url` is where its receipts are to
-    go, where the installation is reachable (`PUBLIC_URL`). `thread` is for mail: the Message-IDs of what was
-    said before, the latest last, as In-Reply-To and References have them. `give_up_at` is when, by the event loop's
-    clock, the worker stops waiting for `send` and takes the message for one in doubt: what is done before anything
-    leaves has to end well before that, as a `TemporaryFailure`.
+    `idempotency_key` is the same for every attempt of one message, and unique to it. Pass it on where the vendor
+    takes one, or as the reference that its receipts carry back. `callback_url` is the address for its receipts; None
+    without a `PUBLIC_URL`. `thread` is for mail: the Message-IDs of earlier mails, the latest last, for In-Reply-To
+    and References. `give_up_at` is the time, by the event loop's clock, at which the worker stops waiting for `send`
+    and takes the message for one in doubt. Work before the request has to end well before that, as a
+    `TemporaryFailure`.
     """
 
     message_id: int
@@ -44,20 +45,22 @@ class OutboundMessage:
 
 @dataclass(frozen=True, slots=True)
 class ProviderResult:
-    """The provider took the message. `provider_message_id` is its own id for it; one of more than 512 characters is
-    not kept, so its receipts have to carry our key."""
+    """The provider accepted the message. `provider_message_id` is the provider's own id of it.
+
+    An id of more than 512 characters is not kept: receipts have to carry our key then.
+    """
 
     provider_message_id: str | None = None
 
 
 class ProviderFailure(Exception):
-    """The provider did not take the message; the text is shown to whoever looks at the attempt."""
+    """The provider did not accept the message. The text is shown with the attempt."""
 
 
 class TemporaryFailure(ProviderFailure):
-    """Not now: the worker tries again, after `retry_after` seconds where the provider names a time.
+    """The worker retries, after `retry_after` seconds where the provider names a time.
 
-    `throttled` says that it was asked for too much, so that nothing else is handed to it for that time either.
+    `throttled` means that the provider got too many requests: it is paused for that time.
     """
 
     def __init__(self, detail: str, *, retry_after: float | None = None, throttled: bool = False) -> None:
@@ -67,16 +70,21 @@ class TemporaryFailure(ProviderFailure):
 
 
 class NotBegun(TemporaryFailure):
-    """A plain `def send` was never called, because none of its threads came free: the message did not leave, and
-    nothing is known of the provider."""
+    """A plain `def send` was never called, because all of its threads were busy.
+
+    The message did not leave, and nothing is known of the provider.
+    """
 
 
 class PermanentFailure(ProviderFailure):
-    """Not ever: the message ends as failed."""
+    """The message ends as failed, without a retry."""
 
 
 class CredentialsRefused(ProviderFailure):
-    """The provider refuses us (401, 403), not the message: it is paused, and its queue kept, until it is resumed."""
+    """The provider refuses our account (401, 403), not the message.
+
+    It is paused until it is resumed, and its messages stay queued.
+    """
 
 
 class UnknownOutcome(ProviderFailure):
@@ -85,12 +93,12 @@ class UnknownOutcome(ProviderFailure):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A provider's word on a message that it took, possibly late, twice, or before its own answer to `send`.
+    """A delivery status that a provider reports, possibly late, twice, or before its answer to `send`.
 
-    `event_id` tells events of one provider apart: a repeat has the same. The message is named by
-    `provider_message_id`, by `idempotency_key` (what `OutboundMessage` carried), or both. `status` is None where the
-    vendor's word, kept in `raw`, has no counterpart here. `recipient` is the address that it speaks of, as the vendor
-    writes it, so that it can be found when somebody's data is erased.
+    `event_id` identifies the report among those of its provider; a repeat has the same one. The message is named by
+    `provider_message_id`, by `idempotency_key` (of its `OutboundMessage`), or by both. `status` is None where the
+    vendor's word, which `raw` keeps, has no counterpart here. `recipient` is the address of the message as the vendor
+    writes it, by which the receipt is found when a person's data is erased.
     """
 
     event_id: str
@@ -105,7 +113,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class InboundFile:
-    """What hung on a mail that came in: its bytes, with the name and the media type that the sender gave it."""
+    """A file of an inbound mail, with the name and the media type that its sender gave it."""
 
     name: str
     content_type: str
@@ -114,12 +122,12 @@ class InboundFile:
 
 @dataclass(frozen=True, slots=True)
 class InboundMessage:
-    """A message that came in, with its addresses as the provider wrote them.
+    """An inbound message, with its addresses as the provider wrote them.
 
     An address that is neither a phone number nor an email address is written `kind:value`, such as `slack:C024BE91L`.
     `provider_message_id` has at most 512 characters, and is the same when the message comes again. `attachments` are
-    URLs or the vendor's names for what it keeps; `files` came along. `quoted` is what a mail repeats of those before
-    it, and stands in `body` no more.
+    URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
+    repeats earlier ones; `body` is without it.
     """
 
     provider_message_id: str
@@ -137,28 +145,31 @@ class InboundMessage:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """One of a callback's events that can't be read: the call is kept as it came, to be read again, and the other
-    events are taken all the same. `reason` says why, and quotes nothing of it."""
+    """A callback's item that can't be read.
+
+    The callback is kept as it came, to be replayed, and its other items are stored. `reason` quotes nothing of it.
+    """
 
     reason: str
 
 
 CallbackItem = Receipt | InboundMessage
-Sending = ProviderResult | Awaitable[ProviderResult]
 
 
-#: No vendor sends nearly as many, and whoever sends more has not been looked at yet.
+#: Far more than any vendor sends. Forms are read before their signature is checked.
 _MOST_FIELDS = 1_000
+#: In bytes; parsing more blocks the event loop for long enough to delay other requests.
+_LARGE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One call of a vendor, as it was made.
+    """A vendor's HTTP request to us, as it came.
 
-    `url` is the whole public address that the vendor called, with its query: what some of them sign. `headers` are as
-    they came, with names in lower case, each as often as it stood there; values are Latin-1. `received_at` is aware,
-    and is what `verify` measures a signature's age against: a call that was kept can be judged as when it came. One
-    that `is_kept` has only the hashes of what lets somebody in (`verification.hash_of`).
+    `url` is the whole public address of the request with its query, which some vendors sign. `headers` have names in
+    lower case and values in Latin-1; a repeated header stands there repeatedly. `received_at` is aware. `verify`
+    measures a signature's age against it, so that a kept callback can be verified again later.
+    A callback that `is_kept` has only the hashes of shared secrets (`verification.hash_of`).
     """
 
     method: str
@@ -169,10 +180,23 @@ class Callback:
     is_kept: bool = False
 
     def header(self, name: str) -> str | None:
-        """The value of a header that stands there exactly once; None otherwise, so that a second one can't be
-        smuggled in."""
+        """The value of a header that occurs exactly once; None otherwise. So no second one can be smuggled in."""
         values = [value for known, value in self.headers if known == name]
         return values[0] if len(values) == 1 else None
+
+    @property
+    def media_type(self) -> str:
+        """The media type of the body in lower case, without parameters; empty where the header is missing."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    @property
+    def is_large(self) -> bool:
+        """True for a body that has to be parsed in a thread."""
+        return len(self.body) > _LARGE
+
+    def json(self) -> Any:
+        """The body as JSON, without NaN and infinity. Raises `ValueError`."""
+        return from_json(self.body, allow_inf_nan=False)
 
     def query(self) -> list[tuple[str, str]]:
         """The parameters of the address, decoded, in order, blank ones too. Raises `ValueError`."""
@@ -189,10 +213,10 @@ class Callback:
 
 
 class CallbackRefused(Exception):
-    """A callback is not the vendor's: its signature is missing, wrong or out of date.
+    """A callback is not the vendor's: its signature is missing, wrong or out of date. The text says which.
 
-    The text says which. `seen` and `expected` are for whoever has to find the wrong setting: the beginnings of what
-    was shown and of what would have been right (`hint`), never a whole signature, never a secret.
+    `seen` and `expected` help to find a wrong setting. They are the beginnings of the signature that came and of the
+    right one (`hint`): never a whole signature, never a secret.
     """
 
     def __init__(self, reason: str, *, seen: str | None = None, expected: str | None = None) -> None:
@@ -202,119 +226,134 @@ class CallbackRefused(Exception):
 
 
 class CallbackUnverifiable(Exception):
-    """Whose a callback is can't be told, and the vendor is to call again: because of us, where a secret is not set or
-    can't be read, or because the vendor itself may leave its signature out by an error."""
+    """A callback can't be verified just now, and the vendor has to call again.
+
+    A secret is not set or can't be read, or a vendor leaves its signature out by an error of its own.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a vendor is answered."""
+    """Our answer to a callback."""
 
     content: bytes = b'{"status":"ok"}'
     media_type: str | None = "application/json"
     status: int = 200
 
 
-class BaseProvider(ABC):
-    """One vendor. Subclass it in a file of its own; a function `configured()` in that file enters it into
-    `provider_registry` under the file's name."""
+Sending = ProviderResult | Awaitable[ProviderResult]
+Parsed = Reply | Sequence[CallbackItem | Unread]
 
-    #: The channels that it carries, each with the kind of address at both ends: `phone`, `email`, or one of its own.
+
+class BaseProvider(ABC):
+    """One vendor. Subclass it in a file of its own.
+
+    A function `configured()` in that file enters the provider into `provider_registry` under the file's name.
+    """
+
+    #: The channels of the provider, each with its kind of address: `phone`, `email`, or one of its own.
     channels: ClassVar[Mapping[str, str]] = {}
-    #: Whether what it takes reaches nobody.
+    #: True where no message reaches a person.
     simulated: ClassVar[bool] = False
-    #: Whether a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
+    #: True where a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
     honours_idempotency_key: bool = False
-    #: Whether its receipts carry `idempotency_key` back, so that they tell of a `send` whose answer was lost.
+    #: True where receipts carry `idempotency_key` back, so that they tell the outcome of a `send` without an answer.
     receipts_carry_key: ClassVar[bool] = False
-    #: Whether it signs the address that it calls. That address has to be ours then (`PUBLIC_URL`), and not one that
-    #: whoever calls may choose.
+    #: True where signatures cover the address of the callback. Production requires `PUBLIC_URL` then: the Host header
+    #: of a forged request must not choose that address.
     signs_address: ClassVar[bool] = False
-    #: What a callback that was taken is answered with.
+    #: The answer to a callback that was stored.
     reply: ClassVar[Reply] = Reply()
     #: The largest callback, in bytes.
     largest_callback: ClassVar[int] = 1_000_000
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
-        """Why it could never take a message, told without asking the vendor: a sentence for each field that is to
-        blame (`from`, `to`, `body`, `attachments`); nothing where there is no reason that it knows.
+        """The reasons for which the vendor would never accept a message, as far as they are known without asking it.
 
-        Judged by the addresses, the body, the subject and the attachments alone. A preview shows it, and what is
-        refused here never comes to `send`.
+        A sentence for each field that is to blame (`from`, `to`, `body`, `attachments`), by the addresses, the body,
+        the subject and the attachments alone. A preview shows them; a refused message never comes to `send`.
         """
         return {}
 
     @abstractmethod
     def send(self, payload: OutboundMessage) -> Sending:
-        """Hand one message over, as `async def` or as plain `def` (which is run in a thread).
+        """Hand one message over, as `async def` or as plain `def`, which runs in a thread.
 
-        Returns once the provider has accepted it. Raises `TemporaryFailure`, `PermanentFailure`, `CredentialsRefused`
-        or `UnknownOutcome`; the worker obeys. Anything else that is raised counts as temporary.
+        Returns once the provider has accepted the message. Any other exception counts as temporary.
+
+        Raises:
+            TemporaryFailure: the worker retries.
+            PermanentFailure: the message has failed.
+            CredentialsRefused: the provider is paused.
+            UnknownOutcome: the message may have gone out.
         """
 
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
-        """What became of an earlier `send` whose answer was lost; None if the provider never got it.
+        """Ask for the result of an earlier `send` without an answer; None if the provider never got the message.
 
         Raises `NotImplementedError` where the vendor can't be asked.
         """
         raise NotImplementedError
 
-    def verify(self, callback: Callback) -> Awaitable[None] | None:
-        """Return if a callback is the vendor's, judged by its bytes before anything reads them.
+    def verify(self, callback: Callback) -> str | Awaitable[str | None] | None:
+        """Return if a callback is the vendor's. This hook sees the request before any other.
 
-        As plain `def`, or as `async def` where something has to be fetched for it, such as a certificate: what is
-        returned is awaited if it can be. Raises `CallbackUnverifiable` where a secret is not set, whatever the call
-        shows, `CallbackRefused`, and `NotImplementedError` where the vendor doesn't call back. What can't be read may
-        raise `ValueError`, and counts as refused.
+        The result is None where the signature covers the body. Where it covers only a token, the result is that
+        token. It is accepted with the items that it came with first, and with no others. A plain `def`, or an `async
+        def` where something has to be fetched, such as a certificate. A `ValueError` counts as refused.
+
+        Raises:
+            CallbackUnverifiable: a secret is not set; checked before anything else.
+            CallbackRefused: the callback is not the vendor's.
+            NotImplementedError: the vendor does not call back.
         """
         raise NotImplementedError
 
     def is_known_by_head(self, head: Callback) -> bool:
-        """Whether a call is the vendor's, as far as can be said before its body is read: `head` has none.
+        """Return True if the headers or the address prove that a callback is the vendor's; `head` has no body.
 
-        Asked of calls that turn out to be large, because only so many of strangers find room. What only the body can
-        tell, such as a signature over it, is no reason for True. Raises as `verify` does, which follows all the same.
+        Asked before a large body is read, because memory for the bodies of unknown callers is limited. A signature
+        over the body proves nothing yet. Raises as `verify` does, which follows in any case.
         """
         return False
 
-    async def signed_token(self, callback: Callback) -> str | None:
-        """What a genuine callback's signature covers, where that is a token and not the body: it is taken with the
-        events that it came with first, and with no others. None where the body is covered."""
-        return None
+    def parse(self, callback: Callback) -> Parsed | Awaitable[Parsed]:
+        """The items of a genuine callback, in its order; none where it does not concern us.
 
-    async def handshake(self, callback: Callback) -> Reply | None:
-        """The answer to a genuine call that only asks whether somebody is there; None for every other.
+        A callback that only asks for an answer, such as a handshake, gets a `Reply` instead, and nothing is stored.
+        The method runs in a thread where the body is large. It may return an awaitable, which is awaited on the event
+        loop, where the answer needs a request of its own.
 
-        Raises `CallbackRefused` where what it asks for must not be done.
-        """
-        return None
-
-    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
-        """What a genuine callback says, in its order; nothing where it is no concern of ours.
-
-        Raises `ValueError` for what can't be understood: it is kept as it came. Where that is one event of several,
-        it is `Unread` in its place, so that it costs no other.
+        Raises:
+            ValueError: the callback can't be read, and is kept as it came. Where that is one item of several, put an
+                `Unread` in its place.
+            CallbackRefused: the callback asks for something that must not be done.
+            CallbackUnverifiable: the vendor has to call again.
         """
         raise NotImplementedError
 
     def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
-        """What came in since an aware time, as an `async def` that yields: the earlier days first, each message as
-        its callback would have brought it.
+        """Yield the messages that came in since an aware time, as their callbacks would have brought them.
 
-        Raises `NotImplementedError` where the vendor can't be asked, and while it is gone through what `send` raises.
+        An `async def` that yields, the earlier days first. Raises `NotImplementedError` where the vendor can't be
+        asked; while it is iterated, what `send` raises.
         """
         raise NotImplementedError
 
-    async def close(self) -> None:  # noqa: B027 - most have nothing to give up
-        """Give up connections, when the process stops."""
+    async def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Close connections when the process stops."""
 
 
 async def send_through(provider: BaseProvider, payload: OutboundMessage, *, threads: int = 32) -> ProviderResult:
-    """Run `send`, whichever way it is written, without holding up the event loop or another provider.
+    """Run `send` without blocking the event loop or another provider.
 
-    A plain `def` runs in one of so many `threads`, which is settled at a provider's first call. Raises what `send`
-    raises, `UnknownOutcome` where it returns anything but a `ProviderResult`, `NotBegun` where it is cancelled before
-    a thread came free, and `PermanentFailure` instead for what the provider says beforehand that it refuses.
+    A plain `def` runs in a pool of `threads`, which is made at a provider's first call.
+
+    Raises:
+        PermanentFailure: `refusals` has a reason; `send` is not called.
+        NotBegun: cancelled before a thread was free.
+        UnknownOutcome: `send` returned something else than a `ProviderResult`.
+        ProviderFailure: as `send` raises it.
     """
     if refusals := provider.refusals(payload):
         raise PermanentFailure(" ".join(refusals.values()))
@@ -327,7 +366,7 @@ async def send_through(provider: BaseProvider, payload: OutboundMessage, *, thre
         try:
             answer = await asyncio.wrap_future(running)
         except asyncio.CancelledError:
-            if running.cancel():  # which it can't be any more once a thread has begun it
+            if running.cancel():  # impossible once a thread has begun it
                 raise NotBegun("It was not handed over: earlier calls had not come back.") from None
             raise
     result: object = await answer if isinstance(answer, Awaitable) else answer
@@ -340,7 +379,7 @@ def _send(provider: BaseProvider, payload: OutboundMessage) -> Sending:
     return provider.send(payload)
 
 
-#: A provider that blocks its threads has only its own to block.
+#: One pool each, so that a provider that blocks its threads blocks no other.
 _threads: WeakKeyDictionary[BaseProvider, ThreadPoolExecutor] = WeakKeyDictionary()
 
 

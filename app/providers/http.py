@@ -1,8 +1,8 @@
 """Any vendor with a plain HTTP API, described by settings instead of code (docs/providers.md).
 
-What is sent stands in templates. A placeholder in the address is encoded for an address, one in the body is a string
-of the JSON document or of the form, so that no text can be anything but a text there. What is answered and called
-back is read by paths such as `data.messages[0].id`. Calls are signed as Standard Webhooks are
+Requests are made of templates. A placeholder in the address is percent-encoded; one in the body is a string of the
+JSON document or of the form. So a text can't change the structure of a request. Answers and callbacks are read by
+paths such as `data.messages[0].id`. Callbacks are signed as Standard Webhooks
 (github.com/standard-webhooks/standard-webhooks, spec).
 """
 
@@ -36,11 +36,11 @@ from app.providers.base import (
     Unread,
 )
 from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
-from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.models import HttpVendorSettings
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
-#: What may stand in the path of an address.
+#: The placeholders in the path of an address.
 _NAMES_IN_A_PATH = {"from", "to", "reference"}
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _STEP = re.compile(r"[^.\[\]]+")
@@ -53,12 +53,12 @@ _REFUSED = {MessageStatus.FAILED, MessageStatus.UNDELIVERED, MessageStatus.EXPIR
 Path = Annotated[str, Field(pattern=r"^[^.\[\]]+(\.[^.\[\]]+|\[[0-9]+\])*$")]
 
 
-class HttpSettings(VendorSettings):
-    """Each as HTTP_ and its name."""
+class HttpSettings(HttpVendorSettings):
+    """Each setting as HTTP_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="HTTP_")
 
-    #: `https://sms.example/send?to={to}`; like the body it may hold a key.
+    #: `https://sms.example/send?to={to}`; like the body it may have a key in it.
     url: str | None = Field(None, repr=False)
     method: Literal["GET", "POST", "PUT"] = "POST"
     #: JSON: `{"Authorization": "Bearer ...", "Idempotency-Key": "{reference}"}`
@@ -66,22 +66,22 @@ class HttpSettings(VendorSettings):
     #: JSON: `{"to": "{to}", "message": {"text": "{body}", "media": "{attachments}"}}`
     body: dict[str, JsonValue] | None = Field(None, repr=False)
     body_as: Literal["json", "form"] = "json"
-    #: `sms` or `push:device`, a channel and, where that is not usual, the kind of its addresses; several with spaces.
+    #: `sms` or `push:device`: a channel and, for a channel of its own, the kind of its addresses; several with
+    #: spaces.
     channels: Annotated[dict[str, str], NoDecode] = Field(default_factory=lambda: {"sms": "phone"})
-    #: Whether a second request with the same reference sends nothing.
+    #: True where a second request with the same reference sends nothing.
     honours_reference: bool = False
-    timeout_seconds: float = Field(10, gt=0)
 
-    #: In the answer to a request: the vendor's id, its word for the status, what went wrong.
+    #: In the answer to a request: the vendor's id, its word for the status, the reason of an error.
     id_path: Path | None = None
     status_path: Path | None = None
     error_path: Path | None = None
     #: JSON, the vendor's words and ours: `{"DELIVRD": "delivered", "UNDELIV": "undelivered"}`
     statuses: dict[str, MessageStatus] = Field(default_factory=dict)
 
-    #: What its calls are signed with, `whsec_` and base64 or a text; while it is changed two with a space between.
+    #: The secret that signs callbacks, `whsec_` and base64 or a text; two with a space between during a rotation.
     secret: SecretStr | None = None
-    #: Where in a call there are several events; unset, the call is one, or a list of them.
+    #: The list of events in a callback; unset, the callback is one event, or a list of them.
     events_path: Path | None = None
     receipt_id_path: Path | None = None
     receipt_reference_path: Path | None = None
@@ -90,7 +90,7 @@ class HttpSettings(VendorSettings):
     inbound_from_path: Path | None = None
     inbound_to_path: Path | None = None
     inbound_body_path: Path | None = None
-    #: The channel of what comes in; unset, the first of HTTP_CHANNELS.
+    #: The channel of inbound messages; unset, the first of HTTP_CHANNELS.
     inbound_channel: str | None = None
 
     @field_validator("channels", mode="before")
@@ -134,20 +134,19 @@ class HttpSettings(VendorSettings):
         return body
 
 
-class GenericProvider(HttpProvider):
+class GenericProvider(HttpProvider[HttpSettings]):
     """A vendor that `HttpSettings` describe."""
 
     receipts_carry_key: ClassVar = True
 
     def __init__(self, settings: HttpSettings, client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._settings = settings
-        self.channels = settings.channels  # type: ignore[misc]  # those of other vendors are known beforehand
+        super().__init__(settings, client)
+        self.channels = settings.channels  # type: ignore[misc]  # the class variable of other vendors
         self.honours_idempotency_key = settings.honours_reference
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
         values = _values(payload, without=_prefix_of(self._settings.channels.get(payload.channel)))
-        # In a path they would lead elsewhere.
+        # In a path these would lead to another address.
         return {end: "There is no such address." for end in ("from", "to") if values[end] in {"", ".", ".."}}
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
@@ -201,14 +200,14 @@ class GenericProvider(HttpProvider):
         must_match(shown, [f"v1,{base64.b64encode(digest).decode()}" for digest in digests])
 
     def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
-        """One event or several, each a message that came in or a receipt, by the paths that find something in it."""
-        content = from_json(callback.body, allow_inf_nan=False)
+        """One event or several, each an inbound message or a receipt, by the paths that find a value in it."""
+        content = callback.json()
         found = _at(content, self._settings.events_path) if self._settings.events_path else content
         items = found if isinstance(found, list) else [found]
         id_ = callback.header("webhook-id") or ""
-        return [self._event(item, f"{id_}:{number}") for number, item in enumerate(items)]
+        return [self._item(item, f"{id_}:{number}") for number, item in enumerate(items)]
 
-    def _event(self, item: JsonValue, event_id: str) -> CallbackItem | Unread:
+    def _item(self, item: JsonValue, event_id: str) -> CallbackItem | Unread:
         settings = self._settings
 
         def find(path: str | None) -> str | None:
@@ -247,7 +246,7 @@ def _must_be_known(text: str, names: set[str]) -> str:
 
 
 def _prefix_of(kind: str | None) -> str:
-    """What addresses begin with here and not at the vendor: `device:`, but nothing for numbers and mail addresses."""
+    """The prefix of our addresses that the vendor's don't have: `device:`, or none for numbers and mail addresses."""
     return "" if kind is None or kind in _KINDS.values() else f"{kind}:"
 
 
@@ -264,7 +263,7 @@ def _values(payload: OutboundMessage, *, without: str) -> dict[str, JsonValue]:
 
 
 def _filled(template: Any, fill: Callable[[str], Any]) -> Any:
-    """A document with each of its strings filled in; its names stay as they are."""
+    """A document with each of its strings filled in; names stay as they are."""
     if isinstance(template, dict):
         return {name: _filled(value, fill) for name, value in template.items()}
     if isinstance(template, list):
@@ -273,9 +272,9 @@ def _filled(template: Any, fill: Callable[[str], Any]) -> Any:
 
 
 def _with_values(text: str, values: Mapping[str, JsonValue]) -> JsonValue:
-    """A string that is one placeholder becomes the value, which may be a list or null; within a longer one, its text.
+    """Fill a string in. One that is a placeholder becomes its value, which may be a list or null.
 
-    What is put in is not looked through for placeholders again.
+    Placeholders in a value are not filled in.
     """
     if whole := _PLACEHOLDER.fullmatch(text):
         return values[whole[1]]
@@ -283,14 +282,14 @@ def _with_values(text: str, values: Mapping[str, JsonValue]) -> JsonValue:
 
 
 def _joined(value: JsonValue) -> str:
-    """A value where only text has a place: nothing is empty, URLs have spaces between them."""
+    """A value as a text: null is empty, the URLs of a list have spaces between them."""
     if isinstance(value, list):
         return " ".join(map(_joined, value))
     return "" if value is None else str(value)
 
 
 def _document(content: bytes) -> JsonValue:
-    """What was answered; null where that is no JSON."""
+    """The JSON document in an answer; null for any other content."""
     try:
         document: JsonValue = from_json(content, allow_inf_nan=False)
     except ValueError:
@@ -299,7 +298,7 @@ def _document(content: bytes) -> JsonValue:
 
 
 def _at(document: JsonValue, path: str) -> JsonValue:
-    """What stands at a path, by names and indexes; null where there is nothing."""
+    """The value at a path of names and indexes; null where it is missing."""
     for step in _STEP.findall(path):
         if isinstance(document, dict):
             document = document.get(step)

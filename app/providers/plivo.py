@@ -5,9 +5,9 @@ Receipts: https://www.plivo.com/docs/messaging/api/message/message-status-callba
 What comes in: https://www.plivo.com/docs/messaging/api/message/handling-incoming
 Signatures: https://www.plivo.com/docs/messaging/concepts/signature-validation
 
-A long text may be reported part by part. The first part bears the id of the message, and its word counts: delivered
-is what its first part is. The other parts can say that something went wrong, until the first one has arrived, but not
-that all is well: receipts are judged one at a time, in whatever order they come.
+A long text may be reported part by part. The first part has the id of the message, and its status is that of the
+message. Another part can report a failure until the first part is delivered, but no success: receipts are stored one
+at a time, in any order.
 """
 
 import base64
@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasPath, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -32,13 +32,13 @@ from app.providers.base import (
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
+    ProviderFailure,
     ProviderResult,
     Receipt,
     Reply,
-    UnknownOutcome,
 )
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
-from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.http_client import HttpProvider, basic, outcome_of, reason_in
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorModel
 from app.providers.toolbox.verification import (
     first_secret,
     must_match,
@@ -67,32 +67,22 @@ _MEDIA = re.compile(r"Media([0-9]{1,3})", re.ASCII)
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class PlivoSettings(VendorSettings):
-    """Each as PLIVO_ and its name."""
+class PlivoSettings(HttpVendorSettings):
+    """Each setting as PLIVO_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="PLIVO_")
 
     auth_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
-    #: While it is changed two with a space between them, first the one to send with.
+    #: Two with a space between them during a rotation, first the one to send with.
     auth_token: SecretStr | None = None
-    api_url: str = Field("https://api.plivo.com", pattern=r"^https?://[^/]+$")
-    timeout_seconds: float = Field(10, gt=0)
+    api_url: ApiUrl = "https://api.plivo.com"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+class _Accepted(VendorModel):
+    id: _Id = Field(validation_alias=AliasPath("message_uuid", 0))
 
 
-class _Accepted(_Model):
-    message_uuid: list[_Id] = []
-    invalid_number: list[str] = []
-
-
-class _Refusal(_Model):
-    error: str
-
-
-class _ReceiptCall(_Model):
+class _ReceiptCallback(VendorModel):
     uuid: _Id = Field(alias="MessageUUID")
     parent: str = Field("", alias="ParentMessageUUID", max_length=256)
     part: str = Field("", alias="PartInfo", max_length=64)
@@ -101,7 +91,7 @@ class _ReceiptCall(_Model):
     recipient: str | None = Field(None, alias="To")
 
 
-class _MessageCall(_Model):
+class _MessageCallback(VendorModel):
     uuid: _Id = Field(alias="MessageUUID")
     sender: str = Field(alias="From")
     recipient: str = Field(alias="To")
@@ -110,19 +100,17 @@ class _MessageCall(_Model):
     body: str = Field("", alias="Body")
 
 
-class PlivoProvider(HttpProvider):
-    """An account at Plivo. It has no idempotency keys: what is in doubt is decided by its receipts, which carry our
-    reference in their address, or by the settings."""
+class PlivoProvider(HttpProvider[PlivoSettings]):
+    """An account at Plivo.
+
+    Plivo has no idempotency keys. A message in doubt is decided by its receipts, which carry our reference in their
+    address, or by the settings.
+    """
 
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
     signs_address: ClassVar = True
     reply: ClassVar[Reply] = Reply(b"<Response/>", "application/xml")
-
-    def __init__(self, settings: PlivoSettings, client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._settings = settings
-        self._url = f"{settings.api_url}/v1/Account/{settings.auth_id}/Message/"
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         message: dict[str, object] = {"src": payload.from_address, "dst": payload.to_address}
@@ -134,21 +122,13 @@ class PlivoProvider(HttpProvider):
         if payload.callback_url:
             message["url"] = with_reference(payload.callback_url, payload.idempotency_key)
             message["method"] = "POST"
-        request = self.client.build_request("POST", self._url, json=message, headers=self._headers())
-        response = await exchange(self.client, request)
-        if response.status_code == HTTPStatus.FORBIDDEN:  # on this address: no permission for that country
-            raise PermanentFailure(f"403 Forbidden - {_reason(response)}")
-        if failure := outcome_of(response, _reason(response)):
-            raise failure
-        try:
-            accepted = _Accepted.model_validate_json(response.content)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
-        if accepted.message_uuid:
-            return ProviderResult(accepted.message_uuid[0])
-        if accepted.invalid_number:
-            raise PermanentFailure(f"{response.status_code}, and nothing was sent: the number is invalid.")
-        raise UnknownOutcome(f"{response.status_code} without an id.")
+        settings = self._settings
+        url = f"{settings.api_url}/v1/Account/{settings.auth_id}/Message/"
+        authorization = basic(str(settings.auth_id), first_secret(settings.auth_token))
+        headers = {"Authorization": authorization, "Accept": "application/json"}
+        request = self.client.build_request("POST", url, json=message, headers=headers)
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(accepted.id)
 
     def verify(self, callback: Callback) -> None:
         tokens = secrets_in(PLIVO_AUTH_TOKEN=self._settings.auth_token)
@@ -165,25 +145,21 @@ class PlivoProvider(HttpProvider):
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
         if "Status" in fields:
             return [_receipt(fields, reference_in(callback.url))]
-        call = _MessageCall.model_validate(fields)
-        if call.type.lower() not in {"sms", "mms"}:
+        message = _MessageCallback.model_validate(fields)
+        if message.type.lower() not in {"sms", "mms"}:
             raise ValueError("It is not a text.")
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
         return [
             InboundMessage(
-                provider_message_id=call.uuid,
+                provider_message_id=message.uuid,
                 channel="sms",
-                type="mms" if media else call.type.lower(),
-                from_address=with_plus(call.sender),
-                to_address=with_plus(call.recipient),
-                body=call.text or call.body,
+                type="mms" if media else message.type.lower(),
+                from_address=with_plus(message.sender),
+                to_address=with_plus(message.recipient),
+                body=message.text or message.body,
                 attachments=[url for _, url in media],
             )
         ]
-
-    def _headers(self) -> dict[str, str]:
-        credentials = f"{self._settings.auth_id}:{first_secret(self._settings.auth_token)}".encode()
-        return {"Authorization": f"Basic {base64.b64encode(credentials).decode()}", "Accept": "application/json"}
 
 
 def configured() -> BaseProvider | None:
@@ -194,16 +170,22 @@ def configured() -> BaseProvider | None:
     return PlivoProvider(settings)
 
 
-def _reason(response: httpx.Response) -> str | None:
-    try:
-        return _Refusal.model_validate_json(response.content).error[:200]
-    except ValidationError:
-        return None
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    reason = reason_in(response, "error")
+    if response.status_code == HTTPStatus.FORBIDDEN:  # at this address: no permission for the recipient's country
+        return PermanentFailure(f"403 Forbidden - {reason}")
+    if failure := outcome_of(response, reason):
+        return failure
+    if reason_in(response, "invalid_number", 0) and not reason_in(response, "message_uuid", 0):
+        return PermanentFailure(f"{response.status_code}, and nothing was sent: the number is invalid.")
+    return None
 
 
 def _signed(callback: Callback) -> str:
-    """What is signed before the nonce: the address with its parameters by name, and the fields of a form by name.
-    Raises `ValueError`."""
+    """The signed text before the nonce: the address with its parameters by name, and a form's fields by name.
+
+    Raises `ValueError`.
+    """
     base = urlsplit(callback.url)._replace(query="", fragment="").geturl()
     query = "&".join(f"{name}={value}" for name, value in sorted(callback.query()))
     if callback.method == "GET":
@@ -215,20 +197,20 @@ def _signed(callback: Callback) -> str:
 
 
 def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
-    call = _ReceiptCall.model_validate(fields)
-    status = STATUSES.get(call.status.lower())
-    is_later_part = bool(call.parent) and call.parent != call.uuid
-    said = [] if call.error_code in _NO_ERROR else [f"error {call.error_code}"]
+    receipt = _ReceiptCallback.model_validate(fields)
+    status = STATUSES.get(receipt.status.lower())
+    is_later_part = bool(receipt.parent) and receipt.parent != receipt.uuid
+    said = [] if receipt.error_code in _NO_ERROR else [f"error {receipt.error_code}"]
     if is_later_part:
-        said.insert(0, f"part {call.part or 'of it'}: {call.status}")
+        said.insert(0, f"part {receipt.part or 'of it'}: {receipt.status}")
         if status in {MessageStatus.DELIVERED, MessageStatus.READ}:
             status = MessageStatus.SENT
     return Receipt(
-        event_id=f"{call.uuid}:{call.status}",
+        event_id=f"{receipt.uuid}:{receipt.status}",
         status=status,
-        provider_message_id=call.parent or call.uuid,
+        provider_message_id=receipt.parent or receipt.uuid,
         idempotency_key=reference,
         detail=", ".join(said) or None,
         raw=fields,
-        recipient=with_plus(call.recipient) if call.recipient else None,
+        recipient=with_plus(receipt.recipient) if receipt.recipient else None,
     )

@@ -5,16 +5,15 @@ Errors: https://postmarkapp.com/developer/api/overview#error-codes
 Events: https://postmarkapp.com/developer/webhooks/webhooks-overview
 Mail that comes in: https://postmarkapp.com/developer/webhooks/inbound-webhook
 
-It signs nothing. It shows what it was told to: a user and a password in the address, or a header of its webhooks.
+Postmark signs nothing. A callback has a shared secret instead: a password in the address, or a header of its own.
 """
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import from_json
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -28,18 +27,16 @@ from app.providers.base import (
     ProviderResult,
     Receipt,
     TemporaryFailure,
-    UnknownOutcome,
 )
 from app.providers.mail.inbound import postmark_inbound
-from app.providers.mail.outbound import Composer, Mail
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
-from app.providers.toolbox.settings import VendorSettings
-from app.providers.toolbox.times import EventTime
+from app.providers.mail.outbound import HttpMailProvider, Mail
+from app.providers.toolbox.http_client import outcome_of
+from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import must_be_secret, password_of, secrets_in
 
-#: By `RecordType`. What is missing (Click, SpamComplaint, SubscriptionChange) says nothing about where the mail is.
+#: By `RecordType`. The missing ones (Click, SpamComplaint, SubscriptionChange) do not change the status.
 STATUSES = {"Delivery": MessageStatus.DELIVERED, "Open": MessageStatus.READ}
-#: A bounce by its `Type`. What is missing is tried again, or is a machine's answer.
+#: A bounce by its `Type`. After the missing ones Postmark retries, or they are automatic answers.
 BOUNCES = {
     "HardBounce": MessageStatus.UNDELIVERED,
     "SoftBounce": MessageStatus.UNDELIVERED,
@@ -53,47 +50,46 @@ BOUNCES = {
     "TemplateRenderingFailed": MessageStatus.FAILED,
 }
 
-#: In this header a webhook may carry the secret, where it isn't the password of the address.
+#: The header with the shared secret, where that isn't the password in the address.
 TOKEN_HEADER = "x-webhook-token"  # noqa: S105 - a name
 
-_OK = 0
 _MAINTENANCE = 100
 _TOO_MANY_REQUESTS = 429
 #: A bad token, an account that is out of credit, pending, or may not send.
-_ABOUT_US = {10, 405, 412, 413}
-#: Under which our reference travels among a mail's metadata.
+_REFUSES_US = {10, 405, 412, 413}
+#: The name of our reference among a mail's metadata.
 _REFERENCE = "reference"
 _LONGEST_METADATA = 80
 
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
 
-
-class PostmarkSettings(VendorSettings):
-    """Each as POSTMARK_ and its name."""
+class PostmarkSettings(HttpVendorSettings):
+    """Each setting as POSTMARK_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="POSTMARK_")
 
     server_token: SecretStr | None = None
     message_stream: str = "outbound"
-    #: What its webhooks show; while it is changed two with a space between them.
+    #: The shared secret of its webhooks; two with a space between them during a rotation.
     webhook_token: SecretStr | None = None
-    api_url: str = Field("https://api.postmarkapp.com", pattern=r"^https?://[^/]+$")
-    timeout_seconds: float = Field(10, gt=0)
+    api_url: ApiUrl = "https://api.postmarkapp.com"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-
-class _Answer(_Model):
+class _Answer(VendorModel):
     error_code: int = Field(alias="ErrorCode")
     message: str = Field("", alias="Message")
-    message_id: _Id | None = Field(None, alias="MessageID")
+
+    def __str__(self) -> str:
+        return f"{self.error_code} {self.message}"[:200]
 
 
-class _Event(_Model):
+class _Accepted(VendorModel):
+    error_code: Literal[0] = Field(alias="ErrorCode")
+    message_id: VendorId = Field(alias="MessageID")
+
+
+class _Event(VendorModel):
     record_type: str = Field(alias="RecordType")
-    message_id: _Id | None = Field(None, alias="MessageID")
+    message_id: VendorId | None = Field(None, alias="MessageID")
     bounce_id: int | None = Field(None, alias="ID")
     bounce_type: str | None = Field(None, alias="Type")
     recipient: str | None = Field(None, alias="Recipient")
@@ -107,23 +103,11 @@ class _Event(_Model):
     metadata: dict[str, str] = Field({}, alias="Metadata")
 
 
-class PostmarkProvider(HttpProvider):
+class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
     """A client of Postmark's API, for one server."""
 
-    channels: ClassVar = {"email": "email"}
-    receipts_carry_key: ClassVar = True
     #: A mail of 35 MB, in base64.
     largest_callback: ClassVar = 50_000_000
-
-    def __init__(
-        self,
-        settings: PostmarkSettings | None = None,
-        client: httpx.AsyncClient | None = None,
-        composer: Composer | None = None,
-    ) -> None:
-        self._settings = settings or PostmarkSettings()
-        super().__init__(timeout_seconds=self._settings.timeout_seconds, client=client)
-        self._composer = composer or Composer()
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         mail = await self._composer.mail(payload)
@@ -137,31 +121,22 @@ class PostmarkProvider(HttpProvider):
                 "X-Postmark-Server-Token": self._settings.server_token.get_secret_value(),
             },
         )
-        response = await exchange(self.client, request)
-        answer = _answer(response)
-        if answer and (failure := _failure(answer)):
-            raise failure
-        if failure := outcome_of(response, _said(answer) if answer else None):
-            raise failure
-        if answer is None or answer.error_code != _OK or answer.message_id is None:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.")
-        return ProviderResult(answer.message_id)
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(accepted.message_id)
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(POSTMARK_WEBHOOK_TOKEN=self._settings.webhook_token)
         must_be_secret(callback.header(TOKEN_HEADER) or password_of(callback), secrets, callback)
 
     def is_known_by_head(self, head: Callback) -> bool:
-        self.verify(head)  # which looks at headers alone
+        self.verify(head)  # it needs the headers only
         return True
 
     def parse(self, callback: Callback) -> Sequence[CallbackItem]:
-        raw = from_json(callback.body, allow_inf_nan=False)
+        raw = callback.json()
         if not isinstance(raw, dict):
             raise ValueError("An event comes as an object.")
-        if "FromFull" in raw:
-            return postmark_inbound(raw)
-        return [_receipt(raw)]
+        return postmark_inbound(raw) if "FromFull" in raw else [_receipt(raw)]
 
 
 def configured() -> BaseProvider | None:
@@ -171,7 +146,7 @@ def configured() -> BaseProvider | None:
 
 
 def _submission(mail: Mail, reference: str, stream: str) -> dict[str, Any]:
-    # It replaces a Message-ID by its own, unless it is told not to.
+    # Postmark replaces a Message-ID by its own, unless the header X-PM-KeepID tells it not to.
     headers = {"Message-ID": mail.message_id, "X-PM-KeepID": "true", **mail.thread_headers}
     submission: dict[str, Any] = {
         "From": mail.sender,
@@ -196,27 +171,19 @@ def _submission(mail: Mail, reference: str, stream: str) -> dict[str, Any]:
     return submission
 
 
-def _answer(response: httpx.Response) -> _Answer | None:
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    """Read an answer by Postmark's own code, which says more than the status."""
     try:
-        return _Answer.model_validate_json(response.content)
+        answer = _Answer.model_validate_json(response.content)
     except ValidationError:
-        return None
-
-
-def _failure(answer: _Answer) -> ProviderFailure | None:
-    """What its own code means, whatever the status is; None where the status says it, too."""
-    text = _said(answer)
-    if answer.error_code in _ABOUT_US:
-        return CredentialsRefused(text)
+        return outcome_of(response)
+    if answer.error_code in _REFUSES_US:
+        return CredentialsRefused(str(answer))
     if answer.error_code == _MAINTENANCE:
-        return TemporaryFailure(text)
+        return TemporaryFailure(str(answer))
     if answer.error_code == _TOO_MANY_REQUESTS:
-        return TemporaryFailure(text, throttled=True)
-    return None
-
-
-def _said(answer: _Answer) -> str:
-    return f"{answer.error_code} {answer.message}"[:200]
+        return TemporaryFailure(str(answer), throttled=True)
+    return outcome_of(response, str(answer))
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

@@ -1,7 +1,7 @@
-"""The providers by name. One entry adds one: `provider_registry["twilio"] = TwilioProvider()`.
+"""The providers by name. An entry adds one: `provider_registry["twilio"] = TwilioProvider()`.
 
-A file in this package that has a function `configured()` is found by itself: the provider it returns is entered under
-the file's name, and None leaves it out, as where its settings are missing.
+A file in this package with a function `configured()` is found by its name. The function returns the provider, or None
+where its settings are missing.
 """
 
 import pkgutil

@@ -6,9 +6,8 @@ Their signature: https://www.twilio.com/docs/sendgrid/for-developers/tracking-ev
 Inbound Parse: https://www.twilio.com/docs/sendgrid/for-developers/parsing-email/setting-up-the-inbound-parse-webhook
 Its signature: https://www.twilio.com/docs/sendgrid/for-developers/parsing-email/securing-your-parse-webhooks
 
-Inbound Parse signs where it has a security policy; without one its address carries a secret, `?token=`. Events are
-JSON and mails are forms, and each is judged by its own secrets: who knows the one can't forge what the other vouches
-for.
+Inbound Parse signs where it has a security policy; without one its address has a secret, `?token=`. Events are JSON
+and mails are forms. Each kind is verified by its own secrets, so that one secret can't forge the other kind.
 """
 
 import asyncio
@@ -18,15 +17,14 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import httpx
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import from_json
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -38,6 +36,7 @@ from app.providers.base import (
     CallbackUnverifiable,
     OutboundMessage,
     PermanentFailure,
+    ProviderFailure,
     ProviderResult,
     Receipt,
     UnknownOutcome,
@@ -45,13 +44,12 @@ from app.providers.base import (
     hint,
 )
 from app.providers.mail.inbound import sendgrid_inbound
-from app.providers.mail.outbound import Composer, Mail
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
-from app.providers.toolbox.settings import VendorSettings
-from app.providers.toolbox.times import moment_of
+from app.providers.mail.outbound import HttpMailProvider, Mail
+from app.providers.toolbox.http_client import bearer, exchange, outcome_of, reason_in
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
-#: What is missing (deferred, click, spamreport, unsubscribe and others) says nothing about where the mail is.
+#: The missing ones (deferred, click, spamreport, unsubscribe and others) do not change the status.
 STATUSES = {
     "processed": MessageStatus.QUEUED,
     "delivered": MessageStatus.DELIVERED,
@@ -60,46 +58,39 @@ STATUSES = {
     "open": MessageStatus.READ,
 }
 
-#: SendGrid calls again for a day, with a mail for three, and doesn't say whether it signs anew.
+#: SendGrid retries events for a day and mails for three, and doesn't say whether it signs them again.
 RETRIED_FOR, MAIL_RETRIED_FOR = timedelta(hours=24), timedelta(hours=72)
-#: In bytes; judging more takes long enough for others to notice.
-_LARGE = 100_000
 SIGNATURE_HEADER = "x-twilio-email-event-webhook-signature"
 TIMESTAMP_HEADER = "x-twilio-email-event-webhook-timestamp"
-#: Under which our reference travels among a mail's custom arguments; events carry it at their top.
+#: The name of our reference among a mail's custom arguments; events have it at their top level.
 _REFERENCE = "reference"
-#: What an event's id of a mail has after the id that the answer to `send` gave.
+#: Begins the part of an event's `sg_message_id` that the id in the answer to `send` doesn't have.
 _AFTER_THE_ID = re.compile(r"\.(filter|recvd)")
-#: SendGrid refuses a mail without one (400).
+#: SendGrid refuses a mail without a subject (400).
 _NO_SUBJECT = "(no subject)"
 
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
 
-
-class SendgridSettings(VendorSettings):
-    """Each as SENDGRID_ and its name."""
+class SendgridSettings(HttpVendorSettings):
+    """Each setting as SENDGRID_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="SENDGRID_")
 
     api_key: SecretStr | None = None
-    #: The public key of the Signed Event Webhook, in base64; while it is changed two with a space between them.
+    #: The public key of the Signed Event Webhook, in base64; two with a space between them during a rotation.
     webhook_key: str | None = None
     #: The public key of the security policy of Inbound Parse, likewise.
     inbound_key: str | None = None
     #: The secret in the address of Inbound Parse, where it has no such policy, likewise.
     inbound_token: SecretStr | None = None
     #: https://api.eu.sendgrid.com for accounts of that region.
-    api_url: str = Field("https://api.sendgrid.com", pattern=r"^https?://[^/]+$")
-    timeout_seconds: float = Field(10, gt=0)
+    api_url: ApiUrl = "https://api.sendgrid.com"
 
 
-class _Event(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
+class _Event(VendorModel):
     event: str
-    sg_event_id: _Id | None = None
-    sg_message_id: _Id | None = None
-    reference: _Id | None = None
+    sg_event_id: VendorId | None = None
+    sg_message_id: VendorId | None = None
+    reference: VendorId | None = None
     email: str | None = None
     timestamp: int
     reason: str | None = None
@@ -107,37 +98,22 @@ class _Event(BaseModel):
     sg_machine_open: bool = False
 
 
-class SendgridProvider(HttpProvider):
+class SendgridProvider(HttpMailProvider[SendgridSettings]):
     """A client of SendGrid's v3 API."""
 
-    channels: ClassVar = {"email": "email"}
-    receipts_carry_key: ClassVar = True
     #: A mail of 30 MB, and the form around it.
     largest_callback: ClassVar = 35_000_000
 
-    def __init__(
-        self,
-        settings: SendgridSettings | None = None,
-        client: httpx.AsyncClient | None = None,
-        composer: Composer | None = None,
-    ) -> None:
-        self._settings = settings or SendgridSettings()
-        super().__init__(timeout_seconds=self._settings.timeout_seconds, client=client)
-        self._composer = composer or Composer()
-
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         mail = await self._composer.mail(payload)
-        assert self._settings.api_key is not None
         request = self.client.build_request(
             "POST",
             f"{self._settings.api_url}/v3/mail/send",
             json=_submission(mail, payload.idempotency_key),
-            headers={"Authorization": f"Bearer {self._settings.api_key.get_secret_value()}"},
+            headers={"Authorization": bearer(self._settings.api_key)},
         )
         response = await exchange(self.client, request)
-        if response.status_code == HTTPStatus.FORBIDDEN and _field(response) == "from":
-            raise PermanentFailure(f"403 {_reason(response)}")  # this sender is not verified; others are
-        if failure := outcome_of(response, _reason(response)):
+        if failure := _failure_of(response):
             raise failure
         id = response.headers.get("x-message-id", "")
         if not 0 < len(id) <= 512:
@@ -145,16 +121,15 @@ class SendgridProvider(HttpProvider):
         return ProviderResult(id)
 
     async def verify(self, callback: Callback) -> None:
-        settings = self._settings
         if not _is_mail(callback):
-            await _must_be_signed(callback, _public_keys("SENDGRID_WEBHOOK_KEY", settings.webhook_key), RETRIED_FOR)
+            keys = _public_keys("SENDGRID_WEBHOOK_KEY", self._settings.webhook_key)
+            await _must_be_signed(callback, keys, RETRIED_FOR)
         elif not self.is_known_by_head(callback):
-            await _must_be_signed(
-                callback, _public_keys("SENDGRID_INBOUND_KEY", settings.inbound_key), MAIL_RETRIED_FOR
-            )
+            keys = _public_keys("SENDGRID_INBOUND_KEY", self._settings.inbound_key)
+            await _must_be_signed(callback, keys, MAIL_RETRIED_FOR)
 
     def is_known_by_head(self, head: Callback) -> bool:
-        """A mail may be, by the token in its address; what is signed is so over its body."""
+        """True for a mail with the token in its address. Signatures cover the body."""
         settings = self._settings
         if not _is_mail(head) or (settings.inbound_key and not settings.inbound_token):
             return False
@@ -170,16 +145,23 @@ class SendgridProvider(HttpProvider):
     def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
         if _is_mail(callback):
             return sendgrid_inbound(callback)
-        items = from_json(callback.body, allow_inf_nan=False)
+        items = callback.json()
         if not isinstance(items, list):
             raise ValueError("Events come as a list.")
-        return [_event(item) for item in items]
+        return [_item(item) for item in items]
 
 
 def configured() -> BaseProvider | None:
     """The provider, where SENDGRID_API_KEY is set."""
     settings = SendgridSettings()
     return SendgridProvider(settings) if settings.api_key else None
+
+
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    reason = reason_in(response, "errors", 0, "message")
+    if response.status_code == HTTPStatus.FORBIDDEN and reason_in(response, "errors", 0, "field") == "from":
+        return PermanentFailure(f"403 {reason}")  # this sender is not verified; others are
+    return outcome_of(response, reason)
 
 
 def _submission(mail: Mail, reference: str) -> dict[str, Any]:
@@ -207,11 +189,11 @@ def _submission(mail: Mail, reference: str) -> dict[str, Any]:
 
 
 def _is_mail(callback: Callback) -> bool:
-    return (callback.header("content-type") or "").partition(";")[0].strip().lower() == "multipart/form-data"
+    return callback.media_type == "multipart/form-data"
 
 
 def _public_keys(name: str, setting: str | None) -> list[EllipticCurvePublicKey]:
-    """The keys in a setting of this name. Raises `CallbackUnverifiable` where it has none, or one can't be read."""
+    """The keys in the setting `name`. Raises `CallbackUnverifiable` where it has none, or one can't be read."""
     keys = []
     for written in (setting or "").split():
         try:
@@ -239,7 +221,7 @@ async def _must_be_signed(callback: Callback, keys: list[EllipticCurvePublicKey]
         signed = timestamp.encode() + callback.body
         return any(_is_signed_by(key, signature, signed) for key in keys)
 
-    if not (await asyncio.to_thread(is_genuine) if len(callback.body) > _LARGE else is_genuine()):
+    if not (await asyncio.to_thread(is_genuine) if callback.is_large else is_genuine()):
         raise CallbackRefused("The signature is not one of the key that is set.", seen=hint(written))
 
 
@@ -251,7 +233,7 @@ def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     return True
 
 
-def _event(raw: Any) -> Receipt | Unread:
+def _item(raw: Any) -> Receipt | Unread:
     try:
         return _receipt(_Event.model_validate(raw), raw)
     except ValidationError as error:
@@ -259,7 +241,7 @@ def _event(raw: Any) -> Receipt | Unread:
 
 
 def _receipt(event: _Event, raw: dict[str, Any]) -> Receipt:
-    # A mail program that loads pictures by itself has read nothing.
+    # `sg_machine_open`: a mail program has loaded the pictures by itself.
     status = None if event.sg_machine_open else STATUSES.get(event.event)
     return Receipt(
         event_id=event.sg_event_id or f"{event.sg_message_id}:{event.event}:{event.timestamp}",
@@ -271,19 +253,3 @@ def _receipt(event: _Event, raw: dict[str, Any]) -> Receipt:
         raw=raw,
         recipient=event.email,
     )
-
-
-def _reason(response: httpx.Response) -> str | None:
-    return _of_the_first_error(response, "message")
-
-
-def _field(response: httpx.Response) -> str | None:
-    """The field of the request that an error is about, where it is about one."""
-    return _of_the_first_error(response, "field")
-
-
-def _of_the_first_error(response: httpx.Response, name: str) -> str | None:
-    try:
-        return str(from_json(response.content)["errors"][0][name])[:200]
-    except (ValueError, TypeError, KeyError, IndexError):
-        return None

@@ -5,20 +5,20 @@ Events: https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sn
 without a configuration set https://docs.aws.amazon.com/ses/latest/dg/notification-contents.html
 Mail that comes in: https://docs.aws.amazon.com/ses/latest/dg/receiving-email-notifications-contents.html
 
-SES gives every mail a Message-ID of its own in place of ours, which the mail therefore names among its References.
+SES replaces our Message-ID by one of its own, so the mail names ours among its References.
 """
 
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from pydantic_settings import SettingsConfigDict
 
@@ -33,19 +33,16 @@ from app.providers.base import (
     ProviderResult,
     Receipt,
     Reply,
-    TemporaryFailure,
-    UnknownOutcome,
 )
 from app.providers.mail.inbound import ses_inbound
-from app.providers.mail.outbound import Composer
+from app.providers.mail.outbound import Composer, HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.toolbox.settings import VendorSettings
-from app.providers.toolbox.sns import Notification, SnsTopics, notification_in
-from app.providers.toolbox.times import UtcTime
+from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, UtcTime, VendorId, VendorModel
+from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription, notification_in
 
-#: What is missing (Click, Complaint, DeliveryDelay, Subscription) says nothing about where the mail is. A bounce is
-#: the end also where it is called transient: SES has tried again by then.
+#: The missing ones (Click, Complaint, DeliveryDelay, Subscription) do not change the status. A transient bounce is an
+#: end state, too: it comes after SES's own retries.
 STATUSES = {
     "Send": MessageStatus.SENT,
     "Delivery": MessageStatus.DELIVERED,
@@ -55,23 +52,23 @@ STATUSES = {
     "Rendering Failure": MessageStatus.FAILED,
 }
 
-#: Whatever the status is: the first two speak of the account, the others of the moment.
-_ABOUT_US = {"AccountSuspendedException", "SendingPausedException", "ConfigurationSetDoesNotExistException"}
-_TOO_MUCH = {"TooManyRequestsException", "LimitExceededException", "ThrottlingException", "Throttling"}
-#: Where an event keeps what only its kind has.
+#: Errors of the account, with any status.
+_REFUSES_US = {"AccountSuspendedException", "SendingPausedException", "ConfigurationSetDoesNotExistException"}
+#: Too many requests, with any status.
+_THROTTLED = {"TooManyRequestsException", "LimitExceededException", "ThrottlingException", "Throttling"}
+#: The field with the details of an event, where it isn't the name of the kind in lower case.
 _DETAILS = {"DeliveryDelay": "deliveryDelay", "Rendering Failure": "failure"}
-#: Comes once, when events are first sent to a topic.
+#: A test message, which comes once for a new topic.
 _TOPIC_WORKS = "Successfully validated SNS topic for Amazon SES event publishing."
-#: Under which our reference travels among a mail's tags.
+#: The name of our reference among a mail's tags.
 _REFERENCE = "reference"
 _TAG = re.compile(r"[A-Za-z0-9_.@-]{1,256}")
 
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
 _TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
 
 
-class SesSettings(VendorSettings):
-    """Each as SES_ and its name."""
+class SesSettings(HttpVendorSettings):
+    """Each setting as SES_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="SES_")
 
@@ -79,45 +76,32 @@ class SesSettings(VendorSettings):
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
-    #: Events are published by configuration set.
+    #: SES publishes the events of the mails in a configuration set.
     configuration_set: str | None = None
-    #: The topics whose notifications are ours, with a space between them.
+    #: Our topics, with a space between them.
     topic_arn: str = ""
     #: Unset: https://email.<region>.amazonaws.com.
-    api_url: str | None = Field(None, pattern=r"^https?://[^/]+$")
-    timeout_seconds: float = Field(10, gt=0)
+    api_url: ApiUrl | None = None
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+class _Accepted(VendorModel):
+    id: VendorId = Field(alias="MessageId")
 
 
-class _Accepted(_Model):
-    id: _Id = Field(alias="MessageId")
+class _Mail(VendorModel):
+    id: VendorId = Field(alias="messageId")
+    destination: list[str] = Field(default_factory=list)
+    tags: dict[str, list[str]] = Field(default_factory=dict)
 
 
-class _Mail(_Model):
-    id: _Id = Field(alias="messageId")
-    destination: list[str] = []
-    tags: dict[str, list[str]] = {}
-
-
-class SesProvider(HttpProvider):
+class SesProvider(HttpMailProvider[SesSettings]):
     """A client of the SES v2 API, in one region."""
 
-    channels: ClassVar = {"email": "email"}
-    receipts_carry_key: ClassVar = True
-
     def __init__(
-        self,
-        settings: SesSettings | None = None,
-        client: httpx.AsyncClient | None = None,
-        composer: Composer | None = None,
+        self, settings: SesSettings, client: httpx.AsyncClient | None = None, composer: Composer | None = None
     ) -> None:
-        self._settings = settings or SesSettings()
-        super().__init__(timeout_seconds=self._settings.timeout_seconds, client=client)
-        self._composer = composer or Composer()
-        self._topics = SnsTopics(self._settings.topic_arn.split())
+        super().__init__(settings, client, composer)
+        self._topics = SnsTopics(settings.topic_arn.split())
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
         ends = {"from": payload.from_address, "to": payload.to_address}
@@ -135,23 +119,18 @@ class SesProvider(HttpProvider):
             submission["EmailTags"] = [{"Name": _REFERENCE, "Value": payload.idempotency_key}]
         if self._settings.configuration_set:
             submission["ConfigurationSetName"] = self._settings.configuration_set
-        response = await exchange(self.client, self._request(json.dumps(submission).encode()))
-        if failure := _failure(response):
-            raise failure
-        try:
-            return ProviderResult(_Accepted.model_validate_json(response.content).id)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        request = self._request(json.dumps(submission).encode())
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(accepted.id)
 
     async def verify(self, callback: Callback) -> None:
         await self._topics.verify(callback, self.client)
 
-    async def handshake(self, callback: Callback) -> Reply | None:
-        """Confirms the subscription of a topic that is set."""
-        return self.reply if await self._topics.subscribe(callback, self.client) else None
-
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: Callback) -> Sequence[CallbackItem] | Awaitable[Reply]:
+        """An event or a mail. The subscription of a topic that is set is confirmed, which takes a request to SNS."""
         notification = notification_in(callback)
+        if notification.type == "SubscriptionConfirmation":
+            return self._confirmed(notification)
         if notification.type != "Notification" or notification.message.startswith(_TOPIC_WORKS):
             return []
         raw = from_json(notification.message, allow_inf_nan=False)
@@ -160,6 +139,10 @@ class SesProvider(HttpProvider):
         if raw.get("notificationType") == "Received":
             return ses_inbound(raw)
         return [_receipt(raw, notification)]
+
+    async def _confirmed(self, notification: Notification) -> Reply:
+        await confirm_subscription(notification, self.client)
+        return self.reply
 
     def _request(self, body: bytes) -> httpx.Request:
         settings = self._settings
@@ -186,25 +169,17 @@ def configured() -> BaseProvider | None:
     )
 
 
-def _failure(response: httpx.Response) -> ProviderFailure | None:
-    """What an answer means: the error's name first, then its status."""
+def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+    """Read an answer by the error's name, which says more than the status."""
     name = response.headers.get("x-amzn-errortype", "").partition(":")[0]
-    failure = outcome_of(response, " ".join(part for part in (name, _reason(response)) if part))
+    failure = outcome_of(response, " ".join(part for part in (name, reason_in(response, "message")) if part))
     if failure is None:
         return None
-    if name in _TOO_MUCH:
-        wait = retry_after(response.headers, datetime.now(UTC))
-        return TemporaryFailure(str(failure), retry_after=wait, throttled=True)
-    if name in _ABOUT_US or response.status_code == HTTPStatus.NOT_FOUND:
+    if name in _THROTTLED:
+        return temporary_failure(response, str(failure), throttled=True)
+    if name in _REFUSES_US or response.status_code == HTTPStatus.NOT_FOUND:
         return CredentialsRefused(str(failure))
     return failure
-
-
-def _reason(response: httpx.Response) -> str:
-    try:
-        return str(from_json(response.content)["message"])[:200]
-    except (ValueError, TypeError, KeyError):
-        return ""
 
 
 def _receipt(raw: dict[str, Any], notification: Notification) -> Receipt:
@@ -228,13 +203,13 @@ def _receipt(raw: dict[str, Any], notification: Notification) -> Receipt:
 
 
 def _detail(details: dict[str, Any]) -> str | None:
-    """The other server's own words, or what SES calls it."""
+    """The text of the recipient's mail server, or else SES's own."""
     for list_name in ("bouncedRecipients", "delayedRecipients"):
         recipients = details.get(list_name)
         if isinstance(recipients, list) and recipients and isinstance(recipients[0], dict):
-            words = recipients[0].get("diagnosticCode")
-            if isinstance(words, str):
-                return words
+            text = recipients[0].get("diagnosticCode")
+            if isinstance(text, str):
+                return text
     names = ("smtpResponse", "reason", "errorMessage", "bounceSubType", "complaintFeedbackType", "delayType")
     return next((value for name in names if isinstance(value := details.get(name), str)), None)
 

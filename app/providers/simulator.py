@@ -73,7 +73,7 @@ class _InboundBody(_Model):
 _CALLBACK = TypeAdapter(list[dict[str, Any]])
 
 
-class SimulatorProvider(HttpProvider):
+class SimulatorProvider(HttpProvider[SimulatorSettings]):
     """A client of the carrier simulator at `SIMULATOR_URL`. `close` it; a `client` from outside stays open."""
 
     channels: ClassVar = {"sms": "phone", "email": "email"}
@@ -82,7 +82,7 @@ class SimulatorProvider(HttpProvider):
 
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
+        super().__init__(settings, client)
         self._url = httpx.URL(f"{(settings.url or '').rstrip('/')}/messages")  # parsed once, not for every message
         self.honours_idempotency_key = settings.honours_idempotency_key
 

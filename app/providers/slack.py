@@ -5,9 +5,9 @@ What it calls back with: https://docs.slack.dev/reference/events/message
 Signatures: https://docs.slack.dev/authentication/verifying-requests-from-slack
 Escaping: https://docs.slack.dev/messaging/formatting-message-text
 
-An app is `slack:A024BE7LH`, by its app id. Who it talks to is a channel or a direct message, `slack:C024BE91L`, or a
-thread in one, `slack:C024BE91L/1503435956.000247`. Slack waits three seconds for the answer to a call, calls again up
-to three times, and does not say whether a message was read.
+An app is `slack:A024BE7LH`, by its app id. At the other end is a channel or a direct message, `slack:C024BE91L`, or a
+thread in one, `slack:C024BE91L/1503435956.000247`. Slack waits three seconds for our reply to a callback, and retries
+it up to three times. It does not report whether a message was read.
 """
 
 import hashlib
@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import from_json
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from app.providers.base import (
@@ -38,14 +37,14 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
-from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of
+from app.providers.toolbox.models import HttpVendorSettings, VendorModel
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
-#: Answered with 200 and `ok: false`, like all errors but 429.
+#: These come with status 200 and `ok: false`, like all errors but 429.
 THROTTLED = {"ratelimited", "rate_limited", "message_limit_exceeded"}
 TEMPORARY = {"service_unavailable", "team_added_to_org", "request_timeout"}
-#: Slack says of these that a part of what was asked for may have been done.
+#: After these, Slack says, a part of the request may have been carried out.
 IN_DOUBT = {"internal_error", "fatal_error"}
 REFUSES_US = {
     "access_denied",
@@ -64,13 +63,13 @@ REFUSES_US = {
     "token_revoked",
     "two_factor_setup_required",
 }
-#: The kinds of messages that somebody wrote; others tell of edits, deletions, and who came and went.
+#: The kinds of messages that a person or an app wrote. Others report edits, deletions, arrivals and departures.
 _WRITTEN = {None, "bot_message", "file_share", "me_message", "thread_broadcast"}
 _MENTION_OR_MESSAGE = {"message", "app_mention"}
 
 _KIND = "slack:"
 _ADDRESS = re.compile(r"slack:([A-Z0-9]{2,40})(?:/([0-9]{1,12}\.[0-9]{1,9}))?")
-#: What is longer is cut off without a word.
+#: Slack cuts a longer text off without an error.
 _LONGEST_TEXT = 40_000
 _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 #: A link stands between < and >, with | before its title.
@@ -80,51 +79,46 @@ _Id = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,40}$")]
 _Timestamp = Annotated[str, Field(pattern=r"^[0-9]{1,11}\.[0-9]{1,9}$")]
 
 
-class SlackSettings(VendorSettings):
-    """Each as SLACK_ and its name."""
+class SlackSettings(HttpVendorSettings):
+    """Each setting as SLACK_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="SLACK_")
 
     #: `xoxb-...`, with the scope `chat:write`.
     bot_token: SecretStr | None = None
-    #: `A024BE7LH`: what its messages are sent from, as `slack:A024BE7LH`.
+    #: `A024BE7LH`: the sender of its messages is `slack:A024BE7LH`.
     app_id: str | None = Field(None, pattern=r"^[A-Z0-9]{2,40}$")
-    #: What its calls are signed with; while it is changed two with a space between them.
+    #: The secret that signs callbacks; two with a space between them during a rotation.
     signing_secret: SecretStr | None = None
     api_url: str = Field("https://slack.com/api", pattern=r"^https?://[^/]+(/[^/]+)*$")
-    timeout_seconds: float = Field(10, gt=0)
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+class _Metadata(VendorModel):
+    messages: list[str] = Field(default_factory=list)
 
 
-class _Metadata(_Model):
-    messages: list[str] = []
-
-
-class _Answer(_Model):
+class _Answer(VendorModel):
     ok: bool
     error: str | None = None
     response_metadata: _Metadata = _Metadata()
 
 
-class _Posted(_Model):
+class _Accepted(VendorModel):
     channel: _Id
     ts: _Timestamp
 
 
-class _File(_Model):
+class _File(VendorModel):
     id: str
     url_private: str | None = None
 
 
-class _Event(_Model):
+class _Event(VendorModel):
     type: str
     subtype: str | None = None
 
 
-class _Message(_Model):
+class _Message(VendorModel):
     hidden: bool = False
     channel: _Id
     user: str | None = None
@@ -132,30 +126,26 @@ class _Message(_Model):
     text: str = ""
     ts: _Timestamp
     thread_ts: _Timestamp | None = None
-    files: list[_File] = []
+    files: list[_File] = Field(default_factory=list)
 
 
-class _Authorization(_Model):
+class _Authorization(VendorModel):
     user_id: str | None = None
     is_bot: bool = False
 
 
-class _Call(_Model):
+class _Callback(VendorModel):
     type: str
     api_app_id: _Id | None = None
     challenge: str | None = None
     event: dict[str, Any] | None = None
-    authorizations: list[_Authorization] = []
+    authorizations: list[_Authorization] = Field(default_factory=list)
 
 
-class SlackProvider(HttpProvider):
+class SlackProvider(HttpProvider[SlackSettings]):
     """An app in a workspace."""
 
     channels: ClassVar = {"slack": "slack"}
-
-    def __init__(self, settings: SlackSettings, client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._settings = settings
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
         refused: dict[str, str] = {}
@@ -168,21 +158,14 @@ class SlackProvider(HttpProvider):
         return refused
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        token = self._settings.bot_token
         headers = {
-            "Authorization": f"Bearer {token.get_secret_value() if token else ''}",
+            "Authorization": bearer(self._settings.bot_token),
             "Content-Type": "application/json; charset=utf-8",  # it warns where the charset is missing
         }
         url = f"{self._settings.api_url}/chat.postMessage"
         request = self.client.build_request("POST", url, json=_written(payload), headers=headers)
-        response = await exchange(self.client, request)
-        if failure := _failure_of(response):
-            raise failure
-        try:
-            posted = _Posted.model_validate_json(response.content)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
-        return ProviderResult(f"{posted.channel}:{posted.ts}")
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(f"{accepted.channel}:{accepted.ts}")
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(SLACK_SIGNING_SECRET=self._settings.signing_secret)
@@ -192,32 +175,25 @@ class SlackProvider(HttpProvider):
         signed = f"v0:{timestamp}:".encode() + callback.body
         must_match([shown], [f"v0={hmac.new(secret, signed, hashlib.sha256).hexdigest()}" for secret in secrets])
 
-    async def handshake(self, callback: Callback) -> Reply | None:
-        try:
-            call = _call_in(callback)
-        except ValueError:
-            return None
-        if call.type != "url_verification":
-            return None
-        if not _CHALLENGE.fullmatch(call.challenge or ""):
-            raise CallbackRefused("Its challenge is none.")
-        return Reply((call.challenge or "").encode(), "text/plain")
-
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
-        """What somebody wrote. A mention of the app comes twice, as two events about one message, and is one."""
-        call = _call_in(callback)
-        if call.type != "event_callback":
+    def parse(self, callback: Callback) -> Reply | Sequence[CallbackItem]:
+        """A message, or a handshake. A mention of the app comes as two events with one message."""
+        content = _Callback.model_validate(callback.json())
+        if content.type == "url_verification":
+            if not _CHALLENGE.fullmatch(content.challenge or ""):
+                raise CallbackRefused("It has no valid challenge.")
+            return Reply((content.challenge or "").encode(), "text/plain")
+        if content.type != "event_callback":
             return []
-        if call.event is None or call.api_app_id is None:
+        if content.event is None or content.api_app_id is None:
             raise ValueError("an event is about something")
-        event = _Event.model_validate(call.event)
+        event = _Event.model_validate(content.event)
         if event.type not in _MENTION_OR_MESSAGE or event.subtype not in _WRITTEN:
             return []
-        message = _Message.model_validate(call.event)
-        ourselves = {each.user_id for each in call.authorizations if each.is_bot and each.user_id}
-        if message.hidden or message.app_id == call.api_app_id or message.user in ourselves:
+        message = _Message.model_validate(content.event)
+        ourselves = {each.user_id for each in content.authorizations if each.is_bot and each.user_id}
+        if message.hidden or message.app_id == content.api_app_id or message.user in ourselves:
             return []
-        return [_inbound(message, call.api_app_id)]
+        return [_inbound(message, content.api_app_id)]
 
 
 def configured() -> BaseProvider | None:
@@ -238,13 +214,13 @@ def _written(payload: OutboundMessage) -> dict[str, object]:
 
 
 def _text(payload: OutboundMessage) -> str:
-    """The body with links below it, escaped, so that it calls nobody and links nowhere."""
+    """The body with links below it, escaped: a text can mention no person and contain no link of its own."""
     links = [f"<{link.translate(_IN_A_LINK)}>" for link in payload.attachments]
     return "\n".join(part for part in (html.escape(payload.body, quote=False), *links) if part)
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:
-    """What an answer means: with 200, the vendor's own word for it."""
+    """Read an answer: an error usually comes with status 200 and Slack's own word for it."""
     if failure := outcome_of(response):
         return failure
     try:
@@ -266,14 +242,10 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     return PermanentFailure(detail)
 
 
-def _call_in(callback: Callback) -> _Call:
-    return _Call.model_validate(from_json(callback.body, allow_inf_nan=False))
-
-
 def _inbound(message: _Message, app_id: str) -> InboundMessage:
     in_thread = message.thread_ts is not None and message.thread_ts != message.ts  # else it begins one
     return InboundMessage(
-        # The message's own id: an event has one of its own, which differs where one message makes two events.
+        # The message's own id: that of the event differs where one message comes as two events.
         provider_message_id=f"{message.channel}:{message.ts}",
         channel="slack",
         type="slack",

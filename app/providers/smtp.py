@@ -1,6 +1,6 @@
 """Mail through any server that speaks SMTP (RFC 5321, RFC 6409).
 
-There are no receipts: `sent` means that the server took the mail on. Bounces go to the sender's mailbox.
+There are no receipts: `sent` means that the server accepted the mail. Bounces go to the sender's mailbox.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.mail.outbound import Composer, Mail
-from app.providers.toolbox.http_client import CONNECT_SECONDS
-from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.models import VendorSettings
+from app.providers.toolbox.transport import CONNECT_SECONDS
 
-#: Servers end idle sessions after minutes (RFC 5321, 4.5.3.2.7); some are in more of a hurry.
+#: Servers end idle sessions after minutes (RFC 5321, 4.5.3.2.7), some of them sooner.
 IDLE_SECONDS = 20.0
 
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
-#: Replies that are about us, not about the message: log in first, mechanism too weak, wrong password, encrypt first.
-_ABOUT_US = {530, 534, 535, 538}
+#: Replies about our account: log in first, mechanism too weak, wrong password, encrypt first.
+_REFUSES_US = {530, 534, 535, 538}
 _STARTS_WITH_A_DOT = re.compile(rb"^\.", re.MULTILINE)
 _LONGEST_REASON = 200
 
@@ -57,14 +57,14 @@ class SmtpSettings(VendorSettings):
     port: int | None = Field(None, ge=1, le=65535)
     username: str | None = None
     password: SecretStr | None = None
-    #: With `starttls` a server that doesn't offer TLS is sent nothing, the password included.
+    #: With `starttls` a server without TLS gets nothing, and no password either.
     security: Literal["starttls", "tls", "none"] = "starttls"
-    #: For everything up to the last byte of a mail. The server's word on it may take longer.
+    #: For the session up to the last byte of a mail. The server's reply to it may take longer.
     timeout_seconds: float = Field(8, gt=0)
 
 
 class SmtpProvider(BaseProvider):
-    """A client of one SMTP server. Sessions are used again; `close` ends them."""
+    """A client of one SMTP server. Sessions are reused; `close` ends them."""
 
     channels: ClassVar = {"email": "email"}
 
@@ -80,7 +80,7 @@ class SmtpProvider(BaseProvider):
         self._idle: list[tuple[float, AbstractEventLoop, SMTP]] = []
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        """As promised by `BaseProvider`; the provider's id of a mail is its Message-ID, which we give it."""
+        """As promised by `BaseProvider`. The provider's id of a mail is its Message-ID, which is ours."""
         mail = await self._composer.mail(payload)
         content = _STARTS_WITH_A_DOT.sub(b"..", await mail.encoded())
         session: SMTP | None = None
@@ -95,7 +95,7 @@ class SmtpProvider(BaseProvider):
             await _finish(session)
         except BaseException:
             if session is not None:
-                session.close()  # whatever it is in the middle of
+                session.close()  # its state is unknown
             raise
         self._idle.append((time.monotonic(), asyncio.get_running_loop(), session))
         return ProviderResult(mail.message_id)
@@ -107,7 +107,7 @@ class SmtpProvider(BaseProvider):
             session.close()
 
     async def _session(self) -> SMTP:
-        """A session that is ready for a mail: the one that was used last, if it still answers, or a new one."""
+        """A session that is ready for a mail: the last one used, if it still answers, or a new one."""
         loop, now = asyncio.get_running_loop(), time.monotonic()
         while self._idle:
             since, its_loop, session = self._idle.pop()
@@ -118,7 +118,7 @@ class SmtpProvider(BaseProvider):
                     await session.rset(timeout=CONNECT_SECONDS)
                     return session
             except (OSError, SMTPException):
-                pass  # it was too old; a new one tells what is wrong, if anything is
+                pass  # it was too old; a new one shows any other trouble
             session.close()
         return await self._new_session()
 
@@ -149,7 +149,7 @@ def configured() -> BaseProvider | None:
 
 
 async def _begin(session: SMTP, mail: Mail) -> None:
-    """Everything up to the server's `354`: after it, the mail may follow."""
+    """Send the commands up to the server's `354`, after which the mail may follow."""
     options: list[str] = []
     if mail.needs_smtputf8:
         if not session.supports_extension("smtputf8"):
@@ -164,9 +164,9 @@ async def _begin(session: SMTP, mail: Mail) -> None:
 
 
 async def _write(session: SMTP, content: bytes) -> None:
-    """The mail, and no end to it yet: until then the server has nothing that it could deliver.
+    """Write the mail without its end: until then the server has no mail to deliver.
 
-    The library's own `data` writes both at once, so that nobody could tell which of them was lost.
+    The library's own `data` writes both at once, so that the outcome of a lost connection would be unknown.
     """
     protocol = session.protocol
     if protocol is None or protocol.transport is None:
@@ -177,13 +177,13 @@ async def _write(session: SMTP, content: bytes) -> None:
 
 
 async def _finish(session: SMTP) -> None:
-    """The dot that hands the mail over, and what the server says to it."""
+    """Send the dot that hands the mail over, and read the server's reply."""
     protocol = session.protocol
     try:
         if protocol is None:
             raise SMTPServerDisconnected("Connection lost")
         protocol.write(b".\r\n")
-    except SMTPServerDisconnected as error:  # so it never left
+    except SMTPServerDisconnected as error:  # so the mail never left
         raise _failure(error) from error
     try:
         response = await protocol.read_response()
@@ -194,15 +194,15 @@ async def _finish(session: SMTP) -> None:
 
 
 def _failure(error: Exception) -> ProviderFailure:
-    """What it means that a mail was not handed over."""
+    """The failure that an error before the end of the mail means."""
     text = _told(error)
     if isinstance(error, SMTPResponseException) and 400 <= error.code < 600:
-        if error.code in _ABOUT_US:
+        if error.code in _REFUSES_US:
             return CredentialsRefused(text)
         if error.code < 500:
             return TemporaryFailure(text)
-        about_us = isinstance(error, SMTPAuthenticationError | SMTPConnectResponseError | SMTPHeloError)
-        return CredentialsRefused(text) if about_us else PermanentFailure(text)
+        refuses_us = isinstance(error, SMTPAuthenticationError | SMTPConnectResponseError | SMTPHeloError)
+        return CredentialsRefused(text) if refuses_us else PermanentFailure(text)
     if isinstance(error, OSError | TimeoutError | SMTPTimeoutError | SMTPServerDisconnected):
         return TemporaryFailure(f"The mail server can't be reached, or broke off: {text}")
     return TemporaryFailure(text)

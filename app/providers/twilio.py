@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import structlog
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -35,11 +35,10 @@ from app.providers.base import (
     Receipt,
     Reply,
     TemporaryFailure,
-    UnknownOutcome,
     hint,
 )
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, temporary_failure
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import (
     first_secret,
     must_match,
@@ -65,60 +64,55 @@ STATUSES = {
     "canceled": MessageStatus.CANCELED,
 }
 
-#: Of the moment, whatever the status of the answer is: too many requests, the sender's queue full, and what Twilio
-#: rather tells in a receipt, once it has the message: queue overflow, congestion, the limit of a 10DLC campaign or
-#: of a channel, no answer from the carrier.
+#: Temporary with any status: too many requests, the sender's queue is full. The others come in receipts: queue
+#: overflow, congestion, the limit of a 10DLC campaign or of a channel, no answer from the carrier.
 TEMPORARY_ERRORS = {20429, 21611, 30001, 30017, 30022, 30410, 63018}
-#: What is wrong with one message or its addresses, also where the status of the answer is one that refuses us.
+#: Errors of one message or its addresses, also with a status that refuses our account.
 PERMANENT_ERRORS = {
     *(21211, 21408, 21606, 21608, 21610, 21612, 21614, 21617, 21620, 21623),
     *(30003, 30004, 30005, 30006, 30007, 30008, 30019, 30032, 30034, 63016),
 }
 _TOO_MANY_REQUESTS = 20429
 
-#: A page of the list: fifty messages of up to 1,600 characters, each of which may be escaped.
+#: A page of the list has fifty messages of up to 1,600 characters, each of which may be escaped.
 _PAGE_SIZE = 50
 _LARGEST_PAGE = 2_000_000
 _DAY = timedelta(days=1)
 _MEDIA = re.compile(r"MediaUrl([0-9]{1,3})", re.ASCII)
-#: Names the key and the algorithm, in calls that are signed with a shared key.
+#: Names the key and the algorithm of a callback that is signed with a shared key.
 _SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
 _ALGORITHMS = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
 _Rfc2822 = Annotated[AwareDatetime, BeforeValidator(lambda written: parsedate_to_datetime(written))]
 
 
-class TwilioSettings(VendorSettings):
-    """Each as TWILIO_ and its name. Requests are made with the API key where there is one; calls are always signed
-    with the auth token, or with a shared key."""
+class TwilioSettings(HttpVendorSettings):
+    """Each setting as TWILIO_ and its name.
+
+    Requests use the API key where there is one. Callbacks are always signed with the auth token or a shared key.
+    """
 
     model_config = SettingsConfigDict(env_prefix="TWILIO_")
 
     account_sid: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
-    #: While it is changed two with a space between them, first the one to send with.
+    #: Two with a space between them during a rotation, first the one to send with.
     auth_token: SecretStr | None = None
     api_key: str | None = None
     api_secret: SecretStr | None = None
     #: The secrets of webhook shared keys, for accounts that sign with those.
     shared_keys: SecretStr | None = None
-    #: The service whose rules (opt-out, compliance, its senders) hold for what is sent.
+    #: The service whose rules (opt-out, compliance, senders) apply to the messages.
     messaging_service_sid: str | None = None
-    api_url: str = Field("https://api.twilio.com", pattern=r"^https?://[^/]+$")
-    timeout_seconds: float = Field(10, gt=0)
+    api_url: ApiUrl = "https://api.twilio.com"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+class _Accepted(VendorModel):
+    sid: VendorId
 
 
-class _Accepted(_Model):
-    sid: _Id
-
-
-class _ReceiptCall(_Model):
-    sid: _Id = Field(alias="MessageSid")
+class _ReceiptCallback(VendorModel):
+    sid: VendorId = Field(alias="MessageSid")
     status: str = Field(alias="MessageStatus", min_length=1, max_length=64)
     recipient: str | None = Field(None, alias="To")
     error_code: str = Field("", alias="ErrorCode")
@@ -126,22 +120,22 @@ class _ReceiptCall(_Model):
     done: str = Field("", alias="RawDlrDoneDate", max_length=64)
 
 
-class _MessageCall(_Model):
-    sid: _Id = Field(alias="MessageSid")
+class _MessageCallback(VendorModel):
+    sid: VendorId = Field(alias="MessageSid")
     sender: str = Field(alias="From")
     recipient: str = Field(alias="To")
     body: str = Field("", alias="Body")
 
 
-class _Refusal(_Model):
+class _Refusal(VendorModel):
     code: int
     message: str = ""
 
 
-class _Listed(_Model):
-    """A message of the list, as far as it is needed to tell whether it came in."""
+class _Listed(VendorModel):
+    """A message of the list, with the fields of an inbound one."""
 
-    sid: _Id
+    sid: VendorId
     direction: str
     sender: str | None = Field(None, alias="from")
     to: str | None = None
@@ -150,22 +144,25 @@ class _Listed(_Model):
     date_sent: _Rfc2822 | None = None
 
 
-class _Page(_Model):
+class _Page(VendorModel):
     messages: list[dict[str, Any]]
     next_page_uri: str | None = None
 
 
-class _Medium(_Model):
+class _Medium(VendorModel):
     uri: str
 
 
-class _Media(_Model):
+class _Media(VendorModel):
     media_list: list[_Medium]
 
 
-class TwilioProvider(HttpProvider):
-    """An account at Twilio. It has no idempotency keys: what is in doubt is decided by its receipts, which carry our
-    reference in their address, or by the settings."""
+class TwilioProvider(HttpProvider[TwilioSettings]):
+    """An account at Twilio.
+
+    Twilio has no idempotency keys. A message in doubt is decided by its receipts, which carry our reference in their
+    address, or by the settings.
+    """
 
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
@@ -173,13 +170,12 @@ class TwilioProvider(HttpProvider):
     reply: ClassVar[Reply] = Reply(b"<Response/>", "text/xml")
 
     def __init__(self, settings: TwilioSettings, client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._settings = settings
+        super().__init__(settings, client)
         self._account = f"/2010-04-01/Accounts/{settings.account_sid}"
-        self._headers = {"Authorization": f"Basic {_credentials(settings)}", "Accept": "application/json"}
+        self._headers = {"Authorization": _authorization(settings), "Accept": "application/json"}
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        # With a service the sender is named all the same: the answer has to come to the conversation's own number.
+        # The sender is named with a service, too: answers have to come to the conversation's own number.
         form: dict[str, str | list[str]] = {"To": payload.to_address, "From": payload.from_address}
         if self._settings.messaging_service_sid:
             form["MessagingServiceSid"] = self._settings.messaging_service_sid
@@ -191,13 +187,8 @@ class TwilioProvider(HttpProvider):
             form["StatusCallback"] = with_reference(payload.callback_url, payload.idempotency_key)
         url = f"{self._settings.api_url}{self._account}/Messages.json"
         request = self.client.build_request("POST", url, data=form, headers=self._headers)
-        response = await exchange(self.client, request)
-        if failure := _failure_of(response):
-            raise failure
-        try:
-            return ProviderResult(_Accepted.model_validate_json(response.content).sid)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(accepted.sid)
 
     def verify(self, callback: Callback) -> None:
         if _is_by_shared_key(callback):
@@ -222,11 +213,11 @@ class TwilioProvider(HttpProvider):
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
         if "MessageStatus" in fields:
             return [_receipt(fields, reference_in(callback.url))]
-        call = _MessageCall.model_validate(fields)
-        if not _is_text(call.sender, call.recipient):
+        message = _MessageCallback.model_validate(fields)
+        if not _is_text(message.sender, message.recipient):
             raise ValueError("It is not a text.")
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
-        return [_inbound(call.sid, call.sender, call.recipient, call.body, [url for _, url in media])]
+        return [_inbound(message.sid, message.sender, message.recipient, message.body, [url for _, url in media])]
 
     async def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
         day = since.astimezone(UTC).date()
@@ -243,7 +234,7 @@ class TwilioProvider(HttpProvider):
             day += _DAY
 
     async def _listed(self, written: dict[str, Any]) -> InboundMessage | None:
-        """A message of the list, if it is a text that came in."""
+        """The inbound text in an entry of the list; None for another entry."""
         try:
             listed = _Listed.model_validate(written)
         except ValidationError:
@@ -285,16 +276,14 @@ def configured() -> BaseProvider | None:
     return TwilioProvider(settings)
 
 
-def _credentials(settings: TwilioSettings) -> str:
+def _authorization(settings: TwilioSettings) -> str:
     if settings.api_key is not None and settings.api_secret is not None:
-        name, secret = settings.api_key, settings.api_secret.get_secret_value()
-    else:
-        name, secret = str(settings.account_sid), first_secret(settings.auth_token)
-    return base64.b64encode(f"{name}:{secret}".encode()).decode()
+        return basic(settings.api_key, settings.api_secret.get_secret_value())
+    return basic(str(settings.account_sid), first_secret(settings.auth_token))
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:
-    """What an answer means; Twilio's own code has more to say than the status."""
+    """Read an answer by Twilio's own code, which says more than the status."""
     if response.is_success:
         return None
     try:
@@ -303,8 +292,7 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
         return outcome_of(response)
     detail = f"{refusal.code} {refusal.message[:200]}".strip()
     if refusal.code in TEMPORARY_ERRORS:
-        wait = retry_after(response.headers, datetime.now(UTC))
-        return TemporaryFailure(detail, retry_after=wait, throttled=refusal.code == _TOO_MANY_REQUESTS)
+        return temporary_failure(response, detail, throttled=refusal.code == _TOO_MANY_REQUESTS)
     if refusal.code in PERMANENT_ERRORS:
         return PermanentFailure(detail)
     return outcome_of(response, detail)
@@ -315,7 +303,7 @@ def _is_by_shared_key(callback: Callback) -> bool:
 
 
 def _algorithm_named(callback: Callback) -> str:
-    """The algorithm that a call names; it does so only where it is signed with a shared key."""
+    """The algorithm of a callback; only one that is signed with a shared key names it."""
     if not _is_by_shared_key(callback):
         return "HMAC_SHA1"
     for part in only_header(callback, _SETTINGS_HEADER).split(","):
@@ -326,7 +314,7 @@ def _algorithm_named(callback: Callback) -> str:
 
 
 def _urls_signed(url: str) -> list[str]:
-    """The address without its port and with it: Twilio signs now one, now the other. Raises `ValueError`."""
+    """The address without its port and with it: Twilio signs either. Raises `ValueError`."""
     parts = urlsplit(url)
     host = parts.netloc.removesuffix(f":{parts.port}")
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -334,8 +322,10 @@ def _urls_signed(url: str) -> list[str]:
 
 
 def _fields_signed(callback: Callback) -> str:
-    """What is signed after the address: the fields of a form, by name, each value once; nothing for a body whose hash
-    stands in the address. Raises `CallbackRefused` where it is another hash, and `ValueError`."""
+    """The part of the signed text after the address: the fields of a form by name, each value once.
+
+    Nothing for a body whose hash is in the address. Raises `CallbackRefused` for another hash, and `ValueError`.
+    """
     hashes = parse_qs(urlsplit(callback.url).query).get("bodySHA256")
     if hashes:
         body = hashlib.sha256(callback.body).hexdigest()
@@ -346,23 +336,23 @@ def _fields_signed(callback: Callback) -> str:
 
 
 def _is_text(*addresses: str) -> bool:
-    """The addresses of other channels have that in front: whatsapp:, messenger:, rcs:."""
+    """False for addresses of other channels, which have a prefix: whatsapp:, messenger:, rcs:."""
     return not any(":" in address for address in addresses)
 
 
 def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
-    call = _ReceiptCall.model_validate(fields)
-    said = f"{call.error_code} {call.error_message}".strip()
-    if call.status == "partially_delivered":
+    receipt = _ReceiptCallback.model_validate(fields)
+    said = f"{receipt.error_code} {receipt.error_message}".strip()
+    if receipt.status == "partially_delivered":
         said = said or "only in part"
     return Receipt(
-        event_id=":".join(part for part in (call.sid, call.status, call.done) if part),
-        status=STATUSES.get(call.status),
-        provider_message_id=call.sid,
+        event_id=":".join(part for part in (receipt.sid, receipt.status, receipt.done) if part),
+        status=STATUSES.get(receipt.status),
+        provider_message_id=receipt.sid,
         idempotency_key=reference,
         detail=said or None,
         raw=fields,
-        recipient=call.recipient,
+        recipient=receipt.recipient,
     )
 
 

@@ -4,8 +4,8 @@ Sending: https://developer.vonage.com/en/api/messages
 What it calls back with: https://developer.vonage.com/en/messages/concepts/messages-status-callbacks
 Signatures: https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
 
-The two kinds of JWT are made and read here: RS256 for what we send, HS256 for what comes. Each is ten lines, and code
-that knows one algorithm can't be talked into another one, nor into none.
+Both kinds of JWT are written here: RS256 for our requests, HS256 for callbacks. Each takes ten lines, and code that
+knows one algorithm can't be tricked into another one, or into none.
 """
 
 import base64
@@ -14,7 +14,7 @@ import hmac
 import mimetypes
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import to_json
 from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -42,13 +42,10 @@ from app.providers.base import (
     ProviderFailure,
     ProviderResult,
     Receipt,
-    TemporaryFailure,
-    UnknownOutcome,
     hint,
 )
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.toolbox.settings import VendorSettings
-from app.providers.toolbox.times import EventTime
+from app.providers.toolbox.http_client import HttpProvider, outcome_of, temporary_failure
+from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorModel
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
 
 STATUSES = {
@@ -59,13 +56,13 @@ STATUSES = {
     "rejected": MessageStatus.FAILED,
 }
 
-#: Throttled, and an error of their own: of the moment, whatever the status of the answer is.
+#: Throttled, and an error of Vonage's own: temporary with any status.
 TEMPORARY_ERRORS = {"1000", "1030"}
 _THROTTLED = "1000"
 
-#: Vonage calls again for a day, and doesn't say whether it signs anew.
+#: Vonage retries a callback for a day, and doesn't say whether it signs it again.
 RETRIED_FOR = timedelta(hours=24)
-#: Signing takes half a millisecond, so that a token serves many requests; it ends well after it is last used.
+#: Signing takes half a millisecond, so a token is used for many requests. It expires well after its last use.
 _TOKEN_SECONDS = 300
 _TOKEN_LIFETIME_SECONDS = 900
 _MEDIA = ("image", "audio", "video", "file", "vcard")
@@ -73,22 +70,21 @@ _MEDIA = ("image", "audio", "video", "file", "vcard")
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class VonageSettings(VendorSettings):
-    """Each as VONAGE_ and its name."""
+class VonageSettings(HttpVendorSettings):
+    """Each setting as VONAGE_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="VONAGE_")
 
     application_id: str | None = None
-    #: The application's private key as PEM, line breaks written as they are or as \\n, or the path of a file with it.
+    #: The application's private key as PEM, with line breaks or \\n, or the path of a file with it.
     private_key: SecretStr | None = None
-    #: What its calls are signed with; while it is changed two with a space between them.
+    #: The secret that signs callbacks; two with a space between them during a rotation.
     signature_secret: SecretStr | None = None
-    api_url: str = Field("https://api.nexmo.com", pattern=r"^https?://[^/]+$")
-    timeout_seconds: float = Field(10, gt=0)
+    api_url: ApiUrl = "https://api.nexmo.com"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True, coerce_numbers_to_str=True)
+class _Model(VendorModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
 
 class _Accepted(_Model):
@@ -118,7 +114,7 @@ class _Claims(_Model):
     payload_hash: str
 
 
-class _StatusCall(_Model):
+class _ReceiptCallback(_Model):
     message_uuid: _Id
     status: str = Field(min_length=1, max_length=64)
     to: str | None = None
@@ -132,7 +128,7 @@ class _Medium(_Model):
     caption: str | None = None
 
 
-class _MessageCall(_Model):
+class _MessageCallback(_Model):
     message_uuid: _Id
     channel: str
     sender: str = Field(alias="from")
@@ -144,20 +140,21 @@ class _MessageCall(_Model):
     video: _Medium | None = None
     file: _Medium | None = None
     vcard: _Medium | None = None
-    content: list[_Medium] = []
+    content: list[_Medium] = Field(default_factory=list)
 
 
-class VonageProvider(HttpProvider):
-    """An application at Vonage. It has no idempotency keys: what is in doubt is decided by its receipts, which carry
-    our reference as `client_ref`, or by the settings."""
+class VonageProvider(HttpProvider[VonageSettings]):
+    """An application at Vonage.
+
+    Vonage has no idempotency keys. A message in doubt is decided by its receipts, which carry our reference as
+    `client_ref`, or by the settings.
+    """
 
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
 
     def __init__(self, settings: VonageSettings, client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._settings = settings
-        self._url = f"{settings.api_url}/v1/messages"
+        super().__init__(settings, client)
         self._token = ""
         self._token_until = 0.0
 
@@ -171,15 +168,11 @@ class VonageProvider(HttpProvider):
         }
         if payload.callback_url:
             message["webhook_url"] = payload.callback_url
-        headers = {"Authorization": f"Bearer {self._bearer()}", "Accept": "application/json"}
-        request = self.client.build_request("POST", self._url, json=message, headers=headers)
-        response = await exchange(self.client, request)
-        if failure := _failure_of(response):
-            raise failure
-        try:
-            return ProviderResult(_Accepted.model_validate_json(response.content).message_uuid)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        url = f"{self._settings.api_url}/v1/messages"
+        headers = {"Authorization": f"Bearer {self._jwt()}", "Accept": "application/json"}
+        request = self.client.build_request("POST", url, json=message, headers=headers)
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(accepted.message_uuid)
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
@@ -205,12 +198,12 @@ class VonageProvider(HttpProvider):
             raise CallbackRefused("The body is another one.", seen=hint(claims.payload_hash), expected=hint(body))
 
     def parse(self, callback: Callback) -> Sequence[CallbackItem]:
-        call = from_json(callback.body, allow_inf_nan=False)
-        if isinstance(call, dict) and "status" in call:
-            return [_receipt(call)]
-        return [_inbound(_MessageCall.model_validate(call))]
+        content = callback.json()
+        if isinstance(content, dict) and "status" in content:
+            return [_receipt(content)]
+        return [_inbound(_MessageCallback.model_validate(content))]
 
-    def _bearer(self) -> str:
+    def _jwt(self) -> str:
         """A JWT for this application. Raises `CredentialsRefused` where its key can't be read."""
         now = time.time()
         if now >= self._token_until:
@@ -247,7 +240,7 @@ def _private_key(settings: VonageSettings) -> RSAPrivateKey:
 
 
 def _content(payload: OutboundMessage) -> dict[str, object]:
-    """A text, or media with the text below the first. What a medium is says the ending of its address."""
+    """A text, or media with the text below the first one. The ending of an address tells the kind of its medium."""
     media: list[dict[str, str]] = [{"url": url} for url in payload.attachments]
     if not media:
         return {"message_type": "text", "text": payload.body}
@@ -269,7 +262,7 @@ def _kind(url: str) -> str:
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:
-    """What an answer means; Vonage's own code has more to say than the status."""
+    """Read an answer by Vonage's own code, which says more than the status."""
     if response.is_success:
         return None
     try:
@@ -277,8 +270,7 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     except ValidationError:
         return outcome_of(response)
     if problem.code in TEMPORARY_ERRORS:
-        wait = retry_after(response.headers, datetime.now(UTC))
-        return TemporaryFailure(str(problem), retry_after=wait, throttled=problem.code == _THROTTLED)
+        return temporary_failure(response, str(problem), throttled=problem.code == _THROTTLED)
     return outcome_of(response, str(problem))
 
 
@@ -292,31 +284,31 @@ def _from_base64url(written: str) -> bytes:
 
 
 def _receipt(written: dict[str, Any]) -> Receipt:
-    call = _StatusCall.model_validate(written)
+    receipt = _ReceiptCallback.model_validate(written)
     return Receipt(
-        event_id=f"{call.message_uuid}:{call.status}",
-        status=STATUSES.get(call.status),
-        provider_message_id=call.message_uuid,
-        idempotency_key=call.client_ref,
-        detail=str(call.error) or None if call.error else None,
-        occurred_at=call.timestamp,
+        event_id=f"{receipt.message_uuid}:{receipt.status}",
+        status=STATUSES.get(receipt.status),
+        provider_message_id=receipt.message_uuid,
+        idempotency_key=receipt.client_ref,
+        detail=str(receipt.error) or None if receipt.error else None,
+        occurred_at=receipt.timestamp,
         raw=written,
-        recipient=with_plus(call.to) if call.to else None,
+        recipient=with_plus(receipt.to) if receipt.to else None,
     )
 
 
-def _inbound(call: _MessageCall) -> InboundMessage:
-    if call.channel not in {"sms", "mms"}:
+def _inbound(message: _MessageCallback) -> InboundMessage:
+    if message.channel not in {"sms", "mms"}:
         raise ValueError("It is not a text.")
-    media = [medium for kind in _MEDIA if (medium := getattr(call, kind)) is not None] + call.content
+    media = [medium for kind in _MEDIA if (medium := getattr(message, kind)) is not None] + message.content
     captions = (medium.caption for medium in media if medium.caption)
     return InboundMessage(
-        provider_message_id=call.message_uuid,
+        provider_message_id=message.message_uuid,
         channel="sms",
-        type=call.channel,
-        from_address=with_plus(call.sender),
-        to_address=with_plus(call.to),
-        body=call.text or "\n".join(captions),
+        type=message.channel,
+        from_address=with_plus(message.sender),
+        to_address=with_plus(message.to),
+        body=message.text or "\n".join(captions),
         attachments=[medium.url for medium in media],
-        sent_at=call.timestamp,
+        sent_at=message.timestamp,
     )

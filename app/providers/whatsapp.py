@@ -1,11 +1,11 @@
-"""WhatsApp, by the Cloud API of Meta: texts, and one attachment each, given by its link.
+"""WhatsApp, by the Cloud API of Meta: texts, each with at most one attachment, by its link.
 
 Sending: https://developers.facebook.com/documentation/business-messaging/whatsapp/messages/send-messages
 What it calls back with: https://developers.facebook.com/documentation/business-messaging/whatsapp/webhooks/overview
 Errors: https://developers.facebook.com/documentation/business-messaging/whatsapp/support/error-codes
 People without a number: https://developers.facebook.com/documentation/business-messaging/whatsapp/business-scoped-user-ids
 
-Free text reaches somebody who wrote within the last 24 hours; otherwise it is refused with 131047.
+Free text reaches a person who wrote within the last 24 hours; WhatsApp refuses others with 131047.
 """
 
 import hashlib
@@ -18,8 +18,7 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_core import from_json
+from pydantic import AliasPath, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from app.domain import MessageStatus
@@ -35,12 +34,10 @@ from app.providers.base import (
     ProviderResult,
     Receipt,
     Reply,
-    TemporaryFailure,
-    UnknownOutcome,
     Unread,
 )
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, retry_after
-from app.providers.toolbox.settings import VendorSettings
+from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, temporary_failure
+from app.providers.toolbox.models import HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import (
     must_be_secret,
     must_match,
@@ -50,8 +47,8 @@ from app.providers.toolbox.verification import (
     with_plus,
 )
 
-#: `deleted` has no counterpart. `played` is a voice message's `read`. `failed` is its one word for a message that it
-#: took and could not bring, for whatever reason: what it doesn't take it refuses in its answer.
+#: `deleted` has no counterpart. `played` is a voice message's `read`. `failed` is WhatsApp's only status for an
+#: accepted message that it could not deliver; it refuses others in its answer.
 STATUSES = {
     "sent": MessageStatus.SENT,
     "delivered": MessageStatus.DELIVERED,
@@ -59,38 +56,37 @@ STATUSES = {
     "played": MessageStatus.READ,
     "failed": MessageStatus.UNDELIVERED,
 }
-#: Too much was asked for: of the app, of the account, of the number, and of what a number with complaints may send.
+#: Too many requests: of the app, of the account, of the number, or for a number that gets complaints.
 THROTTLED = {4, 80007, 130429, 131048}
-#: Of the moment: API unknown and service errors, too much to one person, something went wrong, service unavailable, a
-#: medium that could not be fetched, maintenance, a number that was registered too often within a while.
+#: Errors of the service or maintenance. Too many messages to one person. A medium that could not be fetched. A number
+#: that was registered too often within a while.
 TEMPORARY = {1, 2, 131000, 131016, 131053, 131056, 131057, 133016}
-#: It refuses us, not the message: the token, its permissions, a blocked or unpaid account, a number not registered.
+#: Errors of the account: the token, its permissions, a blocked or unpaid account, a number that is not registered.
 REFUSES_US = {0, 3, 10, 190, 368, 131005, 131031, 131042, 133010, *range(200, 300)}
 
-#: The kind of address of somebody who shows no number, and what begins it.
+#: The kind and the prefix of the address of a person without a visible number.
 _NUMBERLESS = "whatsapp:"
-#: What can't carry a text beside it.
+#: Media that can't have a caption.
 _WITHOUT_CAPTION = {"audio"}
-_MILLISECONDS = 10**11  # no time in seconds has as many digits, and no time of WhatsApp's in milliseconds has fewer
+_MILLISECONDS = 10**11  # times in seconds have fewer digits, times in milliseconds have more
 _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 
 _Id = Annotated[str, Field(min_length=1, max_length=400)]
 
 
-class WhatsappSettings(VendorSettings):
-    """Each as WHATSAPP_ and its name."""
+class WhatsappSettings(HttpVendorSettings):
+    """Each setting as WHATSAPP_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="WHATSAPP_")
 
     access_token: SecretStr | None = None
-    #: Our numbers, each with its id: `+12016661234:106540352242922`, spaces between them.
+    #: Our numbers with their ids: `+12016661234:106540352242922`, spaces between them.
     phone_number_ids: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
-    #: Of the app: what its calls are signed with; while it is changed two with a space between them.
+    #: The secret of the app, which signs callbacks; two with a space between them during a rotation.
     app_secret: SecretStr | None = None
-    #: Made up by us, and entered at Meta beside the webhook's address.
+    #: A secret of our choice, entered at Meta with the webhook's address.
     verify_token: SecretStr | None = None
     api_url: str = Field("https://graph.facebook.com/v23.0", pattern=r"^https?://[^/]+(/[^/]+)*$")
-    timeout_seconds: float = Field(10, gt=0)
 
     @field_validator("phone_number_ids", mode="before")
     @classmethod
@@ -103,23 +99,15 @@ class WhatsappSettings(VendorSettings):
         return {number: id_ for number, _, id_ in pairs}
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+class _Accepted(VendorModel):
+    id: VendorId = Field(validation_alias=AliasPath("messages", 0, "id"))
 
 
-class _Taken(_Model):
-    id: Annotated[str, Field(min_length=1, max_length=512)]
-
-
-class _Accepted(_Model):
-    messages: list[_Taken] = Field(min_length=1)
-
-
-class _ErrorData(_Model):
+class _ErrorData(VendorModel):
     details: str | None = None
 
 
-class _Error(_Model):
+class _Error(VendorModel):
     code: int
     title: str | None = None
     message: str | None = None
@@ -130,84 +118,84 @@ class _Error(_Model):
         return f"{self.code} {said}".strip()[:300] if said else str(self.code)
 
 
-class _Refused(_Model):
+class _Refused(VendorModel):
     error: _Error
 
 
-class _Metadata(_Model):
+class _Metadata(VendorModel):
     display_phone_number: str
     phone_number_id: str
 
 
-class _Value(_Model):
+class _Value(VendorModel):
     metadata: _Metadata
-    messages: list[dict[str, Any]] = []
-    statuses: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    statuses: list[dict[str, Any]] = Field(default_factory=list)
 
 
-class _Change(_Model):
+class _Change(VendorModel):
     field: str
     value: dict[str, Any]
 
 
-class _Entry(_Model):
+class _Entry(VendorModel):
     changes: list[_Change]
 
 
-class _Call(_Model):
+class _Callback(VendorModel):
     object: str
     entry: list[_Entry]
 
 
-class _Status(_Model):
+class _Status(VendorModel):
     id: _Id
     status: Annotated[str, Field(min_length=1, max_length=63)]
     timestamp: str = Field(pattern=r"^[0-9]{1,14}$")
     recipient_id: str | None = None
     recipient_user_id: str | None = None
     biz_opaque_callback_data: str | None = None
-    errors: list[_Error] = []
+    errors: list[_Error] = Field(default_factory=list)
 
 
-class _Text(_Model):
+class _Text(VendorModel):
     body: str
 
 
-class _Button(_Model):
+class _Button(VendorModel):
     text: str
 
 
-class _Choice(_Model):
+class _Choice(VendorModel):
     title: str
 
 
-class _Form(_Model):
+class _Form(VendorModel):
     body: str = ""
 
 
-class _Interactive(_Model):
+class _Interactive(VendorModel):
     button_reply: _Choice | None = None
     list_reply: _Choice | None = None
     nfm_reply: _Form | None = None
 
 
-class _Medium(_Model):
+class _Medium(VendorModel):
     id: _Id
     caption: str = ""
 
 
-class _Reaction(_Model):
+class _Reaction(VendorModel):
     emoji: str = ""  # none where a reaction is taken back
 
 
-class _Location(_Model):
+class _Location(VendorModel):
     latitude: float
     longitude: float
     name: str | None = None
     address: str | None = None
 
 
-class _Message(_Model):
+class _Message(VendorModel):
     id: _Id
     timestamp: str = Field(pattern=r"^[0-9]{1,14}$")
     type: str
@@ -225,7 +213,7 @@ class _Message(_Model):
     sticker: _Medium | None = None
 
 
-class WhatsappProvider(HttpProvider):
+class WhatsappProvider(HttpProvider[WhatsappSettings]):
     """The numbers of a WhatsApp business account."""
 
     channels: ClassVar = {"whatsapp": "phone"}
@@ -233,8 +221,7 @@ class WhatsappProvider(HttpProvider):
     largest_callback: ClassVar[int] = 3_000_000  # as Meta says
 
     def __init__(self, settings: WhatsappSettings, client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(timeout_seconds=settings.timeout_seconds, client=client)
-        self._settings = settings
+        super().__init__(settings, client)
         self._numbers = {id_: number for number, id_ in settings.phone_number_ids.items()}
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
@@ -247,23 +234,17 @@ class WhatsappProvider(HttpProvider):
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         sender = self._settings.phone_number_ids[payload.from_address]
-        token = self._settings.access_token
         request = self.client.build_request(
             "POST",
             f"{self._settings.api_url}/{sender}/messages",
             json=_written(payload),
-            headers={"Authorization": f"Bearer {token.get_secret_value() if token else ''}"},
+            headers={"Authorization": bearer(self._settings.access_token)},
         )
-        response = await exchange(self.client, request)
-        if failure := _failure_of(response):
-            raise failure
-        try:
-            return ProviderResult(_Accepted.model_validate_json(response.content).messages[0].id)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        return ProviderResult(accepted.id)
 
     def verify(self, callback: Callback) -> None:
-        if callback.method == "GET":  # not signed: the token, which both sides know, stands in its address
+        if callback.method == "GET":  # a handshake is not signed: its address has a token
             tokens = secrets_in(WHATSAPP_VERIFY_TOKEN=self._settings.verify_token)
             must_be_secret(only_parameter(callback, "hub.verify_token"), tokens, callback)
             return
@@ -272,24 +253,18 @@ class WhatsappProvider(HttpProvider):
         expected = [hmac.new(secret, callback.body, hashlib.sha256).hexdigest() for secret in secrets]
         must_match([shown], [f"sha256={each}" for each in expected])
 
-    async def handshake(self, callback: Callback) -> Reply | None:
-        if callback.method != "GET":
-            return None
-        challenge = only_parameter(callback, "hub.challenge")
-        if only_parameter(callback, "hub.mode") != "subscribe" or not _CHALLENGE.fullmatch(challenge):
-            raise CallbackRefused("It asks for something else than to subscribe.")
-        return Reply(challenge.encode(), "text/plain")
+    def parse(self, callback: Callback) -> Reply | Sequence[CallbackItem | Unread]:
+        """Messages and statuses, several of both in one callback, or a handshake. Other changes do not concern us."""
+        if callback.method == "GET":
+            return _subscription(callback)
+        content = _Callback.model_validate(callback.json())
+        if content.object != "whatsapp_business_account":
+            raise ValueError("not a callback about a WhatsApp business account")
+        values = [change.value for entry in content.entry for change in entry.changes if change.field == "messages"]
+        return [item for value in values for item in self._items(value)]
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
-        """Messages and statuses, several of both in one call; other fields of an account are no concern of ours."""
-        call = _Call.model_validate(from_json(callback.body, allow_inf_nan=False))
-        if call.object != "whatsapp_business_account":
-            raise ValueError("not a call about a WhatsApp business account")
-        values = [change.value for entry in call.entry for change in entry.changes if change.field == "messages"]
-        return [event for value in values for event in self._events(value)]
-
-    def _events(self, raw_value: dict[str, Any]) -> Iterator[CallbackItem | Unread]:
-        """What a change says."""
+    def _items(self, raw_value: dict[str, Any]) -> Iterator[CallbackItem | Unread]:
+        """The items of one change."""
         try:
             value = _Value.model_validate(raw_value)
         except ValidationError as error:
@@ -299,8 +274,8 @@ class WhatsappProvider(HttpProvider):
         ours = number or f"+{re.sub(r'[^0-9]', '', value.metadata.display_phone_number)}"
         for raw in value.messages:
             try:
-                if event := _inbound(_Message.model_validate(raw), ours):
-                    yield event
+                if message := _inbound(_Message.model_validate(raw), ours):
+                    yield message
             except ValueError as error:
                 yield Unread(str(error))
         for raw in value.statuses:
@@ -314,6 +289,13 @@ def configured() -> BaseProvider | None:
     """The provider, where WHATSAPP_ACCESS_TOKEN and WHATSAPP_PHONE_NUMBER_IDS are set."""
     settings = WhatsappSettings()
     return WhatsappProvider(settings) if settings.access_token and settings.phone_number_ids else None
+
+
+def _subscription(callback: Callback) -> Reply:
+    challenge = only_parameter(callback, "hub.challenge")
+    if only_parameter(callback, "hub.mode") != "subscribe" or not _CHALLENGE.fullmatch(challenge):
+        raise CallbackRefused("It asks for something else than to subscribe.")
+    return Reply(challenge.encode(), "text/plain")
 
 
 def _written(payload: OutboundMessage) -> dict[str, object]:
@@ -337,7 +319,7 @@ def _written(payload: OutboundMessage) -> dict[str, object]:
 
 
 def _kind_of(link: str, *, has_text: bool) -> str:
-    """What a link leads to, going by its name; a document, which may be anything, where that doesn't tell."""
+    """The kind of file behind a link, by its name; `document` stands for any other."""
     kind = (mimetypes.guess_type(urlsplit(link).path)[0] or "").partition("/")[0]
     if kind not in {"image", "video", "audio"} or (has_text and kind in _WITHOUT_CAPTION):
         return "document"
@@ -345,35 +327,34 @@ def _kind_of(link: str, *, has_text: bool) -> str:
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:
-    """What an answer means; Meta's own code has more to say than the status."""
+    """Read an answer by Meta's own code, which says more than the status."""
     if response.is_success:
         return None
     try:
         error = _Refused.model_validate_json(response.content).error
     except ValidationError:
         return outcome_of(response)
-    wait = retry_after(response.headers, datetime.now(UTC))
     if error.code in THROTTLED:
-        return TemporaryFailure(str(error), retry_after=wait, throttled=True)
+        return temporary_failure(response, str(error), throttled=True)
     if error.code in TEMPORARY:
-        return TemporaryFailure(str(error), retry_after=wait)
+        return temporary_failure(response, str(error))
     if error.code in REFUSES_US:
         return CredentialsRefused(str(error))
     return outcome_of(response, str(error))
 
 
 def _moment(timestamp: str) -> datetime:
-    """From seconds, or milliseconds, as some calls have them."""
+    """The time of a timestamp in seconds or, in some callbacks, milliseconds."""
     number = int(timestamp)
     return datetime.fromtimestamp(number / 1000 if number >= _MILLISECONDS else number, UTC)
 
 
 def _inbound(message: _Message, ours: str) -> InboundMessage | None:
-    """None for what nobody wrote: `system` tells that somebody has another number."""
+    """None for a `system` message: no person wrote it; it reports a changed number."""
     if message.type == "system":
         return None
     if not message.sender and not message.from_user_id:
-        raise ValueError("a message is from somebody")
+        raise ValueError("a message has a sender")
     media = [message.image, message.video, message.audio, message.document, message.sticker]
     medium = next((each for each in media if each is not None), None)
     return InboundMessage(
@@ -382,14 +363,14 @@ def _inbound(message: _Message, ours: str) -> InboundMessage | None:
         type="whatsapp",
         from_address=with_plus(message.sender) if message.sender else f"{_NUMBERLESS}{message.from_user_id}",
         to_address=ours,
-        body=medium.caption if medium else _words_of(message),
+        body=medium.caption if medium else _text_of(message),
         attachments=[medium.id] if medium else [],
         sent_at=_moment(message.timestamp),
     )
 
 
-def _words_of(message: _Message) -> str:
-    """What was written or chosen; for what has no words, such as a contact, its name in brackets."""
+def _text_of(message: _Message) -> str:
+    """The text that was written or chosen; for a kind without words, such as a contact, its name in brackets."""
     if message.text:
         return message.text.body
     if message.button:

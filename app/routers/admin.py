@@ -34,8 +34,8 @@ from app.schemas.administration import (
     WebhookCallView,
 )
 from app.schemas.fields import Timestamp, Words
-from app.services.callbacks.service import Judgement, Verification
-from app.services.callbacks.webhook_calls import call_of, list_calls
+from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
+from app.services.callbacks.service import CallbackResult, SignatureCheck
 
 router = APIRouter(
     prefix="/api/admin",
@@ -146,7 +146,7 @@ async def list_webhook_calls(
     until: Annotated[Timestamp | None, Query(description="Received before this time.")] = None,
 ) -> Sequence[KeptCallback]:
     """Callbacks that are kept, the newest first."""
-    page = await list_calls(
+    page = await list_callbacks(
         session,
         provider=provider,
         verdict=verdict,
@@ -165,7 +165,7 @@ _NO_CALL = responses(HTTPStatus.NOT_FOUND)
 @router.get(_CALL, responses=_NO_CALL)
 async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> WebhookCallDetail:
     """A callback as it came, with headers and body. It may hold what people have written."""
-    call = await call_of(session, call_id, tenant_id)
+    call = await get_callback(session, call_id, tenant_id)
     try:
         body, encoding = call.body.decode(), "text"
     except UnicodeDecodeError:
@@ -174,19 +174,19 @@ async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> 
 
 
 @router.post(_CALL + "/verify", response_model=CallVerification, responses=_NO_CALL)
-async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> Verification:
+async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> SignatureCheck:
     """Verify a callback again, with today's settings and the time at which it came. Nothing is changed."""
-    verification: Verification = await request.app.state.services.callbacks.verify(tenant_id, call_id)
+    verification: SignatureCheck = await request.app.state.services.callbacks.verify(tenant_id, call_id)
     return verification
 
 
 @router.post(_CALL + "/replay", response_model=CallJudgement, responses=_NO_CALL)
-async def replay_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> Judgement:
+async def replay_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> CallbackResult:
     """Replay a callback as if it came now. Its receipts and messages are stored once, however often it is replayed.
 
     One that was refused has to be genuine with today's settings, at the time at which it came.
     """
-    judgement: Judgement = await request.app.state.services.callbacks.replay(
+    result: CallbackResult = await request.app.state.services.callbacks.replay(
         tenant_id, call_id, actor=request.state.access.prefix, client=client_network(request)
     )
-    return judgement
+    return result

@@ -4,7 +4,7 @@ import base64
 import email
 import email.policy
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
@@ -34,6 +34,7 @@ from app.providers.base import (
     PermanentFailure,
     ProviderFailure,
     Receipt,
+    Reply,
     TemporaryFailure,
     UnknownOutcome,
 )
@@ -44,7 +45,7 @@ from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from tests.providers import outbound
 from tests.providers.certificates import certificate_of
 from tests.providers.mails import FILES, FileStore
-from tests.providers.vendors import PAYLOADS, Vendor, call, payload
+from tests.providers.vendors import PAYLOADS, Vendor, call, items_in, payload
 
 pytestmark = pytest.mark.anyio
 
@@ -122,8 +123,15 @@ def of(body: Any) -> Callback:
     return call(URL, content, {"content-type": "text/plain; charset=UTF-8"}, at=NOW)
 
 
+async def reply_to(ses: SesProvider, callback: Callback) -> Reply:
+    confirming = ses.parse(callback)
+    assert isinstance(confirming, Awaitable)
+    reply: Reply = await confirming
+    return reply
+
+
 def receipt_of(message: bytes) -> Receipt:
-    [receipt] = provider().parse(of(notification(message, Signature="")))
+    [receipt] = items_in(provider(), of(notification(message, Signature="")))
     assert isinstance(receipt, Receipt)
     return receipt
 
@@ -305,7 +313,7 @@ async def test_nothing_is_fetched_from_anywhere_else(key: RSAPrivateKey, url: st
     with pytest.raises(CallbackRefused, match="not one of SNS"):
         await provider(vendor).verify(signed(notification(SigningCertURL=url), key))
     with pytest.raises(CallbackRefused, match="not one of SNS"):
-        await provider(vendor).handshake(signed(confirmation(SubscribeURL=url), key))
+        await reply_to(provider(vendor), signed(confirmation(SubscribeURL=url), key))
     assert not vendor.requests
 
 
@@ -317,9 +325,9 @@ async def test_china_s_certificates_are_sns_s_too(key: RSAPrivateKey) -> None:
 async def test_a_subscription_to_our_topic_is_confirmed(key: RSAPrivateKey) -> None:
     vendor = Vendor(httpx.Response(200, content=b"<ConfirmSubscriptionResponse/>"))
     ses = provider(vendor)
-    assert await ses.handshake(signed(confirmation(), key)) == ses.reply
+    assert await reply_to(ses, signed(confirmation(), key)) == ses.reply
     assert (vendor.request.method, str(vendor.request.url)) == ("GET", SUBSCRIBE_URL)
-    assert await ses.handshake(signed(notification(), key)) is None
+    assert items_in(ses, signed(notification(payload("ses", "received.json")), key))
     assert len(vendor.requests) == 1
 
 
@@ -328,7 +336,7 @@ async def test_a_subscription_that_can_not_be_confirmed_is_asked_for_again(
     key: RSAPrivateKey, answer: httpx.Response | Exception
 ) -> None:
     with pytest.raises(CallbackUnverifiable):
-        await provider(Vendor(answer)).handshake(signed(confirmation(), key))
+        await reply_to(provider(Vendor(answer)), signed(confirmation(), key))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +432,7 @@ def test_every_event_is_a_receipt() -> None:
 
 
 def test_a_mail_that_came_in_is_a_message() -> None:
-    [message] = provider().parse(of(notification(payload("ses", "received.json"), Signature="")))
+    [message] = items_in(provider(), of(notification(payload("ses", "received.json"), Signature="")))
     assert isinstance(message, InboundMessage)
     assert (message.from_address, message.to_address) == ("jane@example.com", "shop@example.com")
     assert message.body.strip() == "Thank you!"

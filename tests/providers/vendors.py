@@ -1,7 +1,7 @@
 """What tests of vendors share: a vendor that answers as it is told, calls as it makes them, and odd headers."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import httpx
 
-from app.providers.base import Callback
+from app.providers.base import BaseProvider, Callback, CallbackItem, Unread
 
 PAYLOADS = Path(__file__).parent / "payloads"
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -46,6 +46,13 @@ def basic(name: str, secret: str) -> str:
 
 def call(url: str, body: bytes, headers: dict[str, str], *, method: str = "POST", at: datetime = NOW) -> Callback:
     return Callback(method, url, [(name.lower(), value) for name, value in headers.items()], body, at)
+
+
+def items_in(provider: BaseProvider, callback: Callback) -> list[CallbackItem | Unread]:
+    """The items of a callback that asks for no other answer."""
+    parsed = provider.parse(callback)
+    assert isinstance(parsed, Sequence)
+    return list(parsed)
 
 
 def with_header(callback: Callback, name: str, value: str) -> Callback:

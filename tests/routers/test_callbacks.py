@@ -21,7 +21,7 @@ from app.routers import webhooks
 from tests.conftest import execute
 from tests.factories import sms, until
 from tests.logs import captured
-from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound, signed
+from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound, items_of, signed
 from tests.tenancy import give_address, make_tenant
 from tests.wire import problem_of, row_counts, rows_of
 
@@ -222,11 +222,10 @@ async def test_what_shows_only_when_it_is_stored_costs_no_other_either(
     client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number with more digits than Python writes."""
-    parsed = vendor.parse
     huge = [Receipt("r-1", MessageStatus.SENT, raw={"n": 10**5000}), Receipt("r-2", MessageStatus.SENT)]
 
     def parse(callback: Callback) -> Sequence[CallbackItem | Unread]:
-        return [*parsed(callback), *huge]
+        return [*items_of(callback), *huge]
 
     monkeypatch.setattr(vendor, "parse", parse)
     assert (await call(client, inbound(1))).status_code == 200
@@ -434,12 +433,12 @@ class TestQuarantine:
     async def test_large_ones_are_kept_and_so_many_bytes_a_minute(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.services.callbacks.call_log.time.monotonic", lambda: 600.0)
+        monkeypatch.setattr("app.services.callbacks.callback_store.time.monotonic", lambda: 600.0)
         sizes = "SELECT length(body) > 2000000 FROM webhook_calls ORDER BY id"
         for number in range(2):
             problem_of(await call(client, inbound(number, body="x" * 2_500_000), key="other"), 401)
         assert rows_of(database_url, sizes) == [(True,), (True,)]
-        monkeypatch.setattr("app.services.callbacks.call_log._BYTES_A_MINUTE", 6_000_000)
+        monkeypatch.setattr("app.services.callbacks.callback_store._BYTES_A_MINUTE", 6_000_000)
         problem_of(await call(client, inbound(2, body="x" * 2_500_000), key="other"), 401)
         problem_of(await call(client, inbound(3), key="other"), 401)
         assert rows_of(database_url, sizes) == [(True,), (True,), (False,)]
@@ -447,7 +446,7 @@ class TestQuarantine:
     async def test_together_they_have_so_many_bytes(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.services.callbacks.call_log._MOST_BYTES", 5_500_000)
+        monkeypatch.setattr("app.services.callbacks.callback_store._MOST_BYTES", 5_500_000)
         for number in range(3):
             problem_of(await call(client, inbound(number, body="x" * 2_500_000), key="other"), 401)
         assert rows_of(database_url, "SELECT id FROM webhook_calls ORDER BY id") == [(2,), (3,)]
@@ -467,8 +466,8 @@ class TestQuarantine:
     async def test_a_flood_of_them_is_not(
         self, client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.services.callbacks.call_log._REFUSED_A_MINUTE", 2)
-        monkeypatch.setattr("app.services.callbacks.call_log.time.monotonic", lambda: 600.0)
+        monkeypatch.setattr("app.services.callbacks.callback_store._REFUSED_A_MINUTE", 2)
+        monkeypatch.setattr("app.services.callbacks.callback_store.time.monotonic", lambda: 600.0)
         for number in range(5):
             problem_of(await call(client, inbound(number), key="other"), 401)
         assert len(rows_of(database_url, CALLS)) == 2

@@ -13,7 +13,7 @@ from app.db.models import Base
 from app.domain import KeyScope, MessageStatus
 from app.providers.base import OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
-from app.services.callbacks.events import CallbackItems
+from app.services.callbacks.items import CallbackItems
 from tests.conftest import execute
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, email, sms, sms_webhook, until
 from tests.logs import captured

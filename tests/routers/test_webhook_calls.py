@@ -16,7 +16,7 @@ from app.domain import KeyScope
 from app.providers.base import Unread
 from app.providers.registry import provider_registry
 from app.providers.toolbox.verification import hash_of
-from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound
+from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound, items_of
 from tests.tenancy import bearer, give_address, make_key, make_tenant, production
 from tests.wire import locations_of, problem_of, rows_of
 
@@ -161,9 +161,8 @@ async def test_what_was_not_understood_is_taken_once_it_can_be_read(
 async def test_the_part_of_a_call_that_could_not_be_read_is_listed_and_taken_once_it_can(
     client: httpx.AsyncClient, vendor: SigningProvider, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parsed = vendor.parse
     with monkeypatch.context() as patched:
-        patched.setattr(vendor, "parse", lambda callback: [parsed(callback)[0], Unread("it says nothing")])
+        patched.setattr(vendor, "parse", lambda callback: [items_of(callback)[0], Unread("it says nothing")])
         await call(client, [inbound(1), inbound(2)])
     assert bodies(database_url) == ["Hello 1"]
     [found] = await listed(client, "?verdict=not_understood")

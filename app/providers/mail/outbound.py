@@ -11,8 +11,10 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from functools import lru_cache
 from html import escape
+from typing import ClassVar
 from urllib.parse import quote
 
+import httpx
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -20,8 +22,9 @@ from pydantic_settings import SettingsConfigDict
 from app.providers.base import OutboundMessage, PermanentFailure
 from app.providers.mail.html_source import looks_like_html, text_of_html
 from app.providers.mail.parts import MESSAGE_ID, one_line
+from app.providers.toolbox.http_client import HttpProvider, Settings
+from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.remote_files import RemoteFile, RemoteFiles
-from app.providers.toolbox.settings import VendorSettings
 
 #: Earlier mails that References names. Mail programs need no more.
 MOST_REFERENCES = 10
@@ -135,6 +138,19 @@ class Composer:
         elif message.attachments:
             mail = _with_links(mail, message.attachments)
         return mail if mail.text.strip() else replace(mail, text=_NO_TEXT)
+
+
+class HttpMailProvider(HttpProvider[Settings]):
+    """A vendor that takes mail over an HTTP API."""
+
+    channels: ClassVar = {"email": "email"}
+    receipts_carry_key: ClassVar = True
+
+    def __init__(
+        self, settings: Settings, client: httpx.AsyncClient | None = None, composer: Composer | None = None
+    ) -> None:
+        super().__init__(settings, client)
+        self._composer = composer or Composer()
 
 
 def _time_to_fetch(give_up_at: float) -> float:

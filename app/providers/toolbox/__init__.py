@@ -1,1 +1,1 @@
-"""What vendors share: HTTP, signatures, settings, files."""
+"""Tools of the vendors: HTTP, signatures, settings, files."""

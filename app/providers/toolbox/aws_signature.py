@@ -2,8 +2,8 @@
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 
-Forty lines of our own, which the tests compare with botocore's: that is 30 MB, it blocks, and its signer alone would
-bring all of it.
+These are forty lines of our own, which the tests compare with botocore. The signer of botocore can't be installed
+alone: it comes with 30 MB, and it blocks.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True, slots=True)
 class AwsCredentials:
-    """Whose request it is. `session_token` belongs to credentials that are lent for a while."""
+    """The account of a request. `session_token` belongs to temporary credentials."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
@@ -40,7 +40,7 @@ def signed_headers(
     }
     if credentials.session_token:
         headers["x-amz-security-token"] = credentials.session_token
-    names = ";".join(headers)  # which stand in the order of the alphabet
+    names = ";".join(headers)  # in alphabetical order
     canonical = "\n".join(
         [
             method,

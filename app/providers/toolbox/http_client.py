@@ -1,21 +1,17 @@
-"""What vendors with an HTTP API have in common: how they are reached, what an answer means, when to come back, and
-how an exchange can end without one."""
+"""Requests to vendors with an HTTP API, and the outcome that an answer means."""
 
 import asyncio
+import base64
 import re
-import ssl
-import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache, partial
 from http import HTTPStatus
-from weakref import WeakSet
+from typing import Generic, Protocol, TypeVar
 
-import httpcore
 import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import from_json
 
 from app.providers.base import (
     BaseProvider,
@@ -25,15 +21,13 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.toolbox.transport import new_client
 
-#: A day: who asks for more has made a mistake, and must not hold a queue for years.
+#: A day. A larger value is a vendor's mistake, and must not hold a queue for years.
 LONGEST_RETRY_AFTER = 86_400.0
-#: An answer to `send` is an id and a few words; what is larger is not read to its end, unless more was expected.
+#: An answer to `send` is an id and a few words. A larger one is not read to its end, unless more was expected.
 LARGEST_ANSWER = 65_536
-#: Connections that are idle are given up before the other side gives them up under a request, which is then in doubt.
-IDLE_SECONDS = 2.0
-#: A vendor that is there takes a connection in well under a second, also when the first packet is lost.
-CONNECT_SECONDS = 3.0
+_LONGEST_REASON = 200
 
 _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -46,198 +40,22 @@ _LEFT = (
     httpx.RemoteProtocolError,
     httpx.DecodingError,
 )
-#: The 4xx that speak of the moment, not of the message: Request Timeout, Too Early (RFC 9110, RFC 8470).
-_OF_THE_MOMENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
-#: The 4xx that speak of our account, not of the message: who has no credit left gets some, and the queue goes on.
-_OF_THE_ACCOUNT = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN}
-#: Headers that describe the body as it travelled, no longer as we have it.
-_OF_THE_JOURNEY = {"content-encoding", "content-length", "transfer-encoding"}
-
-#: Connections to one place that no request is using, each with the time since when, the longest on the left.
-_Idle = deque[tuple[float, httpcore.AsyncHTTPConnection]]
+#: The 4xx that are temporary: Request Timeout, Too Early (RFC 9110, RFC 8470).
+_TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
+#: The 4xx about our account. They pause the provider and keep its queue: credit, for one, can be bought.
+_REFUSES_US = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN}
+#: Headers that describe the body as it was sent, and not the decoded one.
+_OF_THE_TRANSFER = {"content-encoding", "content-length", "transfer-encoding"}
 
 
-def new_client(timeout_seconds: float, base_url: str = "") -> httpx.AsyncClient:
-    """A client for any number of calls to a vendor at once, in one event loop; `aclose` closes its connections.
-
-    `timeout_seconds` is the wait for the next piece of an answer. Nothing is read from the environment, no request is
-    sent a second time, and redirects are not followed.
-    """
-    timeout = httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
-    return httpx.AsyncClient(base_url=base_url, transport=KeepAliveTransport(), timeout=timeout, trust_env=False)
+def basic(user: str, password: str) -> str:
+    """The header `Authorization` of HTTP's basic authentication (RFC 7617)."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"
 
 
-class HttpProvider(BaseProvider):
-    """A vendor with an HTTP API. `close` it; a client that was handed in stays open."""
-
-    def __init__(self, *, timeout_seconds: float, client: httpx.AsyncClient | None = None) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._given = client
-        self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
-
-    @property
-    def client(self) -> httpx.AsyncClient:
-        """The client that was given, or one of this event loop's: its connections are of no use to another."""
-        if self._given is not None:
-            return self._given
-        loop = asyncio.get_running_loop()
-        if self._made is None or self._made[0] is not loop:
-            self._made = loop, new_client(self._timeout_seconds)
-        return self._made[1]
-
-    async def close(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            await made[1].aclose()
-
-
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    """One for all vendors: to read the certificates of all authorities takes 30 ms."""
-    return httpx.create_ssl_context(trust_env=False)
-
-
-class KeepAliveTransport(httpx.AsyncBaseTransport):
-    """Connections of HTTP/1.1 that are kept and used again, as many as there are requests at once.
-
-    A request costs the same however many others are under way. httpx's own pool goes through all of its connections,
-    with a system call for each idle one, whenever a request begins or ends.
-    """
-
-    def __init__(self) -> None:
-        self._ssl_context = _ssl_context()
-        self._open: WeakSet[httpcore.AsyncHTTPConnection] = WeakSet()
-        self._idle: defaultdict[tuple[bytes, bytes, int], _Idle] = defaultdict(deque)  # by scheme, host and port
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.scheme not in {"http", "https"}:
-            raise httpx.UnsupportedProtocol(f"{request.url.scheme!r} is neither http nor https.")
-        url = httpcore.URL(
-            scheme=request.url.raw_scheme,
-            host=request.url.raw_host,
-            port=request.url.port,
-            target=request.url.raw_path,
-        )
-        raw = httpcore.Request(
-            request.method,
-            url,
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-        idle = self._idle[url.origin.scheme, url.origin.host, url.origin.port]
-        connection = await self._take(idle) or self._add(url.origin)
-        try:
-            with _in_words_of_httpx():
-                answer = await connection.handle_async_request(raw)
-        except BaseException:
-            await connection.aclose()  # httpcore leaves it open if the call is given up before the request is begun
-            raise
-        body = _Body(answer, partial(self._finish, answer, connection, idle))
-        return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
-
-    async def aclose(self) -> None:
-        connections = list(self._open)
-        self._open.clear()
-        self._idle.clear()
-        for connection in connections:
-            await connection.aclose()
-
-    async def _take(self, idle: _Idle) -> httpcore.AsyncHTTPConnection | None:
-        """The connection that was used last: those that only a busier hour needs grow old, and are closed here."""
-        while idle and time.monotonic() - idle[0][0] > IDLE_SECONDS:
-            await idle.popleft()[1].aclose()
-        while idle:
-            _, connection = idle.pop()
-            if not connection.has_expired():  # which is to say that the other side has not closed it
-                return connection
-            await connection.aclose()
-        return None
-
-    def _add(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._ssl_context)
-        self._open.add(connection)
-        return connection
-
-    async def _finish(self, answer: httpcore.Response, connection: httpcore.AsyncHTTPConnection, idle: _Idle) -> None:
-        """Close an answer, and keep its connection if it can take another request."""
-        try:
-            await answer.aclose()
-        finally:
-            if connection.is_idle() and connection in self._open:
-                idle.append((time.monotonic(), connection))
-            else:
-                await connection.aclose()
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response, finish: Callable[[], Awaitable[None]]) -> None:
-        self._answer = answer
-        self._finish = finish
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _in_words_of_httpx():
-            async for piece in self._answer.aiter_stream():
-                yield piece
-
-    async def aclose(self) -> None:
-        await self._finish()
-
-
-@contextmanager
-def _in_words_of_httpx() -> Iterator[None]:
-    """httpx has an exception of the same name for each of httpcore's."""
-    try:
-        yield
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-        raise getattr(httpx, type(error).__name__)(str(error)) from error
-    except ssl.SSLError as error:
-        # Of a connection that stands, httpcore lets it through, and the request may have left.
-        raise httpx.ReadError(f"TLS: {error.reason}") from error
-
-
-def bounded(seconds: float) -> float:
-    """Seconds that can be waited: not negative, at most `LONGEST_RETRY_AFTER`."""
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
-
-
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The seconds that Retry-After asks for, as number or HTTP date (RFC 9110, 10.2.3), bounded; None for anything
-    else.
-
-    Zero for what is negative or past. `now` is the aware time that a date is measured from.
-    """
-    written = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    if _SECONDS.fullmatch(written):
-        return bounded(float(written))
-    try:
-        until = parsedate_to_datetime(written)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    if until.tzinfo is None:  # an HTTP date is in GMT, also in the form that doesn't say so
-        until = until.replace(tzinfo=UTC)
-    return bounded((until - now).total_seconds())
-
-
-def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderFailure | None:
-    """The failure that a status means, to be raised; None for a 2xx, whose body has the last word.
-
-    `detail` is the vendor's own reason, where its file can tell it.
-    """
-    status = response.status_code
-    if 200 <= status < 300:
-        return None
-    text = " ".join(part for part in (str(status), response.reason_phrase, detail and f"- {detail}") if part)
-    wait = retry_after(response.headers, datetime.now(UTC))
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return TemporaryFailure(text, retry_after=wait, throttled=True)
-    if status >= 500 or status in _OF_THE_MOMENT:
-        return TemporaryFailure(text, retry_after=wait)
-    if status in _OF_THE_ACCOUNT:
-        return CredentialsRefused(text)
-    if status >= 400:
-        return PermanentFailure(text)
-    return UnknownOutcome(text)
+def bearer(token: SecretStr | None) -> str:
+    """The header `Authorization` with a bearer token (RFC 6750); the vendor refuses an empty one."""
+    return f"Bearer {token.get_secret_value() if token else ''}"
 
 
 async def exchange(
@@ -253,13 +71,13 @@ async def exchange(
         raise TemporaryFailure(f"No connection was made: {_told(error)}") from error
     except _LEFT as error:
         raise UnknownOutcome(f"The request left, and no answer came: {_told(error)}") from error
-    headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_JOURNEY]
+    headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_TRANSFER]
     content = await _content(response, largest)
     return httpx.Response(response.status_code, headers=headers, content=content, request=request)
 
 
 async def _content(response: httpx.Response, largest: int) -> bytes:
-    """The body; where it can't be had, nothing, as long as the status tells the outcome without it."""
+    """Read the body. An incomplete one is empty, unless only the body can tell the outcome."""
     content = b""
     trouble = f"The answer is larger than {largest} bytes."
     try:
@@ -280,3 +98,114 @@ async def _content(response: httpx.Response, largest: int) -> bytes:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__} {error}".strip()
+
+
+def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderFailure | None:
+    """The failure that a status means, to be raised; None for a 2xx, whose body has the last word.
+
+    `detail` is the vendor's own reason, where its file can tell it.
+    """
+    status = response.status_code
+    if 200 <= status < 300:
+        return None
+    text = " ".join(part for part in (str(status), response.reason_phrase, detail and f"- {detail}") if part)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return temporary_failure(response, text, throttled=True)
+    if status >= 500 or status in _TEMPORARY:
+        return temporary_failure(response, text)
+    if status in _REFUSES_US:
+        return CredentialsRefused(text)
+    if status >= 400:
+        return PermanentFailure(text)
+    return UnknownOutcome(text)
+
+
+def temporary_failure(response: httpx.Response, detail: str, *, throttled: bool = False) -> TemporaryFailure:
+    """A failure that ends after the time that the answer asks for in Retry-After."""
+    wait = retry_after(response.headers, datetime.now(UTC))
+    return TemporaryFailure(detail, retry_after=wait, throttled=throttled)
+
+
+def reason_in(response: httpx.Response, *path: str | int) -> str | None:
+    """The beginning of the text at a path in a JSON answer, such as `"errors", 0, "message"`, or None."""
+    try:
+        found = from_json(response.content)
+        for step in path:
+            found = found[step]
+    except (ValueError, TypeError, KeyError, IndexError):
+        return None
+    return str(found)[:_LONGEST_REASON]
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """The seconds that Retry-After asks for, as number or HTTP date (RFC 9110, 10.2.3), bounded; None for anything
+    else.
+
+    Zero for a negative number or a past date. `now` is the aware time that a date is measured from.
+    """
+    written = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
+    if _SECONDS.fullmatch(written):
+        return bounded(float(written))
+    try:
+        until = parsedate_to_datetime(written)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if until.tzinfo is None:  # an HTTP date is in GMT, also in the form that doesn't say so
+        until = until.replace(tzinfo=UTC)
+    return bounded((until - now).total_seconds())
+
+
+def bounded(seconds: float) -> float:
+    """Seconds to wait: not negative, at most `LONGEST_RETRY_AFTER`."""
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+class _HasTimeout(Protocol):
+    @property
+    def timeout_seconds(self) -> float: ...
+
+
+Settings = TypeVar("Settings", bound=_HasTimeout)
+Accepted = TypeVar("Accepted", bound=BaseModel)
+#: The failure that an answer means; None for one that accepts the message.
+FailureOf = Callable[[httpx.Response], ProviderFailure | None]
+
+
+class HttpProvider(BaseProvider, Generic[Settings]):
+    """A vendor with an HTTP API. `close` it; a client that was handed in stays open."""
+
+    def __init__(self, settings: Settings, client: httpx.AsyncClient | None = None) -> None:
+        self._settings = settings
+        self._given = client
+        self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """The client that was handed in, or one of this event loop: connections can't be shared between loops."""
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[0] is not loop:
+            self._made = loop, new_client(self._settings.timeout_seconds)
+        return self._made[1]
+
+    async def submit(
+        self, request: httpx.Request, accepted: type[Accepted], *, failure: FailureOf = outcome_of
+    ) -> Accepted:
+        """Send a request that hands a message over; the answer that accepts it, as a model with the vendor's id.
+
+        `failure` reads the vendor's own codes, where they say more than the status. Raises the failure that the
+        answer means, what `exchange` raises, and `UnknownOutcome` for an answer that can't be read.
+        """
+        response = await exchange(self.client, request)
+        if found := failure(response):
+            raise found
+        try:
+            return accepted.model_validate_json(response.content)
+        except ValidationError:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+
+    async def close(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            await made[1].aclose()

@@ -1,5 +1,7 @@
-"""Forms with files (`multipart/form-data`, RFC 7578), as some vendors hand over a mail: read in memory, each part
-copied once."""
+"""Forms with files (`multipart/form-data`, RFC 7578), by which some vendors hand over a mail.
+
+They are read in memory, and each part is copied once.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,13 +10,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.providers.base import Callback
 
-#: More than any sender has reason for; each costs a kilobyte, however little it holds.
+#: Far more than any vendor sends. A part costs a kilobyte of memory, also an empty one.
 MOST_PARTS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class FormPart:
-    """One field of a form. `content_type` is empty where it says none; a part with a `file_name` is a file."""
+    """One field of a form. A part with a `file_name` is a file; `content_type` is empty where it is missing."""
 
     name: str
     content: bytes = field(repr=False)
@@ -23,7 +25,7 @@ class FormPart:
 
 
 def parts_of(callback: Callback) -> list[FormPart]:
-    """The fields of a form in either encoding, in order. Raises `ValueError` for anything else, or one cut short."""
+    """The fields of a form in either encoding, in order. Raises `ValueError` for any other or an incomplete body."""
     kind, options = parse_options_header(callback.header("content-type"))
     if kind == b"application/x-www-form-urlencoded":
         return [FormPart(name, value.encode("utf-8", "replace")) for name, value in callback.form()]
@@ -50,7 +52,7 @@ def _multipart(body: bytes, boundary: bytes) -> Iterator[FormPart]:
 
 
 class _Reader:
-    """Notes where the parts of a form lie. All of it is handed over in one piece, so no part comes in several."""
+    """Records the places of the parts in a form. The body is parsed in one piece, so each part is, too."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body

@@ -1,8 +1,8 @@
-"""Files fetched from addresses that strangers may have chosen, without being led into our own network.
+"""Fetches files from untrusted addresses, without requests into our own network (SSRF).
 
-A name is resolved once, every address behind it has to be public, and the connection goes to the address that was
-looked at: what the name stands for a moment later makes no difference. One request, by TLS, to port 443, and no
-redirect is followed.
+A name is resolved once, and every address of it has to be public. The connection goes to the address that was
+checked, so a second answer of the DNS makes no difference. It is one request by TLS to port 443, and no redirect is
+followed.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ import httpx
 
 from app.providers.base import PermanentFailure, TemporaryFailure
 
-#: The addresses behind a name, as texts. Raises `OSError`.
+#: Resolves a name to its addresses, as texts. Raises `OSError`.
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
-#: Ways into IPv4 through IPv6: NAT64 (RFC 6052, RFC 8215), and the addresses that IPv6 once took over from IPv4.
+#: IPv6 networks that lead into IPv4: NAT64 (RFC 6052, RFC 8215) and the former IPv4-compatible addresses.
 _INTO_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}")
 _UNFIT_FOR_A_NAME = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069/\\:"<>|?*\ud800-\udfff]')
 _LONGEST_NAME = 150
-_OF_THE_MOMENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+_TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """What was fetched: its bytes, under a name without a path."""
+    """A fetched file, under a name without a path."""
 
     name: str
     content_type: str
@@ -41,15 +41,15 @@ class RemoteFile:
 
 
 async def resolve(name: str) -> Sequence[str]:
-    """What the system says, which knows also /etc/hosts and the odd spellings of addresses."""
+    """Resolve a name as the system does, with /etc/hosts and all spellings of addresses."""
     found = await asyncio.get_running_loop().getaddrinfo(name, 443, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
 class RemoteFiles:
-    """Fetches files, those of one message together within `timeout_seconds` and `most_bytes`.
+    """Fetches files: those of one message together within `timeout_seconds` and `most_bytes`.
 
-    `resolve`, `network` and `ssl_context` are what stands between us and the world.
+    `resolve`, `network` and `ssl_context` are replaced in tests.
     """
 
     def __init__(
@@ -67,11 +67,13 @@ class RemoteFiles:
         self._ssl_context = ssl_context
 
     async def fetch(self, urls: Sequence[str], *, within_seconds: float | None = None) -> list[RemoteFile]:
-        """The files behind addresses, in their order, sooner than `timeout_seconds` where there is less time.
+        """Fetch files, in the order of `urls`; `within_seconds` shortens the timeout.
 
-        Raises `PermanentFailure` for an address that must not be fetched or has nothing, and for what is too large;
-        `TemporaryFailure` for a server that can't be reached, is in trouble, or takes too long. The texts count the
-        attachments, and repeat nothing of their addresses.
+        The texts of errors have the number of an attachment, and nothing of its address.
+
+        Raises:
+            PermanentFailure: an address must not be fetched or has no file, or the files are too large.
+            TemporaryFailure: a server can't be reached, has an error, or takes too long.
         """
         if not urls:
             return []
@@ -79,7 +81,7 @@ class RemoteFiles:
         files: list[RemoteFile] = []
         try:
             async with asyncio.timeout(seconds):
-                if self._ssl_context is None:  # reading the roots takes 20 ms, and is for those only who fetch
+                if self._ssl_context is None:  # made once: reading the root certificates takes 20 ms
                     self._ssl_context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
                 for number, url in enumerate(urls, start=1):
                     left = self._most_bytes - sum(len(file.content) for file in files)
@@ -113,11 +115,11 @@ class RemoteFiles:
 
 
 class _Forbidden(Exception):
-    """A name leads where nothing may be fetched."""
+    """A name has an address that is not public."""
 
 
 class _Pinned(httpcore.AsyncNetworkBackend):
-    """Connects to the address that it has checked."""
+    """Connects to an address that it has checked."""
 
     def __init__(self, resolve: Resolve, network: httpcore.AsyncNetworkBackend) -> None:
         self._resolve = resolve
@@ -140,7 +142,7 @@ class _Pinned(httpcore.AsyncNetworkBackend):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one that everybody can have: nothing private, local, shared, reserved or translated."""
+    """True for a public address: not a private, local, shared, reserved or translated one."""
     try:
         ip = ip_address(address)
     except ValueError:
@@ -153,7 +155,7 @@ def is_public(address: str) -> bool:
 
 
 def _target(url: str, which: str) -> httpcore.URL:
-    """Where to ask. Raises `PermanentFailure` for what is no plain https address."""
+    """The request's target. Raises `PermanentFailure` for anything but a plain https address."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").encode("idna").decode("ascii")
@@ -174,16 +176,16 @@ def _check(response: httpcore.Response, which: str) -> None:
     status = response.status
     if status == HTTPStatus.OK:
         encodings = [value.lower() for name, value in response.headers if name.lower() == b"content-encoding"]
-        if encodings not in ([], [b"identity"]):  # it was not asked for, and may unpack to anything
+        if encodings not in ([], [b"identity"]):  # we did not ask for it, and its size is unknown
             raise PermanentFailure(f"{which} came compressed.")
         return
-    if status >= 500 or status in _OF_THE_MOMENT:
+    if status >= 500 or status in _TEMPORARY:
         raise TemporaryFailure(f"{which} can't be fetched just now: {status}.")
     raise PermanentFailure(f"{which} can't be fetched: {status}.")
 
 
 def _content_type(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The media type, where it is one that a mail can carry."""
+    """The media type; `application/octet-stream` for one that a mail can't carry."""
     written = next((value for name, value in headers if name.lower() == b"content-type"), b"")
     found = written.decode("latin-1").partition(";")[0].strip().lower()
     usable = _MEDIA_TYPE.fullmatch(found) and not found.startswith(("multipart/", "message/"))

@@ -1,4 +1,4 @@
-"""Notifications of Amazon SNS over HTTPS: whose they are, and the subscription that they begin with.
+"""Notifications of Amazon SNS over HTTPS: their signature, and the confirmation of a subscription.
 
 https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 """
@@ -26,22 +26,22 @@ from app.providers.base import (
     hint,
 )
 from app.providers.toolbox.http_client import exchange
-from app.providers.toolbox.times import UtcTime
+from app.providers.toolbox.models import UtcTime
 from app.providers.toolbox.verification import TOLERANCE
 
-#: A notification says when it was published, not when it was tried again, which may go on for an hour.
+#: A notification has the time of its publication, also in a retry. SNS retries for an hour.
 RETRIED_FOR = timedelta(hours=1)
 
 _HOST = r"https://sns\.[a-z0-9-]{1,32}\.amazonaws\.com(\.cn)?"
 _CERTIFICATE_URL = re.compile(_HOST + r"/[A-Za-z0-9._-]{1,200}\.pem")
 _SUBSCRIBE_URL = re.compile(_HOST + r"/\?[A-Za-z0-9&=%._~:+-]{1,2000}")
 _TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
-#: AWS changes its certificate about once a year, and each region has its own.
+#: Each region has a certificate of its own, which AWS changes about once a year.
 _MOST_CERTIFICATES = 16
 
 
 class Notification(BaseModel):
-    """The envelope, as SNS writes it."""
+    """The envelope of a notification."""
 
     model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=True)
 
@@ -63,7 +63,7 @@ class Notification(BaseModel):
         return _TIME.validate_python(self.timestamp)
 
     def signed(self) -> bytes:
-        """What the signature covers."""
+        """The text that the signature covers."""
         values: dict[str, str | None] = {
             "Message": self.message,
             "MessageId": self.message_id,
@@ -78,33 +78,33 @@ class Notification(BaseModel):
 
 
 def notification_in(callback: Callback) -> Notification:
-    """Raises `ValueError` for anything else."""
+    """The notification in a callback. Raises `ValueError` for any other body."""
     return Notification.model_validate_json(callback.body)
 
 
 class SnsTopics:
-    """Judges notifications of the topics that are ours. Certificates are fetched once."""
+    """Verifies notifications of our topics. Certificates are fetched once."""
 
     def __init__(self, arns: Collection[str]) -> None:
         self._arns = arns
         self._certificates: dict[str, x509.Certificate] = {}
 
     async def verify(self, callback: Callback, client: httpx.AsyncClient) -> None:
-        """Raises `CallbackRefused`, and `CallbackUnverifiable` where the certificate can't be had just now."""
+        """Raises `CallbackRefused`, and `CallbackUnverifiable` where the certificate can't be fetched just now."""
         if not self._arns:
             raise CallbackUnverifiable("SES_TOPIC_ARN is not set: no notification can be ours.")
         try:
-            said = notification_in(callback)
-            age = callback.received_at - said.published_at
-            signature = base64.b64decode(said.signature, validate=True)
-            signed = said.signed()
+            notification = notification_in(callback)
+            age = callback.received_at - notification.published_at
+            signature = base64.b64decode(notification.signature, validate=True)
+            signed = notification.signed()
         except ValueError:
             raise CallbackRefused("It is not a notification of SNS.") from None
-        if said.topic_arn not in self._arns:
-            raise CallbackRefused("It is about another topic.", seen=said.topic_arn[-60:])
+        if notification.topic_arn not in self._arns:
+            raise CallbackRefused("It is about another topic.", seen=notification.topic_arn[-60:])
         if not -TOLERANCE <= age <= RETRIED_FOR + TOLERANCE:
             raise CallbackRefused(f"It was published {age.total_seconds():.0f} seconds ago.")
-        certificate = await self._certificate(said.certificate_url, client)
+        certificate = await self._certificate(notification.certificate_url, client)
         if not certificate.not_valid_before_utc <= callback.received_at <= certificate.not_valid_after_utc:
             raise CallbackRefused("The certificate is not valid at this time.")
         key = certificate.public_key()
@@ -112,24 +112,9 @@ class SnsTopics:
             raise CallbackRefused("The certificate's key is not one of RSA.")
         try:
             # Version 1 is SNS's default to this day.
-            key.verify(signature, signed, PKCS1v15(), SHA1() if said.signature_version == "1" else SHA256())  # noqa: S303
+            key.verify(signature, signed, PKCS1v15(), SHA1() if notification.signature_version == "1" else SHA256())  # noqa: S303
         except InvalidSignature:
-            raise CallbackRefused("The signature is another one.", seen=hint(said.signature)) from None
-
-    async def subscribe(self, callback: Callback, client: httpx.AsyncClient) -> bool:
-        """Confirm a subscription that a genuine call asks for; False where it asks for nothing.
-
-        Raises `CallbackRefused` for an address that is not SNS's, `CallbackUnverifiable` where it gives no answer.
-        """
-        said = notification_in(callback)
-        if said.type != "SubscriptionConfirmation":
-            return False
-        if not _SUBSCRIBE_URL.fullmatch(said.subscribe_url or ""):
-            raise CallbackRefused("The subscription is to be confirmed at an address that is not one of SNS.")
-        response = await _get(said.subscribe_url or "", client)
-        if not response.is_success:
-            raise CallbackUnverifiable(f"SNS did not confirm the subscription: {response.status_code}.")
-        return True
+            raise CallbackRefused("The signature is another one.", seen=hint(notification.signature)) from None
 
     async def _certificate(self, url: str, client: httpx.AsyncClient) -> x509.Certificate:
         if not _CERTIFICATE_URL.fullmatch(url):
@@ -150,6 +135,18 @@ class SnsTopics:
                 self._certificates.clear()
             self._certificates[url] = certificate
         return self._certificates[url]
+
+
+async def confirm_subscription(notification: Notification, client: httpx.AsyncClient) -> None:
+    """Confirm the subscription that a genuine `SubscriptionConfirmation` asks for.
+
+    Raises `CallbackRefused` for an address that is not SNS's, `CallbackUnverifiable` where it gives no answer.
+    """
+    if not _SUBSCRIBE_URL.fullmatch(notification.subscribe_url or ""):
+        raise CallbackRefused("The subscription is to be confirmed at an address that is not one of SNS.")
+    response = await _get(notification.subscribe_url or "", client)
+    if not response.is_success:
+        raise CallbackUnverifiable(f"SNS did not confirm the subscription: {response.status_code}.")
 
 
 async def _get(url: str, client: httpx.AsyncClient) -> httpx.Response:

@@ -1,5 +1,4 @@
-"""How callbacks are judged, where vendors do it alike: secrets that are being changed, headers that may be anything,
-comparisons that take the same time, and how old a signature may be."""
+"""Steps of verifying a callback: secrets and their rotation, hostile headers, comparisons, the age of a signature."""
 
 import base64
 import binascii
@@ -15,21 +14,21 @@ from pydantic import SecretStr
 from app.addresses import InvalidAddress, phone_address
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable, hint
 
-#: Either way: clocks differ, and what was captured must not be of use for long.
+#: In either direction: clocks differ, and a captured callback must not be of use for long.
 TOLERANCE = timedelta(minutes=5)
-#: The parameter of a callback's address that carries our reference, where a vendor has no field for one.
+#: The parameter with our reference in the address of a callback, for vendors without a field for it.
 _REFERENCE = "ref"
 _TIMESTAMP = re.compile(r"[0-9]{1,11}", re.ASCII)
-#: Country code and number together, longer than any short code.
+#: A country code and a number, longer than any short code.
 _WITHOUT_PLUS = re.compile(r"[1-9][0-9]{8,14}", re.ASCII)
-#: What may be a long short code, or a number of one of the countries that have so short ones.
+#: A long short code, or a number of one of the countries with short numbers.
 _MAYBE_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{6,7}", re.ASCII)
 
 
 def secrets_in(**settings: SecretStr | None) -> list[bytes]:
-    """The secrets that are set, several in one setting with a space between them while they are changed.
+    """The secrets that are set: during a rotation one setting has several, with a space between them.
 
-    The settings are named as in the environment. Raises `CallbackUnverifiable`, which names them, if none is set.
+    The arguments are named as in the environment. Raises `CallbackUnverifiable`, which names them, if none is set.
     """
     secrets = [
         each.encode() for setting in settings.values() if setting for each in setting.get_secret_value().split()
@@ -40,12 +39,12 @@ def secrets_in(**settings: SecretStr | None) -> list[bytes]:
 
 
 def first_secret(setting: SecretStr | None) -> str:
-    """The secret to send with, of those in one setting; nothing where there is none, which the vendor will refuse."""
+    """The first of the secrets in a setting, to send with; empty where there is none, which the vendor refuses."""
     return next(iter(setting.get_secret_value().split()), "") if setting else ""
 
 
 def only_header(callback: Callback, name: str) -> str:
-    """The value of a header that stands there exactly once. Raises `CallbackRefused` otherwise."""
+    """The value of a header that occurs exactly once. Raises `CallbackRefused` otherwise."""
     value = callback.header(name)
     if not value:
         raise CallbackRefused(f"The header {name} is missing, empty, or there twice.")
@@ -53,7 +52,7 @@ def only_header(callback: Callback, name: str) -> str:
 
 
 def only_parameter(callback: Callback, name: str) -> str:
-    """The value of a parameter that stands in the address exactly once. Raises `CallbackRefused` otherwise."""
+    """The value of a parameter that occurs exactly once in the address. Raises `CallbackRefused` otherwise."""
     try:
         values = [value for known, value in callback.query() if known == name]
     except ValueError:
@@ -64,17 +63,18 @@ def only_parameter(callback: Callback, name: str) -> str:
 
 
 def must_match(shown: Sequence[str], expected: Iterable[str]) -> None:
-    """Raises `CallbackRefused` unless one of the signatures shown is one of those expected, in the same encoding."""
+    """Raises `CallbackRefused` unless one of the shown signatures is an expected one, in the same encoding."""
     wanted = list(expected)
-    # All pairs are compared, so that time doesn't tell which secret it was.
+    # All pairs are compared, so that the time tells nothing about the secrets.
     found = [hmac.compare_digest(one.encode("utf-8", "replace"), other.encode()) for one in shown for other in wanted]
     if not any(found):
         raise CallbackRefused("The signature is another one.", seen=hint(" ".join(shown)), expected=hint(wanted[0]))
 
 
 def must_be_secret(shown: str, secrets: Iterable[bytes], callback: Callback) -> None:
-    """Raises `CallbackRefused` unless what a call has shown is one of the secrets themselves; it tells nothing of
-    either. Of a call that was kept it is the hash, which lets nobody in.
+    """Raises `CallbackRefused` unless the shown text is one of the secrets; the error has no part of either.
+
+    A kept callback has the hash of the text, which is compared instead and is no secret.
     """
     if not callback.is_kept:
         shown = hash_of(shown)
@@ -83,13 +83,13 @@ def must_be_secret(shown: str, secrets: Iterable[bytes], callback: Callback) -> 
 
 
 def hash_of(secret: str | bytes) -> str:
-    """What is kept of a secret that a call has shown."""
+    """The hash of a secret, which is kept in place of it."""
     content = secret if isinstance(secret, bytes) else secret.encode("utf-8", "replace")
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def kept_authorization(value: str) -> str:
-    """What is kept of a header `Authorization`: of HTTP's basic authentication (RFC 7617) the password's hash."""
+    """The header `Authorization` as it is kept: with a hash, for basic authentication (RFC 7617) of the password."""
     scheme, _, written = value.partition(" ")
     if scheme.lower() == "basic" and (password := _password_in(written)) is not None:
         return f"Basic {hash_of(password)}"
@@ -97,8 +97,10 @@ def kept_authorization(value: str) -> str:
 
 
 def password_of(callback: Callback) -> str:
-    """The password of HTTP's basic authentication, of a call that was kept its hash; the user may be any. Nothing
-    where there is none. Raises `CallbackRefused` where it can't be read."""
+    """The password of HTTP's basic authentication, with any user; its hash for a kept callback.
+
+    Empty without such a header. Raises `CallbackRefused` where it can't be read.
+    """
     scheme, _, written = (callback.header("authorization") or "").partition(" ")
     if scheme.lower() != "basic":
         return ""
@@ -116,9 +118,9 @@ def _password_in(written: str) -> str | None:
 
 
 def must_be_recent(seconds: str, callback: Callback, *, retried_for: timedelta = timedelta()) -> None:
-    """Raises `CallbackRefused` unless a Unix time, as it was written, is within `TOLERANCE` of the call.
+    """Raises `CallbackRefused` unless a written Unix time is within `TOLERANCE` of the callback's time.
 
-    Where the vendor repeats its first signature when it calls again, it may be older by as long as it does so.
+    `retried_for` is the time for which a vendor retries a callback with its first signature.
     """
     if not _TIMESTAMP.fullmatch(seconds):
         raise CallbackRefused("The time of the signature can't be read.", seen=hint(seconds))
@@ -131,20 +133,22 @@ def must_be_recent(seconds: str, callback: Callback, *, retried_for: timedelta =
 
 
 def with_reference(callback_url: str, reference: str) -> str:
-    """The address of a message's receipts, with our reference in its query: by it they find their message, also when
-    the answer that would have told its id was lost."""
+    """The address for a message's receipts, with our reference in its query.
+
+    So a receipt finds its message also when the answer with the vendor's id was lost.
+    """
     return f"{callback_url}{'&' if urlsplit(callback_url).query else '?'}{urlencode({_REFERENCE: reference})}"
 
 
 def reference_in(url: str | None) -> str | None:
-    """What `with_reference` put there; None where there is none."""
+    """The reference in an address of `with_reference`, or None."""
     return dict(parse_qsl(urlsplit(url).query)).get(_REFERENCE) if url else None
 
 
 def with_plus(address: str) -> str:
-    """A number in E.164 from a vendor that leaves the plus sign out; short codes and names as they are.
+    """A number in E.164 from a vendor that leaves the plus sign out; short codes and names stay as they are.
 
-    Seven or eight digits are a number where they can be one in the country that they begin with.
+    Seven or eight digits are a number if they are valid in the country of their first digits.
     """
     if _WITHOUT_PLUS.fullmatch(address) or (_MAYBE_WITHOUT_PLUS.fullmatch(address) and _is_number(f"+{address}")):
         return f"+{address}"

@@ -1,1 +1,1 @@
-"""Providers' callbacks: verified, kept, read and stored."""
+"""Callbacks of providers: verified, kept, read, stored and replayed."""

@@ -1,4 +1,4 @@
-"""What becomes of a provider's call: whose it is, what it says, what is stored of it, and what it is answered."""
+"""The way of a callback: verify it, read it, keep it, store its items, and reply. Kept ones can be replayed."""
 
 import asyncio
 import contextlib
@@ -16,24 +16,21 @@ from app.errors import ProviderNotFound
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable, Reply
 from app.providers.registry import provider_registry
 from app.redaction import redacted
-from app.services.callbacks.call_log import CallLog, NewCall
-from app.services.callbacks.events import CallbackItems, Reading
-from app.services.callbacks.signature_tokens import is_good_for
-from app.services.callbacks.webhook_calls import call_of
+from app.services.callbacks.callback_store import CallbackStore, NewCallback, claim_token
+from app.services.callbacks.items import CallbackItems, StorableItems
+from app.services.callbacks.kept_callbacks import get_callback
 from app.services.tenancy.audit import record
 
 log = structlog.get_logger(__name__)
 
-#: In bytes; reading a larger one takes long enough for others to notice.
-_LARGE = 100_000
 _LONGEST_REASON = 1000
-#: For a word about a call that is refused because the database was too slow for what it says.
+#: For the correction of a callback whose items the database was too slow to store.
 _CORRECTION_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What was found about a call: its verdict, why it is not `taken`, and how many events it holds.
+class CallbackResult:
+    """The result of a callback: its verdict, the reason unless it is `taken`, and the number of its items.
 
     `seen` and `expected` are the beginnings of signatures, as in `CallbackRefused`.
     """
@@ -45,15 +42,15 @@ class Judgement:
     events: int = 0
 
 
-#: Said of a call whose events the database did not take just then.
-_NOT_STORED = Judgement(
+#: Of a callback whose items the database did not store in time.
+_NOT_STORED = CallbackResult(
     CallbackVerdict.NOT_UNDERSTOOD, "It could not be stored when it came, and the provider was asked to call again."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
-    """Whether a call is its provider's, and if not, why; otherwise as in `Judgement`."""
+class SignatureCheck:
+    """The result of verifying a kept callback; the other fields are as in `CallbackResult`."""
 
     genuine: bool
     reason: str | None = None
@@ -62,45 +59,51 @@ class Verification:
 
 
 class CallbackService:
-    """Takes calls of providers, and takes those that were kept again."""
+    """Receives callbacks, and verifies and replays those that are kept."""
 
-    def __init__(self, events: CallbackItems, calls: CallLog, sessions: async_sessionmaker[AsyncSession]) -> None:
-        self._events = events
-        self._calls = calls
+    def __init__(
+        self, items: CallbackItems, callbacks: CallbackStore, sessions: async_sessionmaker[AsyncSession]
+    ) -> None:
+        self._items = items
+        self._callbacks = callbacks
         self._sessions = sessions
 
     async def receive(self, name: str, callback: Callback) -> Reply:
-        """Store what a call says, and the call; the answer that the provider expects, after both commits.
+        """Store a callback and its items; returns the reply that the provider expects, after both commits.
 
-        What is genuine and can't be read, or not all of it stored, is kept as it came, and answered alike. A repeat
-        changes nothing but that it is kept too. Raises `ProviderNotFound`, `CallbackRefused`, `CallbackUnverifiable`,
-        and what `GroupCommit.submit` raises: then the provider is to call again.
+        A genuine callback that can't be read, or stored in full, is kept as it came and gets the same reply. A
+        duplicate is kept, and changes nothing else.
+
+        Raises:
+            ProviderNotFound: no provider of this name calls back.
+            CallbackRefused, CallbackUnverifiable: the callback is kept as refused.
+            ServiceError, DBAPIError: as `GroupCommit.submit` raises them; the provider has to call again.
         """
         provider = provider_of(name)
         try:
-            reply = await _admit(provider, callback)
-            if reply is not None:
-                return reply
-            reading = await self._read(name, provider, callback)
-            await self._must_be_vouched_for(name, provider, callback, reading)
+            token = await _verify(provider, callback)
+            items = await self._read(name, provider, callback)
+            if isinstance(items, Reply):
+                return items
+            await self._claim(name, token, items)
         except (CallbackRefused, CallbackUnverifiable) as error:
             seen, expected = _hints(error)
-            await self._calls.quarantine(
-                NewCall(name, callback, CallbackVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
+            await self._callbacks.quarantine(
+                NewCallback(name, callback, CallbackVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
             )
             raise
-        found = _judged(reading)
-        call = NewCall(
+        result = _result_of(items)
+        new = NewCallback(
             name,
             callback,
-            found.verdict,
-            reason=found.reason,
-            events=found.events,
-            addresses=reading.addresses,
-            tenant_id=reading.tenant_id,
+            result.verdict,
+            reason=result.reason,
+            events=result.events,
+            addresses=items.addresses,
+            tenant_id=items.tenant_id,
         )
         kept, stored = await asyncio.gather(
-            self._calls.keep(call), self._events.store(name, reading), return_exceptions=True
+            self._callbacks.keep(new), self._items.store(name, items), return_exceptions=True
         )
         if isinstance(stored, BaseException):
             if not isinstance(kept, BaseException):
@@ -112,95 +115,93 @@ class CallbackService:
             raise kept
         call_id, faults = kept, stored
         if faults:
-            await self._correct(call_id, _judged(reading, faults))
-        if faults or reading.faults:
+            await self._correct(call_id, _result_of(items, faults))
+        if faults or items.faults:
             log.warning("callback_not_understood", provider=name, call_id=call_id)
         return provider.reply
 
-    async def verify(self, tenant_id: int, call_id: int) -> Verification:
-        """Whether a call that is kept is genuine, by today's settings and the time at which it came.
+    async def verify(self, tenant_id: int, call_id: int) -> SignatureCheck:
+        """Verify a kept callback with today's settings, at the time at which it came.
 
         Raises `WebhookCallNotFound`, `ProviderNotFound`.
         """
         async with self._sessions() as session:
-            call = await call_of(session, call_id, tenant_id)
+            kept = await get_callback(session, call_id, tenant_id)
         try:
-            await _verify(provider_of(call.provider_type), _as_it_came(call))
+            await _verify(provider_of(kept.provider_type), _as_it_came(kept))
         except (CallbackRefused, CallbackUnverifiable) as error:
             refusal = _refused(error)
-            return Verification(False, refusal.reason, refusal.seen, refusal.expected)
-        return Verification(True)
+            return SignatureCheck(False, refusal.reason, refusal.seen, refusal.expected)
+        return SignatureCheck(True)
 
-    async def replay(self, tenant_id: int, call_id: int, *, actor: str | None, client: str | None) -> Judgement:
-        """Take a call that is kept once more, and say what came of it; what it says is stored once, however often.
+    async def replay(self, tenant_id: int, call_id: int, *, actor: str | None, client: str | None) -> CallbackResult:
+        """Process a kept callback again. Its items are stored once, however often it is replayed.
 
-        One that was refused has to be genuine by today's settings, at the time at which it came; the others were
-        then. Raises `WebhookCallNotFound`, `ProviderNotFound`, and what `GroupCommit.submit` raises.
+        A refused one is verified first, as in `verify`. Raises `WebhookCallNotFound`, `ProviderNotFound`, and what
+        `GroupCommit.submit` raises.
         """
         async with self._sessions() as session:
-            call = await call_of(session, call_id, tenant_id)
-        found, addresses = await self._take_again(call)
+            kept = await get_callback(session, call_id, tenant_id)
+        result, addresses = await self._process_again(kept)
         changes = {
-            "verdict": found.verdict.value,
-            "reason": found.reason,
-            "seen": found.seen,
-            "expected": found.expected,
-            "events": found.events,
-            "addresses": sorted({*call.addresses, *addresses}),
+            "verdict": result.verdict.value,
+            "reason": result.reason,
+            "seen": result.seen,
+            "expected": result.expected,
+            "events": result.events,
+            "addresses": sorted({*kept.addresses, *addresses}),
             "replayed_at": func.now(),
         }
         async with self._sessions.begin() as session:
             is_it = (KeptCallback.tenant_id == tenant_id, KeptCallback.id == call_id)
             await session.execute(update(KeptCallback).where(*is_it).values(changes))
-            detail = {"call_id": call_id, "provider": call.provider_type, "verdict": found.verdict.value}
+            detail = {"call_id": call_id, "provider": kept.provider_type, "verdict": result.verdict.value}
             await record(session, tenant_id, "replay", actor=actor, client=client, **detail)
-        return found
+        return result
 
-    async def _take_again(self, call: KeptCallback) -> tuple[Judgement, set[str]]:
-        name, callback = call.provider_type, _as_it_came(call)
-        provider, was_refused = provider_of(name), call.verdict == CallbackVerdict.REFUSED
+    async def _process_again(self, kept: KeptCallback) -> tuple[CallbackResult, set[str]]:
+        name, callback = kept.provider_type, _as_it_came(kept)
+        provider = provider_of(name)
         try:
-            reply = await (_admit(provider, callback) if was_refused else provider.handshake(callback))
-            if reply is not None:
-                return Judgement(CallbackVerdict.TAKEN), set()
-            reading = await self._read(name, provider, callback)
-            if was_refused:
-                await self._must_be_vouched_for(name, provider, callback, reading)
+            token = await _verify(provider, callback) if kept.verdict == CallbackVerdict.REFUSED else None
+            items = await self._read(name, provider, callback)
+            if isinstance(items, Reply):
+                return CallbackResult(CallbackVerdict.TAKEN), set()
+            await self._claim(name, token, items)
         except (CallbackRefused, CallbackUnverifiable) as error:
             return _refused(error), set()
-        faults = await self._events.store(name, reading)
-        return _judged(reading, faults), reading.addresses
+        faults = await self._items.store(name, items)
+        return _result_of(items, faults), items.addresses
 
-    async def _must_be_vouched_for(
-        self, name: str, provider: BaseProvider, callback: Callback, reading: Reading
-    ) -> None:
-        """Raises `CallbackRefused` where a call's signature doesn't cover its events, and has come with others."""
-        token, events = await provider.signed_token(callback), reading.identity
-        if token is None or events is None:
+    async def _claim(self, name: str, token: str | None, items: StorableItems) -> None:
+        """Raises `CallbackRefused` for the token of a signature that came with other items before."""
+        if token is None or items.hash_of_ids is None:
             return
         async with self._sessions.begin() as session:
-            if not await is_good_for(await session.connection(), name, token, events):
+            if not await claim_token(await session.connection(), name, token, items.hash_of_ids):
                 raise CallbackRefused("The token of its signature has come with something else.")
 
-    async def _read(self, name: str, provider: BaseProvider, callback: Callback) -> Reading:
+    async def _read(self, name: str, provider: BaseProvider, callback: Callback) -> StorableItems | Reply:
         try:
-            if len(callback.body) > _LARGE:
-                events = await asyncio.to_thread(provider.parse, callback)
-            else:
-                events = provider.parse(callback)
+            parsing = (
+                await asyncio.to_thread(provider.parse, callback) if callback.is_large else provider.parse(callback)
+            )
+            parsed = await parsing if isinstance(parsing, Awaitable) else parsing
+        except (CallbackRefused, CallbackUnverifiable):
+            raise
         except ValueError as error:
-            return Reading(faults=[str(error)])
-        except Exception as error:  # a bug of the provider's file, which must not cost what it was about
+            return StorableItems(faults=[str(error)])
+        except Exception as error:  # a bug of the provider's file, which must not lose the callback
             log.exception("callback_not_parsed", provider=name)
-            return Reading(faults=[f"{type(error).__name__}: {error}"])
-        return await self._events.read(name, events)
+            return StorableItems(faults=[f"{type(error).__name__}: {error}"])
+        return parsed if isinstance(parsed, Reply) else await self._items.read(name, parsed)
 
-    async def _correct(self, call_id: int, found: Judgement) -> None:
-        """Say of a call that was kept as taken that it was not."""
+    async def _correct(self, call_id: int, result: CallbackResult) -> None:
+        """Correct the result of a callback that was kept as taken."""
         correcting = (
             update(KeptCallback)
             .where(KeptCallback.tenant_id == Tenant.id, KeptCallback.id == call_id)
-            .values(verdict=found.verdict.value, reason=found.reason, events=found.events)
+            .values(verdict=result.verdict.value, reason=result.reason, events=result.events)
         )
         async with self._sessions.begin() as session:
             await session.execute(correcting)
@@ -214,40 +215,35 @@ def provider_of(name: str) -> BaseProvider:
     return provider
 
 
-async def _verify(provider: BaseProvider, callback: Callback) -> None:
+async def _verify(provider: BaseProvider, callback: Callback) -> str | None:
+    """The token that the signature covers instead of the body, if any. Raises what `BaseProvider.verify` raises."""
     try:
-        judging = provider.verify(callback)
-        if isinstance(judging, Awaitable):
-            await judging
+        verifying = provider.verify(callback)
+        return await verifying if isinstance(verifying, Awaitable) else verifying
     except NotImplementedError:
         raise ProviderNotFound("This provider does not call back.") from None
     except ValueError:
         raise CallbackRefused("The call can't be read.") from None
 
 
-async def _admit(provider: BaseProvider, callback: Callback) -> Reply | None:
-    await _verify(provider, callback)
-    return await provider.handshake(callback)
+def _result_of(items: StorableItems, faults: list[str] | None = None) -> CallbackResult:
+    """The result of a genuine callback; `faults` are those that storing its items has shown."""
+    reasons = items.faults + (faults or [])
+    if not reasons:
+        return CallbackResult(CallbackVerdict.TAKEN, events=items.count)
+    reason = storable_text(redacted(" ".join(reasons)))[:_LONGEST_REASON]  # an error may quote a person's data
+    return CallbackResult(CallbackVerdict.NOT_UNDERSTOOD, reason, events=items.count - len(faults or []))
 
 
-def _judged(reading: Reading, faults: list[str] | None = None) -> Judgement:
-    """`faults` are those that showed when it was stored."""
-    told = reading.faults + (faults or [])
-    if not told:
-        return Judgement(CallbackVerdict.TAKEN, events=reading.count)
-    reason = storable_text(redacted(" ".join(told)))[:_LONGEST_REASON]  # an error may quote what it could not read
-    return Judgement(CallbackVerdict.NOT_UNDERSTOOD, reason, events=reading.count - len(faults or []))
-
-
-def _refused(error: CallbackRefused | CallbackUnverifiable) -> Judgement:
+def _refused(error: CallbackRefused | CallbackUnverifiable) -> CallbackResult:
     seen, expected = _hints(error)
-    return Judgement(CallbackVerdict.REFUSED, storable_text(str(error)), storable_text(seen), expected)
+    return CallbackResult(CallbackVerdict.REFUSED, storable_text(str(error)), storable_text(seen), expected)
 
 
 def _hints(error: CallbackRefused | CallbackUnverifiable) -> tuple[str | None, str | None]:
     return (error.seen, error.expected) if isinstance(error, CallbackRefused) else (None, None)
 
 
-def _as_it_came(call: KeptCallback) -> Callback:
-    headers = [(name, value) for name, value in call.headers if value is not None]
-    return Callback(call.method, call.url, headers, call.body, call.received_at, is_kept=True)
+def _as_it_came(kept: KeptCallback) -> Callback:
+    headers = [(name, value) for name, value in kept.headers if value is not None]
+    return Callback(kept.method, kept.url, headers, kept.body, kept.received_at, is_kept=True)

@@ -16,7 +16,7 @@ from app.db.models import Contact, Conversation, ConversationParticipant, File, 
 from app.db.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
-from app.services.callbacks.webhook_calls import count_calls_about
+from app.services.callbacks.kept_callbacks import count_callbacks_about
 from app.services.people.personal_data import accept_erasure, erase
 
 #: Of an export: a mail may be a megabyte, so that a page is some tens of megabytes at the very most.
@@ -63,7 +63,7 @@ class ContactService:
     async def webhook_calls(self, contact: Contact) -> int:
         """How many calls of providers are kept, as they came, that name it."""
         async with self._transaction() as connection:
-            return await count_calls_about(connection, self._tenant_id, contact.address)
+            return await count_callbacks_about(connection, self._tenant_id, contact.address)
 
     def conversations(self, contact_id: int) -> AsyncIterator[Conversation]:
         """The conversations in which it is the contact, the oldest first."""

@@ -43,7 +43,7 @@ from app.db.models import (
 )
 from app.domain import DEFAULT_TENANT_ID, MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
-from app.services.callbacks.webhook_calls import remove_calls_about
+from app.services.callbacks.kept_callbacks import remove_callbacks_about
 from app.services.messages.files import remove_files
 from app.services.tenancy.audit import record
 
@@ -231,7 +231,7 @@ async def accept_erasure(
         raise NotErasable("This is an address of your own, that messages are sent from or come to, not a person's.")
     await connection.execute(_BEGIN_ERASURE, parameters | {"nobody": f"erased:{contact_id}"})
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
-    return Counter(webhook_calls=await remove_calls_about(connection, tenant_id, contact.address))
+    return Counter(webhook_calls=await remove_callbacks_about(connection, tenant_id, contact.address))
 
 
 _CONVERSATIONS_WITH = (

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from app.providers.base import TemporaryFailure, UnknownOutcome
-from app.providers.toolbox import http_client as transport
-from app.providers.toolbox.http_client import LARGEST_ANSWER, exchange, new_client
+from app.providers.toolbox import transport
+from app.providers.toolbox.http_client import LARGEST_ANSWER, exchange
+from app.providers.toolbox.transport import new_client
 from tests.live import free_port
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from app.db.models import DeliveryAttempt
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
 from app.providers.base import Callback, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
-from app.services.callbacks.events import CallbackItems
+from app.services.callbacks.items import CallbackItems
 from app.services.delivery.claims import Claim
 from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.delivery.references import reference_of

@@ -1,4 +1,4 @@
-"""What providers say by themselves, whichever way it comes: receipts into the ledger, messages into conversations."""
+"""Stores the items of callbacks: receipts in the ledger, inbound messages in conversations."""
 
 import asyncio
 import hashlib
@@ -24,15 +24,15 @@ from app.services.tenancy.addresses import AddressBook
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LONGEST_ID = 512
-#: The classes of SQLSTATE that say that a row is at fault: its values, what it breaks, what it exceeds.
-_OF_THE_ROW = ("22", "23", "54")
+#: The classes of SQLSTATE for errors of a row: its data, a violated constraint, an exceeded limit.
+_ROW_ERRORS = ("22", "23", "54")
 
 
 @dataclass(slots=True)
-class Reading:
-    """The events of one call as they can be stored, and a sentence for each that can't be.
+class StorableItems:
+    """The items of one callback, ready to be stored, and a sentence for each one that can't be.
 
-    `addresses` are the normalised ones of whom they are about, `tenants` whose they claim to be.
+    `addresses` are the normalised addresses of the people in them, `tenants` the tenants that they name.
     """
 
     receipts: list[Receipt] = field(default_factory=list)
@@ -47,8 +47,8 @@ class Reading:
         return len(self.receipts) + len(self.messages)
 
     @property
-    def identity(self) -> str | None:
-        """A hash of which events they are, the same when they come again; None where none could be read."""
+    def hash_of_ids(self) -> str | None:
+        """A hash of the items' ids, the same when they come again; None where no item could be read."""
         ids = [receipt.event_id for receipt in self.receipts] + [
             str(each.provider_message_id) for each in self.messages
         ]
@@ -56,12 +56,12 @@ class Reading:
 
     @property
     def tenant_id(self) -> int:
-        """The tenant that all of them name; otherwise tenant 1. Whose a fault is, nobody knows."""
+        """The tenant that all of the items name, or else tenant 1. The tenant of a fault is unknown."""
         return next(iter(self.tenants)) if len(self.tenants) == 1 and not self.faults else DEFAULT_TENANT_ID
 
 
 class CallbackItems:
-    """Takes events of any provider; an async context manager, because receipts are committed in groups."""
+    """Stores items of any provider. An async context manager, because receipts are committed in groups."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class CallbackItems:
             batch_size=settings.accept_batch_size,
             queue_limit=settings.accept_queue_limit,
             deadline_seconds=settings.database_statement_timeout_seconds,
-            tenant_of=lambda _: DEFAULT_TENANT_ID,  # whose they are shows when they are stored
+            tenant_of=lambda _: DEFAULT_TENANT_ID,  # the statement looks the tenant up
             name="receipts",
         )
 
@@ -92,66 +92,68 @@ class CallbackItems:
     async def __aexit__(self, *exception: object) -> None:
         await self._ledger.__aexit__(*exception)
 
-    async def accept(self, provider_type: str, *events: CallbackItem) -> None:
-        """Keep events; returns after the commit. One that is known already changes nothing.
+    async def accept(self, provider_type: str, *items: CallbackItem) -> None:
+        """Store items; returns after the commit. A duplicate changes nothing.
 
-        Raises `ValueError` once the others are stored, if one can't be, and what `GroupCommit.submit` raises.
+        Raises `ValueError` if an item can't be stored, once the others are, and what `GroupCommit.submit` raises.
         """
-        reading = await self.read(provider_type, events)
-        faults = reading.faults + await self.store(provider_type, reading)
+        storable = await self.read(provider_type, items)
+        faults = storable.faults + await self.store(provider_type, storable)
         if faults:
             raise ValueError(" ".join(faults))
 
-    async def read(self, provider_type: str, events: Sequence[CallbackItem | Unread]) -> Reading:
-        """Make of events what will be stored, each by itself, so that a bad one costs no other."""
-        reading = Reading()
-        for number, event in enumerate(events, start=1):
+    async def read(self, provider_type: str, items: Sequence[CallbackItem | Unread]) -> StorableItems:
+        """Make items ready to be stored, one by one, so that a faulty one does not affect the others."""
+        storable = StorableItems()
+        for number, item in enumerate(items, start=1):
             try:
-                if isinstance(event, Unread):
-                    reading.faults.append(f"Event {number}: {event.reason}.")
-                elif isinstance(event, Receipt):
-                    self._add_receipt(reading, event)
+                if isinstance(item, Unread):
+                    storable.faults.append(f"Event {number}: {item.reason}.")
+                elif isinstance(item, Receipt):
+                    self._add_receipt(storable, item)
                 else:
-                    message = await self._new_message(provider_type, event)
-                    if event.files:
-                        message = await self._with_files(reading, message, event.files)
-                    reading.messages.append(message)
-                    reading.addresses |= {message.sender.value, message.recipient.value}
-                    reading.tenants.add(message.tenant_id)
+                    message = await self._new_message(provider_type, item)
+                    if item.files:
+                        message = await self._with_files(storable, message, item.files)
+                    storable.messages.append(message)
+                    storable.addresses |= {message.sender.value, message.recipient.value}
+                    storable.tenants.add(message.tenant_id)
             except (ValueError, RecursionError) as error:
-                reading.faults.append(f"Event {number}: {error}.")
-        return reading
+                storable.faults.append(f"Event {number}: {error}.")
+        return storable
 
-    async def store(self, provider_type: str, reading: Reading) -> list[str]:
-        """Store what was read; returns after the commit, with a sentence for each event that could not be.
+    async def store(self, provider_type: str, storable: StorableItems) -> list[str]:
+        """Store items; returns after the commit, with a sentence for each one that could not be stored.
 
-        Raises what `GroupCommit.submit` raises where that is no event's fault; some may be stored then.
+        Raises what `GroupCommit.submit` raises, except for an item's own fault. Some may be stored then.
         """
-        if reading.files:
-            await self._files.keep(reading.files)
+        if storable.files:
+            await self._files.keep(storable.files)
         outcomes = await asyncio.gather(
-            *(self._ledger.submit((provider_type, receipt)) for receipt in reading.receipts),
-            *(self._writer.write(message) for message in reading.messages),
+            *(self._ledger.submit((provider_type, receipt)) for receipt in storable.receipts),
+            *(self._writer.write(message) for message in storable.messages),
             return_exceptions=True,
         )
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         for error in errors:
-            if not _is_of_the_row(error):
+            if not _is_row_error(error):
                 raise error
         return [f"One of its events can't be stored: {type(error).__name__}." for error in errors]
 
-    async def _with_files(self, reading: Reading, message: NewMessage, files: Sequence[InboundFile]) -> NewMessage:
+    async def _with_files(
+        self, storable: StorableItems, message: NewMessage, files: Sequence[InboundFile]
+    ) -> NewMessage:
         assert message.provider_type is not None
         assert message.provider_message_id is not None
         identity = message.tenant_id, message.provider_type, message.provider_message_id
         new = await asyncio.to_thread(new_files, *identity, files)  # hashes all of their bytes
-        reading.files += new
+        storable.files += new
         return replace(message, attachments=[*message.attachments, *(file.address for file in new)])
 
-    def _add_receipt(self, reading: Reading, receipt: Receipt) -> None:
+    def _add_receipt(self, storable: StorableItems, receipt: Receipt) -> None:
         for id_ in (receipt.event_id, receipt.provider_message_id):
             _must_be_short(id_)
-        reading.receipts.append(
+        storable.receipts.append(
             replace(
                 receipt,
                 event_id=storable_text(receipt.event_id),
@@ -162,9 +164,9 @@ class CallbackItems:
                 raw=storable_document(receipt.raw),
             )
         )
-        reading.tenants.add(tenant_in(receipt.idempotency_key) or DEFAULT_TENANT_ID)
+        storable.tenants.add(tenant_in(receipt.idempotency_key) or DEFAULT_TENANT_ID)
         if receipt.recipient:
-            reading.addresses.add(self._normalised(receipt.recipient))
+            storable.addresses.add(self._normalised(receipt.recipient))
 
     def _normalised(self, written: str) -> str:
         try:
@@ -172,25 +174,25 @@ class CallbackItems:
         except InvalidAddress:
             return storable_text(written)
 
-    async def _new_message(self, provider_type: str, event: InboundMessage) -> NewMessage:
-        if not _NAME.fullmatch(event.channel) or not _NAME.fullmatch(event.type):
+    async def _new_message(self, provider_type: str, item: InboundMessage) -> NewMessage:
+        if not _NAME.fullmatch(item.channel) or not _NAME.fullmatch(item.type):
             raise ValueError("channel and type are names in lower case")
-        _must_be_short(event.provider_message_id)
-        recipient = any_address(event.to_address, region=self._region)
+        _must_be_short(item.provider_message_id)
+        recipient = any_address(item.to_address, region=self._region)
         return NewMessage(
             tenant_id=await self._addresses.tenant_of(recipient),
             direction=Direction.INBOUND,
-            channel=event.channel,
-            type=event.type,
-            sender=sender_address(event.from_address, region=self._region),
+            channel=item.channel,
+            type=item.type,
+            sender=sender_address(item.from_address, region=self._region),
             recipient=recipient,
-            subject=storable_text(event.subject),
-            body=storable_text(event.body),
-            attachments=[storable_text(attachment) for attachment in event.attachments],
-            quoted=storable_text(event.quoted),
-            sent_at=storable_moment(event.sent_at),
+            subject=storable_text(item.subject),
+            body=storable_text(item.body),
+            attachments=[storable_text(attachment) for attachment in item.attachments],
+            quoted=storable_text(item.quoted),
+            sent_at=storable_moment(item.sent_at),
             provider_type=provider_type,
-            provider_message_id=storable_text(event.provider_message_id),
+            provider_message_id=storable_text(item.provider_message_id),
         )
 
 
@@ -199,9 +201,9 @@ async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]
     return [None] * len(receipts)
 
 
-def _is_of_the_row(error: BaseException) -> bool:
+def _is_row_error(error: BaseException) -> bool:
     sqlstate = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
-    return isinstance(error, ValueError) or (sqlstate or "").startswith(_OF_THE_ROW)
+    return isinstance(error, ValueError) or (sqlstate or "").startswith(_ROW_ERRORS)
 
 
 def _must_be_short(id_: str | None) -> None:

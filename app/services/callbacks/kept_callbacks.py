@@ -1,4 +1,4 @@
-"""The calls of providers that are kept: looking at them, and taking those out that are about a person."""
+"""Lists kept callbacks, and removes those about a person."""
 
 from datetime import datetime
 from urllib.parse import quote
@@ -27,10 +27,10 @@ from app.db.paging import Page, fetch_page
 from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
 from app.errors import WebhookCallNotFound
 
-_EVERY_CALL: Select[KeptCallback] = select(KeptCallback).join(Tenant, Tenant.id == KeptCallback.tenant_id)
+_EVERY_CALLBACK: Select[KeptCallback] = select(KeptCallback).join(Tenant, Tenant.id == KeptCallback.tenant_id)
 
 
-async def list_calls(
+async def list_callbacks(
     session: AsyncSession,
     *,
     provider: str | None = None,
@@ -40,15 +40,17 @@ async def list_calls(
     limit: int,
     cursor: str | None = None,
 ) -> Page[KeptCallback]:
-    """Calls of every tenant, the newest first, without headers and bodies; received at `since` or later, and before
-    `until`."""
+    """Callbacks of every tenant, the newest first, without headers and bodies.
+
+    They were received at `since` or later, and before `until`.
+    """
     conditions: list[ColumnElement[bool]] = []
     if provider is not None:
         conditions.append(KeptCallback.provider_type == provider)
     if verdict is not None:
         conditions.append(KeptCallback.verdict == verdict.value)
         if verdict is not CallbackVerdict.TAKEN:
-            conditions.append(and_(true(), CALL_NEEDS_ATTENTION))  # says that the partial index will do
+            conditions.append(and_(true(), CALL_NEEDS_ATTENTION))  # so that PostgreSQL uses the partial index
     if since is not None:
         conditions.append(KeptCallback.received_at >= since)
     if until is not None:
@@ -56,7 +58,7 @@ async def list_calls(
     without_content = (defer(KeptCallback.headers, raiseload=True), defer(KeptCallback.body, raiseload=True))
     return await fetch_page(
         session,
-        _EVERY_CALL.where(*conditions).options(*without_content),
+        _EVERY_CALLBACK.where(*conditions).options(*without_content),
         order=(KeptCallback.id,),
         newest_first=True,
         limit=limit,
@@ -64,9 +66,9 @@ async def list_calls(
     )
 
 
-async def call_of(session: AsyncSession, call_id: int, tenant_id: int | None = None) -> KeptCallback:
-    """One call, with everything; of whichever tenant, if none is named. Raises `WebhookCallNotFound`."""
-    statement = _EVERY_CALL.where(KeptCallback.id == call_id)
+async def get_callback(session: AsyncSession, call_id: int, tenant_id: int | None = None) -> KeptCallback:
+    """One callback with headers and body, of any tenant if none is named. Raises `WebhookCallNotFound`."""
+    statement = _EVERY_CALLBACK.where(KeptCallback.id == call_id)
     if tenant_id is not None:
         statement = statement.where(KeptCallback.tenant_id == tenant_id)
     found = (await session.scalars(statement)).one_or_none()
@@ -75,9 +77,9 @@ async def call_of(session: AsyncSession, call_id: int, tenant_id: int | None = N
     return found
 
 
-_names_it = KeptCallback.addresses.contains(bindparam("addresses", type_=ARRAY(Text())))
+_names_address = KeptCallback.addresses.contains(bindparam("addresses", type_=ARRAY(Text())))
 _content = KeptCallback.body.op("||")(func.convert_to(func.concat(" ", KeptCallback.url), "UTF8"))
-_holds_it = and_(
+_contains_address = and_(
     CALL_NEEDS_ATTENTION,
     or_(
         func.pg_catalog.position(_content, bindparam("plain", type_=LargeBinary())) > 0,
@@ -85,24 +87,24 @@ _holds_it = and_(
     ),
 )
 #: Two statements, because each has an index of its own.
-_ABOUT_IT = (_names_it, and_(_holds_it, not_(_names_it)))
+_ABOUT_ADDRESS = (_names_address, and_(_contains_address, not_(_names_address)))
 _COUNTS = [
     select(func.count()).select_from(KeptCallback).where(KeptCallback.tenant_id == TENANT, about)
-    for about in _ABOUT_IT
+    for about in _ABOUT_ADDRESS
 ]
-_REMOVALS = [delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, about) for about in _ABOUT_IT]
+_REMOVALS = [delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, about) for about in _ABOUT_ADDRESS]
 
 
-async def count_calls_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
-    """How many of a tenant's calls name an address, as their events say or, where these say nothing, literally."""
+async def count_callbacks_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
+    """The number of a tenant's callbacks about an address: their items name it or, without items, the text has it."""
     parameters = _about(tenant_id, address)
     return sum([(await connection.execute(count, parameters)).scalar_one() for count in _COUNTS])
 
 
-async def remove_calls_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
-    """Remove the calls that name an address; returns how many of the tenant's own there were.
+async def remove_callbacks_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
+    """Remove the callbacks about an address; returns the number of the tenant's own.
 
-    Those with tenant 1 go too: whose they are could not always be told when they came.
+    Those of tenant 1 are removed, too: it has the callbacks whose tenant was unknown when they came.
     """
     removed = 0
     for of_tenant in sorted({tenant_id, DEFAULT_TENANT_ID}):
@@ -113,7 +115,7 @@ async def remove_calls_about(connection: AsyncConnection, tenant_id: int, addres
 
 
 def _about(tenant_id: int, address: str) -> dict[str, object]:
-    """A number is looked for without its plus, which forms and JSON write in other ways."""
+    """The parameters. A number is searched for without its plus, which forms and JSON may encode."""
     sought = address.removeprefix("+")
     return {
         "tenant": tenant_id,

@@ -1,4 +1,4 @@
-"""Keeping the calls of providers as they came."""
+"""Stores callbacks as they came, and the tokens of signatures."""
 
 import asyncio
 import json
@@ -28,32 +28,32 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.batches import TENANT, given, rows
-from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, Tenant
+from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, SignatureToken, Tenant
 from app.db.sanitize import storable_text
 from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
 from app.providers.base import Callback
 from app.providers.toolbox.verification import hash_of, kept_authorization
 from app.services.accept.group_commit import GroupCommit
 
-#: Headers and parameters of the address that hold what lets somebody in: only the hashes of their values are kept, by
-#: which a call can be judged again, and nobody is let in.
+#: Headers and parameters with a shared secret. Only the hash of the value is kept: it serves to verify a callback
+#: again, and is no secret.
 _SECRET = re.compile(r"authorization|cookie|token|secret|password|api-?key", re.IGNORECASE)
-#: A signature over one call (a JWT, RFC 7519), whatever the header's name: without it the call can't be judged again.
+#: A signature over one callback (a JWT, RFC 7519), in any header. It is kept, to verify the callback again.
 _SIGNED_TOKEN = re.compile(r"Bearer eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=([^&#]*)")
-#: A larger one is written by itself, so that a batch is at most some tens of megabytes.
+#: In bytes. A larger callback is written by itself, so that a batch has some tens of megabytes at most.
 _LARGE = 256_000
 _BATCH = 100
-#: Refused calls, and bytes of their bodies, that are kept a minute: who isn't known must not keep the disk busy ...
+#: Refused callbacks, and bytes of their bodies, that are kept a minute: unknown callers must not keep the disk busy
+#: ...
 _REFUSED_A_MINUTE, _BYTES_A_MINUTE = 600, 40_000_000
-#: ... nor fill it. A mail has up to 30 MB, and can be judged again like any other; whoever is erased is looked for in
-#: all of them.
+#: ... nor fill it. A mail has up to 30 MB. An erasure searches all of these bodies.
 _MOST_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class NewCall:
-    """A call that is about to be kept; what is not said is as in `KeptCallback`."""
+class NewCallback:
+    """A callback to be kept, with the result of its processing, as in `KeptCallback`."""
 
     provider_type: str
     callback: Callback
@@ -82,7 +82,7 @@ _new = rows(
     addresses=Text(),
 )
 _NEW = [column.name for column in _new.c][:-1]
-#: The tenant is one that events claim, and need not be there.
+#: The items of a callback may name a tenant that does not exist.
 _VALUES = {name: _new.c[name] for name in _NEW} | {
     "tenant_id": func.coalesce(Tenant.id, literal(DEFAULT_TENANT_ID, BigInteger())),
     "headers": cast(_new.c.headers, JSONB),
@@ -99,7 +99,7 @@ _KEEP = (
     .returning(KeptCallback.id)
 )
 _IS_REFUSED = (
-    CALL_NEEDS_ATTENTION,  # says that the partial index will do
+    CALL_NEEDS_ATTENTION,  # so that PostgreSQL uses the partial index
     KeptCallback.verdict == CallbackVerdict.REFUSED.value,
 )
 _latest_first = KeptCallback.id.desc()
@@ -126,10 +126,20 @@ _surplus = (
     .cte("surplus")
 )
 _REMOVE_SURPLUS = delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, KeptCallback.id == _surplus.c.id)
+_PROVIDER, _TOKEN = bindparam("provider", type_=Text()), bindparam("shown", type_=Text())
+_CLAIM_TOKEN = (
+    insert(SignatureToken)
+    .values(tenant_id=TENANT, provider_type=_PROVIDER, token=_TOKEN, events=bindparam("came_with", type_=Text()))
+    .on_conflict_do_nothing()
+)
+#: A second statement, so that it sees the row that the first one has waited for.
+_CAME_WITH = select(SignatureToken.events).where(
+    SignatureToken.tenant_id == TENANT, SignatureToken.provider_type == _PROVIDER, SignatureToken.token == _TOKEN
+)
 
 
-class CallLog:
-    """Keeps calls; an async context manager, because they are committed in groups."""
+class CallbackStore:
+    """Keeps callbacks. An async context manager, because they are committed in groups."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         self._engine = engine
@@ -138,72 +148,73 @@ class CallLog:
         self._most_refused = settings.quarantine_most
         self._minute = 0
         self._refused = self._refused_bytes = 0
-        self._calls: GroupCommit[NewCall, int] = GroupCommit(
+        self._callbacks: GroupCommit[NewCallback, int] = GroupCommit(
             engine,
             _keep,
             batch_size=_BATCH,
             queue_limit=settings.accept_queue_limit,
             deadline_seconds=self._deadline_seconds,
-            tenant_of=lambda _: DEFAULT_TENANT_ID,  # whose they are is looked up where they are stored
+            tenant_of=lambda _: DEFAULT_TENANT_ID,  # the statement looks the tenant up
             name="webhook-calls",
             single_statement=True,
         )
 
     async def __aenter__(self) -> Self:
-        await self._calls.__aenter__()
+        await self._callbacks.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._calls.__aexit__(*exception)
+        await self._callbacks.__aexit__(*exception)
 
-    async def keep(self, call: NewCall) -> int:
-        """Keep a call; its id, after the commit. Raises what `GroupCommit.submit` raises."""
-        if len(call.callback.body) < _LARGE:
-            return await self._calls.submit(call)
+    async def keep(self, new: NewCallback) -> int:
+        """Keep a callback; returns its id after the commit. Raises what `GroupCommit.submit` raises."""
+        if len(new.callback.body) < _LARGE:
+            return await self._callbacks.submit(new)
         async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
-            return (await _keep(connection, [call]))[0]
+            return (await _keep(connection, [new]))[0]
 
-    async def quarantine(self, call: NewCall) -> None:
-        """Keep a call that was refused, or could not be judged, where that is wanted: `QUARANTINE_MOST` of them, and
-        so many bytes; the oldest go first. None is kept that is too much for its minute.
+    async def quarantine(self, new: NewCallback) -> None:
+        """Keep a callback that was refused or could not be verified, if `QUARANTINE_REFUSED` is on.
+
+        The newest `QUARANTINE_MOST` remain, and at most 100 MB. Those beyond the limits of a minute are not kept.
         """
         minute = int(time.monotonic() // 60)
         if minute != self._minute:
             self._minute, self._refused, self._refused_bytes = minute, 0, 0
-        size = len(call.callback.body)
+        size = len(new.callback.body)
         is_too_much = self._refused >= _REFUSED_A_MINUTE or self._refused_bytes + size > _BYTES_A_MINUTE
         if not self._keeps_refused or is_too_much:
             return
         self._refused += 1
         self._refused_bytes += size
         async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
-            await _keep(connection, [call])
+            await _keep(connection, [new])
             most = {"most": self._most_refused, "most_bytes": _MOST_BYTES}
             await connection.execute(_REMOVE_SURPLUS, {"tenant": DEFAULT_TENANT_ID, **most})
 
 
-async def _keep(connection: AsyncConnection, calls: list[NewCall]) -> list[int]:
-    kept = await connection.execute(_KEEP, given(DEFAULT_TENANT_ID, _NEW, map(_values, calls)))
-    return sorted(kept.scalars())  # drawn in the order of the rows
+async def _keep(connection: AsyncConnection, callbacks: list[NewCallback]) -> list[int]:
+    kept = await connection.execute(_KEEP, given(DEFAULT_TENANT_ID, _NEW, map(_values, callbacks)))
+    return sorted(kept.scalars())  # ids are drawn in the order of the rows
 
 
-def _values(call: NewCall) -> tuple[object, ...]:
-    """In the order of `_NEW`."""
-    callback = call.callback
+def _values(new: NewCallback) -> tuple[object, ...]:
+    """The values of a row, in the order of `_NEW`."""
+    callback = new.callback
     return (
-        call.tenant_id,
-        call.provider_type,
+        new.tenant_id,
+        new.provider_type,
         callback.received_at,
         callback.method,
         storable_text(_PARAMETER.sub(_kept_parameter, callback.url)),
         json.dumps([(name, _kept_value(name, value)) for name, value in callback.headers]),
         callback.body,
-        call.verdict.value,
-        storable_text(call.reason),
-        storable_text(call.seen),
-        storable_text(call.expected),
-        call.events,
-        "\n".join(sorted(call.addresses)),
+        new.verdict.value,
+        storable_text(new.reason),
+        storable_text(new.seen),
+        storable_text(new.expected),
+        new.events,
+        "\n".join(sorted(new.addresses)),
     )
 
 
@@ -217,3 +228,14 @@ def _kept_value(name: str, value: str) -> str:
     if not _SECRET.search(name) or _SIGNED_TOKEN.fullmatch(value):
         return storable_text(value)
     return kept_authorization(value) if name == "authorization" else hash_of(value)
+
+
+async def claim_token(connection: AsyncConnection, provider_type: str, token: str, items: str) -> bool:
+    """Claim a signature's token for the items that it came with first; False for a token of other items.
+
+    `items` is their hash. The claim is stored with tenant 1, so that no token is good for two tenants either.
+    """
+    parameters = {"tenant": DEFAULT_TENANT_ID, "provider": provider_type, "shown": storable_text(token)}
+    await connection.execute(_CLAIM_TOKEN, parameters | {"came_with": items})
+    came_with: str = (await connection.execute(_CAME_WITH, parameters)).scalar_one()
+    return came_with == items

@@ -9,7 +9,7 @@ import pytest
 from app.config import Settings
 from app.domain import MessageStatus
 from app.providers.base import InboundMessage, Receipt
-from app.services.callbacks.events import CallbackItems
+from app.services.callbacks.items import CallbackItems
 from tests.factories import CONTACT, CUSTOMER
 from tests.wire import rows_of
 

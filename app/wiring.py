@@ -48,7 +48,7 @@ class Services:
 
     sessions: async_sessionmaker[AsyncSession]
     messages: MessageService
-    provider_events: CallbackItems
+    callback_items: CallbackItems
     files: FileStore
     callbacks: CallbackService
     keys: KeyRing
@@ -110,11 +110,11 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressBook(sessions, deadline_seconds=deadline)
         files = FileStore(sessions, settings.files_dir)
-        events = await stack.enter_async_context(CallbackItems(engine, settings, writer, addresses, files))
-        calls = await stack.enter_async_context(CallbackStore(engine, settings))
+        callback_items = await stack.enter_async_context(CallbackItems(engine, settings, writer, addresses, files))
+        callback_store = await stack.enter_async_context(CallbackStore(engine, settings))
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):
-                provider.connect(partial(events.accept, name))
+                provider.connect(partial(callback_items.accept, name))
             stack.push_async_callback(provider.close)
         if worker is not None:
             await stack.enter_async_context(worker)
@@ -130,9 +130,9 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         yield Services(
             sessions,
             MessageService(writer, sessions, settings, rules=rules, on_due=notifier.notify),
-            events,
+            callback_items,
             files,
-            CallbackService(events, calls, sessions),
+            CallbackService(callback_items, callback_store, sessions),
             KeyRing(sessions, deadline_seconds=deadline),
             FailureCount(a_minute=settings.auth_failures_per_minute),
             RateLimiter(engine, limits, deadline_seconds=deadline),

@@ -328,7 +328,7 @@ async def test_a_receipt_that_mixes_two_tenants_moves_the_message_of_our_own_ref
     call |= {"reference": reference, "id": others["provider_message_id"]}
     assert (await osprey.ask(READ, Asked("POST", "/api/webhooks/sms-x", body=call))).status_code == 404
     assert (await osprey.ask(READ, Asked("POST", "/api/webhooks/sms", body=call))).status_code == 422
-    await installation.app.state.services.provider_events.accept(
+    await installation.app.state.services.callback_items.accept(
         "sms", Receipt("mixed", MessageStatus.DELIVERED, others["provider_message_id"], reference)
     )
     assert osprey.rows() == osprey.things

@@ -118,7 +118,7 @@ async def _recover(services: Services, name: str, batch: Sequence[InboundMessage
 
     The note follows the message: if it is broken off in between, a message is recovered and doesn't say so.
     """
-    reading = await services.provider_events.read(name, batch)
+    reading = await services.callback_items.read(name, batch)
     stored = await asyncio.gather(*(services.messages.accept(message) for message in reading.messages))
     missing: dict[int, list[int]] = {}
     for message, place in zip(reading.messages, stored, strict=True):

@@ -19,15 +19,7 @@ from app.domain import MessageStatus
 
 @dataclass(frozen=True, slots=True)
 class OutboundMessage:
-    """The argument of `send`. `from_address` and `to_address` are normalised; `attachments` are URLs.
-
-    `idempotency_key` is the same for every attempt of one message, and unique to it. Pass it on where the vendor
-    takes one, or as the reference that its receipts carry back. `callback_url` is the address for its receipts; None
-    without a `PUBLIC_URL`. `thread` is for mail: the Message-IDs of earlier mails, the latest last, for In-Reply-To
-    and References. `give_up_at` is the time, by the event loop's clock, at which the worker stops waiting for `send`
-    and takes the message for one in doubt. Work before the request has to end well before that, as a
-    `TemporaryFailure`.
-    """
+    """The argument of `send`. The addresses are normalised; `attachments` are URLs."""
 
     message_id: int
     channel: str
@@ -35,11 +27,17 @@ class OutboundMessage:
     from_address: str
     to_address: str
     body: str
+    #: The same for every attempt of one message, and unique to it. Pass it on as the vendor's idempotency key, or as
+    #: the reference that receipts carry back.
     idempotency_key: str
     subject: str | None = None
     attachments: list[str] = field(default_factory=list)
+    #: The address for receipts; None without a `PUBLIC_URL`.
     callback_url: str | None = None
+    #: The Message-IDs of earlier mails, the latest last, for In-Reply-To and References.
     thread: Sequence[str] = ()
+    #: The time, by the event loop's clock, at which the worker takes the message for one in doubt. Work before the
+    #: request has to end well before that, as a `TemporaryFailure`.
     give_up_at: float | None = field(default=None, compare=False)
 
 
@@ -58,7 +56,7 @@ class ProviderFailure(Exception):
 
 
 class TemporaryFailure(ProviderFailure):
-    """The worker retries, after `retry_after` seconds where the provider names a time.
+    """The worker retries, after `retry_after` seconds if the provider names a time.
 
     `throttled` means that the provider got too many requests: it is paused for that time.
     """
@@ -96,7 +94,7 @@ class Receipt:
     """A delivery status that a provider reports, possibly late, twice, or before its answer to `send`.
 
     `event_id` identifies the report among those of its provider; a repeat has the same one. The message is named by
-    `provider_message_id`, by `idempotency_key` (of its `OutboundMessage`), or by both. `status` is None where the
+    `provider_message_id`, by `idempotency_key` (of its `OutboundMessage`), or by both. `status` is None if the
     vendor's word, which `raw` keeps, has no counterpart here. `recipient` is the address of the message as the vendor
     writes it, by which the receipt is found when a person's data is erased.
     """
@@ -186,7 +184,7 @@ class Callback:
 
     @property
     def media_type(self) -> str:
-        """The media type of the body in lower case, without parameters; empty where the header is missing."""
+        """The media type of the body in lower case, without parameters; empty without such a header."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
     @property
@@ -253,13 +251,13 @@ class BaseProvider(ABC):
 
     #: The channels of the provider, each with its kind of address: `phone`, `email`, or one of its own.
     channels: ClassVar[Mapping[str, str]] = {}
-    #: True where no message reaches a person.
+    #: True if no message reaches a person.
     simulated: ClassVar[bool] = False
-    #: True where a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
+    #: True if a second `send` with the same `idempotency_key` is answered like the first and sends nothing.
     honours_idempotency_key: bool = False
-    #: True where receipts carry `idempotency_key` back, so that they tell the outcome of a `send` without an answer.
+    #: True if receipts carry `idempotency_key` back, so that they tell the outcome of a `send` without an answer.
     receipts_carry_key: ClassVar[bool] = False
-    #: True where signatures cover the address of the callback. Production requires `PUBLIC_URL` then: the Host header
+    #: True if signatures cover the address of the callback. Production requires `PUBLIC_URL` then: the Host header
     #: of a forged request must not choose that address.
     signs_address: ClassVar[bool] = False
     #: The answer to a callback that was stored.
@@ -291,16 +289,16 @@ class BaseProvider(ABC):
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
         """Ask for the result of an earlier `send` without an answer; None if the provider never got the message.
 
-        Raises `NotImplementedError` where the vendor can't be asked.
+        Raises `NotImplementedError` if the vendor can't be asked.
         """
         raise NotImplementedError
 
     def verify(self, callback: Callback) -> str | Awaitable[str | None] | None:
-        """Return if a callback is the vendor's. This hook sees the request before any other.
+        """Return if a callback is the vendor's, and raise otherwise. No other hook runs before.
 
-        The result is None where the signature covers the body. Where it covers only a token, the result is that
-        token. It is accepted with the items that it came with first, and with no others. A plain `def`, or an `async
-        def` where something has to be fetched, such as a certificate. A `ValueError` counts as refused.
+        The result is None if the signature covers the body. If it covers only a token, the result is that token,
+        which is then accepted with the items of this callback and with no others. Write an `async def` to fetch
+        something, such as a certificate. A `ValueError` counts as refused.
 
         Raises:
             CallbackUnverifiable: a secret is not set; checked before anything else.
@@ -318,15 +316,15 @@ class BaseProvider(ABC):
         return False
 
     def parse(self, callback: Callback) -> Parsed | Awaitable[Parsed]:
-        """The items of a genuine callback, in its order; none where it does not concern us.
+        """Read the items of a genuine callback, in its order; none if it does not concern us.
 
-        A callback that only asks for an answer, such as a handshake, gets a `Reply` instead, and nothing is stored.
-        The method runs in a thread where the body is large. It may return an awaitable, which is awaited on the event
-        loop, where the answer needs a request of its own.
+        Return a `Reply` for a callback that only asks for an answer, such as a handshake: nothing is stored.
+        The method runs in a thread if the body is large. It may return an awaitable, which is awaited on the event
+        loop, if the answer needs a request of its own.
 
         Raises:
-            ValueError: the callback can't be read, and is kept as it came. Where that is one item of several, put an
-                `Unread` in its place.
+            ValueError: the callback can't be read, and is kept as it came. If one item of several can't be read,
+                return an `Unread` in its place.
             CallbackRefused: the callback asks for something that must not be done.
             CallbackUnverifiable: the vendor has to call again.
         """
@@ -335,8 +333,8 @@ class BaseProvider(ABC):
     def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
         """Yield the messages that came in since an aware time, as their callbacks would have brought them.
 
-        An `async def` that yields, the earlier days first. Raises `NotImplementedError` where the vendor can't be
-        asked; while it is iterated, what `send` raises.
+        An `async def` that yields, the earlier days first. Raises `NotImplementedError` if the vendor can't be asked,
+        and during the iteration what `send` raises.
         """
         raise NotImplementedError
 

@@ -234,7 +234,7 @@ class GenericProvider(HttpProvider[HttpSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where HTTP_URL is set."""
+    """The provider, if HTTP_URL is set."""
     settings = HttpSettings()
     return None if settings.url is None else GenericProvider(settings)
 

@@ -3,7 +3,7 @@
 Sending: https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages
 Events: https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhook-payloads
 Their signature: https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks
-Mail that comes in: https://documentation.mailgun.com/docs/mailgun/user-manual/receive-forward-store/
+Inbound mail: https://documentation.mailgun.com/docs/mailgun/user-manual/receive-forward-store/
 """
 
 import asyncio
@@ -155,7 +155,7 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where MAILGUN_API_KEY and MAILGUN_DOMAIN are set."""
+    """The provider, if MAILGUN_API_KEY and MAILGUN_DOMAIN are set."""
     settings = MailgunSettings()
     return MailgunProvider(settings) if settings.api_key and settings.domain else None
 

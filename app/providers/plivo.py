@@ -2,7 +2,7 @@
 
 Sending: https://www.plivo.com/docs/messaging/api/message/send-a-message
 Receipts: https://www.plivo.com/docs/messaging/api/message/message-status-callbacks
-What comes in: https://www.plivo.com/docs/messaging/api/message/handling-incoming
+Inbound messages: https://www.plivo.com/docs/messaging/api/message/handling-incoming
 Signatures: https://www.plivo.com/docs/messaging/concepts/signature-validation
 
 A long text may be reported part by part. The first part has the id of the message, and its status is that of the
@@ -137,7 +137,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
         try:
             signed = f"{_signed(callback)}.{nonce}".encode("utf-8", "replace")
         except ValueError:
-            raise CallbackRefused("The call can't be read.") from None
+            raise CallbackRefused("The callback can't be read.") from None
         digests = [hmac.digest(token, signed, hashlib.sha256) for token in tokens]
         must_match([each.strip() for each in shown], [base64.b64encode(digest).decode() for digest in digests])
 
@@ -163,7 +163,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where PLIVO_AUTH_ID and PLIVO_AUTH_TOKEN are set."""
+    """The provider, if PLIVO_AUTH_ID and PLIVO_AUTH_TOKEN are set."""
     settings = PlivoSettings()
     if settings.auth_id is None or settings.auth_token is None:
         return None

@@ -3,7 +3,7 @@
 Sending: https://postmarkapp.com/developer/api/email-api
 Errors: https://postmarkapp.com/developer/api/overview#error-codes
 Events: https://postmarkapp.com/developer/webhooks/webhooks-overview
-Mail that comes in: https://postmarkapp.com/developer/webhooks/inbound-webhook
+Inbound mail: https://postmarkapp.com/developer/webhooks/inbound-webhook
 
 Postmark signs nothing. A callback has a shared secret instead: a password in the address, or a header of its own.
 """
@@ -140,7 +140,7 @@ class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where POSTMARK_SERVER_TOKEN is set."""
+    """The provider, if POSTMARK_SERVER_TOKEN is set."""
     settings = PostmarkSettings()
     return PostmarkProvider(settings) if settings.server_token else None
 

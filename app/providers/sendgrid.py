@@ -152,7 +152,7 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where SENDGRID_API_KEY is set."""
+    """The provider, if SENDGRID_API_KEY is set."""
     settings = SendgridSettings()
     return SendgridProvider(settings) if settings.api_key else None
 

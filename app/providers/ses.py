@@ -3,7 +3,7 @@
 Sending: https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_SendEmail.html
 Events: https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html, and in the same form
 without a configuration set https://docs.aws.amazon.com/ses/latest/dg/notification-contents.html
-Mail that comes in: https://docs.aws.amazon.com/ses/latest/dg/receiving-email-notifications-contents.html
+Inbound mail: https://docs.aws.amazon.com/ses/latest/dg/receiving-email-notifications-contents.html
 
 SES replaces our Message-ID by one of its own, so the mail names ours among its References.
 """
@@ -162,7 +162,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where SES_REGION, SES_ACCESS_KEY_ID and SES_SECRET_ACCESS_KEY are set."""
+    """The provider, if SES_REGION, SES_ACCESS_KEY_ID and SES_SECRET_ACCESS_KEY are set."""
     settings = SesSettings()
     return (
         SesProvider(settings) if settings.region and settings.access_key_id and settings.secret_access_key else None

@@ -1,7 +1,7 @@
 """Slack: an app's messages in the channels that it was invited to, and in direct messages.
 
 Sending: https://docs.slack.dev/reference/methods/chat.postMessage
-What it calls back with: https://docs.slack.dev/reference/events/message
+Callbacks: https://docs.slack.dev/reference/events/message
 Signatures: https://docs.slack.dev/authentication/verifying-requests-from-slack
 Escaping: https://docs.slack.dev/messaging/formatting-message-text
 
@@ -15,7 +15,6 @@ import hmac
 import html
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 import httpx
@@ -38,7 +37,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of
-from app.providers.toolbox.models import HttpVendorSettings, VendorModel
+from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 #: These come with status 200 and `ok: false`, like all errors but 429.
@@ -72,7 +71,7 @@ _ADDRESS = re.compile(r"slack:([A-Z0-9]{2,40})(?:/([0-9]{1,12}\.[0-9]{1,9}))?")
 #: Slack cuts a longer text off without an error.
 _LONGEST_TEXT = 40_000
 _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
-#: A link stands between < and >, with | before its title.
+#: A link is written between < and >, with | before its title.
 _IN_A_LINK = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
 
 _Id = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,40}$")]
@@ -160,7 +159,7 @@ class SlackProvider(HttpProvider[SlackSettings]):
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         headers = {
             "Authorization": bearer(self._settings.bot_token),
-            "Content-Type": "application/json; charset=utf-8",  # it warns where the charset is missing
+            "Content-Type": "application/json; charset=utf-8",  # without the charset, Slack adds a warning
         }
         url = f"{self._settings.api_url}/chat.postMessage"
         request = self.client.build_request("POST", url, json=_written(payload), headers=headers)
@@ -197,7 +196,7 @@ class SlackProvider(HttpProvider[SlackSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where SLACK_BOT_TOKEN and SLACK_APP_ID are set."""
+    """The provider, if SLACK_BOT_TOKEN and SLACK_APP_ID are set."""
     settings = SlackSettings()
     return SlackProvider(settings) if settings.bot_token and settings.app_id else None
 
@@ -243,7 +242,7 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
 
 
 def _inbound(message: _Message, app_id: str) -> InboundMessage:
-    in_thread = message.thread_ts is not None and message.thread_ts != message.ts  # else it begins one
+    in_thread = message.thread_ts is not None and message.thread_ts != message.ts  # otherwise it begins a thread
     return InboundMessage(
         # The message's own id: that of the event differs where one message comes as two events.
         provider_message_id=f"{message.channel}:{message.ts}",
@@ -253,5 +252,5 @@ def _inbound(message: _Message, app_id: str) -> InboundMessage:
         to_address=f"{_KIND}{app_id}",
         body=html.unescape(message.text),
         attachments=[file.url_private or file.id for file in message.files],
-        sent_at=datetime.fromtimestamp(float(message.ts), UTC),
+        sent_at=moment_of(float(message.ts)),
     )

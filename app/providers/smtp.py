@@ -143,7 +143,7 @@ class SmtpProvider(BaseProvider):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where SMTP_HOST names a server."""
+    """The provider, if SMTP_HOST names a server."""
     settings = SmtpSettings()
     return SmtpProvider(settings) if settings.host else None
 

@@ -1,7 +1,7 @@
 """Telnyx, texts and media messages.
 
 Sending: https://developers.telnyx.com/api-reference/messages/send-a-message
-What it calls back with: https://developers.telnyx.com/docs/messaging/messages/receiving-webhooks
+Callbacks: https://developers.telnyx.com/docs/messaging/messages/receiving-webhooks
 Idempotency keys: https://developers.telnyx.com/docs/development/api-fundamentals/idempotency
 Errors: https://developers.telnyx.com/docs/messaging/messages/error-codes
 
@@ -184,7 +184,7 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where TELNYX_API_KEY is set."""
+    """The provider, if TELNYX_API_KEY is set."""
     settings = TelnyxSettings()
     return None if settings.api_key is None else TelnyxProvider(settings)
 

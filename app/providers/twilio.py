@@ -1,7 +1,7 @@
 """Twilio, texts and media messages.
 
 Sending and listing: https://www.twilio.com/docs/messaging/api/message-resource
-What it calls back with: https://www.twilio.com/docs/messaging/guides/webhook-request
+Callbacks: https://www.twilio.com/docs/messaging/guides/webhook-request
 Signatures: https://www.twilio.com/docs/usage/security#validating-requests
 Errors: https://www.twilio.com/docs/api/errors
 """
@@ -204,7 +204,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         try:
             urls, fields = _urls_signed(callback.url), _fields_signed(callback)
         except ValueError:
-            raise CallbackRefused("The call can't be read.") from None
+            raise CallbackRefused("The callback can't be read.") from None
         signed = [(url + fields).encode("utf-8", "replace") for url in urls]
         digests = [hmac.digest(secret, each, algorithm) for secret in secrets for each in signed]
         must_match([shown], [base64.b64encode(digest).decode() for digest in digests])
@@ -268,7 +268,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where TWILIO_ACCOUNT_SID is set with TWILIO_AUTH_TOKEN, or with an API key and its secret."""
+    """The provider, if TWILIO_ACCOUNT_SID is set with TWILIO_AUTH_TOKEN, or with an API key and its secret."""
     settings = TwilioSettings()
     has_key = settings.api_key is not None and settings.api_secret is not None
     if settings.account_sid is None or not (settings.auth_token or has_key):

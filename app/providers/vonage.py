@@ -1,7 +1,7 @@
 """Vonage, texts and media messages by its Messages API.
 
 Sending: https://developer.vonage.com/en/api/messages
-What it calls back with: https://developer.vonage.com/en/messages/concepts/messages-status-callbacks
+Callbacks: https://developer.vonage.com/en/messages/concepts/messages-status-callbacks
 Signatures: https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
 
 Both kinds of JWT are written here: RS256 for our requests, HS256 for callbacks. Each takes ten lines, and code that
@@ -177,7 +177,7 @@ class VonageProvider(HttpProvider[VonageSettings]):
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
         if not any(name == "authorization" for name, _ in callback.headers):
-            raise CallbackUnverifiable("It is not signed, as a call of Vonage may be after an error of its own.")
+            raise CallbackUnverifiable("It is not signed: Vonage may leave a signature out by an error of its own.")
         scheme, _, token = only_header(callback, "authorization").partition(" ")
         signed, _, signature = token.rpartition(".")
         if scheme.lower() != "bearer" or not signed:
@@ -220,7 +220,7 @@ class VonageProvider(HttpProvider[VonageSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where VONAGE_APPLICATION_ID and VONAGE_PRIVATE_KEY are set."""
+    """The provider, if VONAGE_APPLICATION_ID and VONAGE_PRIVATE_KEY are set."""
     settings = VonageSettings()
     if settings.application_id is None or settings.private_key is None:
         return None

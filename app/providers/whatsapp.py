@@ -1,7 +1,7 @@
 """WhatsApp, by the Cloud API of Meta: texts, each with at most one attachment, by its link.
 
 Sending: https://developers.facebook.com/documentation/business-messaging/whatsapp/messages/send-messages
-What it calls back with: https://developers.facebook.com/documentation/business-messaging/whatsapp/webhooks/overview
+Callbacks: https://developers.facebook.com/documentation/business-messaging/whatsapp/webhooks/overview
 Errors: https://developers.facebook.com/documentation/business-messaging/whatsapp/support/error-codes
 People without a number: https://developers.facebook.com/documentation/business-messaging/whatsapp/business-scoped-user-ids
 
@@ -13,7 +13,7 @@ import hmac
 import mimetypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -37,7 +37,7 @@ from app.providers.base import (
     Unread,
 )
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, temporary_failure
-from app.providers.toolbox.models import HttpVendorSettings, VendorId, VendorModel
+from app.providers.toolbox.models import HttpVendorSettings, VendorId, VendorModel, moment_of
 from app.providers.toolbox.verification import (
     must_be_secret,
     must_match,
@@ -185,7 +185,7 @@ class _Medium(VendorModel):
 
 
 class _Reaction(VendorModel):
-    emoji: str = ""  # none where a reaction is taken back
+    emoji: str = ""  # empty if a reaction is removed
 
 
 class _Location(VendorModel):
@@ -218,7 +218,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
 
     channels: ClassVar = {"whatsapp": "phone"}
     receipts_carry_key: ClassVar = True
-    largest_callback: ClassVar[int] = 3_000_000  # as Meta says
+    largest_callback: ClassVar[int] = 3_000_000  # by Meta's documentation
 
     def __init__(self, settings: WhatsappSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(settings, client)
@@ -286,7 +286,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
 
 
 def configured() -> BaseProvider | None:
-    """The provider, where WHATSAPP_ACCESS_TOKEN and WHATSAPP_PHONE_NUMBER_IDS are set."""
+    """The provider, if WHATSAPP_ACCESS_TOKEN and WHATSAPP_PHONE_NUMBER_IDS are set."""
     settings = WhatsappSettings()
     return WhatsappProvider(settings) if settings.access_token and settings.phone_number_ids else None
 
@@ -319,7 +319,7 @@ def _written(payload: OutboundMessage) -> dict[str, object]:
 
 
 def _kind_of(link: str, *, has_text: bool) -> str:
-    """The kind of file behind a link, by its name; `document` stands for any other."""
+    """The kind of the file behind a link, going by its name; `document` may be any file."""
     kind = (mimetypes.guess_type(urlsplit(link).path)[0] or "").partition("/")[0]
     if kind not in {"image", "video", "audio"} or (has_text and kind in _WITHOUT_CAPTION):
         return "document"
@@ -343,14 +343,14 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     return outcome_of(response, str(error))
 
 
-def _moment(timestamp: str) -> datetime:
+def _moment(timestamp: str) -> datetime | None:
     """The time of a timestamp in seconds or, in some callbacks, milliseconds."""
     number = int(timestamp)
-    return datetime.fromtimestamp(number / 1000 if number >= _MILLISECONDS else number, UTC)
+    return moment_of(number / 1000 if number >= _MILLISECONDS else number)
 
 
 def _inbound(message: _Message, ours: str) -> InboundMessage | None:
-    """None for a `system` message: no person wrote it; it reports a changed number."""
+    """None for a `system` message, which reports a changed number."""
     if message.type == "system":
         return None
     if not message.sender and not message.from_user_id:

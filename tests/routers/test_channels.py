@@ -150,7 +150,7 @@ async def test_what_comes_in_meets_what_was_sent(chat: Chat, client: httpx.Async
     sent = (await client.post("/api/messages/slack", json=slack())).json()
     app = client._transport.app  # type: ignore[attr-defined]
     event = InboundMessage("m-1", "slack", "slack", "slack:C024BE91L", "slack:A024BE7LH", "Hello back!")
-    await app.state.services.provider_events.accept("chat", event)
+    await app.state.services.callback_items.accept("chat", event)
     rows = rows_of(database_url, "SELECT conversation_id, direction FROM messages ORDER BY id")
     assert rows == [(sent["conversation_id"], "outbound"), (sent["conversation_id"], "inbound")]
 

@@ -53,7 +53,7 @@ async def client(serve: Serve, settings: Settings, provider: Numbered) -> httpx.
 
 
 def events_of(client: httpx.AsyncClient) -> CallbackItems:
-    events: CallbackItems = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+    events: CallbackItems = client._transport.app.state.services.callback_items  # type: ignore[attr-defined]
     return events
 
 

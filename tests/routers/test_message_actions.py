@@ -103,7 +103,7 @@ async def told(client: httpx.AsyncClient, *receipts: Receipt) -> None:
     assert isinstance(transport, httpx.ASGITransport)
     app = cast(FastAPI, transport.app)
     for receipt in receipts:
-        await app.state.services.provider_events.accept("scripted", receipt)
+        await app.state.services.callback_items.accept("scripted", receipt)
 
 
 # Scheduling

@@ -160,7 +160,7 @@ async def test_a_message_of_a_tenant_is_delivered_and_its_receipts_find_it(tenan
 
 
 async def test_what_a_provider_hands_over_belongs_to_the_address_it_was_sent_to(tenants: Tenants) -> None:
-    events = tenants.nobody._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+    events = tenants.nobody._transport.app.state.services.callback_items  # type: ignore[attr-defined]
     await events.accept("sms", InboundMessage("in-1", "sms", "sms", CONTACT, ACME_NUMBER, "Hello"))
     await events.accept("sms", InboundMessage("in-2", "sms", "sms", CONTACT, CUSTOMER, "Hello"))
     found = rows_of(tenants.url, "SELECT tenant_id, provider_message_id FROM messages ORDER BY provider_message_id")

@@ -44,10 +44,10 @@ _PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=([^&#]*)")
 #: In bytes. A larger callback is written by itself, so that a batch has some tens of megabytes at most.
 _LARGE = 256_000
 _BATCH = 100
-#: Refused callbacks, and bytes of their bodies, that are kept a minute: unknown callers must not keep the disk busy
-#: ...
+#: The most refused callbacks, and bytes of their bodies, kept in a minute. Unknown callers must not keep the disk
+#: busy.
 _REFUSED_A_MINUTE, _BYTES_A_MINUTE = 600, 40_000_000
-#: ... nor fill it. A mail has up to 30 MB. An erasure searches all of these bodies.
+#: The most bytes of refused bodies kept in all. A mail has up to 30 MB, and an erasure searches all of them.
 _MOST_BYTES = 100_000_000
 
 

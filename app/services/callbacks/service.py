@@ -223,7 +223,7 @@ async def _verify(provider: BaseProvider, callback: Callback) -> str | None:
     except NotImplementedError:
         raise ProviderNotFound("This provider does not call back.") from None
     except ValueError:
-        raise CallbackRefused("The call can't be read.") from None
+        raise CallbackRefused("The callback can't be read.") from None
 
 
 def _result_of(items: StorableItems, faults: list[str] | None = None) -> CallbackResult:

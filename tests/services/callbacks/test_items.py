@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def events(serve: Callable[[Settings], Awaitable[httpx.AsyncClient]], settings: Settings) -> CallbackItems:
     client = await serve(settings)
-    service: CallbackItems = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+    service: CallbackItems = client._transport.app.state.services.callback_items  # type: ignore[attr-defined]
     return service
 
 

@@ -328,7 +328,7 @@ async def test_of_two_receipts_at_once_that_tell_the_same_id_both_count_and_one_
     ledger: Ledger, serve: Serve, settings: Settings
 ) -> None:
     client = await serve(settings.model_copy(update={"worker_enabled": False}))
-    events: CallbackItems = client._transport.app.state.services.provider_events  # type: ignore[attr-defined]
+    events: CallbackItems = client._transport.app.state.services.callback_items  # type: ignore[attr-defined]
     ids = [await ledger.handed_over(status=MessageStatus.UNKNOWN) for _ in range(2)]
     keys = [await ledger.reference(id_) for id_ in ids]
     await events.accept("sms", *(Receipt(key, DELIVERED, "vendor-1", idempotency_key=key) for key in keys))

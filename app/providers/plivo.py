@@ -165,9 +165,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
 def configured() -> BaseProvider | None:
     """The provider, if PLIVO_AUTH_ID and PLIVO_AUTH_TOKEN are set."""
     settings = PlivoSettings()
-    if settings.auth_id is None or settings.auth_token is None:
-        return None
-    return PlivoProvider(settings)
+    return PlivoProvider(settings) if settings.auth_id and settings.auth_token else None
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:

@@ -222,9 +222,7 @@ class VonageProvider(HttpProvider[VonageSettings]):
 def configured() -> BaseProvider | None:
     """The provider, if VONAGE_APPLICATION_ID and VONAGE_PRIVATE_KEY are set."""
     settings = VonageSettings()
-    if settings.application_id is None or settings.private_key is None:
-        return None
-    return VonageProvider(settings)
+    return VonageProvider(settings) if settings.application_id and settings.private_key else None
 
 
 def _private_key(settings: VonageSettings) -> RSAPrivateKey:

@@ -14,7 +14,7 @@ import pytest
 from app.config import Settings
 from app.domain import MessageStatus
 from app.http.body_budget import BodyBudget
-from app.providers.base import Callback, CallbackItem, Receipt, Unread
+from app.providers.base import Callback, CallbackItem, CallbackUnverifiable, Receipt, Reply, Unread
 from app.providers.registry import provider_registry
 from app.providers.toolbox.verification import hash_of
 from app.routers import webhooks
@@ -168,6 +168,23 @@ async def test_a_handshake_is_answered_and_nothing_is_kept(client: httpx.AsyncCl
     assert (answer.status_code, answer.text) == (200, "123")
     assert answer.headers["content-type"].startswith("text/plain")
     problem_of(await call(client, b"", method="GET", query="?challenge=123&word=theirs"), 401)
+    assert rows_of(database_url, CALLS) == []
+
+
+async def test_a_reply_that_takes_a_request_of_its_own_is_waited_for(
+    client: httpx.AsyncClient, vendor: SigningProvider, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    async def confirmed(callback: Callback) -> Reply:
+        await asyncio.sleep(0)
+        if callback.body == b"away":
+            raise CallbackUnverifiable("The vendor can't be reached.")
+        return Reply(b"confirmed", "text/plain")
+
+    monkeypatch.setattr(vendor, "parse", confirmed)
+    for body in (b"small", b"large" * 100_000):
+        answer = await call(client, body)
+        assert (answer.status_code, answer.text) == (200, "confirmed")
+    problem_of(await call(client, b"away"), 503)
     assert rows_of(database_url, CALLS) == []
 
 

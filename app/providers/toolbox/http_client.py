@@ -134,7 +134,7 @@ def reason_in(response: httpx.Response, *path: str | int) -> str | None:
             found = found[step]
     except (ValueError, TypeError, KeyError, IndexError):
         return None
-    return str(found)[:_LONGEST_REASON]
+    return found[:_LONGEST_REASON] if isinstance(found, str) else None
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

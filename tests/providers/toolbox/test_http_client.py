@@ -16,7 +16,14 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.toolbox.http_client import LARGEST_ANSWER, LONGEST_RETRY_AFTER, exchange, outcome_of, retry_after
+from app.providers.toolbox.http_client import (
+    LARGEST_ANSWER,
+    LONGEST_RETRY_AFTER,
+    exchange,
+    outcome_of,
+    reason_in,
+    retry_after,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -194,6 +201,23 @@ def _gzip(content: bytes) -> bytes:
     import gzip
 
     return gzip.compress(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"errors": [{"message": "Too long"}]}', "Too long"),
+        (b'{"errors": [{"message": "%s"}]}' % (b"x" * 300), "x" * 200),
+        (b'{"errors": [{"message": null}]}', None),
+        (b'{"errors": [{"message": {"to": "+18045551234"}}]}', None),
+        (b'{"errors": []}', None),
+        (b'{"errors": {}}', None),
+        (b'{"errors": "none"}', None),
+        (b"<html>", None),
+    ],
+)
+def test_a_reason_is_a_text_at_its_place(content: bytes, reason: str | None) -> None:
+    assert reason_in(httpx.Response(400, content=content), "errors", 0, "message") == reason
 
 
 async def test_a_redirect_is_an_answer_like_any_other() -> None:

@@ -224,7 +224,7 @@ class CallbackRefused(Exception):
 
 
 class CallbackUnverifiable(Exception):
-    """A callback can't be verified just now, and the vendor has to call again.
+    """A callback can't be verified just now, and the vendor has to retry it.
 
     A secret is not set or can't be read, or a vendor leaves its signature out by an error of its own.
     """
@@ -326,7 +326,7 @@ class BaseProvider(ABC):
             ValueError: the callback can't be read, and is kept as it came. If one item of several can't be read,
                 return an `Unread` in its place.
             CallbackRefused: the callback asks for something that must not be done.
-            CallbackUnverifiable: the vendor has to call again.
+            CallbackUnverifiable: the vendor has to retry it.
         """
         raise NotImplementedError
 

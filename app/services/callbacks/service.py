@@ -77,7 +77,7 @@ class CallbackService:
         Raises:
             ProviderNotFound: no provider of this name calls back.
             CallbackRefused, CallbackUnverifiable: the callback is kept as refused.
-            ServiceError, DBAPIError: as `GroupCommit.submit` raises them; the provider has to call again.
+            Overloaded, DatabaseUnavailable: the provider has to retry.
         """
         provider = provider_of(name)
         try:

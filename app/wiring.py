@@ -23,16 +23,16 @@ from app.services.callbacks.callback_store import CallbackStore
 from app.services.callbacks.items import CallbackItems
 from app.services.callbacks.service import CallbackService
 from app.services.delivery.notifier import Notifier
-from app.services.limits.daily_caps import SpendGuard
-from app.services.limits.failed_keys import FailureCount
+from app.services.limits.daily_caps import DailyCaps
+from app.services.limits.failed_keys import FailedKeys
 from app.services.limits.rate_limits import RateLimiter
-from app.services.limits.tenant_limits import LimitBook
+from app.services.limits.tenant_limits import TenantLimitsCache
 from app.services.messages.files import FileStore
 from app.services.messages.send_rules import SendRules
 from app.services.messages.service import MessageService
-from app.services.tenancy.addresses import AddressBook
+from app.services.tenancy.addresses import AddressOwners
 from app.services.tenancy.audit import RefusalLog
-from app.services.tenancy.keys import KeyRing
+from app.services.tenancy.keys import KeyCache
 from app.worker import DeliveryWorker
 
 log = structlog.get_logger(__name__)
@@ -51,11 +51,11 @@ class Services:
     callback_items: CallbackItems
     files: FileStore
     callbacks: CallbackService
-    keys: KeyRing
-    failures: FailureCount
+    keys: KeyCache
+    failures: FailedKeys
     rates: RateLimiter
     send_rules: SendRules
-    addresses: AddressBook
+    addresses: AddressOwners
     refusals: RefusalLog
     readiness: Readiness
     notifier: Notifier
@@ -108,7 +108,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         patience = settings.database_statement_timeout_seconds
         sessions = PromptSessions(engine, deadline_seconds=patience)
         deadline = min(_LOOK_UP_SECONDS, patience)
-        addresses = AddressBook(sessions, deadline_seconds=deadline)
+        addresses = AddressOwners(sessions, deadline_seconds=deadline)
         files = FileStore(sessions, settings.files_dir)
         callback_items = await stack.enter_async_context(CallbackItems(engine, settings, writer, addresses, files))
         callback_store = await stack.enter_async_context(CallbackStore(engine, settings))
@@ -118,9 +118,9 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             stack.push_async_callback(provider.close)
         if worker is not None:
             await stack.enter_async_context(worker)
-        limits = LimitBook(sessions, settings, deadline_seconds=deadline)
+        limits = TenantLimitsCache(sessions, settings, deadline_seconds=deadline)
         spending = await stack.enter_async_context(
-            SpendGuard(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
+            DailyCaps(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
         )
         refusals = await stack.enter_async_context(RefusalLog(sessions))
         rules = SendRules(settings, addresses, spending, refusals)
@@ -133,8 +133,8 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             callback_items,
             files,
             CallbackService(callback_items, callback_store, sessions),
-            KeyRing(sessions, deadline_seconds=deadline),
-            FailureCount(a_minute=settings.auth_failures_per_minute),
+            KeyCache(sessions, deadline_seconds=deadline),
+            FailedKeys(a_minute=settings.auth_failures_per_minute),
             RateLimiter(engine, limits, deadline_seconds=deadline),
             rules,
             addresses,

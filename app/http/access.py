@@ -18,7 +18,7 @@ from starlette.types import Scope
 from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.errors import CrossSite, NotTheOperator, ScopeMissing, TooManyFailures, Unauthorized
 from app.log import bind
-from app.services.limits.rate_limits import RateLimited, Standing
+from app.services.limits.rate_limits import Quota, RateLimited
 from app.services.tenancy.audit import network_of
 from app.services.tenancy.keys import Access
 
@@ -232,11 +232,11 @@ async def _looked_up(services: Any, shown: list[bytes], client: str | None) -> A
     return access
 
 
-async def _drawn(scope: Scope, access: Access) -> Standing | None:
+async def _drawn(scope: Scope, access: Access) -> Quota | None:
     try:
-        standing: Standing | None = await scope["app"].state.services.rates.take(access.tenant_id)
+        standing: Quota | None = await scope["app"].state.services.rates.take(access.tenant_id)
     except RateLimited as refusal:
-        tell_standing(scope, refusal.standing)
+        tell_standing(scope, refusal.quota)
         raise
     return standing
 
@@ -252,7 +252,7 @@ def _nothing_for(needs: Mapping[str, KeyScope | None]) -> HTTPException:
     return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(needs)})
 
 
-def tell_standing(scope: Scope, standing: Standing | None) -> None:
+def tell_standing(scope: Scope, standing: Quota | None) -> None:
     """Add `RateLimit-Policy` and `RateLimit` to the answer, as in the IETF's draft-ietf-httpapi-ratelimit-headers-11.
 
     The time runs until the bucket is full again, or is that of `Retry-After`. Without a limit nothing is added.

@@ -17,7 +17,7 @@ from app.http.body_budget import BodyBudget
 from app.http.envelope import Headers, data_headers, id_for, request_ids
 from app.http.problems import problem
 from app.log import Seldom
-from app.services.limits.failed_keys import household_of
+from app.services.limits.failed_keys import address_block
 
 #: Health checks, which have to be answered truthfully under load as well.
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
@@ -134,7 +134,7 @@ class OverloadGuard:
             finally:
                 self.waiting -= 1
             if message.get("more_body"):
-                sender = household_of(scope["client"][0] if scope.get("client") else None)
+                sender = address_block(scope["client"][0] if scope.get("client") else None)
                 self._bodies.take(sender, len(message["body"]))
                 held += len(message["body"])
             elif held:

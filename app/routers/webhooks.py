@@ -17,7 +17,7 @@ from app.http.standard_webhooks import must_be_signed
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable
 from app.schemas.receiving import EmailInbound, SmsInbound, WebhookAccepted
 from app.services.callbacks.service import provider_of
-from app.services.limits.failed_keys import household_of
+from app.services.limits.failed_keys import address_block
 from app.wiring import Services
 
 log = structlog.get_logger(__name__)
@@ -110,7 +110,7 @@ async def receive_callback(provider: str, request: Request) -> Response:
     head = Callback(request.method, _called_at(request), _headers_of(request), b"")
 
     def sender() -> str | None:
-        return None if vendor.is_known_by_head(head) else household_of(client)
+        return None if vendor.is_known_by_head(head) else address_block(client)
 
     with _large_bodies.metered(request.receive, sender) as receive:
         try:

@@ -14,7 +14,7 @@ from app.config import Settings
 from app.domain import KeyScope
 from app.http.access import NEEDS
 from app.main import create_app
-from app.services.tenancy.keys import KeyRing
+from app.services.tenancy.keys import KeyCache
 from tests.conftest import client_of, make_settings
 from tests.factories import sms, sms_webhook, until
 from tests.logs import captured
@@ -280,7 +280,7 @@ async def test_many_who_come_at_once_cost_one_look_up_and_strangers_are_not_reme
         answers = await asyncio.gather(*(client.get("/api/conversations", headers=headers) for _ in range(20)))
         assert {answer.status_code for answer in answers} == {200}
         assert len(asked) == 1
-        keys: KeyRing = services.keys
+        keys: KeyCache = services.keys
         for _ in range(50):
             await client.get("/api/conversations", headers=bearer(make_key(database_url)[:-1] + "_"))
         assert len(keys._recent._kept) == 1

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from app.config import Settings
 from app.domain import KeyScope
 from app.main import create_app
-from app.services.limits.failed_keys import FailureCount
+from app.services.limits.failed_keys import FailedKeys
 from tests.conftest import client_of, execute
 from tests.factories import email, sms, sms_webhook, until
 from tests.tenancy import bearer, make_key, make_tenant, production, revoke
@@ -235,7 +235,7 @@ async def test_whoever_guesses_keys_is_told_to_wait_and_costs_no_look_up(
 def test_failures_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("app.services.limits.failed_keys.time.monotonic", lambda: now)
-    failures = FailureCount(a_minute=2)
+    failures = FailedKeys(a_minute=2)
     failures.note("192.0.2.1")
     assert failures.seconds_left("192.0.2.1") == 0
     now += 20
@@ -260,13 +260,13 @@ def test_failures_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_household_is_one_address(one: str | None, other: str, are_one: bool) -> None:
-    failures = FailureCount(a_minute=1)
+    failures = FailedKeys(a_minute=1)
     failures.note(one)
     assert (failures.seconds_left(other) > 0) is are_one
 
 
 def test_a_flood_from_everywhere_takes_bounded_memory() -> None:
-    failures = FailureCount(a_minute=1, size=1000)
+    failures = FailedKeys(a_minute=1, size=1000)
     for number in range(20_000):
         failures.note(f"10.0.{number // 250}.{number % 250}")
     assert len(failures._counts) == 1000
@@ -275,7 +275,7 @@ def test_a_flood_from_everywhere_takes_bounded_memory() -> None:
 
 
 async def test_a_flood_does_not_wash_out_who_is_guessing_now() -> None:
-    failures = FailureCount(a_minute=1, size=1000)
+    failures = FailedKeys(a_minute=1, size=1000)
     for number in range(1500):
         failures.note(f"10.0.{number // 250}.{number % 250}")
         failures.note("192.0.2.1")

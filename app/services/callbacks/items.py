@@ -20,7 +20,7 @@ from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
 from app.services.delivery.references import tenant_in
 from app.services.messages.files import FileStore, NewFile, new_files
-from app.services.tenancy.addresses import AddressBook
+from app.services.tenancy.addresses import AddressOwners
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LONGEST_ID = 512
@@ -68,7 +68,7 @@ class CallbackItems:
         engine: AsyncEngine,
         settings: Settings,
         writer: MessageWriter,
-        addresses: AddressBook,
+        addresses: AddressOwners,
         files: FileStore,
     ) -> None:
         self._writer = writer

@@ -1,13 +1,11 @@
-"""The most that a tenant sends in a day to each country, and by email: a bound on what a leaked key can cost.
+"""The most that a tenant sends in a day to each country, and by email. It bounds the cost of a leaked key.
 
-What is sent is counted in PostgreSQL, in a row for each tenant, day and destination. A process takes units from it in
-advance, ever fewer the nearer the cap is and one message's worth at the end, so that all processes together never go
-beyond it. What it has taken and not used it gives back when it stops; when it dies, that much is not sent.
+PostgreSQL counts in a row for each tenant, day and destination. A process leases fewer units from it the nearer the
+cap is, and one message's worth at the end. So all processes together never go beyond the cap. Units that a process
+has not used are given back when it stops; those of a process that dies are not sent on that day.
 """
 
 import asyncio
-import time
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple, Self
 
@@ -23,16 +21,13 @@ from app.db.models import DailyBudget
 from app.domain import AddressType, NewMessage
 from app.errors import DailyCapReached
 from app.segments import units_of
-from app.services.limits.tenant_limits import LimitBook
+from app.services.limits.leased_budget import LeasedBudget, Row
+from app.services.limits.tenant_limits import TenantLimitsCache
 
 log = structlog.get_logger(__name__)
 
-#: A process takes at most one part in so many of what is left, and at most so many units; at first only a few.
+#: A lease takes at most 1/16 of the units that are left, and at most 1,000. The first one asks for 8.
 _PARTS, _MOST, _FIRST = 16, 1000, 8
-#: So many deadlines may go by for who stands in line: with the last one's own, still an answer within five seconds.
-_IN_LINE = 3
-#: How long a process takes the row's no for an answer.
-_REFUSED_SECONDS = 1.0
 
 _DAY = bindparam("on_day", type_=Date())
 _DESTINATION = bindparam("destination_is", type_=Text())
@@ -42,21 +37,21 @@ _IS_IT = (DailyBudget.tenant_id == TENANT, DailyBudget.day == _DAY, DailyBudget.
 _before = select(DailyBudget.tenant_id, DailyBudget.used).where(*_IS_IT).with_for_update().cte("before")
 _left = _CAP - _before.c.used
 _granted = case((_left < _NEEDED, 0), else_=func.greatest(_NEEDED, func.least(_WANTED, _left // _PARTS)))
-_TAKE = (
+_LEASE = (
     update(DailyBudget)
     .where(*_IS_IT, DailyBudget.tenant_id == _before.c.tenant_id)
     .values(used=_before.c.used + _granted)
-    .returning(_granted)
+    .returning(_granted, _CAP - DailyBudget.used)
 )
+_CREATE = insert(DailyBudget).values(tenant_id=TENANT, day=_DAY, destination=_DESTINATION).on_conflict_do_nothing()
 _USED = select(DailyBudget.used).where(*_IS_IT)
-_BEGIN = insert(DailyBudget).values(tenant_id=TENANT, day=_DAY, destination=_DESTINATION).on_conflict_do_nothing()
 _GIVE_BACK = update(DailyBudget).where(*_IS_IT).values(used=DailyBudget.used - _NEEDED)
 # The day before stays, for processes whose clocks are behind.
 _FORGET = delete(DailyBudget).where(DailyBudget.tenant_id == TENANT, DailyBudget.day < func.current_date() - 1)
 
 
 class Account(NamedTuple):
-    """What is counted together: a tenant's units of a day (UTC) to a country, or to another kind of address."""
+    """The key of a count: a tenant, a day (UTC), and a country or the type of other addresses."""
 
     tenant_id: int
     day: date
@@ -73,31 +68,21 @@ class Charge(NamedTuple):
     units: int
 
 
-@dataclass(slots=True)
-class _Lease:
-    """What this process has taken for an account and not used; `size` is what it took last."""
-
-    units: int = 0
-    size: int = _FIRST // 2
-    refused: int = 0  # units that there were not, before `refused_until`
-    refused_until: float = 0.0
-    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-class SpendGuard:
-    """Sets aside what a message costs of its tenant's cap: a text its segments, anything else one unit.
+class DailyCaps:
+    """Sets aside the cost of a message from its tenant's cap: the segments of a text, one unit for anything else.
 
     An async context manager; leaving gives back what is left, unless PostgreSQL is away.
     """
 
     def __init__(
-        self, engine: AsyncEngine, limits: LimitBook, *, default_region: str, deadline_seconds: float
+        self, engine: AsyncEngine, limits: TenantLimitsCache, *, default_region: str, deadline_seconds: float
     ) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._limits = limits
         self._default_region = default_region
         self._deadline_seconds = deadline_seconds
-        self._leases: dict[Account, _Lease] = {}
+        self._row = Row(self._engine, _LEASE, _CREATE, deadline_seconds)
+        self._leased: dict[Account, LeasedBudget] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,82 +90,61 @@ class SpendGuard:
     async def __aexit__(self, *_: object) -> None:
         try:
             async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
-                for account, lease in self._leases.items():
-                    if lease.units:
-                        await connection.execute(_GIVE_BACK, account.parameters() | {"needed": lease.units})
+                for account, leased in self._leased.items():
+                    if leased.units:
+                        await connection.execute(_GIVE_BACK, account.parameters() | {"needed": leased.units})
         except Exception as error:
             if not is_unavailable(error):
                 raise
             log.warning("daily_units_lost", error=type(error).__name__)
 
     async def set_aside(self, message: NewMessage) -> Charge | None:
-        """The charge for a message, to be given back if nothing is stored for it; None where there is no cap.
+        """The charge for a message, to be given back if the message is not stored; None where there is no cap.
 
-        Raises `DailyCapReached`, and what tells that PostgreSQL is away (`database.is_unavailable`).
+        Raises `DailyCapReached`, or the error of a PostgreSQL that is away (`db.engine.is_unavailable`).
         """
-        limits = await self._limits.of(message.tenant_id)
-        if not limits.daily_caps:
+        capped = await self._capped(message)
+        if capped is None:
             return None
-        destination = self._destination_of(message)
-        cap = limits.cap_of(destination)
-        if cap is None:
-            return None
+        account, cap = capped
         units = units_of(message.channel, message.body)
-        account = Account(message.tenant_id, datetime.now(UTC).date(), destination)
-        lease = self._leases.get(account) or self._opened(account)
-        if lease.units < units:
-            async with asyncio.timeout(_IN_LINE * self._deadline_seconds), lease.taking:
-                if lease.units < units:
-                    await self._take(account, lease, cap, needed=units - lease.units)
-            if lease.units < units:
-                raise _reached(destination)
-        lease.units -= units
+        leased = self._leased.get(account) or self._opened(account)
+        parameters = account.parameters() | {"cap": cap}
+        if units > cap or not await leased.take(units, parameters, first=_FIRST, most=_MOST):
+            raise _reached(account.destination)
         return Charge(account, units)
 
     async def refusal_of(self, message: NewMessage) -> DailyCapReached | None:
-        """What `set_aside` would raise for a message at this moment; nothing is set aside."""
-        limits = await self._limits.of(message.tenant_id)
-        destination = self._destination_of(message)
-        cap = limits.cap_of(destination)
-        if cap is None:
+        """The error that `set_aside` would raise for a message at this moment; nothing is set aside."""
+        capped = await self._capped(message)
+        if capped is None:
             return None
-        account = Account(message.tenant_id, datetime.now(UTC).date(), destination)
+        account, cap = capped
         async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
             used = (await connection.execute(_USED, account.parameters())).scalar() or 0
-        held = self._leases[account].units if account in self._leases else 0
-        return _reached(destination) if units_of(message.channel, message.body) > cap - used + held else None
+        held = self._leased[account].units if account in self._leased else 0
+        is_over = units_of(message.channel, message.body) > cap - used + held
+        return _reached(account.destination) if is_over else None
 
     def give_back(self, charge: Charge) -> None:
-        """Take a charge back, because nothing was stored for it."""
-        if lease := self._leases.get(charge.account):
-            lease.units += charge.units
+        """Take a charge back, because its message was not stored."""
+        if leased := self._leased.get(charge.account):
+            leased.units += charge.units
 
-    def _destination_of(self, message: NewMessage) -> str:
-        kind = message.recipient.type
-        return country_of(message.recipient.value, self._default_region) if kind == AddressType.PHONE else kind
+    async def _capped(self, message: NewMessage) -> tuple[Account, int] | None:
+        """The account that a message counts in, and its cap; None where there is no cap."""
+        limits = await self._limits.of(message.tenant_id)
+        if not limits.daily_caps:
+            return None
+        recipient = message.recipient
+        is_number = recipient.type == AddressType.PHONE
+        destination = country_of(recipient.value, self._default_region) if is_number else recipient.type
+        cap = limits.cap_of(destination)
+        return None if cap is None else (Account(message.tenant_id, datetime.now(UTC).date(), destination), cap)
 
-    def _opened(self, account: Account) -> _Lease:
-        self._leases = {known: lease for known, lease in self._leases.items() if known.day >= account.day}
-        return self._leases.setdefault(account, _Lease())
-
-    async def _take(self, account: Account, lease: _Lease, cap: int, *, needed: int) -> None:
-        """Add to a lease what is needed at least, or nothing where the cap doesn't allow it."""
-        now = time.monotonic()
-        if needed > cap or (needed >= lease.refused and now < lease.refused_until):
-            return
-        # What is used up fast is taken in larger parts, and an idle process holds little.
-        wanted = max(needed, min(2 * lease.size, _MOST))
-        parameters = account.parameters() | {"cap": cap, "needed": needed, "wanted": wanted}
-        async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
-            granted = (await connection.execute(_TAKE, parameters)).scalar()
-            if granted is None:
-                await connection.execute(_BEGIN, account.parameters())
-                granted = (await connection.execute(_TAKE, parameters)).scalar_one()
-        if granted:
-            lease.units += granted
-            lease.size = granted
-        else:
-            lease.refused, lease.refused_until = needed, now + _REFUSED_SECONDS
+    def _opened(self, account: Account) -> LeasedBudget:
+        self._leased = {known: leased for known, leased in self._leased.items() if known.day >= account.day}
+        return self._leased.setdefault(account, LeasedBudget(self._row))
 
 
 def _reached(destination: str) -> DailyCapReached:
@@ -194,5 +158,5 @@ def _reached(destination: str) -> DailyCapReached:
 
 
 async def forget_daily_budgets(connection: AsyncConnection, tenant_id: int) -> None:
-    """Remove what was counted on days that are over."""
+    """Remove the counts of days that are over."""
     await connection.execute(_FORGET, {"tenant": tenant_id})

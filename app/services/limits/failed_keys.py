@@ -1,6 +1,6 @@
-"""How often clients have shown keys that are none, so that guessing comes to an end, and costs us nothing.
+"""Limits failed API-key attempts per client network.
 
-Counted in each process by itself: guesses at 256 random bits are hopeless anyhow, it is about what they cost.
+Each process counts by itself. Guessing 256 random bits is hopeless anyhow; this limits the cost of the guesses.
 """
 
 import ipaddress
@@ -11,10 +11,10 @@ from functools import lru_cache
 _SECONDS = 60.0
 
 
-class FailureCount:
-    """Counts failures by client address, of IPv6 by the first 64 bits, which one household has to itself.
+class FailedKeys:
+    """Counts failures by client address, and by the first 64 bits of an IPv6 address.
 
-    At most `size` addresses are remembered; those that failed longest ago are forgotten first.
+    At most `size` addresses are remembered. Those that failed longest ago are forgotten first.
     """
 
     def __init__(self, *, a_minute: int, size: int = 10_000) -> None:
@@ -23,26 +23,26 @@ class FailureCount:
         self._counts: dict[str, tuple[int, float]] = {}  # failures, and when they are forgotten
 
     def note(self, client: str | None) -> None:
-        """Count a failure; a client that we can't tell from others is one with all such."""
-        household, now = household_of(client), time.monotonic()
-        count, ends_at = self._counts.pop(household, (0, 0.0))
+        """Count a failure. All clients without an address count as one."""
+        block, now = address_block(client), time.monotonic()
+        count, ends_at = self._counts.pop(block, (0, 0.0))
         if now >= ends_at:
             count, ends_at = 0, now + _SECONDS
             if len(self._counts) >= self._size:
                 del self._counts[next(iter(self._counts))]
-        self._counts[household] = count + 1, ends_at
+        self._counts[block] = count + 1, ends_at
 
     def seconds_left(self, client: str | None) -> int:
-        """How long a client that has failed too often has to wait; 0 for any other."""
+        """Seconds that a client has to wait after too many failures; 0 for any other."""
         if not self._counts or not self._a_minute:
             return 0
-        count, ends_at = self._counts.get(household_of(client), (0, 0.0))
+        count, ends_at = self._counts.get(address_block(client), (0, 0.0))
         return max(math.ceil(ends_at - time.monotonic()), 0) if count >= self._a_minute else 0
 
 
 @lru_cache(maxsize=1024)
-def household_of(client: str | None) -> str:
-    """What the addresses of one client have in common: all of it, of IPv6 the first 64 bits."""
+def address_block(client: str | None) -> str:
+    """The part of an address that one client has to itself: all of IPv4, the first 64 bits of IPv6."""
     if client is None or ":" not in client:
         return client or ""
     try:

@@ -1,4 +1,4 @@
-"""How much a tenant may ask for and send: its own limits, or else those of the settings."""
+"""The limits of a tenant on requests and on messages: its own, or else those of the settings."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from app.config import SLOWEST_RATE, Settings
 from app.db.models import Tenant
 from app.short_cache import ShortCache
 
-#: How long limits hold after they were changed.
+#: Seconds for which limits still hold after they were changed.
 _KEPT_SECONDS = 3.0
 _KEPT = 10_000
 
@@ -34,8 +34,8 @@ _OWN = select(Tenant.rate_limit_per_second, Tenant.rate_limit_burst, Tenant.dail
 )
 
 
-class LimitBook:
-    """Knows the limits of each tenant, as they were at most three seconds ago."""
+class TenantLimitsCache:
+    """The limits of each tenant, as they were at most three seconds ago."""
 
     def __init__(
         self, sessions: async_sessionmaker[AsyncSession], settings: Settings, *, deadline_seconds: float
@@ -43,22 +43,22 @@ class LimitBook:
         self._sessions = sessions
         self._settings = settings
         self._deadline_seconds = deadline_seconds
-        self._recent: ShortCache[int, TenantLimits] = ShortCache(size=_KEPT)
+        self._cached: ShortCache[int, TenantLimits] = ShortCache(size=_KEPT)
 
     def remembered(self, tenant_id: int) -> TenantLimits | None:
-        """Its limits, where they have been asked for lately."""
-        return self._recent.get(tenant_id)
+        """Its limits, if they are cached."""
+        return self._cached.get(tenant_id)
 
     async def of(self, tenant_id: int) -> TenantLimits:
-        """Its limits. Raises what tells that PostgreSQL is away (`database.is_unavailable`)."""
-        return await self._recent.get_or_load(tenant_id, lambda: self._look_up(tenant_id))
+        """Its limits. Raises the error of a PostgreSQL that is away (`db.engine.is_unavailable`)."""
+        return await self._cached.get_or_load(tenant_id, lambda: self._look_up(tenant_id))
 
     async def _look_up(self, tenant_id: int) -> tuple[TenantLimits, float]:
         settings = self._settings
         async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
             rate, burst, caps = (await session.execute(_OWN, {"tenant": tenant_id})).one_or_none() or (None,) * 3
         if rate:
-            rate = max(rate, SLOWEST_RATE)  # slower ones were taken once
+            rate = max(rate, SLOWEST_RATE)  # slower ones were accepted once
         limits = TenantLimits(
             settings.rate_limit_per_second if rate is None else rate,
             burst or settings.rate_limit_burst,

@@ -13,8 +13,8 @@ from app.errors import ChannelNotServed, FieldError, InvalidRequest
 from app.providers.base import OutboundMessage
 from app.providers.registry import provider_registry
 from app.routing import route_of
-from app.services.limits.daily_caps import SpendGuard
-from app.services.tenancy.addresses import AddressBook
+from app.services.limits.daily_caps import DailyCaps
+from app.services.tenancy.addresses import AddressOwners
 from app.services.tenancy.audit import RefusalLog
 
 #: The same for an address of another tenant and for one that has no owner.
@@ -35,7 +35,7 @@ class SendRules:
     """Applies the rules to a message, before it is sent (`check`) or without sending it (`preview`)."""
 
     def __init__(
-        self, settings: Settings, addresses: AddressBook, spending: SpendGuard, refusals: RefusalLog
+        self, settings: Settings, addresses: AddressOwners, spending: DailyCaps, refusals: RefusalLog
     ) -> None:
         self._settings = settings
         self._addresses = addresses

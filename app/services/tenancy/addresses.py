@@ -25,7 +25,7 @@ _OWNER = (
 _ANY = select(TenantAddress.tenant_id).limit(1).execution_options(**_BY_ADDRESS)
 
 
-class AddressBook:
+class AddressOwners:
     """Finds the tenant of an address, as it was at most three seconds ago.
 
     Where no address has an owner, as in an installation without tenants, that is all there is to know, and no address

@@ -68,7 +68,7 @@ _FIND = select(
 )
 
 
-class KeyRing:
+class KeyCache:
     """Tells whom credentials belong to. Only what was found good is remembered, for at most three seconds."""
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], *, deadline_seconds: float) -> None:

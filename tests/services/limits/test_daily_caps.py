@@ -15,13 +15,13 @@ from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import Channel, Direction, NewMessage
 from app.errors import DailyCapReached
-from app.services.limits.daily_caps import SpendGuard, forget_daily_budgets
-from app.services.limits.tenant_limits import LimitBook
+from app.services.limits.daily_caps import DailyCaps, forget_daily_budgets
+from app.services.limits.tenant_limits import TenantLimitsCache
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 
-Process = Callable[..., Awaitable[SpendGuard]]
+Process = Callable[..., Awaitable[DailyCaps]]
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
     """Makes the guards of processes that share nothing but the database, and stops them in order at the end."""
     async with AsyncExitStack() as stack:
 
-        async def make(deadline_seconds: float = 4, **caps: int) -> SpendGuard:
+        async def make(deadline_seconds: float = 4, **caps: int) -> DailyCaps:
             own = settings.model_copy(update={"daily_caps": caps})
             assert own.database_url
             engine = create_serving_engine(own.database_url.get_secret_value(), own)
             stack.push_async_callback(engine.dispose)
-            guard = SpendGuard(
+            guard = DailyCaps(
                 engine,
-                LimitBook(async_sessionmaker(engine), own, deadline_seconds=4),
+                TenantLimitsCache(async_sessionmaker(engine), own, deadline_seconds=4),
                 default_region="US",
                 deadline_seconds=deadline_seconds,
             )
@@ -57,7 +57,7 @@ def mail() -> NewMessage:
     return NewMessage(Direction.OUTBOUND, Channel.EMAIL, "email", sender, recipient, "Hello!")
 
 
-async def allowed(guard: SpendGuard, count: int, message: NewMessage | None = None) -> int:
+async def allowed(guard: DailyCaps, count: int, message: NewMessage | None = None) -> int:
     """How many of so many messages at once the cap allows."""
 
     async def one() -> bool:
@@ -87,9 +87,9 @@ async def test_many_processes_together_never_go_beyond_the_cap(process: Process,
     # What idle processes hold on to they give back when they stop.
     for guard in guards[1:]:
         await guard.__aexit__()
-        guard._leases.clear()
+        guard._leased.clear()
     [(_, counted)] = used(database_url)
-    assert counted == taken + sum(lease.units for lease in guards[0]._leases.values())
+    assert counted == taken + sum(lease.units for lease in guards[0]._leased.values())
 
 
 async def test_texts_count_by_their_segments_and_what_does_not_fit_leaves_room_for_what_does(

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.services.limits.rate_limits import RateLimited, RateLimiter
-from app.services.limits.tenant_limits import LimitBook
+from app.services.limits.tenant_limits import TenantLimitsCache
 from tests.factories import until
 from tests.wire import rows_of
 
@@ -39,7 +39,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
 
                 event.listen(engine.sync_engine, "before_cursor_execute", note)
             return RateLimiter(
-                engine, LimitBook(async_sessionmaker(engine), own, deadline_seconds=4), deadline_seconds=4
+                engine, TenantLimitsCache(async_sessionmaker(engine), own, deadline_seconds=4), deadline_seconds=4
             )
 
         yield make
@@ -63,7 +63,7 @@ async def test_a_burst_gets_in_and_not_one_more(process: Process) -> None:
     assert await admitted(limiter, 200) == 50
     with pytest.raises(RateLimited) as refused:
         await limiter.take(1)
-    assert refused.value.standing.left == 0
+    assert refused.value.quota.left == 0
     assert refused.value.retry_after is not None
     assert 1 < refused.value.retry_after <= 100
 

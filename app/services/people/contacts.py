@@ -1,14 +1,14 @@
-"""Contacts: who they are, everything that is stored about one, and having it erased.
+"""Contacts: lists, the export of everything that is stored about one, and its erasure.
 
-They come into being with their first message (`services.storing`).
+A contact is created with its first message (`services.accept.conversations`).
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
@@ -17,15 +17,15 @@ from app.db.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
 from app.services.callbacks.kept_callbacks import count_callbacks_about
-from app.services.people.personal_data import accept_erasure, erase
+from app.services.people.erasure import accept_erasure, erase
 
-#: Of an export: a mail may be a megabyte, so that a page is some tens of megabytes at the very most.
+#: Rows in a page of an export. A mail may be a megabyte, so a page is some tens of megabytes at most.
 _CONVERSATIONS, _MESSAGES = 100, 50
 
 
 @dataclass(slots=True)
 class Dossier:
-    """A message, its attempts loaded, with its files, what was said about it and done with it, each in order."""
+    """A message with its attempts, files, receipts and history, each in order."""
 
     message: Message
     files: list[File] = field(default_factory=list)
@@ -34,14 +34,14 @@ class Dossier:
 
 
 class ContactService:
-    """A tenant's contacts. Works with sessions of its own: what takes long is done in many short transactions."""
+    """A tenant's contacts. It opens its own sessions: long tasks are done in many short transactions."""
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], tenant_id: int) -> None:
         self._sessions = sessions
         self._tenant_id = tenant_id
 
     async def contacts(self, address: Address | None, *, limit: int, cursor: str | None = None) -> Page[Contact]:
-        """Contacts, those known longest first; with an `address` the one that has it, if there is one."""
+        """Contacts, the oldest first; with an `address`, only the one that has it."""
         statement = select(Contact).where(*self._own())
         if address is not None:
             statement = statement.where(Contact.address == address.value, Contact.address_type == address.type)
@@ -61,7 +61,7 @@ class ContactService:
         return found
 
     async def webhook_calls(self, contact: Contact) -> int:
-        """How many calls of providers are kept, as they came, that name it."""
+        """The number of kept callbacks that name it."""
         async with self._transaction() as connection:
             return await count_callbacks_about(connection, self._tenant_id, contact.address)
 
@@ -83,19 +83,15 @@ class ContactService:
 
         async def page_at(cursor: str | None) -> Page[Conversation]:
             async with self._sessions() as session:
+                order = (Conversation.id,)
                 return await fetch_page(
-                    session,
-                    statement,
-                    order=(Conversation.id,),
-                    newest_first=False,
-                    limit=_CONVERSATIONS,
-                    cursor=cursor,
+                    session, statement, order=order, newest_first=False, limit=_CONVERSATIONS, cursor=cursor
                 )
 
         return rows_of_all(page_at)
 
     def dossiers(self, conversation_id: int) -> AsyncIterator[Dossier]:
-        """What was said in a conversation, oldest first by `sent_at`; no more than a page of it is in memory."""
+        """The messages of a conversation, oldest first by `sent_at`; at most a page of them is in memory."""
         statement = (
             select(Message)
             .where(Message.tenant_id == self._tenant_id, Message.conversation_id == conversation_id)
@@ -104,49 +100,48 @@ class ContactService:
 
         async def page_at(cursor: str | None) -> Page[Dossier]:
             async with self._sessions() as session:
+                order = (Message.sent_at, Message.id)
                 page = await fetch_page(
-                    session,
-                    statement,
-                    order=(Message.sent_at, Message.id),
-                    newest_first=False,
-                    limit=_MESSAGES,
-                    cursor=cursor,
+                    session, statement, order=order, newest_first=False, limit=_MESSAGES, cursor=cursor
                 )
                 return Page(await self._completed(session, page.rows), page.next, page.previous)
 
         return rows_of_all(page_at)
 
     async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[Dossier]:
-        ids = [message.id for message in messages]
-        said = select(StoredReceipt).where(
-            StoredReceipt.tenant_id == self._tenant_id, StoredReceipt.message_id.in_(ids)
-        )
-        done = select(MessageEvent).where(MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(ids))
-        came = {
-            message.provider_message_id: message for message in messages if message.direction == Direction.INBOUND
+        dossiers: dict[int | None, Dossier] = {message.id: Dossier(message) for message in messages}
+        inbound = {
+            (message.provider_type, message.provider_message_id): dossiers[message.id]
+            for message in messages
+            if message.direction == Direction.INBOUND
         }
-        brought = select(File).where(
-            File.tenant_id == self._tenant_id,
-            File.provider_type.in_({message.provider_type for message in came.values()}),
-            File.provider_message_id.in_(came),
+        files = select(File).where(
+            File.tenant_id == self._tenant_id, tuple_(File.provider_type, File.provider_message_id).in_(inbound)
         )
-        files, receipts, history = defaultdict(list), defaultdict(list), defaultdict(list)
-        for file in await session.scalars(brought.order_by(File.created_at, File.id)):
-            if file.provider_type == came[file.provider_message_id].provider_type:
-                files[came[file.provider_message_id].id].append(file)
-        for receipt in await session.scalars(said.order_by(StoredReceipt.id)):
-            receipts[receipt.message_id].append(receipt)
-        for event in await session.scalars(done.order_by(MessageEvent.id)):
-            history[event.message_id].append(event)
-        return [
-            Dossier(message, files[message.id], receipts[message.id], history[message.id]) for message in messages
-        ]
+        receipts = select(StoredReceipt).where(
+            StoredReceipt.tenant_id == self._tenant_id, StoredReceipt.message_id.in_(dossiers)
+        )
+        events = select(MessageEvent).where(
+            MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(dossiers)
+        )
+        for file in await session.scalars(files.order_by(File.created_at, File.id)):
+            inbound[file.provider_type, file.provider_message_id].files.append(file)
+        for receipt in await session.scalars(receipts.order_by(StoredReceipt.id)):
+            dossiers[receipt.message_id].receipts.append(receipt)
+        for event in await session.scalars(events.order_by(MessageEvent.id)):
+            dossiers[event.message_id].history.append(event)
+        return list(dossiers.values())
 
     async def erase(self, contact_id: int, *, actor: str | None, client: str | None) -> Counter[str]:
-        """Remove everything about a contact, and say how many rows of what.
+        """Remove everything about a contact; returns the number of rows, by kind.
 
-        Once it is accepted nothing more is handed to a provider, and what is cut off is finished by a worker, or by
-        asking again. Raises `ContactNotFound`, `NotErasable`, and `DatabaseUnavailable` before all of it is gone.
+        Once it is accepted, nothing more is sent to the contact. An interrupted erasure is completed by a worker, or
+        by asking again.
+
+        Raises:
+            ContactNotFound: There is no such contact, or it is gone already.
+            NotErasable: The address is the tenant's own.
+            DatabaseUnavailable: Only a part is removed so far.
         """
         async with self._transaction() as connection:
             removed = await accept_erasure(connection, self._tenant_id, contact_id, actor=actor, client=client)

@@ -1,29 +1,32 @@
-"""What is kept for a time only: messages, receipts that nobody missed, calls of providers, who did what."""
+"""Removal of expired data: messages, kept callbacks, parked receipts, audit events, signature tokens."""
 
 from collections import Counter
+from typing import Any
 
 import structlog
-from sqlalchemy import BigInteger, Executable, Float, bindparam, delete, func, select
+from sqlalchemy import BigInteger, ColumnElement, Delete, Float, and_, bindparam, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
 from app.db.batches import SECOND, TENANT
 from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID
 from app.services.messages.files import remove_orphans
-from app.services.people.personal_data import BATCH, finish_erasures, remove_messages
+from app.services.people.erasure import finish_erasures
+from app.services.people.removal import BATCH, remove_messages
 
 log = structlog.get_logger(__name__)
 
 #: Of one tenant in one run, so that one with a great deal to remove does not hold up the others.
 _BATCHES = 50
 _DAY = 24 * 3600
-#: Longer than any signature that covers no more than a token is good for.
+#: Longer than a signature that covers nothing but a token stays valid.
 _TOKEN_DAYS = 1
 
 _AGE = bindparam("age", type_=Float()) * SECOND
-#: Ids are drawn in about the order of time, so the old ones come first and no index on time is needed.
-_OLDEST = (
+#: Ids are drawn in about the order of time, so no index on time is needed.
+_OLDEST_MESSAGES = (
     select(
         Message.id,
         Message.conversation_id,
@@ -36,10 +39,42 @@ _OLDEST = (
 )
 
 
-async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
-    """Remove what is past its time, up to some thousands of each kind; any number of workers may do so at once.
+def _delete_oldest(
+    time: InstrumentedAttribute[Any], *only: ColumnElement[bool], by: InstrumentedAttribute[Any] | None = None
+) -> Delete:
+    """Delete the old rows of a batch, the first by `time`; those that are locked are passed over.
 
-    Finishes erasures that were cut off, too.
+    `by` is the id of a table without an index on time: ids are drawn in about the same order.
+    """
+    table = time.class_.__table__
+    key = table.primary_key.columns
+    first = (
+        select(*key, time.label("time"))
+        .where(table.c.tenant_id == TENANT, *only)
+        .order_by(time if by is None else by)
+        .limit(BATCH)
+        .subquery("first")
+    )
+    old = (
+        select(*key)
+        .join(first, and_(*(column == first.c[column.name] for column in key)))
+        .where(table.c.tenant_id == TENANT, first.c.time < func.now() - _AGE)
+        .with_for_update(of=table, skip_locked=True)
+        .cte("old")
+    )
+    return delete(table).where(table.c.tenant_id == TENANT, *(column == old.c[column.name] for column in key))
+
+
+_DELETE_CALLBACKS = _delete_oldest(KeptCallback.received_at, by=KeptCallback.id)
+_DELETE_AUDIT_EVENTS = _delete_oldest(AuditEvent.created_at, by=AuditEvent.id)
+_DELETE_TOKENS = _delete_oldest(SignatureToken.created_at)
+_DELETE_PARKED = _delete_oldest(StoredReceipt.received_at, StoredReceipt.message_id.is_(None))
+
+
+async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
+    """Remove expired data, up to some thousands of rows of each kind, and complete interrupted erasures.
+
+    Any number of workers may do so at once.
     """
     async with engine.connect() as connection:
         tenants = (await connection.execute(select(Tenant.id, Tenant.retention_days))).all()
@@ -51,24 +86,24 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
         days = days or settings.retention_days
         if days is not None:
             removed += await _remove_old_messages(engine, tenant_id, days)
-        removed["webhook_calls"] += await _remove_by_age(engine, _REMOVE_CALLS, tenant_id, settings.webhook_days)
-        removed["audit_events"] += await _remove_by_age(engine, _REMOVE_RECORDS, tenant_id, settings.audit_days)
+        removed["webhook_calls"] += await _remove_by_age(engine, _DELETE_CALLBACKS, tenant_id, settings.webhook_days)
+        removed["audit_events"] += await _remove_by_age(engine, _DELETE_AUDIT_EVENTS, tenant_id, settings.audit_days)
     removed["parked_receipts"] += await _remove_by_age(
-        engine, _REMOVE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
+        engine, _DELETE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
     )
-    removed["signature_tokens"] += await _remove_by_age(engine, _REMOVE_TOKENS, DEFAULT_TENANT_ID, _TOKEN_DAYS)
+    removed["signature_tokens"] += await _remove_by_age(engine, _DELETE_TOKENS, DEFAULT_TENANT_ID, _TOKEN_DAYS)
     if removed.total():
         log.info("retention_removed", **+removed)
 
 
 async def _remove_old_messages(engine: AsyncEngine, tenant_id: int, days: int) -> Counter[str]:
-    """Messages that were stored longer ago, and that nobody has anything to do with any more."""
+    """Remove messages that were stored longer ago, except those that are still to be sent."""
     removed: Counter[str] = Counter()
     after = 0
     for _ in range(_BATCHES):
         async with engine.begin() as connection:
             parameters = {"tenant": tenant_id, "after": after, "age": days * _DAY}
-            page = (await connection.execute(_OLDEST, parameters)).all()
+            page = (await connection.execute(_OLDEST_MESSAGES, parameters)).all()
             if not any(row.is_old for row in page):
                 break
             over = [(row.id, row.conversation_id) for row in page if row.is_old and row.is_finished]
@@ -77,66 +112,8 @@ async def _remove_old_messages(engine: AsyncEngine, tenant_id: int, days: int) -
     return removed
 
 
-_parked = (
-    select(StoredReceipt.id)
-    .where(
-        StoredReceipt.tenant_id == TENANT,
-        StoredReceipt.message_id.is_(None),
-        StoredReceipt.received_at < func.now() - _AGE,
-    )
-    .order_by(StoredReceipt.received_at)
-    .limit(BATCH)
-    .with_for_update(skip_locked=True)
-    .cte("parked")
-)
-_REMOVE_PARKED = delete(StoredReceipt).where(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == _parked.c.id)
-_old_tokens = (
-    select(SignatureToken.provider_type, SignatureToken.token)
-    .where(SignatureToken.tenant_id == TENANT, SignatureToken.created_at < func.now() - _AGE)
-    .order_by(SignatureToken.created_at)
-    .limit(BATCH)
-    .with_for_update(skip_locked=True)
-    .cte("old_tokens")
-)
-_REMOVE_TOKENS = delete(SignatureToken).where(
-    SignatureToken.tenant_id == TENANT,
-    SignatureToken.provider_type == _old_tokens.c.provider_type,
-    SignatureToken.token == _old_tokens.c.token,
-)
-_first_calls = (
-    select(KeptCallback.id, KeptCallback.received_at)
-    .where(KeptCallback.tenant_id == TENANT)
-    .order_by(KeptCallback.id)
-    .limit(BATCH)
-    .subquery("first_calls")
-)
-_old_calls = (
-    select(KeptCallback.id)
-    .join(_first_calls, KeptCallback.id == _first_calls.c.id)
-    .where(KeptCallback.tenant_id == TENANT, _first_calls.c.received_at < func.now() - _AGE)
-    .with_for_update(of=KeptCallback, skip_locked=True)
-    .cte("old_calls")
-)
-_REMOVE_CALLS = delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, KeptCallback.id == _old_calls.c.id)
-_first = (
-    select(AuditEvent.id, AuditEvent.created_at)
-    .where(AuditEvent.tenant_id == TENANT)
-    .order_by(AuditEvent.id)
-    .limit(BATCH)
-    .subquery("first")
-)
-_old_records = (
-    select(AuditEvent.id)
-    .join(_first, AuditEvent.id == _first.c.id)
-    .where(AuditEvent.tenant_id == TENANT, _first.c.created_at < func.now() - _AGE)
-    .with_for_update(of=AuditEvent, skip_locked=True)
-    .cte("old_records")
-)
-_REMOVE_RECORDS = delete(AuditEvent).where(AuditEvent.tenant_id == TENANT, AuditEvent.id == _old_records.c.id)
-
-
-async def _remove_by_age(engine: AsyncEngine, statement: Executable, tenant_id: int, days: int) -> int:
-    """Run a statement that removes a batch, until there is none left."""
+async def _remove_by_age(engine: AsyncEngine, statement: Delete, tenant_id: int, days: int) -> int:
+    """Run a statement that removes a batch until none is left."""
     removed = 0
     for _ in range(_BATCHES):
         async with engine.begin() as connection:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import MessageStatus
-from app.services.people.personal_data import BATCH
+from app.services.people.removal import BATCH
 from app.services.people.retention import remove_what_is_over
 from tests.conftest import make_settings
 from tests.factories import PENDING, make_messages

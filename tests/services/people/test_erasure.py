@@ -23,7 +23,8 @@ from app.services.delivery.receipts import store_receipts
 from app.services.delivery.references import reference_of
 from app.services.delivery.retry_policy import ACCEPTED
 from app.services.people.contacts import ContactService
-from app.services.people.personal_data import BATCH, erase, finish_erasures, remove_messages
+from app.services.people.erasure import erase, finish_erasures
+from app.services.people.removal import BATCH, remove_messages
 from tests.factories import CONTACT, CUSTOMER, make_messages, until
 from tests.services.delivery.test_receipts import LATER, Ledger
 

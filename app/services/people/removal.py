@@ -1,0 +1,163 @@
+"""Removal of messages with all rows that depend on them.
+
+A row that another transaction has locked is passed over, never waited for, so no deadlock is possible. Callers come
+back for it, in short transactions of a few hundred messages.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Executable,
+    Integer,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.batches import TENANT, given, rows
+from app.db.models import (
+    Contact,
+    Conversation,
+    ConversationParticipant,
+    DeliveryAttempt,
+    Message,
+    MessageEvent,
+    StoredReceipt,
+)
+from app.domain import DEFAULT_TENANT_ID, ParticipantRole
+from app.services.messages.files import remove_files
+
+#: Messages of one transaction: their conversations are locked for some tens of milliseconds.
+BATCH = 200
+
+_IDS = bindparam("ids", type_=ARRAY(BigInteger()))
+
+#: Receipts that arrived before the result of their send was recorded. They are about the same message.
+_REMOVE_PARKED = delete(StoredReceipt).where(
+    StoredReceipt.tenant_id == DEFAULT_TENANT_ID,
+    StoredReceipt.message_id.is_(None),
+    StoredReceipt.provider_type == DeliveryAttempt.provider_type,
+    StoredReceipt.provider_message_id == DeliveryAttempt.provider_message_id,
+    DeliveryAttempt.tenant_id == TENANT,
+    DeliveryAttempt.message_id == any_(_IDS),
+    DeliveryAttempt.provider_message_id.is_not(None),
+)
+_LOCK_CONVERSATIONS = (
+    select(Conversation.id)
+    .where(Conversation.tenant_id == TENANT, Conversation.id == any_(_IDS))
+    .order_by(Conversation.id)
+    .with_for_update(skip_locked=True)
+)
+_LOCK_MESSAGES = (
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.id == any_(_IDS),
+        Message.conversation_id == any_(bindparam("conversations", type_=ARRAY(BigInteger()))),
+        or_(Message.due_at.is_(None), bindparam("unfinished", type_=Boolean())),
+    )
+    .order_by(Message.id)
+    .with_for_update(skip_locked=True)
+)
+_REMOVE_DEPENDENTS = {
+    "receipts": delete(StoredReceipt).where(
+        StoredReceipt.tenant_id == TENANT, StoredReceipt.message_id == any_(_IDS)
+    ),
+    "events": delete(MessageEvent).where(MessageEvent.tenant_id == TENANT, MessageEvent.message_id == any_(_IDS)),
+    "attempts": delete(DeliveryAttempt).where(
+        DeliveryAttempt.tenant_id == TENANT, DeliveryAttempt.message_id == any_(_IDS)
+    ),
+}
+_REMOVE_MESSAGES = (
+    delete(Message).where(Message.tenant_id == TENANT, Message.id == any_(_IDS)).returning(Message.conversation_id)
+)
+_gone = rows(conversation_id=BigInteger(), messages=Integer())
+_COUNT_DOWN = (
+    update(Conversation)
+    .where(Conversation.tenant_id == TENANT, Conversation.id == _gone.c.conversation_id)
+    .values(message_count=Conversation.message_count - _gone.c.messages)
+)
+_EMPTY = select(Conversation.id).where(
+    Conversation.tenant_id == TENANT,
+    Conversation.id == any_(_IDS),
+    ~exists().where(Message.tenant_id == TENANT, Message.conversation_id == Conversation.id),
+)
+_REMOVE_PARTICIPANTS = (
+    delete(ConversationParticipant)
+    .where(ConversationParticipant.tenant_id == TENANT, ConversationParticipant.conversation_id == any_(_IDS))
+    .returning(ConversationParticipant.role, ConversationParticipant.contact_id)
+)
+_REMOVE_CONVERSATIONS = delete(Conversation).where(Conversation.tenant_id == TENANT, Conversation.id == any_(_IDS))
+_LOCK_CONTACTS = (
+    select(Contact.id)
+    .where(Contact.tenant_id == TENANT, Contact.id == any_(_IDS))
+    .order_by(Contact.id)
+    .with_for_update(skip_locked=True)
+)
+_REMOVE_UNUSED_CONTACTS = delete(Contact).where(
+    Contact.tenant_id == TENANT,
+    Contact.id == any_(_IDS),
+    ~exists().where(ConversationParticipant.tenant_id == TENANT, ConversationParticipant.contact_id == Contact.id),
+)
+
+
+async def remove_messages(
+    connection: AsyncConnection, tenant_id: int, places: Sequence[tuple[int, int]], *, unfinished: bool
+) -> Counter[str]:
+    """Remove messages, each given with its conversation's id, in the transaction open on `connection`.
+
+    Their attempts, receipts, history and files go with them. So do conversations that are left without a message,
+    and contacts that are left without a conversation. A message whose row is locked is passed over; a message that is
+    still to be sent only goes with `unfinished`. Returns the number of rows removed, by kind.
+    """
+    removed: Counter[str] = Counter()
+    message_ids = [message_id for message_id, _ in places]
+    # Before any message is locked: a transaction that attaches such a receipt holds it and waits for the message.
+    removed["receipts"] += await _execute(connection, _REMOVE_PARKED, tenant_id, message_ids)
+    conversations = await _ids(connection, _LOCK_CONVERSATIONS, tenant_id, {place[1] for place in places})
+    parameters = {"tenant": tenant_id, "ids": message_ids, "conversations": conversations, "unfinished": unfinished}
+    locked = list((await connection.execute(_LOCK_MESSAGES, parameters)).scalars())
+    removed["files"] += await remove_files(connection, tenant_id, locked)
+    # A statement for each table, so that it sees the rows that were added until the lock.
+    for name, statement in _REMOVE_DEPENDENTS.items():
+        removed[name] += await _execute(connection, statement, tenant_id, locked)
+    gone = Counter(await _ids(connection, _REMOVE_MESSAGES, tenant_id, locked))
+    removed["messages"] += gone.total()
+    await connection.execute(_COUNT_DOWN, given(tenant_id, ("conversation_id", "messages"), gone.items()))
+    return removed + await remove_empty(connection, tenant_id, conversations)
+
+
+async def remove_empty(connection: AsyncConnection, tenant_id: int, conversations: Sequence[int]) -> Counter[str]:
+    """Remove locked conversations that have no message, and their contacts that have no other conversation."""
+    empty = await _ids(connection, _EMPTY, tenant_id, conversations)
+    if not empty:
+        return Counter()
+    participants = await connection.execute(_REMOVE_PARTICIPANTS, {"tenant": tenant_id, "ids": empty})
+    contacts = {row.contact_id for row in participants if row.role == ParticipantRole.CONTACT}
+    removed = Counter(conversations=await _execute(connection, _REMOVE_CONVERSATIONS, tenant_id, empty))
+    return removed + await remove_unused(connection, tenant_id, contacts)
+
+
+async def remove_unused(connection: AsyncConnection, tenant_id: int, contacts: Iterable[int]) -> Counter[str]:
+    """Remove contacts that take part in no conversation."""
+    free = await _ids(connection, _LOCK_CONTACTS, tenant_id, contacts)
+    return Counter(contacts=await _execute(connection, _REMOVE_UNUSED_CONTACTS, tenant_id, free))
+
+
+async def _ids(connection: AsyncConnection, statement: Executable, tenant_id: int, ids: Iterable[int]) -> list[int]:
+    """The numbers that a statement about the rows of these ids returns, one a row."""
+    return list((await connection.execute(statement, {"tenant": tenant_id, "ids": list(ids)})).scalars())
+
+
+async def _execute(connection: AsyncConnection, statement: Executable, tenant_id: int, ids: Sequence[int]) -> int:
+    """The number of rows of these ids that a statement changed."""
+    return (await connection.execute(statement, {"tenant": tenant_id, "ids": ids})).rowcount

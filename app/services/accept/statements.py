@@ -1,0 +1,182 @@
+"""The SQL of accepting messages: two look-ups of duplicates, and one statement that stores a batch.
+
+`tests/services/accept/store_known.sql` shows that statement as PostgreSQL gets it.
+"""
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Executable,
+    FromClause,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.types import TypeEngine
+
+from app.db.batches import TENANT, rows
+from app.db.models import Conversation, Message
+from app.domain import Direction, MessageStatus, NewMessage
+
+#: Each names a value of `message_values`.
+MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
+    "direction": Text(),
+    "channel": Text(),
+    "type": Text(),
+    "from_address": Text(),
+    "to_address": Text(),
+    "subject": Text(),
+    "body": Text(),
+    "attachments": Text(),
+    "provider_type": Text(),
+    "provider_message_id": Text(),
+    "sent_at": DateTime(timezone=True),
+    "send_at": DateTime(timezone=True),
+    "expires_at": DateTime(timezone=True),
+    "idempotency_key": Text(),
+    "request_fingerprint": Text(),
+    "quoted": Text(),
+}
+
+
+def message_values(message: NewMessage) -> tuple[Any, ...]:
+    """The values of `MESSAGE_COLUMNS`, in their order."""
+    return (
+        message.direction.value,
+        message.channel,
+        message.type,
+        message.sender.value,
+        message.recipient.value,
+        message.subject,
+        message.body,
+        json.dumps(message.attachments) if message.attachments else "[]",
+        message.provider_type,
+        message.provider_message_id,
+        message.sent_at,
+        message.send_at,
+        message.expires_at,
+        message.idempotency_key,
+        message.fingerprint,
+        message.quoted,
+    )
+
+
+def _has_provider_id_of(other: FromClause) -> ColumnElement[bool]:
+    return and_(
+        Message.tenant_id == TENANT,
+        Message.provider_type == other.c.provider_type,
+        Message.provider_message_id == other.c.provider_message_id,
+        Message.provider_message_id.is_not(None),  # lets PostgreSQL use the partial index
+    )
+
+
+def _has_key_of(other: FromClause) -> ColumnElement[bool]:
+    return and_(
+        Message.tenant_id == TENANT,
+        Message.channel == other.c.channel,
+        Message.idempotency_key == other.c.idempotency_key,
+        Message.idempotency_key.is_not(None),
+    )
+
+
+_wanted_ids = rows(provider_type=Text(), provider_message_id=Text())
+FIND_BY_PROVIDER_ID: Executable = select(
+    Message.provider_type, Message.provider_message_id, Message.id, Message.conversation_id
+).join(_wanted_ids, _has_provider_id_of(_wanted_ids))
+_wanted_keys = rows(channel=Text(), idempotency_key=Text())
+FIND_BY_KEY: Executable = select(
+    Message.channel, Message.idempotency_key, Message.id, Message.conversation_id, Message.request_fingerprint
+).join(_wanted_keys, _has_key_of(_wanted_keys))
+
+_arriving = rows(customer_address=Text(), contact_address=Text(), **MESSAGE_COLUMNS).render_derived(name="arriving")
+_pairs = select(_arriving.c.customer_address, _arriving.c.contact_address).distinct().subquery("pairs")
+_locked = (
+    select(Conversation.id, Conversation.customer_address, Conversation.contact_address)
+    .join(
+        _pairs,
+        and_(
+            Conversation.tenant_id == TENANT,
+            Conversation.customer_address == _pairs.c.customer_address,
+            Conversation.contact_address == _pairs.c.contact_address,
+        ),
+    )
+    .order_by(Conversation.id)
+    .with_for_update(of=Conversation, key_share=True)
+    .cte("locked")
+)
+_has_identity = or_(_arriving.c.provider_message_id.is_not(None), _arriving.c.idempotency_key.is_not(None))
+_is_repeat = or_(exists().where(_has_provider_id_of(_arriving)), exists().where(_has_key_of(_arriving)))
+_fresh = (
+    select(*_arriving.c, _locked.c.id.label("conversation_id"))
+    .join(
+        _locked,
+        and_(
+            _locked.c.customer_address == _arriving.c.customer_address,
+            _locked.c.contact_address == _arriving.c.contact_address,
+        ),
+    )
+    .where(case((_has_identity, ~_is_repeat), else_=true()))
+    .cte("fresh")
+)
+_is_outbound = _fresh.c.direction == Direction.OUTBOUND.value
+_due_at = func.least(func.coalesce(_fresh.c.send_at, func.now()), _fresh.c.expires_at)
+_inserted: dict[str, ColumnElement[Any]] = {
+    "tenant_id": TENANT,
+    "conversation_id": _fresh.c.conversation_id,
+    **{name: _fresh.c[name] for name in MESSAGE_COLUMNS if name != "send_at"},
+    "attachments": cast(_fresh.c.attachments, JSONB),
+    "sent_at": func.coalesce(_fresh.c.sent_at, func.now()),
+    "status": case(
+        (~_is_outbound, MessageStatus.RECEIVED.value),
+        (_fresh.c.send_at.is_not(None), MessageStatus.SCHEDULED.value),
+        else_=MessageStatus.QUEUED.value,
+    ),
+    "due_at": case((_is_outbound, _due_at), else_=null()),
+}
+_stored = (
+    insert(Message)
+    .from_select(list(_inserted), select(*_inserted.values()).order_by(_fresh.c.position))
+    .on_conflict_do_nothing()
+    .returning(
+        Message.id,
+        Message.conversation_id,
+        Message.channel,
+        Message.from_address,
+        Message.to_address,
+        Message.provider_type,
+        Message.provider_message_id,
+        Message.idempotency_key,
+        Message.sent_at,
+    )
+    .cte("stored")
+)
+_added = (
+    select(_stored.c.conversation_id, func.count().label("added"), func.max(_stored.c.sent_at).label("newest"))
+    .group_by(_stored.c.conversation_id)
+    .subquery("added")
+)
+_counted = (
+    update(Conversation)
+    .where(Conversation.tenant_id == TENANT, Conversation.id == _added.c.conversation_id)
+    .values(
+        message_count=Conversation.message_count + _added.c.added,
+        # A caller's clock that is ahead must not hold a conversation at the top of the list.
+        last_activity_at=func.greatest(Conversation.last_activity_at, func.least(_added.c.newest, func.now())),
+    )
+    .returning(Conversation.id)
+    .cte("counted")
+)
+#: Stores the messages whose conversation exists and that are no repeats; a row for each that it has stored.
+STORE_KNOWN = select(_stored).add_cte(_counted)

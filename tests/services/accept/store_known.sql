@@ -1,0 +1,169 @@
+-- The statement that stores a batch of messages in conversations that exist, as PostgreSQL gets it
+-- (STORE_KNOWN in app/services/accept/statements.py; asyncpg writes $1 for a named parameter).
+-- It is one transaction by itself, and takes one round trip for any number of messages.
+
+-- locked: the conversations of the batch. They are locked in id order, so that two writers can't deadlock.
+WITH locked AS (
+    SELECT conversations.id AS id,
+           conversations.customer_address AS customer_address,
+           conversations.contact_address AS contact_address
+    FROM conversations
+    JOIN (
+        SELECT DISTINCT arriving.customer_address AS customer_address, arriving.contact_address AS contact_address
+        FROM unnest(
+            :given_customer_address::TEXT[], :given_contact_address::TEXT[],
+            :given_direction::TEXT[], :given_channel::TEXT[], :given_type::TEXT[],
+            :given_from_address::TEXT[], :given_to_address::TEXT[],
+            :given_subject::TEXT[], :given_body::TEXT[], :given_attachments::TEXT[],
+            :given_provider_type::TEXT[], :given_provider_message_id::TEXT[],
+            :given_sent_at::TIMESTAMP WITH TIME ZONE[],
+            :given_send_at::TIMESTAMP WITH TIME ZONE[],
+            :given_expires_at::TIMESTAMP WITH TIME ZONE[],
+            :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[]
+        ) WITH ORDINALITY AS arriving(
+            customer_address, contact_address,
+            direction, channel, type,
+            from_address, to_address,
+            subject, body, attachments,
+            provider_type, provider_message_id,
+            sent_at,
+            send_at,
+            expires_at,
+            idempotency_key, request_fingerprint, quoted,
+            position
+        )
+    ) AS pairs ON conversations.tenant_id = :tenant::BIGINT
+              AND conversations.customer_address = pairs.customer_address
+              AND conversations.contact_address = pairs.contact_address
+    ORDER BY conversations.id
+    FOR NO KEY UPDATE OF conversations
+),
+
+-- fresh: the messages of those conversations, without repeats. A repeat is left out before it draws an id.
+-- CASE spares messages without an identity the look-ups.
+fresh AS (
+    SELECT arriving.customer_address AS customer_address,
+           arriving.contact_address AS contact_address,
+           arriving.direction AS direction,
+           arriving.channel AS channel,
+           arriving.type AS type,
+           arriving.from_address AS from_address,
+           arriving.to_address AS to_address,
+           arriving.subject AS subject,
+           arriving.body AS body,
+           arriving.attachments AS attachments,
+           arriving.provider_type AS provider_type,
+           arriving.provider_message_id AS provider_message_id,
+           arriving.sent_at AS sent_at,
+           arriving.send_at AS send_at,
+           arriving.expires_at AS expires_at,
+           arriving.idempotency_key AS idempotency_key,
+           arriving.request_fingerprint AS request_fingerprint,
+           arriving.quoted AS quoted,
+           arriving.position AS position,
+           locked.id AS conversation_id
+    FROM unnest(
+        :given_customer_address::TEXT[], :given_contact_address::TEXT[],
+        :given_direction::TEXT[], :given_channel::TEXT[], :given_type::TEXT[],
+        :given_from_address::TEXT[], :given_to_address::TEXT[],
+        :given_subject::TEXT[], :given_body::TEXT[], :given_attachments::TEXT[],
+        :given_provider_type::TEXT[], :given_provider_message_id::TEXT[],
+        :given_sent_at::TIMESTAMP WITH TIME ZONE[],
+        :given_send_at::TIMESTAMP WITH TIME ZONE[],
+        :given_expires_at::TIMESTAMP WITH TIME ZONE[],
+        :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[]
+    ) WITH ORDINALITY AS arriving(
+        customer_address, contact_address,
+        direction, channel, type,
+        from_address, to_address,
+        subject, body, attachments,
+        provider_type, provider_message_id,
+        sent_at,
+        send_at,
+        expires_at,
+        idempotency_key, request_fingerprint, quoted,
+        position
+    )
+    JOIN locked ON locked.customer_address = arriving.customer_address
+               AND locked.contact_address = arriving.contact_address
+    WHERE CASE
+        WHEN (arriving.provider_message_id IS NOT NULL OR arriving.idempotency_key IS NOT NULL)
+        THEN NOT (
+            (EXISTS (
+                SELECT * FROM messages
+                WHERE messages.tenant_id = :tenant::BIGINT
+                  AND messages.provider_type = arriving.provider_type
+                  AND messages.provider_message_id = arriving.provider_message_id
+                  AND messages.provider_message_id IS NOT NULL
+            ))
+            OR (EXISTS (
+                SELECT * FROM messages
+                WHERE messages.tenant_id = :tenant::BIGINT
+                  AND messages.channel = arriving.channel
+                  AND messages.idempotency_key = arriving.idempotency_key
+                  AND messages.idempotency_key IS NOT NULL
+            ))
+        )
+        ELSE true
+    END
+),
+
+-- stored: the messages that are inserted. Ids are drawn in the order of `position`. What another writer has inserted
+-- since `fresh` looked is a conflict, and is not returned.
+stored AS (
+    INSERT INTO messages (
+        tenant_id, conversation_id, direction, channel, type, from_address, to_address, subject, body, attachments,
+        provider_type, provider_message_id, sent_at, expires_at, idempotency_key, request_fingerprint, quoted,
+        status, due_at
+    )
+    SELECT :tenant::BIGINT AS anon_1,
+           fresh.conversation_id AS conversation_id,
+           fresh.direction AS direction,
+           fresh.channel AS channel,
+           fresh.type AS type,
+           fresh.from_address AS from_address,
+           fresh.to_address AS to_address,
+           fresh.subject AS subject,
+           fresh.body AS body,
+           CAST(fresh.attachments AS JSONB) AS attachments,
+           fresh.provider_type AS provider_type,
+           fresh.provider_message_id AS provider_message_id,
+           coalesce(fresh.sent_at, now()) AS coalesce_1,
+           fresh.expires_at AS expires_at,
+           fresh.idempotency_key AS idempotency_key,
+           fresh.request_fingerprint AS request_fingerprint,
+           fresh.quoted AS quoted,
+           CASE
+               WHEN (fresh.direction != 'outbound') THEN 'received'
+               WHEN (fresh.send_at IS NOT NULL) THEN 'scheduled'
+               ELSE 'queued'
+           END AS anon_2,
+           CASE
+               WHEN (fresh.direction = 'outbound') THEN least(coalesce(fresh.send_at, now()), fresh.expires_at)
+               ELSE NULL
+           END AS anon_3
+    FROM fresh
+    ORDER BY fresh.position
+    ON CONFLICT DO NOTHING
+    RETURNING messages.id, messages.conversation_id, messages.channel, messages.from_address, messages.to_address,
+              messages.provider_type, messages.provider_message_id, messages.idempotency_key, messages.sent_at
+),
+
+-- counted: the conversations with their new count and time. A time in the future counts as now.
+counted AS (
+    UPDATE conversations
+    SET message_count=(conversations.message_count + added.added),
+        last_activity_at=greatest(conversations.last_activity_at, least(added.newest, now()))
+    FROM (
+        SELECT stored.conversation_id AS conversation_id, count(*) AS added, max(stored.sent_at) AS newest
+        FROM stored
+        GROUP BY stored.conversation_id
+    ) AS added
+    WHERE conversations.tenant_id = :tenant::BIGINT AND conversations.id = added.conversation_id
+    RETURNING conversations.id
+)
+
+-- A row for each message that was stored; the caller finds the others missing.
+SELECT stored.id, stored.conversation_id, stored.channel, stored.from_address, stored.to_address,
+       stored.provider_type, stored.provider_message_id, stored.idempotency_key, stored.sent_at
+FROM stored

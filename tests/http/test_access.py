@@ -283,7 +283,7 @@ async def test_many_who_come_at_once_cost_one_look_up_and_strangers_are_not_reme
         keys: KeyCache = services.keys
         for _ in range(50):
             await client.get("/api/conversations", headers=bearer(make_key(database_url)[:-1] + "_"))
-        assert len(keys._recent._kept) == 1
+        assert len(keys._cached._kept) == 1
 
 
 async def test_who_is_turned_away_is_recorded_without_what_they_showed(

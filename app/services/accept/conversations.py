@@ -1,4 +1,4 @@
-"""Making the conversations that messages belong to, with their contacts and participants."""
+"""Creation of the conversations that messages belong to, with their contacts and participants."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ def conversation_key(message: NewMessage) -> ConversationKey:
 
 
 _wanted_pairs = rows(customer_address=Text(), contact_address=Text())
-#: What is found stays until the end of the transaction, whoever is about to erase it; it stands in nobody else's way.
+#: The lock keeps an erasure from removing the rows until the end of the transaction. It blocks no other writer.
 _FIND_CONVERSATIONS = (
     select(Conversation.customer_address, Conversation.contact_address)
     .join(
@@ -55,38 +55,6 @@ _INSERT_PARTICIPANTS = insert(ConversationParticipant).from_select(
     select(TENANT, _new_participants.c.conversation_id, _new_participants.c.role, _new_participants.c.contact_id),
 )
 
-
-async def make_conversations(connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]) -> None:
-    """Make the conversations that messages belong to where they are missing, with their contacts."""
-    by_key = {conversation_key(message): message for message in messages}
-    found = await _find_conversations(connection, tenant_id, by_key)
-    missing = sorted(key for key in by_key if key not in found)
-    if not missing:
-        return
-    contacts = await _contact_ids(connection, tenant_id, [by_key[key] for key in missing])
-    new = [(*key, by_key[key].sent_at) for key in missing]
-    parameters = given(tenant_id, ("customer_address", "contact_address", "sent_at"), new)
-    # What is not returned was made by another writer meanwhile, with its participants.
-    made = (await connection.execute(_INSERT_CONVERSATIONS, parameters)).all()
-    participants = [
-        (id, role.value, contacts[address.value, address.type])
-        for customer, contact, id in made
-        for role, address in (
-            (ParticipantRole.CUSTOMER, by_key[customer, contact].customer),
-            (ParticipantRole.CONTACT, by_key[customer, contact].contact),
-        )
-    ]
-    parameters = given(tenant_id, ("conversation_id", "role", "contact_id"), participants)
-    await connection.execute(_INSERT_PARTICIPANTS, parameters)
-
-
-async def _find_conversations(
-    connection: AsyncConnection, tenant_id: int, keys: Iterable[ConversationKey]
-) -> set[ConversationKey]:
-    parameters = given(tenant_id, ("customer_address", "contact_address"), keys)
-    return {(customer, contact) for customer, contact in await connection.execute(_FIND_CONVERSATIONS, parameters)}
-
-
 _wanted_contacts = rows(address=Text(), address_type=Text())
 _FIND_CONTACTS = (
     select(Contact.address, Contact.address_type, Contact.id)
@@ -115,10 +83,41 @@ _INSERT_CONTACTS = (
 )
 
 
+async def make_conversations(connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]) -> None:
+    """Create the conversations of messages where they are missing, with their contacts."""
+    by_key = {conversation_key(message): message for message in messages}
+    found = await _find_conversations(connection, tenant_id, by_key)
+    missing = sorted(key for key in by_key if key not in found)
+    if not missing:
+        return
+    contacts = await _contact_ids(connection, tenant_id, [by_key[key] for key in missing])
+    new = [(*key, by_key[key].sent_at) for key in missing]
+    parameters = given(tenant_id, ("customer_address", "contact_address", "sent_at"), new)
+    # A conversation that is not returned was created by another writer meanwhile, with its participants.
+    made = (await connection.execute(_INSERT_CONVERSATIONS, parameters)).all()
+    participants = [
+        (id, role.value, contacts[address.value, address.type])
+        for customer, contact, id in made
+        for role, address in (
+            (ParticipantRole.CUSTOMER, by_key[customer, contact].customer),
+            (ParticipantRole.CONTACT, by_key[customer, contact].contact),
+        )
+    ]
+    parameters = given(tenant_id, ("conversation_id", "role", "contact_id"), participants)
+    await connection.execute(_INSERT_PARTICIPANTS, parameters)
+
+
+async def _find_conversations(
+    connection: AsyncConnection, tenant_id: int, keys: Iterable[ConversationKey]
+) -> set[ConversationKey]:
+    parameters = given(tenant_id, ("customer_address", "contact_address"), keys)
+    return {(customer, contact) for customer, contact in await connection.execute(_FIND_CONVERSATIONS, parameters)}
+
+
 async def _contact_ids(
     connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]
 ) -> dict[ContactKey, int]:
-    """The contact behind both ends of every message; those that are missing are made, as they were written."""
+    """The ids of the contacts of messages. Missing ones are created, with the address as it was written."""
     written = {
         (address.value, address.type): address.written
         for message in messages
@@ -131,8 +130,8 @@ async def _contact_ids(
         _INSERT_CONTACTS, given(tenant_id, ("address", "address_type", "written"), new)
     )
     made = {(address, address_type): id for address, address_type, id in inserted}
-    outrun = [key for key in missing if key not in made]  # another writer committed them meanwhile
-    return found | made | (await _find_contacts(connection, tenant_id, outrun) if outrun else {})
+    missed = [key for key in missing if key not in made]  # another writer committed them meanwhile
+    return found | made | (await _find_contacts(connection, tenant_id, missed) if missed else {})
 
 
 async def _find_contacts(

@@ -1,7 +1,7 @@
 """Group commit: many callers, one transaction.
 
-One commit for each row costs a disk flush each. Here callers hand over an item and wait; one task writes at once
-when idle, and whatever arrives while it writes forms the next batch.
+A commit for each row costs a disk flush each. Here callers submit an item and wait. One task writes it at once when
+it is idle; the items that arrive while it writes form the next batch.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ log = structlog.get_logger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_IDLE_SECONDS = 0.5  # after which the connection goes back to the pool, which checks it
+_IDLE_SECONDS = 0.5  # after which the pool checks the connection before it is used again
 
 
 class GroupCommit(Generic[Item, Result]):
     """Runs `work` over batches of items, each batch in one transaction; an async context manager.
 
-    `work` gets an open connection and the items, and gives one answer for each, in their order. A batch holds the
-    items of one tenant only, and tenants take turns. With `single_statement`, `work` makes do with one statement,
-    which is a transaction by itself and saves the two round trips around it. Leaving writes what is still waiting.
+    `work` gets an open connection and the items, and returns one answer for each, in their order. A batch holds the
+    items of one tenant only, and tenants take turns. With `single_statement`, `work` executes one statement only. It
+    is a transaction by itself, which saves two round trips. Leaving writes the items that still wait.
     """
 
     def __init__(
@@ -68,14 +68,17 @@ class GroupCommit(Generic[Item, Result]):
         self._arrived.set()
         assert self._task is not None
         await self._task
-        await self._let_go()
+        await self._discard()
 
     async def submit(self, item: Item, *, until: float | None = None) -> Result:
-        """Hand over one item; returns its answer after the COMMIT. A caller that stops waiting changes nothing.
+        """Submit one item; returns its answer after the COMMIT. The item is written even if the caller is cancelled.
 
-        `until`, by the event loop's clock, takes the place of the deadline for who has waited elsewhere before.
-        Raises `Overloaded` at once when the queue is full or closing, `DatabaseUnavailable` when PostgreSQL is
-        away or there is no answer by the deadline, and whatever `work` raises for this item alone.
+        `until`, by the event loop's clock, replaces the deadline of a caller that has waited elsewhere before.
+
+        Raises:
+            Overloaded: The queue is full or closing; raised at once.
+            DatabaseUnavailable: PostgreSQL is away, or there is no answer by the deadline.
+            Exception: `work` failed for this item alone.
         """
         if self._closing or self._size >= self._queue_limit:
             raise Overloaded("The service has more to write than it can take on right now. Try again shortly.")
@@ -84,7 +87,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.setdefault(self._tenant_of(item), deque()).append((item, answer))
         self._size += 1
         self._arrived.set()
-        # `asyncio.timeout` does the same for whatever may be awaited, at five times the price.
+        # `asyncio.timeout` would cost five times as much.
         deadline = loop.call_at(until or loop.time() + self._deadline_seconds, _give_up, answer)
         try:
             return await answer
@@ -100,7 +103,7 @@ class GroupCommit(Generic[Item, Result]):
                     await self._write(batch)
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        """The first tenant's items, without those whose callers have given up; the rest of them go to the end."""
+        """A batch of the first tenant's items, without cancelled ones. Its other items go to the end of the queue."""
         tenant_id = next(iter(self._waiting))
         queue = self._waiting.pop(tenant_id)
         taken = [queue.popleft() for _ in range(min(len(queue), self._batch_size))]
@@ -110,7 +113,7 @@ class GroupCommit(Generic[Item, Result]):
         return [(item, answer) for item, answer in taken if not answer.done()]
 
     async def _write(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        """Write a batch and answer its callers; where an item is at fault, one by one, so that it fails alone."""
+        """Write a batch and answer its callers. After an error, write item by item: a faulty one fails alone."""
         try:
             answers = await self._commit([item for item, _ in batch])
         except Exception as error:
@@ -119,14 +122,14 @@ class GroupCommit(Generic[Item, Result]):
                 log.warning("database_unavailable", batch=self._name, size=len(batch), error=type(error).__name__)
             elif len(batch) > 1:
                 log.warning("batch_split", batch=self._name, size=len(batch), error=type(error).__name__)
-                await self._let_go()
+                await self._discard()
                 for alone in batch:
                     await self._write([alone])
                 return
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(_unavailable() if unavailable else error)
-            await self._let_go()
+            await self._discard()
         else:
             for (_, waiting), given in zip(batch, answers, strict=True):
                 if not waiting.done():
@@ -141,11 +144,11 @@ class GroupCommit(Generic[Item, Result]):
         return answers
 
     async def _connected(self) -> AsyncConnection:
-        """The connection that is kept from batch to batch; after a pause the pool checks it, or renews it."""
+        """The connection, kept from batch to batch. After a pause the pool checks it or opens a new one."""
         if self._connection is not None:
             raw = await self._connection.get_raw_connection()
             if raw.driver_connection is None or raw.driver_connection.is_closed():
-                await self._let_go()
+                await self._discard()
             elif asyncio.get_running_loop().time() - self._used_at > _IDLE_SECONDS:
                 connection, self._connection = self._connection, None
                 await connection.close()
@@ -153,8 +156,8 @@ class GroupCommit(Generic[Item, Result]):
             self._connection = await self._engine.connect()
         return self._connection
 
-    async def _let_go(self) -> None:
-        """Give the connection up after any trouble: what state it is in can't be told."""
+    async def _discard(self) -> None:
+        """Discard the connection after an error, since its state is unknown."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):

@@ -75,21 +75,21 @@ async def store_known(
     those.
     """
     first: dict[Identity, int] = {}
-    unnamed: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
+    anonymous: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for position, message in enumerate(messages):
         if identity := _identity(message):
             first.setdefault(identity, position)
         else:
-            unnamed[message.channel, message.sender.value, message.recipient.value].append(position)
+            anonymous[message.channel, message.sender.value, message.recipient.value].append(position)
     # Messages without an identity in the order of arrival, then the others by identity: the same for every writer.
-    order = sorted(position for positions in unnamed.values() for position in positions)
+    order = sorted(position for positions in anonymous.values() for position in positions)
     order += [first[identity] for identity in sorted(first)]
     values = [(*conversation_key(messages[position]), *message_values(messages[position])) for position in order]
     parameters = given(tenant_id, ("customer_address", "contact_address", *MESSAGE_COLUMNS), values)
     stored = (await connection.execute(STORE_KNOWN, parameters)).all()
 
     # Ids are drawn in the order of the rows, so those of one pair stand for its messages as they arrived.
-    waiting = {key: iter(positions) for key, positions in unnamed.items()}
+    waiting = {key: iter(positions) for key, positions in anonymous.items()}
     places: list[StoredMessage | None] = [None] * len(messages)
     for row in sorted(stored, key=attrgetter("id")):
         identity = _identity(row)

@@ -1,7 +1,7 @@
-"""The one way in for messages, outbound and inbound: two group commits, one behind the other.
+"""The writer of all new messages, outbound and inbound: two group commits, one behind the other.
 
-Nearly every message belongs to a conversation that exists, and is stored with one statement. What is left over, first
-messages and repeats, goes on to the second, which looks up, makes what is missing, and stores.
+Nearly every message belongs to a conversation that exists, and is stored with one statement. First messages and
+repeats go on to the second group commit, which looks up, creates what is missing, and stores.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from app.services.accept.store import store_known, store_messages
 
 
 class MessageWriter:
-    """Stores messages; `on_outbound` is called after each that has to be delivered. An async context manager."""
+    """Stores messages, and calls `on_outbound` after each outbound one. An async context manager."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
         self._known: GroupCommit[NewMessage, StoredMessage | None] = GroupCommit(
@@ -54,10 +54,10 @@ class MessageWriter:
         await self._stack.aclose()
 
     async def write(self, message: NewMessage) -> StoredMessage:
-        """Store one message and say where it is, after the commit.
+        """Store one message; returns its place after the commit.
 
-        An inbound message whose provider id is already stored, or that arrives many times at once, is stored once;
-        every copy gets the first one's place. Errors are those of `GroupCommit.submit`; the deadline holds for both.
+        Copies with the same provider id or idempotency key are stored once, and all get the first one's place.
+        Raises the errors of `GroupCommit.submit`; its deadline holds for both group commits together.
         """
         until = asyncio.get_running_loop().time() + self._deadline_seconds
         stored = await self._known.submit(message, until=until) or await self._others.submit(message, until=until)

@@ -1,4 +1,4 @@
-"""Whose an address is: how what comes in finds its tenant, and what a tenant may send from."""
+"""The tenant that owns an address: it receives inbound messages there, and only it may send from there."""
 
 import asyncio
 
@@ -9,11 +9,11 @@ from app.db.models import TenantAddress
 from app.domain import DEFAULT_TENANT_ID, Address
 from app.short_cache import ShortCache
 
-#: How long an address may still go to the tenant that had it before.
+#: Seconds for which an address may still go to its former owner.
 _KEPT_SECONDS = 3.0
 _KEPT = 50_000
 
-_BY_ADDRESS = {"all_tenants": "an address is what its tenant is found by"}
+_BY_ADDRESS = {"all_tenants": "the address finds the tenant"}
 _OWNER = (
     select(TenantAddress.tenant_id)
     .where(
@@ -26,10 +26,9 @@ _ANY = select(TenantAddress.tenant_id).limit(1).execution_options(**_BY_ADDRESS)
 
 
 class AddressOwners:
-    """Finds the tenant of an address, as it was at most three seconds ago.
+    """A cache of the owners of addresses, as they were at most three seconds ago.
 
-    Where no address has an owner, as in an installation without tenants, that is all there is to know, and no address
-    is looked up.
+    An installation without tenants owns no addresses at all. That is cached too, and no address is looked up there.
     """
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], *, deadline_seconds: float) -> None:
@@ -39,19 +38,19 @@ class AddressOwners:
         self._owners: ShortCache[tuple[str, str], int] = ShortCache(size=_KEPT)
 
     async def tenant_of(self, address: Address) -> int:
-        """The tenant that owns an address; tenant 1 where nobody does."""
-        if not await self._any.get_or_load(None, self._look_for_any):
+        """The tenant that owns an address; tenant 1 where it has no owner."""
+        if not await self._any.get_or_load(None, self._look_up_any):
             return DEFAULT_TENANT_ID
         key = (address.type, address.value)
         return await self._owners.get_or_load(key, lambda: self._look_up(address))
 
-    async def _look_for_any(self) -> tuple[bool, float]:
+    async def _look_up_any(self) -> tuple[bool, float]:
         return await self._first(_ANY, {}) is not None, _KEPT_SECONDS
 
     async def _look_up(self, address: Address) -> tuple[int, float]:
         owner = await self._first(_OWNER, {"address": address.value, "address_type": address.type})
         return DEFAULT_TENANT_ID if owner is None else owner, _KEPT_SECONDS
 
-    async def _first(self, question: Select[int], parameters: dict[str, str]) -> int | None:
+    async def _first(self, query: Select[int], parameters: dict[str, str]) -> int | None:
         async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
-            return (await session.execute(question, parameters)).scalar()
+            return (await session.execute(query, parameters)).scalar()

@@ -1,4 +1,4 @@
-"""Managing the installation: tenants, their keys and addresses, and the record of what was done."""
+"""Administration of the installation: tenants, their keys and addresses, and the audit log."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,9 +16,9 @@ from app.services.tenancy.keys import new_token
 
 
 class AdministrationService:
-    """What the operator of the installation does, about any tenant.
+    """The tasks of the operator, about any tenant.
 
-    Whatever changes something is recorded in the same transaction, with `actor` and `client` as in `AuditEvent`.
+    Each change is recorded in the same transaction, with `actor` and `client` as in `AuditEvent`.
     """
 
     def __init__(self, session: AsyncSession, *, actor: str | None, client: str | None = None) -> None:
@@ -27,7 +27,7 @@ class AdministrationService:
         self._client = client
 
     async def tenants(self, *, limit: int, cursor: str | None = None) -> Page[Tenant]:
-        """Every tenant, the oldest first."""
+        """All tenants, the oldest first."""
         return await fetch_page(
             self._session, select(Tenant), order=(Tenant.id,), newest_first=False, limit=limit, cursor=cursor
         )
@@ -42,11 +42,8 @@ class AdministrationService:
         return tenant
 
     async def set_retention(self, tenant_id: int, days: int | None) -> Tenant:
-        """Have a tenant's messages kept for so long; None leaves that to the settings. Raises `TenantNotFound`."""
-        changing = update(Tenant).where(Tenant.id == tenant_id).values(retention_days=days).returning(Tenant)
-        tenant = (await self._session.scalars(changing)).one_or_none()
-        if tenant is None:
-            raise TenantNotFound("There is no tenant with this id.")
+        """Keep a tenant's messages for so many days; None goes by the settings. Raises `TenantNotFound`."""
+        tenant = await self._changed(tenant_id, {"retention_days": days})
         await self._record(tenant_id, "retention_set", days=days)
         return tenant
 
@@ -61,14 +58,11 @@ class AdministrationService:
         return found
 
     async def set_limits(self, tenant_id: int, limits: Mapping[str, object]) -> Tenant:
-        """Change those limits of a tenant, by column, that are given; None leaves one to the settings.
+        """Change the given limits of a tenant, by column; None goes by the settings.
 
-        Every process goes by them within three seconds. Raises `TenantNotFound`.
+        They take effect in every process within three seconds. Raises `TenantNotFound`.
         """
-        changing = update(Tenant).where(Tenant.id == tenant_id).values(**limits).returning(Tenant)
-        tenant = (await self._session.scalars(changing)).one_or_none()
-        if tenant is None:
-            raise TenantNotFound("There is no tenant with this id.")
+        tenant = await self._changed(tenant_id, limits)
         await self._record(tenant_id, "limits_set", **limits)
         return tenant
 
@@ -82,7 +76,7 @@ class AdministrationService:
     async def create_key(
         self, tenant_id: int, *, name: str, scopes: Sequence[KeyScope], expires_at: datetime | None = None
     ) -> tuple[ApiKey, str]:
-        """A new key, and its token, which can't be had a second time. Raises `TenantNotFound`."""
+        """Create a key; returns it with its token, which can't be read again later. Raises `TenantNotFound`."""
         await self._must_exist(tenant_id)
         token = new_token(tenant_id)
         key = ApiKey(
@@ -99,7 +93,7 @@ class AdministrationService:
         return key, token.written
 
     async def revoke_key(self, tenant_id: int, key_id: int) -> ApiKey:
-        """From now on it lets nobody in; other processes know within five seconds. Revoked keys stay as they are.
+        """Refuse a key from now on, in other processes within five seconds. A revoked key stays as it is.
 
         Raises `KeyNotFound`.
         """
@@ -117,20 +111,16 @@ class AdministrationService:
     async def addresses(self, tenant_id: int, *, limit: int, cursor: str | None = None) -> Page[TenantAddress]:
         """A tenant's addresses, the oldest first. Raises `TenantNotFound`."""
         await self._must_exist(tenant_id)
+        statement = select(TenantAddress).where(TenantAddress.tenant_id == tenant_id)
         return await fetch_page(
-            self._session,
-            select(TenantAddress).where(TenantAddress.tenant_id == tenant_id),
-            order=(TenantAddress.id,),
-            newest_first=False,
-            limit=limit,
-            cursor=cursor,
+            self._session, statement, order=(TenantAddress.id,), newest_first=False, limit=limit, cursor=cursor
         )
 
     async def add_address(self, tenant_id: int, address: Address) -> TenantAddress:
-        """Give a tenant an address; what comes in for it, and who may send from it, follows within five seconds.
+        """Give a tenant an address. It takes effect for inbound and outbound messages within five seconds.
 
-        One that the tenant has already is answered as it is. Raises `TenantNotFound`, and `AddressTaken` where it is
-        another tenant's.
+        An address that the tenant has already is returned as it is. Raises `TenantNotFound`, and `AddressTaken` where
+        another tenant owns the address.
         """
         await self._must_exist(tenant_id)
         adding = (
@@ -154,7 +144,7 @@ class AdministrationService:
         return known
 
     async def remove_address(self, tenant_id: int, address_id: int) -> TenantAddress:
-        """Take an address away: it is nobody's then, and so tenant 1's. Raises `AddressNotFound`."""
+        """Take an address from a tenant. It then counts as tenant 1's. Raises `AddressNotFound`."""
         removing = (
             delete(TenantAddress)
             .where(TenantAddress.tenant_id == tenant_id, TenantAddress.id == address_id)
@@ -167,15 +157,22 @@ class AdministrationService:
         return removed
 
     async def audit(self, tenant_id: int | None, *, limit: int, cursor: str | None = None) -> Page[AuditEvent]:
-        """What was recorded about a tenant, or about all, the newest first."""
+        """The audit events of a tenant, or of all, the newest first."""
         statement = select(AuditEvent).join(Tenant, Tenant.id == AuditEvent.tenant_id).where(_is_or_any(tenant_id))
         return await fetch_page(
             self._session, statement, order=(AuditEvent.id,), newest_first=True, limit=limit, cursor=cursor
         )
 
     async def provider_resumed(self, name: str) -> None:
-        """Note that a provider was resumed; providers are the installation's, so it stands with tenant 1."""
+        """Record that a provider was resumed. Providers belong to the installation, so the event is tenant 1's."""
         await self._record(DEFAULT_TENANT_ID, "provider_resumed", provider=name)
+
+    async def _changed(self, tenant_id: int, values: Mapping[str, object]) -> Tenant:
+        changing = update(Tenant).where(Tenant.id == tenant_id).values(**values).returning(Tenant)
+        tenant = (await self._session.scalars(changing)).one_or_none()
+        if tenant is None:
+            raise TenantNotFound("There is no tenant with this id.")
+        return tenant
 
     async def _must_exist(self, tenant_id: int) -> None:
         if await self._session.get(Tenant, tenant_id) is None:

@@ -1,4 +1,4 @@
-"""The record of who changed what about the installation, and of who was turned away."""
+"""The audit log: changes to the installation, and refused requests."""
 
 import asyncio
 import ipaddress
@@ -15,8 +15,7 @@ from app.domain import DEFAULT_TENANT_ID
 
 log = structlog.get_logger(__name__)
 
-#: More refusals of one kind and of one tenant are only counted, so that nobody can fill the table from outside, nor
-#: hide in it what somebody else does.
+#: Further refusals of one kind and tenant are only counted, so a flood can't fill the table, nor hide other events.
 REFUSALS_A_MINUTE = 60
 
 
@@ -29,13 +28,13 @@ async def record(
     client: str | None = None,
     **detail: object,
 ) -> None:
-    """Add an event to the transaction that is open, so that it is kept if and only if the deed is."""
+    """Add an event to the open transaction, so that it is kept if and only if the change is."""
     values = {"tenant_id": tenant_id, "kind": kind, "actor": actor, "client": client, "detail": detail}
     await on.execute(insert(AuditEvent).values(values))
 
 
 def network_of(address: str | None) -> str | None:
-    """An IP address without what tells one machine from another: the last 8 bits, or 80 of IPv6."""
+    """The network of an IP address, which leaves out its last 8 bits, or the last 80 of IPv6."""
     try:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:
@@ -49,17 +48,16 @@ def _minute() -> int:
 
 
 class RefusalLog:
-    """Records who was turned away, behind the answer and as far as it goes: of each kind and tenant up to
-    `REFUSALS_A_MINUTE` a process.
+    """Records refused requests after they were answered, by kind and tenant up to `REFUSALS_A_MINUTE` a process.
 
-    Those above are counted, and the count stands in the next such one that is recorded, as `unrecorded`. An async
-    context manager; leaving it waits for what is being written.
+    Further ones are counted. The next such event that is recorded has the count as `unrecorded`. An async context
+    manager; leaving it waits for open writes.
     """
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
         self._sessions = sessions
         self._minute = 0
-        # Tenants are who shows a key of theirs, and kinds are few: strangers can't make these grow.
+        # Only a valid key counts for its tenant, and kinds are few: strangers can't make these grow.
         self._recorded: Counter[tuple[str, int]] = Counter()
         self._unrecorded: Counter[tuple[str, int]] = Counter()
         self._writing: set[asyncio.Task[None]] = set()
@@ -79,7 +77,7 @@ class RefusalLog:
         client: str | None = None,
         **detail: object,
     ) -> None:
-        """Record it soon. Of somebody unknown it is kept with tenant 1's, whatever tenant they named."""
+        """Record a refusal soon. One without a valid key is tenant 1's, even if the request names another tenant."""
         minute, alike = _minute(), (kind, tenant_id)
         if minute != self._minute:
             self._minute = minute
@@ -100,5 +98,5 @@ class RefusalLog:
         try:
             async with self._sessions.begin() as session:
                 await record(session, tenant_id, kind, actor=actor, client=client, **detail)
-        except Exception as error:  # whatever it is, the refusal stands without its record
+        except Exception as error:  # the refusal holds, even if it can't be recorded
             log.warning("refusal_not_recorded", kind=kind, error=type(error).__name__)

@@ -1,7 +1,7 @@
-"""API keys: what a token looks like, and whom it lets in.
+"""API keys: new tokens, and the look-up of the key that a request shows.
 
-A token is `msk_<tenant>_<prefix>_<secret>`. Its secret has 256 random bits, so one SHA-256 of it is enough to keep:
-there is nothing to guess that a slow hash would protect.
+A token is `msk_<tenant>_<prefix>_<secret>`. Its secret has 256 random bits. They can't be guessed, so one SHA-256 is
+enough to store, and a slow hash would protect nothing more.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from app.short_cache import ShortCache
 
 _CREDENTIALS = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(msk_([1-9][0-9]{0,17})_([a-z2-7]{10})_[A-Za-z0-9_-]{43})")
 _PREFIX_LETTERS, _PREFIX_LENGTH, _SECRET_BYTES = "abcdefghijklmnopqrstuvwxyz234567", 10, 32
-#: A key that was revoked is refused by every process after this; the promise is five seconds.
+#: A revoked key is refused by every process after this; the promise is five seconds.
 _KEPT_SECONDS = 3.0
 _KEPT = 10_000
 _NO_HASH = bytes(32)
@@ -30,7 +30,7 @@ _NO_HASH = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who asks: the tenant, the prefix of the key that was shown, and what it may do."""
+    """The caller of a request: its tenant, the scopes of its key, and the prefix of the key."""
 
     tenant_id: int
     scopes: frozenset[KeyScope]
@@ -39,7 +39,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A new one; `written` is for whoever asked for it, and is kept nowhere."""
+    """A new token; `written` is shown once and stored nowhere."""
 
     written: str
     prefix: str
@@ -53,7 +53,7 @@ def new_token(tenant_id: int) -> Token:
 
 
 _wanted = select(bindparam("prefix", type_=Text()).label("prefix")).subquery("wanted")
-#: One row in any case, of the same size and as much to read, so that time doesn't tell whether there is such a key.
+#: Finds one row in any case, of the same size, so that the response time doesn't tell if there is such a key.
 _FIND = select(
     ApiKey.id,
     func.coalesce(ApiKey.secret_hash, literal(_NO_HASH)).label("secret_hash"),
@@ -69,29 +69,29 @@ _FIND = select(
 
 
 class KeyCache:
-    """Tells whom credentials belong to. Only what was found good is remembered, for at most three seconds."""
+    """Looks up the access that credentials give, and caches that of valid ones for at most three seconds."""
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], *, deadline_seconds: float) -> None:
         self._sessions = sessions
         self._deadline_seconds = deadline_seconds
-        self._recent: ShortCache[bytes, Access] = ShortCache(size=_KEPT)
+        self._cached: ShortCache[bytes, Access] = ShortCache(size=_KEPT)
 
     def remembered(self, authorization: bytes) -> Access | None:
-        """Whom the value of an `Authorization` header has let in lately; None where that has to be looked up."""
-        return self._recent.get(_digest(authorization))
+        """The cached access of an `Authorization` header; None where it has to be looked up."""
+        return self._cached.get(_digest(authorization))
 
     async def access(self, authorization: bytes) -> Access:
-        """Whom the value of an `Authorization` header lets in. Raises `Unauthorized`, which tells nobody why."""
+        """The access of an `Authorization` header. Raises `Unauthorized`, whose answer never tells the reason."""
         seen = _digest(authorization)
         try:
-            return await self._recent.get_or_load(seen, lambda: self._look_up(authorization))
+            return await self._cached.get_or_load(seen, lambda: self._look_up(authorization))
         except Unauthorized:
-            self._recent.forget(seen)
+            self._cached.forget(seen)
             raise
 
     def has_let_in(self, authorization: bytes) -> bool:
-        """Whether these were good when they were last looked up, so that looking them up is not in vain."""
-        return self._recent.was_cached(_digest(authorization))
+        """True if the credentials were valid when they were last looked up, so that another look-up makes sense."""
+        return self._cached.was_cached(_digest(authorization))
 
     async def _look_up(self, authorization: bytes) -> tuple[Access, float]:
         match = _CREDENTIALS.fullmatch(authorization)
@@ -112,5 +112,5 @@ class KeyCache:
 
 
 def _digest(authorization: bytes) -> bytes:
-    """What credentials are remembered by, so that no secret stays in memory for longer than its request."""
+    """The cache key of credentials, so that no secret stays in memory for longer than its request."""
     return hashlib.sha256(authorization).digest()

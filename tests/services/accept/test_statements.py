@@ -15,7 +15,7 @@ def plain(sql: str) -> str:
 
 
 def test_the_statement_that_stores_messages_is_laid_out_as_it_is_executed() -> None:
-    compiled = STORE_KNOWN.compile(dialect=PGDialect_asyncpg(paramstyle="named"))
+    compiled = STORE_KNOWN.compile(dialect=PGDialect_asyncpg(paramstyle="named"))  # type: ignore[no-untyped-call]
     sql = str(compiled)
     for name, value in compiled.params.items():
         if value is not None:

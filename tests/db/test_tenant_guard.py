@@ -294,7 +294,7 @@ async def test_what_is_about_all_tenants_says_so_and_why(connection: AsyncConnec
 
 
 #: What in the service spans all tenants without naming each, and why.
-ABOUT_ALL_TENANTS = {"an address is what its tenant is found by"}
+ABOUT_ALL_TENANTS = {"the address finds the tenant"}
 
 
 def test_nothing_in_the_service_is_about_all_tenants_but_what_stands_here() -> None:

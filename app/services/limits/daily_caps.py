@@ -152,7 +152,7 @@ def _reached(destination: str) -> DailyCapReached:
     midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
     place = f"by {destination}" if destination.islower() else f"to numbers of {destination}"
     return DailyCapReached(
-        f"What may be sent {place} in a day is used up. The next day begins at midnight UTC.",
+        f"The daily cap on messages {place} is used up. The next day begins at midnight UTC.",
         retry_after=int((midnight - now).total_seconds()) + 1,
     )
 

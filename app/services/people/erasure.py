@@ -74,7 +74,7 @@ async def accept_erasure(
     # Under the lock, so that the tenant can't begin to use the address as its own meanwhile.
     address = {"address": contact.address, "address_type": contact.address_type}
     if (await connection.execute(_IS_OWN, parameters | address)).scalar_one():
-        raise NotErasable("This is an address of your own, that messages are sent from or come to, not a person's.")
+        raise NotErasable("This is an address of your own. Only the address of a person can be erased.")
     await connection.execute(_BEGIN_ERASURE, parameters | {"nobody": f"erased:{contact_id}"})
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     return Counter(webhook_calls=await remove_callbacks_about(connection, tenant_id, contact.address))
@@ -168,7 +168,7 @@ async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[
             progress_at = clock()
         else:
             await asyncio.sleep(_PAUSE_SECONDS)
-    raise DatabaseUnavailable("Some of it is in use. What is left is erased in the background; or ask again.")
+    raise DatabaseUnavailable("Some of the data is in use. The rest is erased in the background, or ask again.")
 
 
 _INTERRUPTED = select(Contact.id).where(

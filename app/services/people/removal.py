@@ -11,8 +11,10 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    ColumnElement,
     Executable,
     Integer,
+    Select,
     any_,
     bindparam,
     delete,
@@ -51,35 +53,32 @@ _REMOVE_PARKED = delete(StoredReceipt).where(
     DeliveryAttempt.message_id == any_(_IDS),
     DeliveryAttempt.provider_message_id.is_not(None),
 )
-_LOCK_CONVERSATIONS = (
-    select(Conversation.id)
-    .where(Conversation.tenant_id == TENANT, Conversation.id == any_(_IDS))
-    .order_by(Conversation.id)
-    .with_for_update(skip_locked=True)
+
+
+def _these(model: type[Conversation | Contact | Message]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return model.tenant_id == TENANT, model.id == any_(_IDS)
+
+
+def _lock(model: type[Conversation | Contact | Message]) -> Select[int]:
+    return select(model.id).where(*_these(model)).order_by(model.id).with_for_update(skip_locked=True)
+
+
+_LOCK_MESSAGES = _lock(Message).where(
+    Message.conversation_id == any_(bindparam("conversations", type_=ARRAY(BigInteger()))),
+    or_(Message.due_at.is_(None), bindparam("unfinished", type_=Boolean())),
 )
-_LOCK_MESSAGES = (
-    select(Message.id)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.id == any_(_IDS),
-        Message.conversation_id == any_(bindparam("conversations", type_=ARRAY(BigInteger()))),
-        or_(Message.due_at.is_(None), bindparam("unfinished", type_=Boolean())),
-    )
-    .order_by(Message.id)
-    .with_for_update(skip_locked=True)
-)
-_REMOVE_DEPENDENTS = {
-    "receipts": delete(StoredReceipt).where(
-        StoredReceipt.tenant_id == TENANT, StoredReceipt.message_id == any_(_IDS)
-    ),
-    "events": delete(MessageEvent).where(MessageEvent.tenant_id == TENANT, MessageEvent.message_id == any_(_IDS)),
-    "attempts": delete(DeliveryAttempt).where(
-        DeliveryAttempt.tenant_id == TENANT, DeliveryAttempt.message_id == any_(_IDS)
-    ),
+_LOCK_CONVERSATIONS = _lock(Conversation)
+_LOCK_CONTACTS = _lock(Contact)
+_DEPENDENTS: dict[str, type[StoredReceipt | MessageEvent | DeliveryAttempt]] = {
+    "receipts": StoredReceipt,
+    "events": MessageEvent,
+    "attempts": DeliveryAttempt,
 }
-_REMOVE_MESSAGES = (
-    delete(Message).where(Message.tenant_id == TENANT, Message.id == any_(_IDS)).returning(Message.conversation_id)
-)
+_REMOVE_DEPENDENTS = {
+    name: delete(model).where(model.tenant_id == TENANT, model.message_id == any_(_IDS))
+    for name, model in _DEPENDENTS.items()
+}
+_REMOVE_MESSAGES = delete(Message).where(*_these(Message)).returning(Message.conversation_id)
 _gone = rows(conversation_id=BigInteger(), messages=Integer())
 _COUNT_DOWN = (
     update(Conversation)
@@ -87,8 +86,7 @@ _COUNT_DOWN = (
     .values(message_count=Conversation.message_count - _gone.c.messages)
 )
 _EMPTY = select(Conversation.id).where(
-    Conversation.tenant_id == TENANT,
-    Conversation.id == any_(_IDS),
+    *_these(Conversation),
     ~exists().where(Message.tenant_id == TENANT, Message.conversation_id == Conversation.id),
 )
 _REMOVE_PARTICIPANTS = (
@@ -96,16 +94,9 @@ _REMOVE_PARTICIPANTS = (
     .where(ConversationParticipant.tenant_id == TENANT, ConversationParticipant.conversation_id == any_(_IDS))
     .returning(ConversationParticipant.role, ConversationParticipant.contact_id)
 )
-_REMOVE_CONVERSATIONS = delete(Conversation).where(Conversation.tenant_id == TENANT, Conversation.id == any_(_IDS))
-_LOCK_CONTACTS = (
-    select(Contact.id)
-    .where(Contact.tenant_id == TENANT, Contact.id == any_(_IDS))
-    .order_by(Contact.id)
-    .with_for_update(skip_locked=True)
-)
+_REMOVE_CONVERSATIONS = delete(Conversation).where(*_these(Conversation))
 _REMOVE_UNUSED_CONTACTS = delete(Contact).where(
-    Contact.tenant_id == TENANT,
-    Contact.id == any_(_IDS),
+    *_these(Contact),
     ~exists().where(ConversationParticipant.tenant_id == TENANT, ConversationParticipant.contact_id == Contact.id),
 )
 

@@ -24,7 +24,7 @@ from app.schemas.personal_data import (
     FileView,
     ReceiptView,
 )
-from app.services.people.contacts import ContactService, Dossier
+from app.services.people.contacts import ContactService, MessageExport
 
 router = APIRouter(
     prefix="/api/contacts",
@@ -88,8 +88,8 @@ async def _export(service: ContactService, contact: Contact) -> AsyncIterator[st
     async for conversation in service.conversations(contact.id):
         yield between_conversations + _open(ExportedConversation.model_validate(conversation))
         between_conversations, between_messages = ",", ""
-        async for dossier in service.dossiers(conversation.id):
-            yield between_messages + _exported(dossier).model_dump_json(by_alias=True)
+        async for export in service.exported_messages(conversation.id):
+            yield between_messages + _exported(export).model_dump_json(by_alias=True)
             between_messages = ","
         yield _END
     yield _END
@@ -100,11 +100,11 @@ def _open(document: ContactExport | ExportedConversation) -> str:
     return document.model_dump_json(by_alias=True).removesuffix(_END)
 
 
-def _exported(dossier: Dossier) -> ExportedMessage:
-    message = ExportedMessage.model_validate(dossier.message)
-    message.files = [FileView.model_validate(file) for file in dossier.files]
-    message.receipts = [ReceiptView.model_validate(receipt) for receipt in dossier.receipts]
-    message.history = [DeedView.model_validate(event) for event in dossier.history]
+def _exported(export: MessageExport) -> ExportedMessage:
+    message = ExportedMessage.model_validate(export.message)
+    message.files = [FileView.model_validate(file) for file in export.files]
+    message.receipts = [ReceiptView.model_validate(receipt) for receipt in export.receipts]
+    message.history = [DeedView.model_validate(event) for event in export.history]
     return message
 
 

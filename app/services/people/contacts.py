@@ -24,7 +24,7 @@ _CONVERSATIONS, _MESSAGES = 100, 50
 
 
 @dataclass(slots=True)
-class Dossier:
+class MessageExport:
     """A message with its attempts, files, receipts and history, each in order."""
 
     message: Message
@@ -90,7 +90,7 @@ class ContactService:
 
         return rows_of_all(page_at)
 
-    def dossiers(self, conversation_id: int) -> AsyncIterator[Dossier]:
+    def exported_messages(self, conversation_id: int) -> AsyncIterator[MessageExport]:
         """The messages of a conversation, oldest first by `sent_at`; at most a page of them is in memory."""
         statement = (
             select(Message)
@@ -98,7 +98,7 @@ class ContactService:
             .options(selectinload(Message.attempts))
         )
 
-        async def page_at(cursor: str | None) -> Page[Dossier]:
+        async def page_at(cursor: str | None) -> Page[MessageExport]:
             async with self._sessions() as session:
                 order = (Message.sent_at, Message.id)
                 page = await fetch_page(
@@ -108,10 +108,10 @@ class ContactService:
 
         return rows_of_all(page_at)
 
-    async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[Dossier]:
-        dossiers: dict[int | None, Dossier] = {message.id: Dossier(message) for message in messages}
+    async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[MessageExport]:
+        exports: dict[int | None, MessageExport] = {message.id: MessageExport(message) for message in messages}
         inbound = {
-            (message.provider_type, message.provider_message_id): dossiers[message.id]
+            (message.provider_type, message.provider_message_id): exports[message.id]
             for message in messages
             if message.direction == Direction.INBOUND
         }
@@ -119,18 +119,18 @@ class ContactService:
             File.tenant_id == self._tenant_id, tuple_(File.provider_type, File.provider_message_id).in_(inbound)
         )
         receipts = select(StoredReceipt).where(
-            StoredReceipt.tenant_id == self._tenant_id, StoredReceipt.message_id.in_(dossiers)
+            StoredReceipt.tenant_id == self._tenant_id, StoredReceipt.message_id.in_(exports)
         )
         events = select(MessageEvent).where(
-            MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(dossiers)
+            MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(exports)
         )
         for file in await session.scalars(files.order_by(File.created_at, File.id)):
             inbound[file.provider_type, file.provider_message_id].files.append(file)
         for receipt in await session.scalars(receipts.order_by(StoredReceipt.id)):
-            dossiers[receipt.message_id].receipts.append(receipt)
+            exports[receipt.message_id].receipts.append(receipt)
         for event in await session.scalars(events.order_by(MessageEvent.id)):
-            dossiers[event.message_id].history.append(event)
-        return list(dossiers.values())
+            exports[event.message_id].history.append(event)
+        return list(exports.values())
 
     async def erase(self, contact_id: int, *, actor: str | None, client: str | None) -> Counter[str]:
         """Remove everything about a contact; returns the number of rows, by kind.

@@ -26,7 +26,7 @@ Process = Callable[..., Awaitable[DailyCaps]]
 
 @pytest.fixture
 async def process(settings: Settings) -> AsyncIterator[Process]:
-    """Makes the guards of processes that share nothing but the database, and stops them in order at the end."""
+    """Makes the daily caps of processes that share nothing but the database, and stops them in order at the end."""
     async with AsyncExitStack() as stack:
 
         async def make(deadline_seconds: float = 4, **caps: int) -> DailyCaps:
@@ -34,13 +34,13 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
             assert own.database_url
             engine = create_serving_engine(own.database_url.get_secret_value(), own)
             stack.push_async_callback(engine.dispose)
-            guard = DailyCaps(
+            daily_caps = DailyCaps(
                 engine,
                 TenantLimitsCache(async_sessionmaker(engine), own, deadline_seconds=4),
                 default_region="US",
                 deadline_seconds=deadline_seconds,
             )
-            return await stack.enter_async_context(guard)
+            return await stack.enter_async_context(daily_caps)
 
         yield make
 
@@ -57,12 +57,12 @@ def mail() -> NewMessage:
     return NewMessage(Direction.OUTBOUND, Channel.EMAIL, "email", sender, recipient, "Hello!")
 
 
-async def allowed(guard: DailyCaps, count: int, message: NewMessage | None = None) -> int:
+async def allowed(daily_caps: DailyCaps, count: int, message: NewMessage | None = None) -> int:
     """How many of so many messages at once the cap allows."""
 
     async def one() -> bool:
         try:
-            await guard.set_aside(message or text())
+            await daily_caps.set_aside(message or text())
         except DailyCapReached:
             return False
         return True
@@ -76,73 +76,73 @@ def used(database_url: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("cap", [0, 1, 7, 100, 1500])
 async def test_one_process_sends_what_the_cap_allows_and_not_one_more(process: Process, cap: int) -> None:
-    guard = await process(US=cap)
-    assert await allowed(guard, cap + 50) == cap
+    daily_caps = await process(US=cap)
+    assert await allowed(daily_caps, cap + 50) == cap
 
 
 async def test_many_processes_together_never_go_beyond_the_cap(process: Process, database_url: str) -> None:
-    guards = [await process(US=200) for _ in range(4)]
-    taken = sum(await asyncio.gather(*(allowed(guard, 100) for guard in guards)))
+    all_caps = [await process(US=200) for _ in range(4)]
+    taken = sum(await asyncio.gather(*(allowed(daily_caps, 100) for daily_caps in all_caps)))
     assert 170 <= taken <= 200
     # What idle processes hold on to they give back when they stop.
-    for guard in guards[1:]:
-        await guard.__aexit__()
-        guard._leased.clear()
+    for daily_caps in all_caps[1:]:
+        await daily_caps.__aexit__()
+        daily_caps._leased.clear()
     [(_, counted)] = used(database_url)
-    assert counted == taken + sum(lease.units for lease in guards[0]._leased.values())
+    assert counted == taken + sum(lease.units for lease in all_caps[0]._leased.values())
 
 
 async def test_texts_count_by_their_segments_and_what_does_not_fit_leaves_room_for_what_does(
     process: Process,
 ) -> None:
-    guard = await process(US=5)
+    daily_caps = await process(US=5)
     three_segments = text(body="x" * 400)
-    assert await allowed(guard, 1, three_segments) == 1
-    assert await allowed(guard, 1, three_segments) == 0
-    assert await allowed(guard, 5) == 2
+    assert await allowed(daily_caps, 1, three_segments) == 1
+    assert await allowed(daily_caps, 1, three_segments) == 0
+    assert await allowed(daily_caps, 5) == 2
 
 
 async def test_who_stands_in_line_behind_a_row_that_does_not_answer_gives_up_together_with_the_first(
     process: Process, database_url: str
 ) -> None:
-    guard = await process(deadline_seconds=0.2, US=1000)
+    daily_caps = await process(deadline_seconds=0.2, US=1000)
     with closing(psycopg2.connect(database_url)) as other:
         other.cursor().execute("LOCK TABLE daily_budgets")
         began = time.monotonic()
-        outcomes = await asyncio.gather(*(guard.set_aside(text()) for _ in range(30)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(daily_caps.set_aside(text()) for _ in range(30)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {TimeoutError}
     assert time.monotonic() - began < 3  # one after another, they would take six
-    assert await allowed(guard, 1) == 1
+    assert await allowed(daily_caps, 1) == 1
 
 
 async def test_each_destination_has_a_cap_of_its_own(process: Process, database_url: str) -> None:
-    guard = await process(**{"*": 2, "GB": 3, "KP": 0})
-    assert await allowed(guard, 5, text("+442079460000")) == 3
-    assert await allowed(guard, 5, text("+4915112345678")) == 2
-    assert await allowed(guard, 5, text("+85021234567")) == 0
-    assert await allowed(guard, 5, mail()) == 2
+    daily_caps = await process(**{"*": 2, "GB": 3, "KP": 0})
+    assert await allowed(daily_caps, 5, text("+442079460000")) == 3
+    assert await allowed(daily_caps, 5, text("+4915112345678")) == 2
+    assert await allowed(daily_caps, 5, text("+85021234567")) == 0
+    assert await allowed(daily_caps, 5, mail()) == 2
     assert [destination for destination, _ in used(database_url)] == ["DE", "GB", "email"]
 
 
 async def test_what_is_not_named_has_no_cap_and_is_not_counted(process: Process, database_url: str) -> None:
-    guard = await process(GB=1)
-    assert await allowed(guard, 50) == 50
+    daily_caps = await process(GB=1)
+    assert await allowed(daily_caps, 50) == 50
     assert used(database_url) == []
 
 
 async def test_what_was_not_stored_is_given_back(process: Process) -> None:
-    guard = await process(US=1)
-    charge = await guard.set_aside(text())
+    daily_caps = await process(US=1)
+    charge = await daily_caps.set_aside(text())
     assert charge is not None
-    assert await allowed(guard, 1) == 0
-    guard.give_back(charge)
-    assert await allowed(guard, 2) == 1
+    assert await allowed(daily_caps, 1) == 0
+    daily_caps.give_back(charge)
+    assert await allowed(daily_caps, 2) == 1
 
 
 async def test_whoever_is_refused_is_told_to_come_back_after_midnight(process: Process) -> None:
-    guard = await process(US=0)
+    daily_caps = await process(US=0)
     with pytest.raises(DailyCapReached) as refused:
-        await guard.set_aside(text())
+        await daily_caps.set_aside(text())
     assert refused.value.retry_after is not None
     now = datetime.now(UTC)
     midnight = 86_400 - (now.hour * 3600 + now.minute * 60 + now.second)
@@ -150,9 +150,9 @@ async def test_whoever_is_refused_is_told_to_come_back_after_midnight(process: P
 
 
 async def test_days_that_are_over_are_forgotten(process: Process, settings: Settings, database_url: str) -> None:
-    guard = await process(US=5)
-    await allowed(guard, 1)
-    async with guard._engine.connect() as connection:
+    daily_caps = await process(US=5)
+    await allowed(daily_caps, 1)
+    async with daily_caps._engine.connect() as connection:
         for days in (1, 2):
             await connection.exec_driver_sql(
                 f"INSERT INTO daily_budgets (tenant_id, day, destination) VALUES (1, current_date - {days}, 'US')",

@@ -20,9 +20,9 @@ def test_the_example_names_every_setting_with_its_default(tmp_path: Path) -> Non
     assert Settings(_env_file=example) == Settings(_env_file=None)
 
 
-def test_the_readme_names_every_setting() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in readme] == []
+def test_the_page_of_settings_names_every_setting() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in page] == []
 
 
 @pytest.mark.parametrize(

@@ -19,16 +19,16 @@ from tests.wire import rows_of
 pytestmark = pytest.mark.anyio
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "database.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def served_as(database_url: str) -> Iterator[str]:
-    """The URL of the role that the README has somebody make, on the test's database."""
-    made = re.findall(r"^(?:create role|grant|alter default privileges) .*;$", README, re.MULTILINE)
+    """The URL of the role that docs/database.md creates, on the test's database."""
+    made = re.findall(r"^(?:create role|grant|alter default privileges) .*;$", PAGE, re.MULTILINE)
     role = f"serving_{secrets.token_hex(4)}"
     execute(database_url, *(statement.replace("messaging_serving", role) for statement in made))
-    url = make_url(database_url).set(username=role, password="serving_password")  # noqa: S106 - of the README
+    url = make_url(database_url).set(username=role, password="serving_password")  # noqa: S106 - of the page
     yield url.render_as_string(hide_password=False)
     execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 

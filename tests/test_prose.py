@@ -65,6 +65,15 @@ def test_the_sentences_of_a_document_are_short_on_average(document: Path) -> Non
     assert fmean([length for length in lengths if length > 3] or [0]) <= LONGEST_AVERAGE
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_link_of_a_document_leads_to_a_heading_or_a_file(document: Path) -> None:
+    prose = without_code(document.read_text(encoding="utf-8"))
+    for page, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose):
+        target = (document.parent / page) if page else document
+        assert target.exists(), page
+        assert not anchor or anchor in headings(target), f"{page}#{anchor}"
+
+
 def test_a_question_is_found() -> None:
     assert all(map(is_a_question, ["Whether it is open.", "What was kept.", "whoever calls", '"Who" it is.']))
     assert not any(map(is_a_question, ["Tell who it is.", "Whatsoever", "The cause."]))
@@ -153,6 +162,12 @@ def comments() -> list[Text]:
                 last = token.start[0]
         last = 0
     return found
+
+
+def headings(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings."""
+    found = re.findall(r"^#+ (.*)$", without_code(document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def paragraphs(document: Path) -> Iterator[Text]:

@@ -72,6 +72,8 @@ def test_every_link_of_a_document_leads_to_a_heading_or_a_file(document: Path) -
         target = (document.parent / page) if page else document
         assert target.exists(), page
         assert not anchor or anchor in headings(target), f"{page}#{anchor}"
+    for file in re.findall(r"`((?:app|tests|bench|docs)/[\w./-]+\.\w+)`", prose):
+        assert (ROOT / file).exists() or "acme" in file, file
 
 
 def test_a_question_is_found() -> None:

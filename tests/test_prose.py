@@ -76,6 +76,15 @@ def test_every_link_of_a_document_leads_to_a_heading_or_a_file(document: Path) -
         assert (ROOT / file).exists() or "acme" in file, file
 
 
+def test_the_first_pages_are_short() -> None:
+    architecture = (ROOT / "Architecture.md").read_bytes()
+    assert len(architecture) <= 15_000
+    assert len((ROOT / "README.md").read_bytes()) <= 9_000
+    reading_order = re.findall(r"^\d\. `(app/.*)`", architecture.decode(), re.MULTILINE)
+    assert len(reading_order) == 5
+    assert sum(len((ROOT / file).read_bytes().splitlines()) for file in reading_order) < 1000
+
+
 def test_a_question_is_found() -> None:
     assert all(map(is_a_question, ["Whether it is open.", "What was kept.", "whoever calls", '"Who" it is.']))
     assert not any(map(is_a_question, ["Tell who it is.", "Whatsoever", "The cause."]))

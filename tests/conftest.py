@@ -1,98 +1,161 @@
 """One PostgreSQL for the whole run, one database for each test process, emptied after each test that used it.
 
 With DATABASE_URL that server is used, without it an embedded one in a temporary directory. Either way the tests work
-in databases of their own making, and never in the one that DATABASE_URL names.
+in databases that they make, never in the one that DATABASE_URL names. The first test that needs a database starts the
+server, and the fixtures import the application: a test of pure functions waits for neither.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 import psycopg2
 import pytest
-from fastapi import FastAPI
-from pydantic_settings import InitSettingsSource
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
-from structlog.stdlib import ProcessorFormatter
 
-from app.config import Settings
-from app.db.embedded import EmbeddedPostgres
-from app.db.engine import libpq_url
-from app.db.migrate import migrate
-from app.db.models import Base
-from app.main import create_app
 from tests.factories import PRIVATE
 
-_SERVER = "MESSAGING_TEST_SERVER"
+if TYPE_CHECKING:
+    import httpx
+    from fastapi import FastAPI
+
+    from app.config import Settings
+    from app.db.embedded import EmbeddedPostgres
+
+_RUN = "MESSAGING_TEST_RUN"  #: the directory that the processes of a run share
+_GIVEN_SERVER = "MESSAGING_TEST_SERVER"
 _TEMPLATE = "MESSAGING_TEST_TEMPLATE"
-_running: list[Callable[[], object]] = []
+_MOST_WORKERS = 4  #: each has a database and an application to make first
+_leave_server: list[Callable[[], object]] = []
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run everything on all processors, but files that are named in this process: they are done before it starts."""
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return 0
+    count = min(os.cpu_count() or 1, _MOST_WORKERS)
+    return count if count > 1 else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or config.option.collectonly:
-        return  # xdist's processes inherit what the controller has set up
+    if hasattr(config, "workerinput"):
+        return  # xdist's processes inherit the environment of the controller
     # Every process that a test starts would compile the application first, which takes it a third longer.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    given = os.environ.pop("DATABASE_URL", None)
-    if given:
-        server = libpq_url(given)
-    else:
-        directory = tempfile.TemporaryDirectory(prefix="messaging-test-", ignore_cleanup_errors=True)
-        # Nothing here has to outlive a power cut.
-        postgres = EmbeddedPostgres(
-            Path(directory.name) / "postgres", options={"fsync": "off", "max_connections": "200"}
+    os.environ[_RUN] = tempfile.mkdtemp(prefix="messaging-test-")
+    os.environ[_TEMPLATE] = f"messaging_test_{secrets.token_hex(4)}"
+    os.environ[_GIVEN_SERVER] = os.environ.pop("DATABASE_URL", "")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput") or config.args_source is pytest.Config.ArgsSource.ARGS:
+        return
+    if config.option.markexpr == "not slow":
+        reporter.write_line(
+            "About two minutes on two cores, without the slow tests; ./bin/test.sh all runs those too."
         )
-        server = postgres.start()
-        let_in_quickly(server)
-        _running.extend([postgres.stop, directory.cleanup])
-    template = f"messaging_test_{secrets.token_hex(4)}"
-    execute(server, f"CREATE DATABASE {template}")
-    _running.insert(0, lambda: drop_databases(server, template))
-    migrate(database_named(server, template))
-    os.environ[_SERVER], os.environ[_TEMPLATE] = server, template
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    while _running:
-        _running.pop(0)()
+    logging.disable()  # the file that it writes to is closed by now
+    with redirect_stdout(None):
+        while _leave_server:
+            _leave_server.pop()()
+        if not hasattr(config, "workerinput"):
+            _tidy_up(Path(os.environ[_RUN]))
+
+
+def _tidy_up(run: Path) -> None:
+    if (run / "template").exists():
+        if os.environ[_GIVEN_SERVER]:
+            drop_databases(_given_server(), os.environ[_TEMPLATE])
+        elif (run / "postgres" / "data" / "postmaster.pid").exists():  # a process that used it was killed
+            postgres = _embedded(run)
+            postgres.start()
+            postgres.stop()
+    shutil.rmtree(run, ignore_errors=True)
+
+
+def _given_server() -> str:
+    from app.db.engine import libpq_url
+
+    return libpq_url(os.environ[_GIVEN_SERVER])
+
+
+def _embedded(run: Path) -> EmbeddedPostgres:
+    from app.db.embedded import EmbeddedPostgres
+
+    # Nothing here has to outlive a power cut.
+    return EmbeddedPostgres(run / "postgres", options={"fsync": "off", "max_connections": "200"})
+
+
+@pytest.fixture(scope="session")
+def _server(_compiled_once: None) -> str:
+    """The server that all processes of the run share, with the template of their databases."""
+    from filelock import FileLock
+
+    import app.main  # noqa: F401 - it sets up the log, as in a process of the service
+    from app.db.migrate import migrate
+
+    _watch_log()
+    run, template = Path(os.environ[_RUN]), os.environ[_TEMPLATE]
+    with FileLock(run / "lock"):
+        if os.environ[_GIVEN_SERVER]:
+            server = _given_server()
+        else:
+            postgres = _embedded(run)
+            server = postgres.start()
+            _leave_server.append(postgres.stop)
+        if not (run / "template").exists():
+            if not os.environ[_GIVEN_SERVER]:
+                let_in_quickly(server)
+            execute(server, f"CREATE DATABASE {template}")
+            migrate(database_named(server, template))
+            (run / "template").touch()
+    return server
 
 
 def execute(url: str, *statements: str) -> None:
     """Run statements that can't stand in a transaction."""
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-    connection.close()
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
 
 
 def let_in_quickly(server: str) -> None:
     """Have a login cost one round of hashing, where 4096 take both sides ten milliseconds of each connection."""
+    from sqlalchemy.engine import make_url
+
     login = make_url(server)
     execute(server, "SET scram_iterations = 1", f"ALTER ROLE {login.username} PASSWORD '{login.password}'")
 
 
 def database_named(server: str, name: str) -> str:
+    from sqlalchemy.engine import make_url
+
     return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
 def drop_databases(server: str, prefix: str) -> None:
-    connection = psycopg2.connect(server)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,))
-        for (name,) in cursor.fetchall():
-            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    connection.close()
+    with closing(psycopg2.connect(server)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,))
+            for (name,) in cursor.fetchall():
+                cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +163,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def _compiled_once() -> Iterator[None]:
-    """An engine finds the statements that others have compiled, though each test has engines of its own.
+    """Let an engine find the statements that others have compiled, though each test has engines of its own.
 
     To compile them takes longer than all that is done with the few rows of a test.
     """
+    from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     engine = partial(create_async_engine, execution_options={"compiled_cache": {}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.db.engine.create_async_engine", engine)
@@ -116,14 +182,14 @@ def _compiled_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def new_database() -> Callable[..., str]:
+def new_database(_server: str) -> Callable[..., str]:
     """Makes databases, each gone after the run: as the migrations leave one, or with `empty=True` without a table."""
-    server, template = os.environ[_SERVER], os.environ[_TEMPLATE]
+    template = os.environ[_TEMPLATE]
 
     def make(*, empty: bool = False) -> str:
         name = f"{template}_{secrets.token_hex(4)}"
-        execute(server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else template}")
-        return database_named(server, name)
+        execute(_server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else template}")
+        return database_named(_server, name)
 
     return make
 
@@ -133,26 +199,28 @@ def _process_database(new_database: Callable[..., str]) -> str:
     return new_database()
 
 
-#: For the few rows of a test this takes a millisecond, where TRUNCATE takes forty, and so does a connection that has
-#: seen none of the tables before.
-_EMPTYING = [
-    *(f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables)),
-    *(
-        f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), 1, false)"
-        for table in Base.metadata.sorted_tables
-        if table.name != "tenants" and "id" in table.c and table.c.id.identity is not None
-    ),
-    "INSERT INTO tenants (id, name) VALUES (1, 'default')",
-]
-
-
 @pytest.fixture(scope="session")
 def _empty_again(_process_database: str) -> Iterator[Callable[[], None]]:
-    connection = psycopg2.connect(_process_database)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        yield partial(cursor.execute, ";".join(_EMPTYING))
-    connection.close()
+    """Deletes every row, and starts the ids at 1.
+
+    For the few rows of a test this takes a millisecond. TRUNCATE takes forty, and so does a new connection.
+    """
+    from app.db.models import Base
+
+    tables = Base.metadata.sorted_tables
+    statements = [
+        *(f"DELETE FROM {table.name}" for table in reversed(tables)),
+        *(
+            f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), 1, false)"
+            for table in tables
+            if table.name != "tenants" and "id" in table.c and table.c.id.identity is not None
+        ),
+        "INSERT INTO tenants (id, name) VALUES (1, 'default')",
+    ]
+    with closing(psycopg2.connect(_process_database)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield partial(cursor.execute, ";".join(statements))
 
 
 @pytest.fixture
@@ -162,20 +230,34 @@ def database_url(_process_database: str, _empty_again: Callable[[], None]) -> It
     _empty_again()
 
 
-@pytest.fixture(autouse=True)
-def _nothing_private_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Of what the factories write, no test may find an address or a body in the log of this process."""
-    logged: list[str] = []
-    rendered = ProcessorFormatter.format
+_private_lines: list[str] = []
 
-    def looked_through(formatter: ProcessorFormatter, record: logging.LogRecord) -> str:
+
+def _watch_log() -> None:
+    """Collect the lines of this process's log that hold an address or a body of the factories."""
+    from structlog.stdlib import ProcessorFormatter
+
+    rendered = ProcessorFormatter.format
+    if rendered.__name__ == "watched":
+        return
+
+    def watched(formatter: ProcessorFormatter, record: logging.LogRecord) -> str:
         line = rendered(formatter, record)
-        logged.extend(line for private in PRIVATE if private in line)
+        _private_lines.extend(line for private in PRIVATE if private in line)
         return line
 
-    monkeypatch.setattr(ProcessorFormatter, "format", looked_through)
+    ProcessorFormatter.format = watched  # type: ignore[assignment, method-assign]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_private_is_logged() -> Iterator[None]:
+    """Fail every test that logs a private word of the factories."""
+    if "structlog.stdlib" in sys.modules:
+        _watch_log()
     yield
-    assert logged == []
+    found = [*_private_lines]
+    _private_lines.clear()
+    assert found == []
 
 
 @pytest.fixture
@@ -185,6 +267,10 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 def make_settings(**values: object) -> Settings:
+    from pydantic_settings import InitSettingsSource
+
+    from app.config import Settings
+
     return Settings(_build_sources=((InitSettingsSource(Settings, values),), values))
 
 
@@ -200,12 +286,16 @@ async def serve(database_url: str) -> AsyncIterator[Callable[[Settings], Awaitab
 
 
 async def started(stack: AsyncExitStack, settings: Settings) -> FastAPI:
+    from app.main import create_app
+
     app = create_app(settings)
     await stack.enter_async_context(app.router.lifespan_context(app))
     return app
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:
+    import httpx
+
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://messaging.test")
 

@@ -2,27 +2,25 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from app.db.models import Message
 from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
-from app.services.accept.store import store_messages
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 Answer = TypeVar("Answer")
 
 #: The two ends of all messages here, unless a test names others.
 CUSTOMER, CONTACT = "+12016661234", "+18045551234"
 CUSTOMER_EMAIL, CONTACT_EMAIL = "user@example.com", "contact@example.com"
-#: What no line of a log may hold, whatever a test does.
+#: Words that no line of a log may hold.
 PRIVATE = (CUSTOMER, CONTACT, CUSTOMER_EMAIL, CONTACT_EMAIL, "Hello!", "<p>text</p>")
 WRITTEN_AT = "2024-11-01T14:00:00Z"
 
 
 def sms(**changes: object) -> dict[str, Any]:
-    """What a client posts to send a text; `from_` stands for `from`, which Python keeps for itself."""
+    """The request of a client that sends a text; `from_` stands for `from`, which Python reserves."""
     return _changed(
         {
             "from": CUSTOMER,
@@ -37,7 +35,7 @@ def sms(**changes: object) -> dict[str, Any]:
 
 
 def email(**changes: object) -> dict[str, Any]:
-    """What a client posts to send a mail."""
+    """The request of a client that sends a mail."""
     return _changed(
         {
             "from": CUSTOMER_EMAIL,
@@ -51,7 +49,7 @@ def email(**changes: object) -> dict[str, Any]:
 
 
 def sms_webhook(**changes: object) -> dict[str, Any]:
-    """What a provider posts when a text has come in."""
+    """The callback of a provider when a text has come in."""
     return _changed(
         {
             "from": CONTACT,
@@ -67,7 +65,7 @@ def sms_webhook(**changes: object) -> dict[str, Any]:
 
 
 def email_webhook(**changes: object) -> dict[str, Any]:
-    """What a provider posts when a mail has come in."""
+    """The callback of a provider when a mail has come in."""
     return _changed(
         {
             "from": CONTACT_EMAIL,
@@ -97,13 +95,17 @@ PENDING = (MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING)
 
 
 async def make_messages(
-    connection: AsyncConnection,
+    connection: "AsyncConnection",
     count: int = 1,
     *,
     status: MessageStatus = MessageStatus.QUEUED,
     tenant_id: int = 1,
 ) -> list[int]:
     """Outbound texts, each to another contact, in the given status; their ids, in order."""
+    from sqlalchemy import update
+
+    from app.db.models import Message
+    from app.services.accept.store import store_messages
 
     def phone(number: str) -> Address:
         return Address(AddressType.PHONE, number, number)
@@ -121,7 +123,7 @@ async def make_messages(
 
 
 async def until(
-    ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], bool], *, seconds: float = 30
+    ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], bool], *, seconds: float = 60
 ) -> Answer:
     """Ask again until the answer is as it should be, and give it back; fails with the last answer after a time."""
     answer = await ask()

@@ -7,7 +7,7 @@ from structlog.stdlib import ProcessorFormatter
 
 
 def captured() -> io.StringIO:
-    """What is logged from now on, in the format of the application that was made last."""
+    """The lines that are logged from now on, in the format of the application that was made last."""
     written = io.StringIO()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, ProcessorFormatter):

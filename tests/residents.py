@@ -17,7 +17,7 @@ from tests.factories import CONTACT, CONTACT_EMAIL, email, email_webhook, sms, s
 from tests.tenancy import bearer, give_address, make_key
 from tests.wire import rows_of
 
-#: Somebody to whom every tenant writes, and those who write to every tenant.
+#: A contact to whom every tenant writes, and senders who write to every tenant.
 SHARED_CONTACT = "+18045550000"
 SHARED_CONTACTS = {SHARED_CONTACT, CONTACT, CONTACT_EMAIL}
 #: Shorter texts are words of the service, such as `sms`.
@@ -29,7 +29,7 @@ _TABLES = {
     for table in Base.metadata.sorted_tables
     if (column := "id" if table.name == "tenants" else "tenant_id") in table.columns
 }
-#: Done with one message in each state, while nobody is at work on them.
+#: The actions on one message in each state, while no worker runs.
 _HAPPENING = [
     "UPDATE messages SET status = %(status)s, status_reason = %(word)s || ' reason', provider_type = 'sms',"
     " provider_message_id = %(word)s || '-' || id, attempt_count = 1,"

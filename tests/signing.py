@@ -1,4 +1,4 @@
-"""A vendor that signs its callbacks, with a time, over the address and the body; registered by whoever needs it."""
+"""A vendor that signs its callbacks, with a time, over the address and the body; tests register it."""
 
 import asyncio
 import hashlib

@@ -14,7 +14,7 @@ from tests.conftest import make_settings
 EVERYTHING = tuple(KeyScope)
 WEBHOOK_SECRET = "whsec_cE1vdlSbYvGn0sZ4h4V9tLr6kQm3x8Wy"  # noqa: S105 - of these tests alone
 #: Of the test vector that Standard Webhooks publishes.
-PUBLISHED_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - known to everybody
+PUBLISHED_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - published
 
 
 def production(settings: Settings, **changes: object) -> Settings:

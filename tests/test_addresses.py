@@ -13,13 +13,14 @@ from app.addresses import (
     sender_address,
 )
 from app.domain import Address, AddressType
+from tests.cases import each_case
 
 
 def phone(written: str, *, region: str = "US", may_be_alphanumeric: bool = False) -> Address:
     return phone_address(written, region=region, may_be_alphanumeric=may_be_alphanumeric)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "written",
     [
         "+12016661234",
@@ -41,7 +42,7 @@ def test_every_spelling_of_a_phone_number_is_one_address(written: str) -> None:
     assert (address.type, address.value) == (AddressType.PHONE, "+12016661234")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("region", "written", "value"),
     [
         ("GB", "020 7946 0958", "+442079460958"),
@@ -60,13 +61,13 @@ def test_a_number_without_country_code_is_one_of_the_default_region(region: str,
     assert phone(written, region=region).value == value
 
 
-@pytest.mark.parametrize("written", ["123", "911", "12345", "242733", " 12345 "])
-@pytest.mark.parametrize("region", ["US", "GB", "DE"])
+@each_case("written", ["123", "911", "12345", "242733", " 12345 "])
+@each_case("region", ["US", "GB", "DE"])
 def test_a_short_code_is_an_address_as_it_is(region: str, written: str) -> None:
     assert phone(written, region=region).value == written.strip()
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("region", "written", "value"),
     [
         ("US", "1234567", "1234567"),
@@ -81,18 +82,18 @@ def test_seven_or_eight_digits_are_a_short_code_only_where_no_number_of_the_regi
     assert phone(written, region=region).value == value
 
 
-@pytest.mark.parametrize("written", ["ALERTS", "Alerts", "A", "1A", "My Bank 24", "ALERTS LTD1"])
+@each_case("written", ["ALERTS", "Alerts", "A", "1A", "My Bank 24", "ALERTS LTD1"])
 def test_an_alphanumeric_sender_can_send_and_is_not_folded(written: str) -> None:
     assert phone(written, may_be_alphanumeric=True).value == written
 
 
-@pytest.mark.parametrize("written", ["ALERTS", "A", "1A", "My Bank 24"])
+@each_case("written", ["ALERTS", "A", "1A", "My Bank 24"])
 def test_an_alphanumeric_sender_can_not_receive(written: str) -> None:
     with pytest.raises(InvalidAddress, match="can't receive"):
         phone(written)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "says"),
     [
         pytest.param("+12016661234 ext 5", "extension", id="extension"),
@@ -127,7 +128,7 @@ def test_what_no_phone_could_have_is_refused_with_a_reason(written: str, says: s
         phone(written, may_be_alphanumeric=True)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "value"),
     [
         ("user@example.com", "user@example.com"),
@@ -154,7 +155,7 @@ def test_an_email_address_is_compared_as_a_mail_system_would(written: str, value
     assert (address.type, address.value) == (AddressType.EMAIL, value)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "says"),
     [
         pytest.param("a" * 65 + "@example.com", "not an email", id="local part of 65 characters"),
@@ -193,7 +194,7 @@ def test_what_no_mail_could_reach_is_refused_with_a_reason(written: str, says: s
         email_address(written)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "written",
     [
         "Jane <jane@example.com>",
@@ -212,7 +213,7 @@ def test_a_display_name_is_taken_off_where_it_may_stand_and_refused_elsewhere(wr
         email_address(written)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "written", ["Jane", "Jane <>", "Jane <jane@example.com> <b@example.com>", "Jane\r\nBcc: x <jane@example.com>"]
 )
 def test_a_display_name_does_not_make_an_address_of_what_is_none(written: str) -> None:
@@ -220,7 +221,7 @@ def test_a_display_name_does_not_make_an_address_of_what_is_none(written: str) -
         email_address(written, may_have_display_name=True)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "address",
     [
         phone(" +1 (201) 666-1234 "),
@@ -293,7 +294,7 @@ def test_any_text_is_an_email_address_that_stays_itself_or_is_refused(
     assert address.written == written.strip()
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "kind"),
     [
         ("slack:C024BE91L", "slack"),
@@ -308,7 +309,7 @@ def test_an_address_of_another_kind_is_kept_as_it_is_written(written: str, kind:
     assert (address.type, address.value) == (kind, written.strip())
 
 
-@pytest.mark.parametrize(
+@each_case(
     "written",
     [
         "slack:",
@@ -347,7 +348,7 @@ def test_a_channel_has_addresses_of_its_kind_and_of_its_own_name() -> None:
     assert on_channel("anything:goes", "fax", None).type == "anything"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "channel", "kind"),
     [
         ("slack:C024BE91L", "whatsapp", "phone"),
@@ -362,7 +363,7 @@ def test_an_address_of_another_channel_is_refused(written: str, channel: str, ki
         on_channel(written, channel, kind)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "value"),
     [
         ("a..b@Docomo.NE.jp", "a..b@docomo.ne.jp"),
@@ -376,7 +377,7 @@ def test_who_really_sent_something_is_taken_as_they_are(written: str, value: str
     assert sender_address(written, region="US").value == value
 
 
-@pytest.mark.parametrize("written", ["@example.com", "nobody at all", "a@b c", "a@", "a\n@example.com", ""])
+@each_case("written", ["@example.com", "nobody at all", "a@b c", "a@", "a\n@example.com", ""])
 def test_a_sender_who_is_nobody_is_refused(written: str) -> None:
     with pytest.raises(InvalidAddress):
         sender_address(written, region="US")

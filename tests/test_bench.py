@@ -27,10 +27,11 @@ _AS_IT_SHOULD = Astray(unsent=0, not_once=0)
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+@pytest.mark.slow
 def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--pairs", "50", "--seconds", "0.3", "--messages", "500", "--singles", "4", "--json"]
     with _benchmark(tmp_path, *options) as process:
-        output, progress = process.communicate(timeout=120)
+        output, progress = process.communicate(timeout=240)
     assert process.returncode == 0, progress
 
     report = json.loads(output)
@@ -59,6 +60,7 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     assert _left_by(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a console, not to a process")
 def test_ctrl_c_stops_everything_that_was_started(tmp_path: Path) -> None:
     with _benchmark(tmp_path) as process:
@@ -262,7 +264,7 @@ async def test_a_connection_that_breaks_is_noted() -> None:
 async def _load_on(
     answer: Callable[[], Iterable[bytes]], *, seconds: float, messages: int | None = None, then_close: bool = False
 ) -> Seen:
-    """What the load generator sees of a server that gives these answers, in pieces."""
+    """The load generator's view of a server that gives these answers, in pieces."""
 
     talks = []
 

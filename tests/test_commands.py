@@ -9,6 +9,7 @@ import pytest
 
 import app.commands
 from app.__main__ import main
+from tests.cases import each_case
 
 _ROOT = Path(__file__).parent.parent
 #: Files of `app.commands` that are no command.
@@ -32,7 +33,8 @@ def test_every_command_is_named_and_shows_its_options(capsys: pytest.CaptureFixt
     assert "add-address" in helped(capsys, "tenants")
 
 
-@pytest.mark.parametrize(
+@pytest.mark.slow
+@each_case(
     ("words", "foreign"),
     [
         ("--help", {"pydantic", "sqlalchemy", "structlog"}),

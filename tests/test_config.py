@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from app.config import Settings
 from app.db.engine import libpq_url
+from tests.cases import each_case
 from tests.conftest import make_settings
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +26,7 @@ def test_the_page_of_settings_names_every_setting() -> None:
     assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in page] == []
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("name", "value"),
     [
         ("env", "staging"),
@@ -66,7 +67,7 @@ def test_a_rate_is_given_per_provider() -> None:
     assert make_settings(provider_rates="twilio:10 sendgrid:0.5").provider_rates == {"twilio": 10, "sendgrid": 0.5}
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
+@each_case("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
 def test_every_spelling_of_a_database_url_is_read_by_both_drivers(scheme: str) -> None:
     url = f"{scheme}://user:p%40ss@host:5433/name?sslmode=require"
     assert libpq_url(make_settings(database_url=url).database_url.get_secret_value()) == (  # type: ignore[union-attr]

@@ -22,6 +22,7 @@ from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
 from app.domain import KeyScope
 from app.providers.registry import provider_registry
+from tests.cases import each_case
 from tests.conftest import execute, make_settings
 from tests.live import LiveServer, free_port
 from tests.providers.test_sendgrid import provider as sendgrid
@@ -38,7 +39,7 @@ A_CONVERSATION = (
 
 
 def found(settings: Settings, check: str) -> list[Finding]:
-    """What the check of that name says."""
+    """The findings of the check of that name."""
     for of_settings in examination.SETTINGS_CHECKS:
         if examination.name_of(of_settings) == check:
             return list(of_settings(settings))
@@ -88,6 +89,7 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
     server.kill_postgres()
 
 
+@pytest.mark.slow
 def test_a_fresh_installation_is_well_while_it_runs_and_alone(server: LiveServer) -> None:
     environment = {"DATA_DIR": str(server.data_dir), "PORT": str(server.port)}
     beside = doctor("--online", PUBLIC_URL=server.url, **environment)
@@ -266,7 +268,7 @@ def test_an_encoding_that_does_not_have_every_letter(new_database: NewDatabase) 
     assert "ENCODING 'UTF8'" in str(trouble.mending)
 
 
-@pytest.mark.parametrize(("seconds", "level"), [(0.9, Level.OK), (1.1, Level.WARNING), (31, Level.PROBLEM)])
+@each_case(("seconds", "level"), [(0.9, Level.OK), (1.1, Level.WARNING), (31, Level.PROBLEM)])
 def test_clocks_that_differ(seconds: float, level: Level) -> None:
     assert skew_finding(seconds, "UTC").level is level
 
@@ -479,7 +481,7 @@ def test_a_provider_that_signs_the_address_it_calls(settings: Settings, monkeypa
     assert "Set PUBLIC_URL" in str(trouble.mending)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("changes", "check", "level", "mending"),
     [
         ({"public_url": None}, "public url", Level.WARNING, "Set PUBLIC_URL"),

@@ -1,5 +1,6 @@
-"""The service and the simulator as two processes that speak as Twilio, SendGrid and WhatsApp do: sends, signed
-receipts, answers of recipients, and what goes wrong between them."""
+"""The service and the simulator as two processes that speak as Twilio, SendGrid and WhatsApp do.
+
+Sends, signed receipts, answers of recipients, and failures between the two."""
 
 import json
 import secrets
@@ -19,6 +20,8 @@ from twilio.rest import Client
 
 from tests.live import LOCAL, LiveProcess, LiveServer, free_port
 from tests.wire import problem_of, rows_of
+
+pytestmark = pytest.mark.slow
 
 ACCOUNT, AUTH = "AC00000000000000000000000000000001", secrets.token_hex(16)
 OUR_MAIL, OUR_WHATSAPP, WHATSAPP_ID = "team@customer.example", "+12016660000", "106540352242922"
@@ -146,7 +149,7 @@ class Circle:
         return key
 
     def send(self, vendor: str, behaviour: str) -> tuple[dict[str, Any], str]:
-        """What the service answers, and the recipient."""
+        """Send a text; gives the service's answer and the recipient."""
         spoken = VENDORS[vendor]
         to = spoken.recipient(behaviour)
         message = {"from": spoken.ours, "to": to, "body": f"Hello, {behaviour}!"}
@@ -181,7 +184,7 @@ class Circle:
         return shown
 
     def lines(self, to: str) -> list[dict[str, Any]]:
-        """What the ledger says of a recipient."""
+        """The lines of the ledger about a recipient."""
         lines = [json.loads(line) for line in self._ledger.read_text(encoding="utf-8").splitlines()]
         return [line for line in lines if line["to"] == to]
 

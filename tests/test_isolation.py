@@ -1,4 +1,4 @@
-"""Tenants from outside: nobody is shown, told or able to change what is another's, on any route there is."""
+"""Tenants from outside: on no route can one see, infer or change the data of another."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -92,6 +92,7 @@ async def installation(
         )
 
 
+@pytest.mark.slow
 async def test_nothing_of_one_tenant_reaches_another_on_any_route(installation: Installation) -> None:
     await installation.furnish(installation.first, installation.kestrel, installation.osprey)
     asking = installation.osprey
@@ -100,12 +101,14 @@ async def test_nothing_of_one_tenant_reaches_another_on_any_route(installation: 
         assert having.rows() == having.things
 
 
+@pytest.mark.slow
 async def test_tenant_1_is_shown_no_more_than_others(installation: Installation) -> None:
     await installation.furnish(installation.first, installation.kestrel)
     assert await leaks(installation.routes, installation.first, installation.kestrel) == []
     assert installation.kestrel.rows() == installation.kestrel.things
 
 
+@pytest.mark.slow
 async def test_what_one_tenant_has_changes_nothing_of_what_another_sees(installation: Installation) -> None:
     app, osprey = installation.app, installation.osprey
     await osprey.furnish()
@@ -116,8 +119,9 @@ async def test_what_one_tenant_has_changes_nothing_of_what_another_sees(installa
     assert await views(installation.routes, osprey) == before
 
 
+@pytest.mark.slow
 async def test_what_the_walk_asks_for_is_there_for_whom_it_belongs_to(installation: Installation) -> None:
-    """A walk with ids that nobody has would find nothing wrong."""
+    """A walk with ids that do not exist would find nothing wrong."""
     await installation.furnish()
     kestrel = installation.kestrel
     asked = 0
@@ -178,6 +182,7 @@ def leaking(installation: Installation) -> Callable[..., list[Served]]:
     return add
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", [shows, tells])
 async def test_a_route_that_shows_or_tells_of_another_tenants_message_is_caught(
     installation: Installation, leaking: Callable[..., list[Served]], leak: Callable[..., Awaitable[Any]]
@@ -188,6 +193,7 @@ async def test_a_route_that_shows_or_tells_of_another_tenants_message_is_caught(
     assert len(found) >= len(installation.kestrel.things["messages"])
 
 
+@pytest.mark.slow
 async def test_a_route_that_changes_another_tenants_message_is_caught(
     installation: Installation, leaking: Callable[..., list[Served]]
 ) -> None:
@@ -364,7 +370,7 @@ async def test_who_manages_the_installation_is_not_shown_what_tenants_write(inst
     assert texts
     for route, method in api_routes(installation.app):
         if method == "GET" and route.path.startswith("/api/admin/"):
-            # What a provider has called with is shown, to whoever asks for that one call; nobody has called here.
+            # A callback is shown to the operator who asks for that one callback; there is none here.
             if "{call_id}" in route.path:
                 continue
             path = route.path.format_map({"tenant_id": installation.kestrel.tenant_id})

@@ -1,4 +1,4 @@
-"""What is logged: one line an event, readable by machine or person, and nothing in it that is nobody's business."""
+"""The log: one line an event, readable by machine or person, and nothing private in it."""
 
 import asyncio
 import json
@@ -17,6 +17,7 @@ from app.domain import MessageStatus
 from app.log import begin_request, bind, configure_logging
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
+from tests.cases import each_case
 from tests.conftest import make_settings
 from tests.factories import email, email_webhook, sms, sms_webhook, until
 from tests.logs import captured
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.anyio
 
 log = structlog.get_logger(__name__)
 
-each_format = pytest.mark.parametrize("log_format", ["json", "console"])
+FORMATS = ["json", "console"]
+each_format = each_case("log_format", FORMATS)
 
 
 def events_of(written: str, log_format: str) -> list[str]:
@@ -44,7 +46,7 @@ STEERING += ["\u2028", "\u2029", "\u202e", "\u2066", "\u200f", "\ufeff", "\ud800
 
 
 @each_format
-@pytest.mark.parametrize("steering", STEERING, ids=ascii)
+@each_case("steering", STEERING, ids=ascii)
 def test_no_value_begins_a_line_or_steers_a_terminal(log_format: str, steering: str) -> None:
     configure_logging(make_settings(log_format=log_format))
     written = captured()
@@ -61,7 +63,7 @@ def test_no_value_begins_a_line_or_steers_a_terminal(log_format: str, steering: 
 
 
 @each_format
-@pytest.mark.parametrize(
+@each_case(
     ("secret", "shown"),
     [
         ("+12016661234", "***1234"),
@@ -97,7 +99,7 @@ def test_secrets_and_whole_addresses_are_masked_wherever_they_stand(log_format: 
     assert text.count(shown.strip("/:")) >= 6
 
 
-@pytest.mark.parametrize(
+@each_case(
     "fact",
     [
         "2026-11-22T17:49:39.868Z",
@@ -195,7 +197,7 @@ async def test_a_task_that_nobody_awaited_is_logged_without_what_it_held() -> No
     assert "marker-4711" not in written.getvalue()
 
 
-# Nothing that anybody sent is found in a log, whatever happened to it.
+# Nothing that was sent is found in a log, delivered or not.
 
 MARKS = {
     "body": "Zebra-body-mark",
@@ -226,7 +228,7 @@ def assert_nothing_of_it_in(text: str) -> None:
     assert "zebra" not in re.sub(r"\bz\*\*\*@", "", text).lower()
 
 
-@each_format
+@pytest.mark.parametrize("log_format", FORMATS)
 async def test_nothing_that_was_sent_is_found_in_the_log(
     settings: Settings,
     serve: Callable[[Settings], Awaitable[httpx.AsyncClient]],

@@ -17,6 +17,7 @@ from app.errors import ConfigurationError
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from app.wiring import must_have_providers
+from tests.cases import each_case
 from tests.conftest import make_settings
 from tests.factories import email, sms
 from tests.live import LiveServer
@@ -49,7 +50,7 @@ def test_it_names_everything_that_is_missing_at_once() -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(
+@each_case(
     "secret",
     [
         "short",
@@ -132,6 +133,7 @@ async def test_the_reference_is_shown_only_where_it_is_switched_on(
     assert (await client.get(path)).status_code == (307 if path == "/" else 200)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="only Linux shows the limits of other processes")
 def test_a_server_leaves_its_memory_on_disk(tmp_path: Path, database_url: str) -> None:
     resource = pytest.importorskip("resource")
@@ -150,6 +152,7 @@ def test_a_server_leaves_its_memory_on_disk(tmp_path: Path, database_url: str) -
     assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), limits
 
 
+@pytest.mark.slow
 def test_development_says_loudly_that_everybody_can_reach_it(tmp_path: Path) -> None:
     server = LiveServer(tmp_path, HOST="0.0.0.0")  # noqa: S104 - that is what it is about
     server.start()

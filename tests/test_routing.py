@@ -1,4 +1,4 @@
-"""Who serves a channel: `ROUTES` first, then the vendors that are there, then the simulated carrier."""
+"""The provider that serves a channel: `ROUTES` first, then the vendors that are there, then the simulated carrier."""
 
 from collections.abc import Mapping
 

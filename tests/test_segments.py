@@ -1,10 +1,10 @@
-"""How many parts a text has: the edges, and the same count made in another way."""
+"""The number of segments of a text: the edges, and the same count made in another way."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.segments import Segments, hints, segments_of, units_of
+from tests.cases import each_case
 
 EXTENSION = "\f^{}\\[~]|€"
 BASIC = (
@@ -17,7 +17,7 @@ def parts_of(text: str) -> int:
     return segments_of(text).count
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "parts"),
     [
         ("", 1),
@@ -135,6 +135,6 @@ def test_a_hint_names_the_characters_and_what_plain_ones_would_save() -> None:
     assert "as far as possible it is 1 instead of 2 parts" in partly
 
 
-@pytest.mark.parametrize("character", BASIC + EXTENSION)
+@each_case("character", BASIC + EXTENSION)
 def test_a_plain_text_is_never_called_odd(character: str) -> None:
     assert segments_of(character * 200).encoding == "gsm7"

@@ -1,4 +1,4 @@
-"""What was looked up a moment ago: shared, bounded, and never kept where it failed."""
+"""The short-lived cache: shared, bounded, and never of a failed look-up."""
 
 import asyncio
 

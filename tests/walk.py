@@ -28,7 +28,7 @@ Said = tuple[int, dict[str, str], str]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """How a parameter is made of what a tenant has on a path, and what it is for something that never was.
+    """A parameter's value for a thing of a tenant on a path, and for a thing that never was.
 
     Without a `never` there is no such thing: a made-up cursor is malformed.
     """
@@ -65,7 +65,7 @@ MADE: Mapping[str, Made] = {
         lambda: f"never-{secrets.token_hex(8)}",
     ),
 }
-#: A channel that a provider brings, with phone numbers at both ends; whoever walks has it registered.
+#: A channel that a provider brings, with phone numbers at both ends; the test that walks registers it.
 CHANNEL = "whatsapp"
 #: By name, what is nobody's, and a value for it.
 NOBODYS: Mapping[str, str] = {
@@ -98,7 +98,7 @@ _PASSING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is asked with something of a tenant, and the same with something that never was, if there can be such."""
+    """A request about a thing of a tenant, and the same about a thing that never was, if there can be one."""
 
     path: str
     name: str
@@ -118,7 +118,7 @@ def api_routes(app: FastAPI) -> Iterator[Served]:
 
 
 def is_of_the_installation(route: APIRoute, method: str) -> bool:
-    """Whether whoever may ask it sees, or changes, what is every tenant's: the operator alone."""
+    """Tell if it shows or changes things of every tenant, which only the operator may."""
     return needs_admin(route, method) and route.path.startswith(OF_THE_INSTALLATION)
 
 
@@ -145,7 +145,7 @@ def parameters_of(route: APIRoute) -> dict[str, str]:
 
 
 def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> Iterator[Step]:
-    """What `asking` can ask a route with each thing of `having`, one at a time; the two may be the same."""
+    """The requests of `asking` to a route with each thing of `having`, one at a time; the two may be the same."""
     path, parameters = route.path, parameters_of(route)
     own = {name: _values(name, asking, path)[0] for name, where in parameters.items() if where == "path"}
     body = BODIES.get(path)
@@ -179,7 +179,7 @@ def _values(name: str, having: Resident, path: str) -> list[str]:
 
 
 async def gather_cursors(app: FastAPI, who: Resident) -> None:
-    """Have somebody leaf through all of their lists, and keep the cursors."""
+    """Page through all lists of a tenant, and keep the cursors."""
     for route, _ in tenants_routes(app):
         parameters = parameters_of(route)
         if "cursor" in parameters:
@@ -200,7 +200,7 @@ async def _leaf(who: Resident, path: str) -> list[str]:
 
 
 async def leaks(routes: Iterable[Served], asking: Resident, having: Resident) -> list[str]:
-    """What `asking` learns of `having`, with each of its keys: nothing, if all is well.
+    """The facts that `asking` learns of `having` with each of its keys: none, if all is well.
 
     Its texts must be in no answer, and an answer about something of its has to be the one about what never was.
     """
@@ -225,7 +225,7 @@ async def leaks(routes: Iterable[Served], asking: Resident, having: Resident) ->
 
 
 async def views(routes: Iterable[Served], who: Resident) -> dict[str, Said]:
-    """What somebody is answered to all that they can read of their own."""
+    """The answers to a tenant that reads everything of its own."""
     seen = {}
     for route, method in routes:
         if method == "GET":

@@ -1,4 +1,4 @@
-"""What tests of the wire contract share: problems, row counts, and the document."""
+"""Tools for tests of the wire contract: problems, row counts, and the document."""
 
 import re
 from typing import Any
@@ -49,7 +49,7 @@ def locations_of(response: httpx.Response) -> list[str]:
 
 
 def rows_of(database_url: str, question: str) -> list[tuple[Any, ...]]:
-    """What is committed, read past the service."""
+    """Committed rows, read past the service."""
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
         cursor.execute(question)
@@ -59,7 +59,7 @@ def rows_of(database_url: str, question: str) -> list[tuple[Any, ...]]:
 
 
 def row_counts(database_url: str) -> dict[str, int]:
-    """How many rows each table holds."""
+    """The number of rows of each table."""
     return dict(rows_of(database_url, COUNT_ROWS))
 
 

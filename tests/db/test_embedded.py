@@ -25,6 +25,8 @@ import pytest
 
 from app.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WINDOWS = sys.platform == "win32"
 IS_ROOT = not WINDOWS and os.geteuid() == 0
@@ -97,7 +99,7 @@ def servers(directory: Path) -> list[psutil.Process]:
 
 
 def is_gone(directory: Path) -> bool:
-    """Whether the server ends. It lives a moment longer than its pid file, for which stopping waits."""
+    """Tell if the server ends. It lives a moment longer than its pid file, for which stopping waits."""
     until(lambda: not servers(directory))
     return True
 
@@ -117,7 +119,7 @@ def kill_family(postmaster: psutil.Process) -> None:
 
 
 def is_dead(process: psutil.Process) -> bool:
-    """Whether it runs no more, though its new parent may be slow to notice."""
+    """Tell if it runs no more, though its new parent may be slow to notice."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -133,12 +135,12 @@ def query(url: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def birth(url: str) -> object:
-    """What differs between any two runs of a server."""
+    """The facts that differ between any two runs of a server."""
     return query(url, "SELECT pg_postmaster_start_time()")
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came about"
         time.sleep(0.02)
@@ -406,7 +408,7 @@ def test_ctrl_c_at_the_process_that_started_it_does_not_reach_the_server(made: P
         born = birth(url)
         with EmbeddedPostgres(made) as ours:
             os.killpg(starter.pid, signal.SIGINT)
-            assert starter.wait(timeout=20) == 0
+            assert starter.wait(timeout=60) == 0
             assert birth(ours) == born
     assert is_gone(made)
 

@@ -1,4 +1,4 @@
-"""Serving with a role that may read and write rows and nothing else: the schema belongs to whoever migrates."""
+"""Serving with a role that may read and write rows and nothing else: the schema belongs to the role that migrates."""
 
 import re
 import secrets

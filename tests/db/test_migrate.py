@@ -59,7 +59,7 @@ def test_every_key_of_every_table_leads_with_the_tenant(database_url: str) -> No
         keys: list[list[str] | list[str | None]] = [seen.get_pk_constraint(table)["constrained_columns"]]
         keys += [key["column_names"] for key in seen.get_unique_constraints(table)]
         keys += [key["constrained_columns"] for key in seen.get_foreign_keys(table)]
-        # The calls of providers are listed, and searched, by whoever manages the installation, whatever the tenant.
+        # The callbacks of all tenants are listed and searched by the operator of the installation.
         if table != "webhook_calls":
             keys += [index["column_names"] for index in seen.get_indexes(table)]
         assert [key for key in keys if key[0] != "tenant_id"] == [], table

@@ -1,4 +1,4 @@
-"""Who is alive: seen by whoever asks, whether the others left in order or were killed."""
+"""Living and dead processes are told apart, also where one was killed."""
 
 import subprocess
 import sys

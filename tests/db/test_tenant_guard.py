@@ -42,6 +42,7 @@ from app.db.engine import create_serving_engine
 from app.db.models import Base, Contact, Conversation, ConversationParticipant, DeliveryAttempt, Message, Tenant
 from app.db.tenant_guard import ALL_TENANTS, TENANTS_TABLES, TenantNotNamed
 from app.services.messages import conversations
+from tests.cases import each_case
 from tests.factories import make_messages
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +68,7 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @pytest.fixture
 async def sent(connection: AsyncConnection) -> list[str]:
-    """What the driver sends to PostgreSQL."""
+    """The statements that the driver sends to PostgreSQL."""
     queries: list[str] = []
     driver: Any = (await connection.get_raw_connection()).driver_connection
     driver.add_query_logger(lambda record: queries.append(record.query))
@@ -189,7 +190,7 @@ no_key = pytest.mark.filterwarnings("ignore:Column 'contacts.tenant_id' is marke
 
 
 @no_key
-@pytest.mark.parametrize("statement", FORGOTTEN.values(), ids=FORGOTTEN)
+@each_case("statement", FORGOTTEN.values(), ids=FORGOTTEN)
 async def test_what_leaves_the_tenant_open_is_not_executed(
     connection: AsyncConnection, sent: list[str], statement: Any
 ) -> None:
@@ -198,7 +199,7 @@ async def test_what_leaves_the_tenant_open_is_not_executed(
     assert sent == []
 
 
-@pytest.mark.parametrize("statement", NAMED.values(), ids=NAMED)
+@each_case("statement", NAMED.values(), ids=NAMED)
 async def test_what_names_the_tenant_is_executed(
     connection: AsyncConnection, sent: list[str], statement: Any
 ) -> None:
@@ -328,7 +329,7 @@ async def test_a_refusal_is_logged_without_what_was_asked(
 
 
 def _statements() -> dict[str, Any]:
-    """What the services keep ready made."""
+    """The statements that the services keep ready made."""
     modules = (
         import_module(module.name) for module in walk_packages(services.__path__, "app.services.") if not module.ispkg
     )

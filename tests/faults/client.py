@@ -18,7 +18,7 @@ _KEPT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client was told, when it had asked, and how long that took."""
+    """An answer to a client: its status, when it came and the seconds that it took."""
 
     began: float
     seconds: float

@@ -1,4 +1,4 @@
-"""One PostgreSQL for the faults of a test process, apart from everybody else's, because it is crashed and frozen."""
+"""One PostgreSQL for the faults of a test process, apart from the other tests, because it is crashed and frozen."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +10,12 @@ from tests.faults.rig import FULL, MakeRig, Postgres, Rig
 _HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before the slow tests are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
-            item.add_marker(pytest.mark.timeout(1800 if FULL else 300))
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(1800 if FULL else 900))
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +27,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture
 def make_rig(tmp_path: Path, postgres: Postgres) -> Iterator[MakeRig]:
-    """Makes rigs, whose processes are dead afterwards, whatever happened."""
+    """Makes rigs, and kills their processes afterwards."""
     made: list[Rig] = []
 
     def make(**choices: object) -> Rig:

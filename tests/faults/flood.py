@@ -1,9 +1,9 @@
-"""Strangers who ask at a steady pace, whether or not anybody is answered: an open loop, in a process of its own.
+"""Clients that ask at a steady pace, answered or not: an open loop, in a process of its own.
 
     python -m tests.faults.flood PORT PER_SECOND SECONDS NAME
 
-Each asks once, and takes the first answer for the last. It costs little of the machine, since on two processors what
-is spent on asking is not there for answering; what came of it is one JSON object on standard output.
+Each client asks once, and takes the first answer for the last. The loop is cheap, because it shares two processors
+with the service. The result is one JSON object on standard output.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from typing import cast
 
 from uvicorn.loops.auto import auto_loop_factory
 
-#: Seconds after which nobody waits any more.
+#: Seconds after which the clients give up.
 _PATIENCE = 30.0
 _TICK = 0.005
 
 
 @dataclass
 class Flood:
-    """What came of it. Seconds are from asking to the whole answer."""
+    """The result of a flood. Seconds are from the request to the whole answer."""
 
     statuses: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)  #: message ids by body
@@ -63,7 +63,7 @@ class _Stranger(asyncio.Protocol):
         self._crowd.answered(body, status, content, lines, time.monotonic() - self._asked_at)
         if status == "200":
             self._crowd.idle.append(self)
-        else:  # whoever was refused hears nothing on that connection for a while; the next is somebody else
+        else:  # a refused connection is closed for a while; the next client opens another
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:

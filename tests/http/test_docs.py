@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from app.http.access import needs_of
+from tests.cases import each_case
 from tests.factories import POSTS, sms
 from tests.wire import DOCUMENT, OPERATIONS, stored
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 FILES = Path(__file__).parents[2] / "app" / "web" / "docs"
 NAMES = [f"{method} {path}" for method, path, _ in OPERATIONS]
-each_operation = pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+each_operation = each_case(("method", "path", "operation"), OPERATIONS, ids=NAMES)
 
 
 class References(HTMLParser):
@@ -95,7 +96,7 @@ async def test_every_file_of_the_reference_is_served_as_it_is(untouched: httpx.A
         assert response.headers["content-type"].startswith(types[file.suffix])
 
 
-@pytest.mark.parametrize(
+@each_case(
     "path", ["../../main.py", "%2e%2e/%2e%2e/main.py", "..%2f..%2fmain.py", "%00", "a" * 5000, "/etc/passwd", ""]
 )
 async def test_no_other_file_is_served(untouched: httpx.AsyncClient, path: str) -> None:
@@ -131,7 +132,7 @@ def test_every_route_says_what_it_does_and_what_it_answers(method: str, path: st
 
 
 def test_no_two_addresses_of_the_document_differ_in_the_name_of_a_parameter_alone() -> None:
-    """OpenAPI forbids that: nobody could tell which of them a request is made to."""
+    """OpenAPI forbids that: a request would fit both."""
     paths = [re.sub(r"\{\w+\}", "{}", path) for path in DOCUMENT["paths"]]
     assert len(paths) == len(set(paths))
 
@@ -208,7 +209,7 @@ async def test_every_route_answers_directly_with_a_slash_and_without(client: htt
         assert plain.status_code == 200 or path not in {*POSTS, "/healthz"}, address
 
 
-@pytest.mark.parametrize("path", ["/docs", "/docs/", "/openapi.json", "/openapi.json/"])
+@each_case("path", ["/docs", "/docs/", "/openapi.json", "/openapi.json/"])
 async def test_the_reference_answers_directly_with_a_slash_and_without(
     untouched: httpx.AsyncClient, path: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""What every answer carries, whatever was asked and however it went."""
+"""The headers and the id that every answer carries, errors included."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
+from tests.cases import each_case
 from tests.conftest import client_of, make_settings
 from tests.factories import POSTS, sms
 from tests.logs import captured
@@ -38,7 +39,7 @@ ANSWERS: list[tuple[str, str, object, int]] = [
     ("GET", "/docs/assets/nope.js", None, 404),
     ("GET", "/" + "a" * 9_000, None, 414),
 ]
-each_answer = pytest.mark.parametrize(
+each_answer = each_case(
     ("method", "address", "body", "status"), ANSWERS, ids=[f"{method} {path[:30]}" for method, path, *_ in ANSWERS]
 )
 
@@ -82,13 +83,13 @@ async def test_no_two_answers_have_the_same_id(untouched: httpx.AsyncClient) -> 
     assert len(set(ids)) == 600
 
 
-@pytest.mark.parametrize("id_", ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", "A.b_c-9", "x" * 64])
+@each_case("id_", ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", "A.b_c-9", "x" * 64])
 async def test_a_sane_id_of_the_caller_is_kept(untouched: httpx.AsyncClient, id_: str) -> None:
     for _, address, *_ in ANSWERS[:4]:
         assert (await untouched.get(address, headers={"X-Request-Id": id_})).headers.get_list("x-request-id") == [id_]
 
 
-@pytest.mark.parametrize(
+@each_case(
     "id_",
     [b"", b"x" * 65, b"a b", b"a\tb", b"a;b", b"\xff", "é".encode(), b"a\x1bb", b"<script>", b"a,b"],
     ids=ascii,
@@ -139,7 +140,7 @@ async def test_a_route_that_takes_get_names_head_too(untouched: httpx.AsyncClien
     assert (await untouched.head("/api/messages/sms")).status_code == 405
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "x", "identity, gzip", "gzip, gzip"])
+@each_case("coding", ["gzip", "br", "deflate", "x", "identity, gzip", "gzip, gzip"])
 async def test_a_compressed_body_is_not_unpacked(untouched: httpx.AsyncClient, coding: str) -> None:
     for path in POSTS:
         headers = {"content-type": "application/json", "content-encoding": coding}
@@ -151,7 +152,7 @@ async def test_many_headers_are_refused(untouched: httpx.AsyncClient) -> None:
     problem_of(await untouched.get("/healthz", headers=headers), 431)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("public_url", "expected"),
     [(None, None), ("http://sms.example", None), ("https://sms.example", "max-age=31536000")],
 )
@@ -186,7 +187,7 @@ async def test_a_page_of_a_named_origin_may_read_answers(origin: str) -> None:
         assert preflight.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize(
+@each_case(
     "origin",
     [
         "https://evil.example",
@@ -200,7 +201,7 @@ async def test_a_page_of_a_named_origin_may_read_answers(origin: str) -> None:
         "",
     ],
 )
-@pytest.mark.parametrize("origins", [ORIGINS, ""])
+@each_case("origins", [ORIGINS, ""])
 async def test_a_page_of_another_origin_is_told_nothing(origins: str, origin: str) -> None:
     async with client_of(create_app(make_settings(cors_origins=origins))) as client:
         asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}

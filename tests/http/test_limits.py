@@ -1,4 +1,4 @@
-"""How much a tenant may ask for, what it may send, and how often somebody may guess."""
+"""Limits: requests of a tenant, messages a day, and wrong keys of a client."""
 
 import asyncio
 import re
@@ -13,6 +13,7 @@ from app.config import Settings
 from app.domain import KeyScope
 from app.main import create_app
 from app.services.limits.failed_keys import FailedKeys
+from tests.cases import each_case
 from tests.conftest import client_of, execute
 from tests.factories import email, sms, sms_webhook, until
 from tests.tenancy import bearer, make_key, make_tenant, production, revoke
@@ -111,12 +112,12 @@ async def test_an_administrator_gives_a_tenant_limits_of_its_own(
     async def status() -> int:
         return (await client.get("/api/conversations", headers=key)).status_code
 
-    await until(status, lambda code: code == 200, seconds=5)
+    await until(status, lambda code: code == 200)
     kinds = [kind for (kind,) in rows_of(database_url, "SELECT kind FROM audit_events ORDER BY id")]
     assert kinds == ["limits_set"] * 3
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("change", "location"),
     [
         ({}, "body"),
@@ -198,7 +199,7 @@ async def test_a_key_that_was_good_once_is_limited_after_it_was_revoked(
     async def status() -> int:
         return (await client.get("/api/conversations", headers=bearer(token))).status_code
 
-    await until(status, lambda code: code == 401, seconds=5)
+    await until(status, lambda code: code == 401)
     assert [await status() for _ in range(6)] == [401] * 4 + [429] * 2
 
 
@@ -222,7 +223,7 @@ async def test_whoever_guesses_keys_is_told_to_wait_and_costs_no_look_up(
         assert problem_of(answers[-1], 429)["title"] == "Too many failures"
         assert 0 < int(answers[-1].headers["retry-after"]) <= 60
         assert len(asked) == 21
-        # A key that was right before stays right; one that nobody has seen here can't be told from a guess.
+        # A key that was right before stays right; one that is new to this process can't be told from a guess.
         assert (await client.get("/api/conversations", headers=good)).status_code == 200
         problem_of(await client.get("/api/conversations", headers=new), 429)
         problem_of(await client.get("/api/conversations"), 401)
@@ -248,7 +249,7 @@ def test_failures_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) 
     assert failures.seconds_left("192.0.2.1") == 0
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("one", "other", "are_one"),
     [
         ("2001:db8:0:1::1", "2001:db8:0:1:ffff::9", True),

@@ -18,6 +18,8 @@ import pytest
 from tests.live import LiveServer
 from tests.tenancy import WEBHOOK_SECRET, bearer, make_key
 
+pytestmark = pytest.mark.slow
+
 HOOKS = Path(__file__).parents[1] / "schemathesis" / "hooks.py"
 IS_LONG = os.environ.get("FUZZ") == "full"
 #: Cases made for each operation, in each of the phases that draw at random.

@@ -10,6 +10,7 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
+from tests.cases import each_case
 from tests.conftest import client_of, execute
 from tests.factories import POSTS, sms
 from tests.logs import captured
@@ -50,7 +51,7 @@ async def test_another_method_is_405_and_the_right_ones_are_named(
         assert set(response.headers["allow"].split(", ")) - {"HEAD"} == known
 
 
-@pytest.mark.parametrize(
+@each_case(
     "content_type",
     [
         None,
@@ -74,7 +75,7 @@ async def test_what_does_not_say_that_it_is_json_is_415(
         assert "application/json" in problem["detail"]
 
 
-@pytest.mark.parametrize(
+@each_case(
     "content_type",
     [
         "application/json",
@@ -108,7 +109,7 @@ async def test_a_body_that_turns_out_to_be_over_the_limit_is_413(untouched: http
         assert problem_of(response, 413)["type"] == "urn:problem-type:messaging:body-too-large"
 
 
-@pytest.mark.parametrize("path", ["/api/conversations", "/healthz", "/nope"])
+@each_case("path", ["/api/conversations", "/healthz", "/nope"])
 async def test_a_large_body_where_none_belongs_is_a_problem_too_if_it_is_refused(
     untouched: httpx.AsyncClient, path: str
 ) -> None:
@@ -118,7 +119,7 @@ async def test_a_large_body_where_none_belongs_is_a_problem_too_if_it_is_refused
         problem_of(response, response.status_code)
 
 
-@pytest.mark.parametrize("announced", ["1000001", "9" * 30, "9" * 5000])
+@each_case("announced", ["1000001", "9" * 30, "9" * 5000])
 async def test_an_announced_length_is_enough_to_be_refused(untouched: httpx.AsyncClient, announced: str) -> None:
     read = 0
 
@@ -148,7 +149,7 @@ async def test_a_body_without_an_end_is_given_up_soon_after_the_limit(untouched:
     assert read <= 1_100_000
 
 
-@pytest.mark.parametrize("path", POSTS)
+@each_case("path", POSTS)
 async def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(
     settings: Settings, serve: Serve, path: str
 ) -> None:
@@ -169,7 +170,7 @@ async def test_a_malformed_request_changes_no_row(client: httpx.AsyncClient, dat
     for path, make in POSTS.items():
         await client.post(path, json=make())
         before = row_counts(database_url)
-        # From somebody new, so that a contact and a conversation would have to be made for it.
+        # From a new sender, so that a contact and a conversation would have to be made for it.
         sender = "+18045559999" if path.endswith("sms") else "other@example.com"
         for changes in malformed:
             problem_of(await client.post(path, json=make(from_=sender, **changes)), 422)
@@ -191,7 +192,7 @@ async def test_a_malformed_request_says_how_many_fields_and_which(untouched: htt
     }
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("path", "location"),
     [
         ("/api/conversations?limit=0", "query.limit"),

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from app.config import Settings
 from app.errors import SignatureRefused
 from app.http.standard_webhooks import must_be_signed
+from tests.cases import each_case
 from tests.conftest import make_settings
 from tests.factories import WEBHOOKS, sms_webhook, until
 from tests.tenancy import PUBLISHED_SECRET, WEBHOOK_SECRET, production
@@ -66,8 +67,8 @@ def test_the_published_vector_is_signed_as_it_says(monkeypatch: pytest.MonkeyPat
         must_be_signed(headers, body + b" ", [key_of(PUBLISHED_SECRET)])
 
 
-@pytest.mark.parametrize("path", WEBHOOKS)
-@pytest.mark.parametrize("secret", [WEBHOOK_SECRET, OTHER])
+@each_case("path", WEBHOOKS)
+@each_case("secret", [WEBHOOK_SECRET, OTHER])
 async def test_what_is_signed_with_either_secret_is_stored(client: httpx.AsyncClient, path: str, secret: str) -> None:
     body = json.dumps(WEBHOOKS[path]()).encode()
     response = await client.post(path, content=body, headers=signed(body, secret=secret))
@@ -78,7 +79,7 @@ BODY = json.dumps(sms_webhook()).encode()
 NOW = int(time.time())
 
 
-@pytest.mark.parametrize(
+@each_case(
     "changes",
     [
         {"webhook-signature": ""},
@@ -112,7 +113,7 @@ async def test_what_is_signed_wrongly_is_refused_and_nothing_is_stored(
     assert set(row_counts(database_url).values()) == {0}
 
 
-@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@each_case("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 async def test_what_is_not_signed_is_refused(client: httpx.AsyncClient, missing: str) -> None:
     headers = {name: value for name, value in signed(BODY).items() if name != missing}
     problem_of(await client.post("/api/webhooks/sms", content=BODY, headers=headers), 401)

@@ -27,7 +27,7 @@ async def served(app: Starlette) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = server_of(app, 0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not server.started:  # noqa: ASYNC110 - it has no event for that
             await asyncio.sleep(0.005)
     try:
@@ -46,7 +46,7 @@ class Simulation:
         self.provider = SimulatorProvider(settings=settings.model_copy(update={"url": url}))
 
     def lines(self, message: OutboundMessage) -> list[dict[str, Any]]:
-        """What the ledger says of a message, a line for each request."""
+        """The lines of the ledger about a message, one for each request."""
         lines = [json.loads(line) for line in self._ledger.read_text(encoding="utf-8").splitlines()]
         return [line for line in lines if line["reference"] == message.idempotency_key]
 

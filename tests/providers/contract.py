@@ -120,6 +120,6 @@ def load_the_documented_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def example_settings() -> str:
-    """What the document has for `.env.example`."""
+    """The lines of the document for `.env.example`."""
     files: dict[str, str] = dict(_FILES.findall(_DOCUMENT))
     return files[".env.example"]

@@ -8,7 +8,7 @@ FILES = [RemoteFile("Prüfung.pdf", "application/pdf", b"%PDF\r\n\x00\xff"), Rem
 
 
 class FileStore(RemoteFiles):
-    """Has the same files for whoever asks."""
+    """Has the same files for every URL."""
 
     def __init__(self) -> None:
         super().__init__(timeout_seconds=1, most_bytes=1)

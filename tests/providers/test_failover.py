@@ -99,6 +99,6 @@ async def test_what_twilio_can_t_take_goes_to_telnyx_and_the_timeline_says_so(
             reference = httpx.URL(one["StatusCallback"]).params["ref"]
             assert one["StatusCallback"] == f"https://messages.example/api/webhooks/twilio?ref={reference}"
             [(headers, _)] = second.requests
-            assert headers["idempotency-key"] == reference  # the same message, whoever is asked
+            assert headers["idempotency-key"] == reference  # the same message for each provider
         await twilio.close()
         await telnyx.close()

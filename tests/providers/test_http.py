@@ -1,5 +1,7 @@
-"""The vendor that settings describe: templates that no text breaks out of, answers and calls read by paths, and calls
-signed by the library of Standard Webhooks."""
+"""The vendor that settings describe.
+
+No text breaks out of its templates, answers and callbacks are read by paths, and callbacks are signed by the library
+of Standard Webhooks."""
 
 import base64
 import json
@@ -30,6 +32,7 @@ from app.providers.base import (
 )
 from app.providers.base import send_through as hand_over
 from app.providers.http import GenericProvider, HttpSettings, configured
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     NOW,
@@ -159,7 +162,7 @@ async def test_no_text_breaks_out_of_its_place(body: str, subject: str) -> None:
     assert parse_qsl(form.content.decode(), keep_blank_values=True) == [("a", body), ("end", "1")]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "throttled"),
     [
         (httpx.Response(400, json={"error": {"text": "No such number"}}), PermanentFailure, False),
@@ -198,7 +201,7 @@ async def test_without_a_path_there_is_no_id() -> None:
     assert result.provider_message_id is None
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("name", "value"),
     [
         ("url", "ftp://sms.example"),
@@ -261,10 +264,8 @@ def test_an_old_call_is_refused_and_one_of_the_future(seconds: int) -> None:
         provider().verify(signed(b"{}", at=NOW + timedelta(seconds=seconds)))
 
 
-@pytest.mark.parametrize("header", [ID, TIMESTAMP, SIGNATURE])
-@pytest.mark.parametrize(
-    "value", [*ODD_VALUES, "v1,", "v1,!!!", "v1," + "A" * 43 + "=", "v2,x", "١٢", " ".join("a" * 99)]
-)
+@each_case("header", [ID, TIMESTAMP, SIGNATURE])
+@each_case("value", [*ODD_VALUES, "v1,", "v1,!!!", "v1," + "A" * 43 + "=", "v2,x", "١٢", " ".join("a" * 99)])
 def test_no_odd_header_is_let_in(header: str, value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(b"{}"), header, value))
@@ -327,13 +328,13 @@ def test_several_come_in_one_call_and_a_bad_one_costs_no_other() -> None:
     assert events_of({"results": items}, events_path="results") == events
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"\xff", b"[" * 5000])
+@each_case("body", [b"", b"nonsense", b"\xff", b"[" * 5000])
 def test_what_can_not_be_understood_is_said(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         provider().parse(call(URL, body, {ID: "msg_1"}))
 
 
-@pytest.mark.parametrize("said", [None, {}, 5, {"id": "1"}])
+@each_case("said", [None, {}, 5, {"id": "1"}])
 def test_where_the_paths_find_nothing_that_is_said_too(said: object) -> None:
     assert events_of(said) == [NOTHING_FOUND]
 

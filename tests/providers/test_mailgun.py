@@ -33,6 +33,7 @@ from app.providers.base import (
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.mailgun import STATUSES, MailgunProvider, MailgunSettings, configured
 from app.providers.registry import provider_registry
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.kit import form_data
 from tests.providers.kit.mailgun import MAIL
@@ -134,7 +135,7 @@ async def test_files_go_along_as_parts_of_the_form() -> None:
     assert 'filename="Prüfung.pdf"'.encode() in request.content
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (httpx.Response(400, json={"message": "'to' parameter is not valid"}), PermanentFailure, "not valid"),
@@ -317,9 +318,7 @@ def test_a_word_that_we_do_not_know_is_kept() -> None:
     assert (receipt.status, receipt.raw) == (None, data)
 
 
-@pytest.mark.parametrize(
-    "data", [None, [], {}, {"event": "delivered"}, {"id": "x" * 513, "event": "delivered", "timestamp": 1}]
-)
+@each_case("data", [None, [], {}, {"event": "delivered"}, {"id": "x" * 513, "event": "delivered", "timestamp": 1}])
 def test_what_is_no_event_is_not_understood(data: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - every kind of it is kept as it came
         provider().parse(event(data))

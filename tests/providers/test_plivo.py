@@ -27,6 +27,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.plivo import STATUSES, PlivoProvider, PlivoSettings, configured
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     ODD_VALUES,
@@ -63,7 +64,7 @@ def provider(vendor: Vendor | None = None, **values: Any) -> PlivoProvider:
 
 
 def signature_of(url: str, fields: dict[str, Any], *, auth: str = AUTH, method: str = "POST") -> str:
-    """What its own library finds right."""
+    """The signature by its own library."""
     make = construct_get_url if method == "GET" else construct_post_url
     signature: bytes = get_signature_v3(auth, make(url, dict(fields)).decode(), NONCE)
     return signature.decode()
@@ -82,8 +83,8 @@ def bearing(signature: str, body: bytes, *, url: str = URL, method: str = "POST"
     return call(url, body, {SIGNATURE: signature, f"{SIGNATURE}-nonce": NONCE}, method=method)
 
 
-@pytest.mark.parametrize("callback_url", [None, "https://messages.example/api/webhooks/plivo"])
-@pytest.mark.parametrize("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])
+@each_case("callback_url", [None, "https://messages.example/api/webhooks/plivo"])
+@each_case("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])
 async def test_a_message_is_asked_for_as_its_own_library_asks(callback_url: str | None, media: list[str]) -> None:
     vendor = Vendor(ACCEPTED)
     message = outbound(body="Grüße", attachments=media, callback_url=callback_url, key="1-17-5")
@@ -136,7 +137,7 @@ def refusal(status: int, error: object = None, **headers: str) -> httpx.Response
     return httpx.Response(status, headers=headers, json={"api_id": "1", "error": error})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (refusal(400, "dst is not valid"), PermanentFailure, "400 Bad Request - dst is not valid"),
@@ -175,7 +176,7 @@ async def test_a_throttled_account_is_left_alone_for_as_long_as_it_asks() -> Non
     assert (raised.value.throttled, raised.value.retry_after) == (True, 7)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "url",
     [
         URL,
@@ -183,9 +184,7 @@ async def test_a_throttled_account_is_left_alone_for_as_long_as_it_asks() -> Non
         "https://messages.example:8443/api/webhooks/plivo?b=2&a=%2B3&a=1&empty=",
     ],
 )
-@pytest.mark.parametrize(
-    "body", [payload("plivo", "inbound_sms.form"), b"", form([("b", "2"), ("a", "2"), ("a", "1"), ("c", "")])]
-)
+@each_case("body", [payload("plivo", "inbound_sms.form"), b"", form([("b", "2"), ("a", "2"), ("a", "1"), ("c", "")])])
 def test_a_call_that_its_own_library_signed_is_genuine(url: str, body: bytes) -> None:
     callback = signed(body, url=url)
     provider().verify(callback)
@@ -226,8 +225,8 @@ def test_while_the_token_is_changed_both_are_good_and_a_third_is_not() -> None:
         both.verify(signed(body, auth="1" * 40))
 
 
-@pytest.mark.parametrize("name", [SIGNATURE, f"{SIGNATURE}-nonce"])
-@pytest.mark.parametrize("value", [*ODD_VALUES, "," * 60_000])
+@each_case("name", [SIGNATURE, f"{SIGNATURE}-nonce"])
+@each_case("value", [*ODD_VALUES, "," * 60_000])
 def test_an_odd_header_is_refused(name: str, value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(payload("plivo", "delivered.form")), name, value))
@@ -241,9 +240,7 @@ def test_a_missing_or_repeated_header_is_refused(name: str) -> None:
             provider().verify(odd)
 
 
-@pytest.mark.parametrize(
-    ("url", "body"), [(URL, b"\xff\xfe"), (URL, b"no fields"), ("https://[::1/a", b"a=b"), (URL, b'{"a": 1}')]
-)
+@each_case(("url", "body"), [(URL, b"\xff\xfe"), (URL, b"no fields"), ("https://[::1/a", b"a=b"), (URL, b'{"a": 1}')])
 def test_what_can_t_be_read_is_refused(url: str, body: bytes) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(bearing("RSOYDt4T1cUTdK1PDd93/VVr8B8=", body, url=url))
@@ -277,7 +274,7 @@ def test_a_text_that_came_in() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "sender"),
     [
         ("18045551234", "+18045551234"),
@@ -321,7 +318,7 @@ def test_a_failure_says_why() -> None:
     assert (receipt.status, receipt.detail) == (MessageStatus.UNDELIVERED, "error 40")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("word", "status", "detail"),
     [
         ("delivered", MessageStatus.SENT, "part 2 of 3: delivered"),
@@ -339,7 +336,7 @@ def test_a_later_part_can_spoil_a_message_but_not_deliver_it(word: str, status: 
     assert (receipt.status, receipt.detail) == (status, detail)
 
 
-@pytest.mark.parametrize("word", [*STATUSES, "teleported"])
+@each_case("word", [*STATUSES, "teleported"])
 def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str) -> None:
     [receipt] = provider().parse(signed(form([("MessageUUID", "1"), ("Status", word)])))
     assert isinstance(receipt, Receipt)
@@ -347,7 +344,7 @@ def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str) -> No
     assert receipt.raw["Status"] == word
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",

@@ -25,6 +25,7 @@ from app.providers.base import (
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.postmark import BOUNCES, STATUSES, TOKEN_HEADER, PostmarkProvider, PostmarkSettings, configured
 from app.providers.toolbox.verification import hash_of
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.mails import FileStore
 from tests.providers.vendors import ODD_VALUES, PAYLOADS, Vendor, basic, call, payload
@@ -101,7 +102,7 @@ def said(status: int, code: int) -> httpx.Response:
     return httpx.Response(status, json={"ErrorCode": code, "Message": "So it is."})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (said(401, 10), CredentialsRefused, "10 So it is"),
@@ -134,7 +135,7 @@ async def test_an_answer_means_what_its_code_says_and_then_its_status(
     assert not isinstance(raised.value, TemporaryFailure) or raised.value.throttled is ("429" in text)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "headers",
     [
         {"authorization": basic("any", TOKEN)},
@@ -218,13 +219,13 @@ def test_every_event_is_a_receipt() -> None:
     assert len({receipt.event_id for receipt in found.values()}) == len(found)
 
 
-@pytest.mark.parametrize("kind", [*STATUSES, *BOUNCES, "Transient", "AutoResponder", "DnsError", "Unknown", "Newest"])
+@each_case("kind", [*STATUSES, *BOUNCES, "Transient", "AutoResponder", "DnsError", "Unknown", "Newest"])
 def test_a_bounce_is_judged_by_its_type(kind: str) -> None:
     body = {**json.loads(payload("postmark", "bounce.json")), "Type": kind}
     assert receipt_of(json.dumps(body).encode()).status == BOUNCES.get(kind)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",

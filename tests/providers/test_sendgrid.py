@@ -48,6 +48,7 @@ from app.providers.sendgrid import (
     SendgridSettings,
     configured,
 )
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.mails import FILES, FileStore
 from tests.providers.vendors import (
@@ -125,8 +126,8 @@ def receipts(callback: Callback) -> list[Receipt]:
     return [event for event in events if isinstance(event, Receipt)]
 
 
-@pytest.mark.parametrize("body", ["Hallo!", "<p>Hallo</p>"])
-@pytest.mark.parametrize("attachments", [[], ["https://files.example/1.pdf"]])
+@each_case("body", ["Hallo!", "<p>Hallo</p>"])
+@each_case("attachments", [[], ["https://files.example/1.pdf"]])
 async def test_a_mail_is_asked_for_as_its_own_library_asks(body: str, attachments: list[str]) -> None:
     vendor = Vendor(ACCEPTED)
     message = mail(body=body, attachments=attachments, thread=["<a@example.com>", "<b@example.com>"])
@@ -161,7 +162,7 @@ async def test_what_sendgrid_demands_is_there_also_where_a_mail_has_none() -> No
     assert submission["content"] == [{"type": "text/plain", "value": "(no text)"}]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (httpx.Response(400, json={"errors": [{"message": "Bad to", "field": "to"}]}), PermanentFailure, "Bad to"),
@@ -241,7 +242,7 @@ async def test_odd_headers_are_refused_and_nothing_else(name: str) -> None:
         await provider().verify(each)
 
 
-@pytest.mark.parametrize("key", ["", "nonsense", public(derive_private_key(1, SECP384R1()))])
+@each_case("key", ["", "nonsense", public(derive_private_key(1, SECP384R1()))])
 async def test_without_a_key_that_can_be_read_nothing_can_be_told(key: str) -> None:
     with pytest.raises(CallbackUnverifiable, match="SENDGRID_WEBHOOK_KEY"):
         await provider(webhook_key=key).verify(signed(EVENTS))
@@ -250,7 +251,7 @@ async def test_without_a_key_that_can_be_read_nothing_can_be_told(key: str) -> N
             await provider(inbound_token=None).verify(inbound(query))
 
 
-@pytest.mark.parametrize(
+@each_case(
     "query", ["", "?token=", "?token=wrong", f"?Token={TOKEN}", f"?token={TOKEN}&token={TOKEN}", "?token=%ff%00é"]
 )
 async def test_a_mail_without_the_token_of_its_address_is_refused(query: str) -> None:
@@ -366,7 +367,7 @@ def test_an_event_that_can_not_be_read_does_not_take_the_others_with_it() -> Non
     assert (last.event_id, last.status) == ("x", None)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"{}", b"null", b'"text"', b"[NaN]", b"[" * 100_000, b"\xff"])
+@each_case("body", [b"", b"{", b"{}", b"null", b'"text"', b"[NaN]", b"[" * 100_000, b"\xff"])
 def test_what_is_no_list_of_events_is_not_understood(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - every kind of it is kept as it came
         provider().parse(signed(body))

@@ -42,6 +42,7 @@ from app.providers.base import send_through as hand_over
 from app.providers.mail.outbound import Composer, MailSettings, message_id_of
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.certificates import certificate_of
 from tests.providers.mails import FILES, FileStore
@@ -136,11 +137,9 @@ def receipt_of(message: bytes) -> Receipt:
     return receipt
 
 
-@pytest.mark.parametrize("token", [None, "lent-for-a-while"])
-@pytest.mark.parametrize(
-    "url", ["https://email.eu-west-1.amazonaws.com/v2/email/outbound-emails", "http://[::1]:81/x"]
-)
-@pytest.mark.parametrize("body", [b"", b'{"a": "\xc3\xa4"}'])
+@each_case("token", [None, "lent-for-a-while"])
+@each_case("url", ["https://email.eu-west-1.amazonaws.com/v2/email/outbound-emails", "http://[::1]:81/x"])
+@each_case("body", [b"", b'{"a": "\xc3\xa4"}'])
 def test_requests_are_signed_as_botocore_signs_them(token: str | None, url: str, body: bytes) -> None:
     ours = signed_headers(
         AwsCredentials(ACCESS_KEY, SECRET_KEY, token), "eu-west-1", "ses", "POST", httpx.URL(url), body, NOW
@@ -231,7 +230,7 @@ def refused(status: int, name: str, **headers: str) -> httpx.Response:
     )
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (refused(400, "MessageRejected"), PermanentFailure, "MessageRejected So"),
@@ -262,9 +261,9 @@ async def test_an_answer_means_what_its_error_says_and_then_its_status(
     assert is_throttled is (text in {"LimitExceeded", "TooMany"})
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
-@pytest.mark.parametrize("make", [notification, confirmation])
-@pytest.mark.parametrize("subject", [{}, {"Subject": "Amazon SES"}])
+@each_case("version", ["1", "2"])
+@each_case("make", [notification, confirmation])
+@each_case("subject", [{}, {"Subject": "Amazon SES"}])
 async def test_what_sns_has_signed_is_genuine_and_its_certificate_is_fetched_once(
     key: RSAPrivateKey, version: str, make: Callable[..., dict[str, Any]], subject: dict[str, str]
 ) -> None:
@@ -307,7 +306,7 @@ _ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("url", _ELSEWHERE)
+@each_case("url", _ELSEWHERE)
 async def test_nothing_is_fetched_from_anywhere_else(key: RSAPrivateKey, url: str) -> None:
     vendor = Vendor(pem(key))
     with pytest.raises(CallbackRefused, match="not one of SNS"):
@@ -331,7 +330,7 @@ async def test_a_subscription_to_our_topic_is_confirmed(key: RSAPrivateKey) -> N
     assert len(vendor.requests) == 1
 
 
-@pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(302), httpx.ConnectError("away")])
+@each_case("answer", [httpx.Response(500), httpx.Response(302), httpx.ConnectError("away")])
 async def test_a_subscription_that_can_not_be_confirmed_is_asked_for_again(
     key: RSAPrivateKey, answer: httpx.Response | Exception
 ) -> None:
@@ -339,7 +338,7 @@ async def test_a_subscription_that_can_not_be_confirmed_is_asked_for_again(
         await reply_to(provider(Vendor(answer)), signed(confirmation(), key))
 
 
-@pytest.mark.parametrize(
+@each_case(
     "answer",
     [httpx.Response(500), httpx.Response(302), httpx.Response(200, content=b"no"), httpx.ReadTimeout("slow")],
 )
@@ -374,7 +373,7 @@ async def test_a_notification_is_good_for_as_long_as_sns_tries_again(key: RSAPri
             await ses.verify(replace(callback, received_at=NOW + timedelta(seconds=seconds)))
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",
@@ -444,7 +443,7 @@ def test_what_only_says_that_it_works_is_no_event() -> None:
     assert provider().parse(of(confirmation(Type="UnsubscribeConfirmation", Signature=""))) == []
 
 
-@pytest.mark.parametrize(
+@each_case(
     "message",
     ["", "{", "[]", "null", "hello", "{}", '{"eventType":"Send"}', '{"mail":{"messageId":"x"}}', "[" * 100_000],
 )

@@ -18,6 +18,7 @@ from app.providers.base import (
 )
 from app.providers.simulator import SimulatorProvider
 from app.providers.toolbox.http_client import LONGEST_RETRY_AFTER
+from tests.cases import each_case
 from tests.live import LOCAL, free_port
 from tests.providers import outbound, simulator_settings
 from tests.providers.conftest import Simulate, Simulation
@@ -36,7 +37,7 @@ async def test_an_accepted_message_is_in_the_ledger_before_its_answer(simulation
     assert datetime.fromisoformat(line["accepted_at"]).tzinfo is not None
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("name", "failure", "accepts"),
     [
         ("throttled", TemporaryFailure, False),
@@ -65,7 +66,7 @@ async def test_what_goes_wrong_on_the_wire_becomes_the_right_failure_and_passes(
     assert [line["duplicate"] for line in simulation.lines(message)] == [False, accepts]
 
 
-@pytest.mark.parametrize("number", range(12))
+@each_case("number", range(12))
 async def test_no_malformed_answer_is_taken_for_an_id(simulation: Simulation, number: int) -> None:
     with pytest.raises(UnknownOutcome, match="without an id"):
         await simulation.provider.send(outbound("+15005550900", key=f"malformed-{number}"))
@@ -197,7 +198,7 @@ def provider_that_gets(answer: httpx.Response | Exception) -> SimulatorProvider:
     return SimulatorProvider(client, simulator_settings(url="http://simulator.test"))
 
 
-@pytest.mark.parametrize(
+@each_case(
     "answer",
     [
         httpx.Response(500),
@@ -214,7 +215,7 @@ async def test_a_look_up_that_fails_says_nothing_about_the_message(answer: httpx
         await provider_that_gets(answer).look_up(outbound())
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"id": ""}', b'{"id": null}', b'{"id": "' + b"x" * 513])
+@each_case("content", [b"", b"{}", b"[]", b'{"id": ""}', b'{"id": null}', b'{"id": "' + b"x" * 513])
 async def test_a_2xx_without_an_id_is_in_doubt(content: bytes) -> None:
     with pytest.raises(UnknownOutcome):
         await provider_that_gets(httpx.Response(202, content=content)).send(outbound())

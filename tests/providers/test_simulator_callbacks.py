@@ -20,6 +20,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.simulator import SimulatorProvider, callback_body
+from tests.cases import each_case
 from tests.live import free_port
 from tests.providers import outbound, simulator_settings
 from tests.providers.conftest import Simulate, served
@@ -45,7 +46,7 @@ class Receiver:
 
     async def events(self, count: int) -> list[CallbackItem]:
         provider = SimulatorProvider(settings=simulator_settings())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             bodies = [await self.bodies.get() for _ in range(count)]
         return [event for body in bodies for event in provider.parse(called(body))]
 
@@ -146,7 +147,7 @@ def test_an_unknown_word_is_kept_raw() -> None:
     assert (receipt.raw["status"], receipt.raw["speed"]) == ("teleported", 7)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",

@@ -44,7 +44,7 @@ class Process:
     def start(self) -> None:
         options = ["--port", str(self.port), "--ledger", str(self.ledger), *self._options]
         self._running = subprocess.Popen([sys.executable, "-m", "app", "simulate", *options], cwd=ROOT)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self._running.poll() is None, "it ended by itself"
             with contextlib.suppress(httpx.TransportError):
@@ -99,6 +99,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
     process.close()
 
 
+@pytest.mark.slow
 async def test_a_killed_simulator_takes_up_what_it_had_accepted_and_refused(process: Process) -> None:
     process.start()
     provider = SimulatorProvider(settings=simulator_settings(url=process.url))
@@ -123,6 +124,7 @@ async def test_a_killed_simulator_takes_up_what_it_had_accepted_and_refused(proc
     await provider.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process could obey")
 @pytest.mark.parametrize(("name", "to"), [(signal.SIGTERM, "+15005550800"), (signal.SIGINT, "+15005550100")])
 async def test_a_signal_ends_it_in_order_and_denies_nothing_to_those_it_kept_waiting(

@@ -28,6 +28,7 @@ from app.providers.base import (
 )
 from app.providers.base import send_through as hand_over
 from app.providers.slack import IN_DOUBT, REFUSES_US, TEMPORARY, THROTTLED, SlackProvider, SlackSettings, configured
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     NOW,
@@ -138,7 +139,7 @@ async def test_text_calls_nobody_and_links_nowhere() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("changes", "field"),
     [
         ({"to": "slack:general"}, "to"),
@@ -162,7 +163,7 @@ def refusal(error: str) -> httpx.Response:
     return httpx.Response(200, json={"ok": False, "error": error, "response_metadata": {"messages": ["[ERROR] no"]}})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "throttled"),
     [
         *[(refusal(error), TemporaryFailure, True) for error in sorted(THROTTLED)],
@@ -221,15 +222,15 @@ def test_the_documented_signature_is_let_in() -> None:
     provider().verify(call(URL, body, headers, at=datetime.fromtimestamp(1531420618, UTC)))
 
 
-@pytest.mark.parametrize("seconds", [-301, 301, 10**6])
+@each_case("seconds", [-301, 301, 10**6])
 def test_an_old_call_is_refused_and_one_of_the_future(seconds: int) -> None:
     with pytest.raises(CallbackRefused, match="seconds old"):
         provider().verify(signed(b"{}", at=NOW + timedelta(seconds=seconds)))
     provider().verify(signed(b"{}", at=NOW + timedelta(seconds=300 if seconds > 0 else -300)))
 
 
-@pytest.mark.parametrize("header", [SIGNATURE, TIMESTAMP])
-@pytest.mark.parametrize("value", [*ODD_VALUES, "v0=", "v0=" + "0" * 64, "-1", "1_0", "١٢"])
+@each_case("header", [SIGNATURE, TIMESTAMP])
+@each_case("value", [*ODD_VALUES, "v0=", "v0=" + "0" * 64, "-1", "1_0", "١٢"])
 def test_no_odd_header_is_let_in(header: str, value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(b"{}"), header, value))
@@ -288,9 +289,7 @@ def test_a_file_is_named_by_its_address() -> None:
     assert (shared.from_address, shared.body) == ("slack:D024BE91L", "")
 
 
-@pytest.mark.parametrize(
-    "name", ["own_message.json", "message_changed.json", "channel_join.json", "app_rate_limited.json"]
-)
+@each_case("name", ["own_message.json", "message_changed.json", "channel_join.json", "app_rate_limited.json"])
 def test_what_nobody_wrote_to_us_is_no_concern(name: str) -> None:
     assert events_of(name) == []
 
@@ -307,7 +306,7 @@ def test_our_own_bot_is_known_by_its_app_or_its_user_and_other_bots_are_heard() 
     assert len(items_in(provider(), changed(subtype="bot_message", user=None, app_id="A2", bot_id="B2"))) == 1
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",

@@ -25,6 +25,7 @@ from app.providers.base import (
 )
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.smtp import SmtpProvider, SmtpSettings, configured
+from tests.cases import each_case
 from tests.live import free_port
 from tests.providers import outbound
 from tests.providers.certificates import write_certificate
@@ -35,7 +36,7 @@ _PASSWORD = "correct horse"  # noqa: S105 - of a server that lives for a test
 
 
 class Mailbox:
-    """What a server took, and what it says instead of yes: by command, one answer for each time it is asked."""
+    """The mails that a server took, and the answers that it gives instead of yes, by command and in order."""
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
@@ -259,7 +260,7 @@ async def test_a_server_without_tls_is_sent_nothing(serve: Serve, mailbox: Mailb
     assert not mailbox.sessions
 
 
-@pytest.mark.parametrize("security", ["starttls", "tls"])
+@each_case("security", ["starttls", "tls"])
 async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(
     serve: Serve, mailbox: Mailbox, tls: ssl.SSLContext, security: str
 ) -> None:
@@ -281,8 +282,8 @@ async def test_a_greylisted_mail_is_accepted_the_next_time(serve: Serve, mailbox
     assert len(mailbox.envelopes) == 1
 
 
-@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
-@pytest.mark.parametrize(
+@each_case("command", ["MAIL", "RCPT", "DATA"])
+@each_case(
     ("answer", "failure"),
     [
         ("452 4.3.1 The disk is full", TemporaryFailure),
@@ -312,7 +313,7 @@ async def test_no_answer_after_the_last_dot_is_in_doubt(serve: Serve, mailbox: M
         await smtp.send(mail())
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("script", "after"),
     [
         ([], 0),

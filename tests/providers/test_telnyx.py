@@ -25,6 +25,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.telnyx import STATUSES, TelnyxProvider, TelnyxSettings, configured
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     NOW,
@@ -66,9 +67,9 @@ def signed(
     return call(URL, body, {SIGNATURE: signature, TIMESTAMP: timestamp, "content-type": "application/json"}, at=at)
 
 
-@pytest.mark.parametrize("callback_url", [None, URL])
-@pytest.mark.parametrize("profile", [None, "740572b6-099c-44a1-89b9-6c92163bc68d"])
-@pytest.mark.parametrize("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])
+@each_case("callback_url", [None, URL])
+@each_case("profile", [None, "740572b6-099c-44a1-89b9-6c92163bc68d"])
+@each_case("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])
 async def test_a_message_is_asked_for_as_its_own_library_asks(
     callback_url: str | None, profile: str | None, media: list[str]
 ) -> None:
@@ -127,7 +128,7 @@ def refusal(status: int, code: str | int | None = None, title: str = "Why", **he
     return httpx.Response(status, headers=headers, json={"errors": [{"code": code, "title": title, "detail": "So."}]})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (refusal(400, "10002"), PermanentFailure, "400 Bad Request - 10002 Why - So."),
@@ -195,7 +196,7 @@ def test_while_the_key_is_changed_both_are_good_and_a_third_is_not() -> None:
         both.verify(signed(body, key=Ed25519PrivateKey.generate()))
 
 
-@pytest.mark.parametrize(("seconds", "is_good"), [(-301, False), (-300, True), (0, True), (300, True), (301, False)])
+@each_case(("seconds", "is_good"), [(-301, False), (-300, True), (0, True), (300, True), (301, False)])
 def test_a_signature_is_good_for_five_minutes_either_way(seconds: int, is_good: bool) -> None:
     callback = replace(signed(payload("telnyx", "finalized.json")), received_at=NOW + timedelta(seconds=seconds))
     if is_good:
@@ -205,16 +206,14 @@ def test_a_signature_is_good_for_five_minutes_either_way(seconds: int, is_good: 
             provider().verify(callback)
 
 
-@pytest.mark.parametrize(
-    "timestamp", ["+1772366400", " 1772366400", "1772366400.0", "1_772_366_400", "١٧٧٢٣٦٦٤٠٠", "now"]
-)
+@each_case("timestamp", ["+1772366400", " 1772366400", "1772366400.0", "1_772_366_400", "١٧٧٢٣٦٦٤٠٠", "now"])
 def test_a_time_that_is_written_oddly_is_refused_even_where_it_is_signed(timestamp: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(signed(payload("telnyx", "finalized.json"), timestamp=timestamp))
 
 
-@pytest.mark.parametrize("name", [SIGNATURE, TIMESTAMP])
-@pytest.mark.parametrize("value", ODD_VALUES)
+@each_case("name", [SIGNATURE, TIMESTAMP])
+@each_case("value", ODD_VALUES)
 def test_an_odd_header_is_refused(name: str, value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(payload("telnyx", "finalized.json")), name, value))
@@ -234,7 +233,7 @@ def test_a_changed_body_is_refused() -> None:
         provider().verify(replace(callback, body=callback.body.replace(b"delivered", b"sent")))
 
 
-@pytest.mark.parametrize("key", [None, "  ", "nonsense", base64.b64encode(b"short").decode(), "é"])
+@each_case("key", [None, "  ", "nonsense", base64.b64encode(b"short").decode(), "é"])
 def test_without_a_key_that_can_be_read_nothing_can_be_verified(key: str | None) -> None:
     with pytest.raises(CallbackUnverifiable):
         provider(public_key=key).verify(signed(payload("telnyx", "finalized.json")))
@@ -280,7 +279,7 @@ def with_status(word: str | None) -> bytes:
     return json.dumps(written).encode()
 
 
-@pytest.mark.parametrize("word", [*STATUSES, "teleported", None])
+@each_case("word", [*STATUSES, "teleported", None])
 def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str | None) -> None:
     [receipt] = provider().parse(signed(with_status(word)))
     assert isinstance(receipt, Receipt)
@@ -300,7 +299,7 @@ def test_an_event_of_another_product_is_no_concern_of_ours() -> None:
     assert provider().parse(signed(json.dumps(event).encode())) == []
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",

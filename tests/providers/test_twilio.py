@@ -36,6 +36,7 @@ from app.providers.twilio import (
     TwilioSettings,
     configured,
 )
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     ODD_VALUES,
@@ -82,9 +83,9 @@ class Recording(HttpClient):  # type: ignore[misc]
         return Response(201, ACCEPTED.text)
 
 
-@pytest.mark.parametrize("callback_url", [None, "https://messages.example/api/webhooks/twilio"])
-@pytest.mark.parametrize("service", [None, "MG0123456789abcdef0123456789abcdef"])
-@pytest.mark.parametrize("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])
+@each_case("callback_url", [None, "https://messages.example/api/webhooks/twilio"])
+@each_case("service", [None, "MG0123456789abcdef0123456789abcdef"])
+@each_case("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])
 async def test_a_message_is_asked_for_as_its_own_library_asks(
     callback_url: str | None, service: str | None, media: list[str]
 ) -> None:
@@ -117,7 +118,7 @@ async def test_media_without_a_text_have_no_empty_text() -> None:
     assert "Body" not in dict(parse_qsl(vendor.request.content.decode(), keep_blank_values=True))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("settings", "credentials"),
     [
         ({}, (ACCOUNT, AUTH)),
@@ -147,7 +148,7 @@ def refusal(status: int, code: int | None = None, **headers: str) -> httpx.Respo
     return httpx.Response(status, headers=headers, json=body)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (refusal(400, 21211), PermanentFailure, "21211 It says why."),
@@ -180,8 +181,8 @@ async def test_what_goes_wrong_becomes_the_right_failure(
     assert AUTH not in str(raised.value)
 
 
-@pytest.mark.parametrize("code", sorted(TEMPORARY_ERRORS | PERMANENT_ERRORS))
-@pytest.mark.parametrize("status", [400, 401, 403, 429])
+@each_case("code", sorted(TEMPORARY_ERRORS | PERMANENT_ERRORS))
+@each_case("status", [400, 401, 403, 429])
 async def test_its_own_code_outweighs_the_status(code: int, status: int) -> None:
     expected = TemporaryFailure if code in TEMPORARY_ERRORS else PermanentFailure
     with pytest.raises(expected):
@@ -237,7 +238,7 @@ class Repeated(dict[str, str]):
         return [value for known, value in self._pairs if known == name]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("url", "signed_url"),
     [
         ("https://messages.example/a?b=1", "https://messages.example:443/a?b=1"),
@@ -299,7 +300,7 @@ def test_a_shared_key_signs_with_sha256() -> None:
             )
 
 
-@pytest.mark.parametrize("value", ODD_VALUES)
+@each_case("value", ODD_VALUES)
 def test_an_odd_signature_is_refused(value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(payload("twilio", "delivered.form")), SIGNATURE, value))
@@ -312,7 +313,7 @@ def test_a_missing_or_repeated_signature_is_refused() -> None:
             provider().verify(odd)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("url", "body"),
     [
         (URL, b"\xff\xfe"),
@@ -385,7 +386,7 @@ def test_a_failure_says_why() -> None:
     assert receipt.idempotency_key is None
 
 
-@pytest.mark.parametrize("word", [*STATUSES, "teleported"])
+@each_case("word", [*STATUSES, "teleported"])
 def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str) -> None:
     [receipt] = provider().parse(signed(form([("MessageSid", "SM1"), ("MessageStatus", word)])))
     assert isinstance(receipt, Receipt)
@@ -393,7 +394,7 @@ def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str) -> No
     assert receipt.raw["MessageStatus"] == word
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",
@@ -496,7 +497,7 @@ async def test_what_came_in_since_a_time_is_listed_day_by_day_and_page_by_page()
     assert {request.headers["authorization"] for request in vendor.requests} == {basic(ACCOUNT, AUTH)}
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure"),
     [
         (httpx.Response(401, json={"code": 20003, "message": "no"}), CredentialsRefused),

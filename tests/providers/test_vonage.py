@@ -35,6 +35,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.vonage import STATUSES, VonageProvider, VonageSettings, configured
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     NOW,
@@ -112,8 +113,8 @@ class Recording(requests.adapters.BaseAdapter):
 IMAGE, FILM = "https://files.example/1.png", "https://files.example/2.mp4"
 
 
-@pytest.mark.parametrize("callback_url", [None, URL])
-@pytest.mark.parametrize("kind", ["sms", "mms", "image", "several"])
+@each_case("callback_url", [None, URL])
+@each_case("kind", ["sms", "mms", "image", "several"])
 async def test_a_message_is_asked_for_as_its_own_library_asks(
     pem: str, key: RSAPrivateKey, callback_url: str | None, kind: str
 ) -> None:
@@ -158,7 +159,7 @@ async def test_a_message_is_asked_for_as_its_own_library_asks(
     assert ours["exp"] - ours["iat"] == theirs["exp"] - theirs["iat"] == 900
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("url", "kind"),
     [
         ("https://files.example/a.JPG?size=1", "image"),
@@ -221,7 +222,7 @@ def refusal(status: int, code: str | None = None, **headers: str) -> httpx.Respo
     return httpx.Response(status, headers=headers, json=problem)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "text"),
     [
         (refusal(422, "1120"), PermanentFailure, "422 Unprocessable Entity - 1120 So."),
@@ -272,9 +273,7 @@ def test_while_the_secret_is_changed_both_are_good_and_a_third_is_not() -> None:
         both.verify(signed(body, signing="x" * 40))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "is_good"), [(-301, False), (-300, True), (0, True), (86_700, True), (86_701, False)]
-)
+@each_case(("seconds", "is_good"), [(-301, False), (-300, True), (0, True), (86_700, True), (86_701, False)])
 def test_a_signature_is_good_for_the_day_on_which_vonage_calls_again(seconds: int, is_good: bool) -> None:
     callback = replace(signed(payload("vonage", "delivered.json")), received_at=NOW + timedelta(seconds=seconds))
     if is_good:
@@ -320,7 +319,7 @@ def test_no_other_algorithm_is_talked_into_it(key: RSAPrivateKey, pem: str) -> N
             provider().verify(bearing(token, body))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("header", "claims"),
     [
         ({}, {}),
@@ -342,7 +341,7 @@ def test_a_token_that_does_not_say_when_and_for_what_is_refused(header: object, 
         provider().verify(bearing(signed_by_hand(header, claims), b"{}"))
 
 
-@pytest.mark.parametrize("value", [*ODD_VALUES, *(f"Bearer {value}" for value in ODD_VALUES), "Basic YTpi", "Bearer"])
+@each_case("value", [*ODD_VALUES, *(f"Bearer {value}" for value in ODD_VALUES), "Basic YTpi", "Bearer"])
 def test_an_odd_header_is_refused(value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(payload("vonage", "delivered.json")), "authorization", value))
@@ -382,7 +381,7 @@ def test_a_picture_that_came_in() -> None:
     assert message.attachments == ["https://api-us.nexmo.com/v3/media/1b456509-974c-458b-aafa-45fc48a4d976"]
 
 
-@pytest.mark.parametrize("sender", ["12345", "ACME", "+18045551234"])
+@each_case("sender", ["12345", "ACME", "+18045551234"])
 def test_what_is_no_number_without_its_plus_stays_as_it_is(sender: str) -> None:
     written = json.loads(payload("vonage", "inbound_sms.json")) | {"from": sender}
     [message] = provider().parse(signed(json.dumps(written).encode()))
@@ -408,7 +407,7 @@ def test_a_failure_says_why() -> None:
     assert (receipt.detail or "").startswith("1260 Destination unreachable")
 
 
-@pytest.mark.parametrize("word", [*STATUSES, "teleported"])
+@each_case("word", [*STATUSES, "teleported"])
 def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str) -> None:
     written = json.loads(payload("vonage", "delivered.json")) | {"status": word}
     [receipt] = provider().parse(signed(json.dumps(written).encode()))
@@ -417,7 +416,7 @@ def test_each_of_its_words_has_its_status_and_a_new_one_is_kept(word: str) -> No
     assert receipt.raw["status"] == word
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",

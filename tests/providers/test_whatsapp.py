@@ -28,6 +28,7 @@ from app.providers.base import (
 )
 from app.providers.base import send_through as hand_over
 from app.providers.whatsapp import STATUSES, WhatsappProvider, WhatsappSettings, configured
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
     ODD_VALUES,
@@ -114,7 +115,7 @@ async def test_who_has_no_number_is_named_by_an_id() -> None:
     assert (sent["recipient"], "to" in sent) == ("US.13491208655302741918", False)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("link", "body", "medium"),
     [
         (
@@ -168,7 +169,7 @@ def refusal(status: int, code: int, **headers: str) -> httpx.Response:
     return httpx.Response(status, json={"error": error}, headers=headers)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "failure", "throttled"),
     [
         *[(refusal(400, code), TemporaryFailure, True) for code in (4, 80007, 130429, 131048)],
@@ -221,7 +222,7 @@ def test_the_signature_is_the_documented_one() -> None:
     provider().verify(call(URL, b'{"a":1}', {SIGNATURE: known}))
 
 
-@pytest.mark.parametrize("value", [*ODD_VALUES, "sha256=", "sha256=" + "0" * 64, "sha1=" + "0" * 40])
+@each_case("value", [*ODD_VALUES, "sha256=", "sha256=" + "0" * 64, "sha1=" + "0" * 40])
 def test_no_odd_signature_is_let_in(value: str) -> None:
     with pytest.raises(CallbackRefused):
         provider().verify(with_header(signed(b"{}"), SIGNATURE, value))
@@ -254,7 +255,7 @@ def test_it_shakes_hands_with_who_knows_the_token() -> None:
     assert provider().parse(asked) == Reply(b"1158201444", "text/plain")
 
 
-@pytest.mark.parametrize(
+@each_case(
     "query",
     [
         "",
@@ -272,7 +273,7 @@ def test_nobody_else_is_answered(query: str) -> None:
         provider(verify_token=None).verify(subscribing(query))
 
 
-@pytest.mark.parametrize(
+@each_case(
     "query",
     ["hub.mode=subscribe", "hub.mode=unsubscribe&hub.challenge=1", "hub.mode=subscribe&hub.challenge=%3Cb%3E%20x"],
 )
@@ -348,7 +349,7 @@ def changed(name: str, change: Any) -> Callback:
     return signed(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize(("word", "status"), [*STATUSES.items(), ("deleted", None), ("warning", None)])
+@each_case(("word", "status"), [*STATUSES.items(), ("deleted", None), ("warning", None)])
 def test_every_word_has_a_status_or_none(word: str, status: MessageStatus | None) -> None:
     def say(value: Any) -> None:
         value["statuses"][0]["status"] = word
@@ -373,7 +374,7 @@ def test_one_that_can_not_be_read_costs_no_other() -> None:
     assert "id" in second
 
 
-@pytest.mark.parametrize(
+@each_case(
     "body",
     [
         b"",
@@ -412,7 +413,7 @@ def test_secrets_show_nowhere() -> None:
     assert not any(secret in shown for secret in (TOKEN, SECRET, OLD_SECRET, VERIFY))
 
 
-@pytest.mark.parametrize("written", ["106540352242922", "15550783881:1", "+15550783881:", "+15550783881:a"])
+@each_case("written", ["106540352242922", "15550783881:1", "+15550783881:", "+15550783881:a"])
 def test_numbers_are_given_with_their_ids(written: str) -> None:
     with pytest.raises(ValidationError, match="phone_number_ids"):
         settings(phone_number_ids=written)

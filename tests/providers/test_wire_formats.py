@@ -62,7 +62,7 @@ class Service:
         return Response()
 
     async def next(self) -> Called:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.calls.get()
 
 

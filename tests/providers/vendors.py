@@ -1,4 +1,4 @@
-"""What tests of vendors share: a vendor that answers as it is told, calls as it makes them, and odd headers."""
+"""Tools for tests of vendors: a vendor that answers as it is told, its callbacks, and odd headers."""
 
 import base64
 from collections.abc import Iterable, Sequence

@@ -8,6 +8,7 @@ import pytest
 
 from app.config import Settings
 from app.domain import KeyScope
+from tests.cases import each_case
 from tests.conftest import client_of, execute
 from tests.factories import sms
 from tests.tenancy import bearer, make_key, production
@@ -67,7 +68,7 @@ async def test_a_revoked_key_is_listed_as_such_and_revoking_it_again_changes_not
     assert rows_of(database_url, "SELECT count(*) FROM audit_events WHERE kind = 'key_revoked'") == [(1,)]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("method", "path", "body", "status"),
     [
         ("POST", "tenants", {"name": "default"}, 409),

@@ -1,4 +1,4 @@
-"""What a provider calls with: whose it is, what is stored of it, and what it is answered."""
+"""Callbacks of providers: their tenant, the rows that they leave, and the replies."""
 
 import asyncio
 import json
@@ -18,6 +18,7 @@ from app.providers.base import Callback, CallbackItem, CallbackUnverifiable, Rec
 from app.providers.registry import provider_registry
 from app.providers.toolbox.verification import hash_of
 from app.routers import webhooks
+from tests.cases import each_case
 from tests.conftest import execute
 from tests.factories import sms, until
 from tests.logs import captured
@@ -75,7 +76,7 @@ async def test_the_same_call_many_times_at_once_is_stored_once(client: httpx.Asy
     assert rows_of(database_url, "SELECT count(*) FROM provider_events") == [(1,)]
 
 
-@pytest.mark.parametrize(
+@each_case(
     "changed",
     [
         {"X-Signature": ""},
@@ -128,8 +129,8 @@ async def test_without_a_secret_the_provider_is_to_call_again(
     assert bodies(database_url) == ["Hello 1"]
 
 
-@pytest.mark.parametrize("path", ["/api/webhooks/nobody", "/api/webhooks/scripted"])
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@each_case("path", ["/api/webhooks/nobody", "/api/webhooks/scripted"])
+@each_case("method", ["GET", "POST"])
 async def test_who_does_not_call_back_has_no_address_here(client: httpx.AsyncClient, path: str, method: str) -> None:
     problem_of(await client.request(method, path), 404)
 

@@ -10,6 +10,7 @@ from app.config import Settings
 from app.domain import KeyScope
 from app.providers.base import BaseProvider, InboundMessage, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
+from tests.cases import each_case
 from tests.factories import until
 from tests.tenancy import bearer, make_key, make_tenant, production
 from tests.wire import problem_of, row_counts, rows_of
@@ -91,7 +92,7 @@ async def test_the_same_key_is_the_same_message(chat: Chat, client: httpx.AsyncC
     assert row_counts(database_url)["messages"] == 1
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("changes", "location"),
     [
         ({"from": "A024BE7LH"}, "body.from"),
@@ -110,7 +111,7 @@ async def test_what_is_wrong_is_named(
     assert [error["location"] for error in problem["errors"]] == [location]
 
 
-@pytest.mark.parametrize("channel", ["slack", "preview2", "SMS", "1", "%7Bchannel%7D", "chat", "a" * 100])
+@each_case("channel", ["slack", "preview2", "SMS", "1", "%7Bchannel%7D", "chat", "a" * 100])
 async def test_a_channel_that_nobody_carries_is_unknown(
     client: httpx.AsyncClient, database_url: str, channel: str
 ) -> None:

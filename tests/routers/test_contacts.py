@@ -1,4 +1,4 @@
-"""What a person may ask for: everything that is stored about them, and that none of it is left."""
+"""A person's rights: to see everything that is stored about them, and to have it erased."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -14,6 +14,7 @@ from app.domain import KeyScope, MessageStatus
 from app.providers.base import OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.services.callbacks.items import CallbackItems
+from tests.cases import each_case
 from tests.conftest import execute
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, email, sms, sms_webhook, until
 from tests.logs import captured
@@ -83,7 +84,7 @@ async def sent(client: httpx.AsyncClient, body: dict[str, Any], **headers: str) 
 
 
 async def talk(client: httpx.AsyncClient, *, to: str, mark: str) -> None:
-    """All that can be stored about somebody, with `mark` in whatever is free text."""
+    """All that can be stored about a person, with `mark` in every free text."""
     message = await sent(client, sms(to=to, body=f"body {mark}"), **{"Idempotency-Key": f"key-{mark}"})
     raw = {"To": to, "note": f"raw {mark}"}
     vendor_id = message["provider_message_id"]
@@ -98,7 +99,7 @@ async def talk(client: httpx.AsyncClient, *, to: str, mark: str) -> None:
     await client.post("/api/messages/sms", json=sms(to=to, body=f"scheduled {mark}", send_at=later))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("query", "found"),
     [
         ("address=%2B18045551234", CONTACT),
@@ -127,7 +128,7 @@ async def test_a_plus_that_a_query_turns_into_a_space_is_read_as_a_plus(serve: S
     assert contact["address"] == "+493012345678"
 
 
-@pytest.mark.parametrize("address", ["", "x@", "+", "%00", "%0a1"])
+@each_case("address", ["", "x@", "+", "%00", "%0a1"])
 async def test_what_is_no_address_is_said_so(untouched: httpx.AsyncClient, address: str) -> None:
     assert locations_of(await untouched.get(f"/api/contacts?address={address}")) == ["query.address"]
 
@@ -144,7 +145,7 @@ async def test_contacts_are_listed_page_by_page(client: httpx.AsyncClient) -> No
     assert listed == [CUSTOMER, "+18045551000", "+18045551001", "+18045551002"]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("method", "path"),
     [("GET", "/api/contacts/{}"), ("GET", "/api/contacts/{}/export"), ("DELETE", "/api/contacts/{}")],
 )
@@ -306,7 +307,7 @@ async def test_the_same_address_of_another_tenant_stays(serve: Serve, settings: 
     assert rows_of(database_url, "SELECT tenant_id FROM messages") == [(acme_id,)]
 
 
-@pytest.mark.parametrize("scope", KeyScope)
+@each_case("scope", KeyScope)
 async def test_reading_takes_the_scope_read_and_erasing_the_scope_admin(
     serve: Serve, settings: Settings, database_url: str, scope: KeyScope
 ) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from app.config import Settings
+from tests.cases import each_case
 from tests.factories import CONTACT, CUSTOMER, POSTS, email, email_webhook, sms, sms_webhook
 from tests.wire import locations_of, problem_of, rows_of, stored
 
@@ -344,8 +345,8 @@ async def test_a_link_keeps_the_other_parameters_and_nothing_breaks_out_of_it(cl
     assert httpx.URL(page.links["next"]["url"]).params["odd"] == odd
 
 
-@pytest.mark.parametrize("path", PAGED)
-@pytest.mark.parametrize("limit", ["0", "-1", "1001", "1000000000", "9" * 5000, "1.5", "abc", "", "NaN", "٣", "\x00"])
+@each_case("path", PAGED)
+@each_case("limit", ["0", "-1", "1001", "1000000000", "9" * 5000, "1.5", "abc", "", "NaN", "٣", "\x00"])
 async def test_a_limit_is_a_whole_number_from_1_to_1000(untouched: httpx.AsyncClient, path: str, limit: str) -> None:
     assert locations_of(await untouched.get(path, params={"limit": limit})) == ["query.limit"]
 
@@ -357,8 +358,8 @@ def cursor_of(*key: object) -> str:
 MOMENT = "2024-11-01T14:00:00+00:00"
 
 
-@pytest.mark.parametrize("path", PAGED)
-@pytest.mark.parametrize(
+@each_case("path", PAGED)
+@each_case(
     "cursor",
     [
         "",

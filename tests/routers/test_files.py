@@ -15,6 +15,7 @@ from app.config import Settings
 from app.domain import KeyScope
 from app.providers.registry import provider_registry
 from app.providers.sendgrid import SendgridProvider, SendgridSettings
+from tests.cases import each_case
 from tests.providers.vendors import payload
 from tests.tenancy import bearer, give_address, make_key, make_tenant
 from tests.wire import problem_of, rows_of
@@ -99,6 +100,7 @@ async def test_a_repeat_adds_nothing(serve: Serve, kept_in: Settings, database_u
     assert len(lying_in(tmp_path / "files")) == (2 if kept_in.files_dir else 0)
 
 
+@pytest.mark.slow
 async def test_a_mail_of_thirty_megabytes_is_taken(serve: Serve, kept_in: Settings) -> None:
     client = await serve(kept_in)
     content = os.urandom(29_500_000)
@@ -185,7 +187,7 @@ async def test_another_tenants_file_is_one_that_never_was(serve: Serve, kept_in:
     problem_of(await client.get(address, headers=sender), 403)
 
 
-@pytest.mark.parametrize("path", ["x/a.txt", f"{'0' * 63}/a", f"{'A' * 64}/a", "%00/a", f"{'0' * 64}%0a/a"])
+@each_case("path", ["x/a.txt", f"{'0' * 63}/a", f"{'A' * 64}/a", "%00/a", f"{'0' * 64}%0a/a"])
 async def test_what_is_no_id_is_refused(client: httpx.AsyncClient, path: str) -> None:
     problem_of(await client.get(f"/api/files/{path}"), 422)
 

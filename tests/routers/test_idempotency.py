@@ -1,4 +1,4 @@
-"""`Idempotency-Key` on sends: a repeat is the same message, whoever it reaches and however it is written."""
+"""`Idempotency-Key` on sends: a repeat is the same message in every process and every spelling."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from app.db.engine import create_serving_engine
 from app.db.models import Message
 from app.schemas.sending import SmsSend
 from app.services.delivery.housekeeping import forget_idempotency_keys
+from tests.cases import each_case
 from tests.factories import SENDS, email, make_messages, sms, until
 from tests.wire import locations_of, problem_of, row_counts, rows_of
 
@@ -26,7 +27,7 @@ KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
 
 @pytest.fixture
 def quiet(settings: Settings) -> Settings:
-    """Nobody delivers."""
+    """An application that does not deliver."""
     return settings.model_copy(update={"worker_enabled": False})
 
 
@@ -69,7 +70,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+@each_case("changes", CHANGES.values(), ids=CHANGES)
 async def test_the_same_key_with_another_body_is_refused_and_stores_nothing(
     idle: httpx.AsyncClient, database_url: str, changes: dict[str, object]
 ) -> None:
@@ -160,7 +161,7 @@ async def test_of_two_bodies_with_one_key_at_once_one_wins_and_the_other_is_refu
         assert (answer.status_code == 200) == (str(number // 2 % 2) == body)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "key", [b"", b"k" * 256, "schlüssel".encode(), "schlüssel".encode("latin-1"), b"two words", b"\x7f", b"tab\there"]
 )
 async def test_a_key_is_made_of_1_to_255_visible_ascii_characters(untouched: httpx.AsyncClient, key: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What can be done with a message besides sending it: schedule, call back, let expire, retry, list, and explain."""
+"""Actions on a message besides sending it: schedule, call back, let expire, retry, list, and explain."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,6 +22,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
+from tests.cases import each_case
 from tests.conftest import client_of, started
 from tests.factories import SENDS, email, sms, sms_webhook, until
 from tests.test_worker import Scripted
@@ -39,7 +40,7 @@ def ahead(**time: float) -> str:
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """Who delivers texts; a test says what it answers."""
+    """The provider of texts; a test sets its answers."""
     provider = Scripted(OK)
     monkeypatch.setitem(provider_registry, "scripted", provider)
     return provider
@@ -140,9 +141,7 @@ async def test_who_waits_for_a_scheduled_message_is_answered_at_once(busy: httpx
     assert answer.json()["provider_message_id"] is None
 
 
-@pytest.mark.parametrize(
-    "send_at", [{"seconds": -1}, {"days": -400}, {"days": 367}, {"days": 10_000}], ids=lambda time: str(time)
-)
+@each_case("send_at", [{"seconds": -1}, {"days": -400}, {"days": 367}, {"days": 10_000}], ids=lambda time: str(time))
 async def test_a_message_is_scheduled_for_the_future_and_at_most_a_year_ahead(
     untouched: httpx.AsyncClient, send_at: dict[str, float]
 ) -> None:
@@ -151,7 +150,7 @@ async def test_a_message_is_scheduled_for_the_future_and_at_most_a_year_ahead(
         assert locations_of(answer) == ["body.send_at"]
 
 
-@pytest.mark.parametrize("send_at", ["tomorrow", 1767225600, "2027-01-01", "", True])
+@each_case("send_at", ["tomorrow", 1767225600, "2027-01-01", "", True])
 async def test_a_time_to_leave_is_a_time(untouched: httpx.AsyncClient, send_at: object) -> None:
     answer = await untouched.post("/api/messages/sms", json=sms(send_at=send_at))
     assert locations_of(answer) == ["body.send_at"]
@@ -180,7 +179,7 @@ async def test_a_message_that_could_not_leave_in_time_is_expired_and_never_hande
     assert (message["due_at"], len(provider.handed)) == (None, 1)
     said = await sentences(busy, message_id)
     assert said[-1] == "Its time ran out before it left."
-    behind = await becomes(busy, await post(busy), "sent")  # and holds nobody up
+    behind = await becomes(busy, await post(busy), "sent")  # and holds up no other message
     assert len(provider.handed) == 2
     assert str(behind["id"]) != message_id
 
@@ -278,7 +277,7 @@ async def test_what_came_in_can_be_neither_called_back_nor_retried(idle: httpx.A
     assert await sentences(idle, "1") == ["It came in from sms."]
 
 
-@pytest.mark.parametrize("action", ["cancel", "retry", "timeline"])
+@each_case("action", ["cancel", "retry", "timeline"])
 async def test_a_message_that_there_is_not_is_not_found(untouched: httpx.AsyncClient, action: str) -> None:
     method = "GET" if action == "timeline" else "POST"
     assert (
@@ -503,8 +502,8 @@ async def test_a_message_in_doubt_is_listed_with_who_may_have_it_and_one_that_wa
     assert await ids_of(client, provider="second") == [taken]
 
 
-@pytest.mark.parametrize("wanted", [{}, {"status": "scheduled"}, {"provider": "scripted"}])
-@pytest.mark.parametrize("limit", [1, 2, 4])
+@each_case("wanted", [{}, {"status": "scheduled"}, {"provider": "scripted"}])
+@each_case("limit", [1, 2, 4])
 async def test_a_list_can_be_paged_through_both_ways_without_losing_its_filter(
     idle: httpx.AsyncClient, wanted: dict[str, str], limit: int
 ) -> None:
@@ -526,7 +525,7 @@ async def test_a_list_can_be_paged_through_both_ways_without_losing_its_filter(
     assert backwards[::-1] == pages
 
 
-@pytest.mark.parametrize(
+@each_case(
     "wanted",
     [
         {"status": "lost"},

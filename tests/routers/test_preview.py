@@ -11,6 +11,7 @@ from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from app.providers.slack import SlackProvider, SlackSettings
 from app.providers.whatsapp import WhatsappProvider, WhatsappSettings
+from tests.cases import each_case
 from tests.conftest import execute
 from tests.factories import email, sms
 from tests.tenancy import bearer, make_key, make_tenant, production
@@ -84,7 +85,7 @@ async def test_every_channel_can_be_looked_at(client: httpx.AsyncClient) -> None
 
 
 @pytest.mark.usefixtures("chat")
-@pytest.mark.parametrize(
+@each_case(
     ("channel", "body"),
     [
         ("sms", sms()),
@@ -188,9 +189,7 @@ async def test_it_costs_nothing_of_a_daily_cap_and_says_when_it_is_used_up(
     assert refused(await preview(client, "sms", sms())) == []
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"channel": None}, {"channel": 5}, {"channel": "a\x00"}, {"channel": "a" * 64}, [], "sms"]
-)
+@each_case("body", [{}, {"channel": None}, {"channel": 5}, {"channel": "a\x00"}, {"channel": "a" * 64}, [], "sms"])
 async def test_it_has_to_be_told_which_channel(client: httpx.AsyncClient, body: object) -> None:
     problem_of(await client.post(PATH, json=body), 422)
 

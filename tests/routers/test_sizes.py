@@ -11,6 +11,7 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
+from tests.cases import each_case
 from tests.conftest import client_of, make_settings, started
 from tests.factories import email, email_webhook, sms, sms_webhook
 from tests.wire import problem_of, row_counts
@@ -148,7 +149,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@each_case("setting", SETTINGS)
 async def test_a_limit_is_where_its_setting_puts_it(
     settings: Settings, serve: Callable[[Settings], Awaitable[httpx.AsyncClient]], setting: str
 ) -> None:

@@ -123,7 +123,7 @@ async def test_an_answer_meets_what_was_sent_in_one_conversation_of_the_tenant(t
     assert sorted(directions) == ["inbound", "outbound"]
 
 
-async def test_an_address_changes_hands_within_five_seconds(tenants: Tenants) -> None:
+async def test_an_address_changes_hands_soon(tenants: Tenants) -> None:
     await tenants.nobody.post("/api/webhooks/sms", json=sms_webhook())
     await tenants.first.post("/api/messages/sms", json=sms())
     give_address(tenants.url, tenants.acme_id, CUSTOMER)
@@ -131,13 +131,13 @@ async def test_an_address_changes_hands_within_five_seconds(tenants: Tenants) ->
     async def status() -> int:
         return (await tenants.first.post("/api/messages/sms", json=sms())).status_code
 
-    await until(status, lambda code: code == 422, seconds=5)
+    await until(status, lambda code: code == 422)
     await tenants.nobody.post("/api/webhooks/sms", json=sms_webhook(messaging_provider_id="later"))
     later = "SELECT tenant_id FROM messages WHERE provider_message_id = 'later'"
     assert rows_of(tenants.url, later) == [(tenants.acme_id,)]
 
 
-async def test_the_first_address_of_an_installation_is_seen_within_five_seconds(
+async def test_the_first_address_of_an_installation_is_seen_soon(
     client: httpx.AsyncClient, database_url: str
 ) -> None:
     assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
@@ -146,7 +146,7 @@ async def test_the_first_address_of_an_installation_is_seen_within_five_seconds(
     async def status() -> int:
         return (await client.post("/api/messages/sms", json=sms())).status_code
 
-    await until(status, lambda code: code == 422, seconds=5)
+    await until(status, lambda code: code == 422)
 
 
 async def test_a_message_of_a_tenant_is_delivered_and_its_receipts_find_it(tenants: Tenants) -> None:

@@ -175,7 +175,7 @@ async def test_the_part_of_a_call_that_could_not_be_read_is_listed_and_taken_onc
 async def test_who_wrote_what_could_not_be_read_is_erased_with_it(
     client: httpx.AsyncClient, database_url: str
 ) -> None:
-    """The call's other events are about somebody else."""
+    """The callback's other events are about another contact."""
     await call(client, inbound(1))
     unread = inbound(2, body="a secret of theirs") | {"unread": True}
     await call(client, [inbound(3, from_="+18045559999"), unread])

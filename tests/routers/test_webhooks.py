@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.cases import each_case
 from tests.factories import (
     CONTACT,
     CONTACT_EMAIL,
@@ -113,7 +114,7 @@ async def test_an_id_is_compared_to_the_letter(client: httpx.AsyncClient, path: 
     assert [one["provider_message_id"] for one in await stored(client)] == ids
 
 
-@pytest.mark.parametrize("provider_id", [None, "", 17, ["message-1"], "left out"])
+@each_case("provider_id", [None, "", 17, ["message-1"], "left out"])
 async def test_without_a_provider_s_id_nothing_is_stored(untouched: httpx.AsyncClient, provider_id: object) -> None:
     for path in WEBHOOKS:
         given = WEBHOOKS[path](**{PROVIDER_ID[path]: provider_id})

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from schemathesis import Case, HookContext, Response
 from schemathesis.core.failures import Failure
 
-#: Parts of the sentences by which a request is refused that its schema allows: about what an address is, about two
-#: fields at once, about what is there already, or about a cursor, which only the service can write.
+#: Parts of the sentences that refuse a request which its schema allows. They are about addresses, two fields at once,
+#: things that exist already, or cursors, which only the service can write.
 RULES = (
     "not a phone number",
     "not an email address",
@@ -86,7 +86,7 @@ def _signed(request: Any) -> Any:
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
-    """Whether it is one: no schema can say the `RULES`, and what is too long may be turned away before it is read."""
+    """Tell if it is one: no schema can say the `RULES`, and a request that is too long is refused unread."""
     if failure.title == _ACCEPTED:
         return response.status_code not in _TOO_LONG
     return failure.title != _REJECTED or not any(rule in response.text for rule in RULES)

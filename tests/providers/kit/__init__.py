@@ -1,5 +1,6 @@
-"""What the contract test (`test_every_provider.py`) has to be told of a vendor: one `description()` in a file of the
-vendor's name, with no more than what differs from the others."""
+"""Descriptions of the vendors for the contract test (`test_every_provider.py`).
+
+Each vendor has one `description()` in a file of its name, which holds no more than its differences."""
 
 import json
 import re
@@ -26,14 +27,14 @@ PICTURE = "https://files.example/1.png"
 
 
 class Outcome(StrEnum):
-    """What a vendor may make of a request."""
+    """The outcomes of a request to a vendor."""
 
     ACCEPTED = "accepted"
     THROTTLED = "throttled"  #: 429, come back in 7 seconds
     OUT_OF_ORDER = "out of order"  #: 503
     REFUSED = "refused"  #: 400
     UNAUTHORISED = "unauthorised"  #: 401
-    SENSELESS = "senseless"  #: accepted, with an answer that says nothing
+    SENSELESS = "senseless"  #: accepted. The answer says nothing
     SILENT = "silent"  #: the request left, and no answer came
     UNREACHABLE = "unreachable"  #: no connection was made
 
@@ -77,7 +78,7 @@ class End(Protocol):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What leads the vendor's file to it."""
+        """The variables that lead the vendor's file to it."""
 
     def must_have_got(self, request: Any) -> None:
         """Fails unless it was asked once, for exactly this."""
@@ -94,9 +95,9 @@ class Description:
     `request`, and is called `id` by what the vendor answers, `accepted`. `media` is one with `PICTURE`.
 
     `sign` makes a genuine call, just now, of a body such as those in `payloads/`. `receipt` is the body of a receipt
-    with a status in the vendor's words, of which `words` maps some to ours; `inbound` and `inbound_media` are bodies
-    of messages that came in. `signature` names the header with the signature, and `forge` puts another one, or none,
-    into a call that has it elsewhere; `signed_by` says what it is, and `verified_with` which variables hold its
+    with a status in the vendor's words; `words` maps some of them to ours. `inbound` and `inbound_media` are the
+    bodies of messages that came in. `signature` names the header with the signature. `forge` puts another one, or
+    none, into a call that has it elsewhere. `signed_by` says what it is, and `verified_with` which variables hold its
     secrets.
     """
 

@@ -18,7 +18,7 @@ from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, 
 
 API_KEY, TOKEN = "SG.key-of-sendgrid", "token-of-inbound-parse"
 KEY = generate_private_key(SECP256R1())
-_LONGEST = 8_000  # servers refuse longer addresses before anybody reads them
+_LONGEST = 8_000  # servers refuse longer addresses unread
 SIGNATURE = "x-twilio-email-event-webhook-signature"
 MAIL = {
     "headers": "From: jane@example.com\nTo: shop@example.com\nMessage-ID: <answer@example.com>",

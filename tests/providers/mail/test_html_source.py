@@ -5,9 +5,10 @@ import time
 import pytest
 
 from app.providers.mail.html_source import looks_like_html, text_of_html, well_formed
+from tests.cases import each_case
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("html", "result"),
     [
         ("<p>Hello</p>", "<p>Hello</p>"),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from app.providers.base import OutboundMessage, PermanentFailure, TemporaryFailure
 from app.providers.mail.outbound import Composer, Mail, MailSettings, message_id_of
 from app.providers.toolbox.remote_files import RemoteFiles
+from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.mails import FileStore
 
@@ -63,7 +64,7 @@ async def test_no_subject_begins_another_header(broken: str) -> None:
     assert parsed["bcc"] is None
 
 
-@pytest.mark.parametrize(
+@each_case(
     "address",
     [
         "jane@example.com\r\nBcc: evil@example.com",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.providers.mail.parts import MOST_HEADERS, MOST_PARTS, decoded, header, read_mail, text_of, time_of
+from tests.cases import each_case
 from tests.providers.vendors import payload
 
 
@@ -64,7 +65,7 @@ def test_bytes_that_should_not_be_there_are_read_as_what_they_are() -> None:
     assert mail.text == "Grüße\ufffd and\nmore"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("content", "charset", "text"),
     [
         ("Grüße".encode(), "utf-8", "Grüße"),
@@ -89,7 +90,7 @@ def test_a_text_is_read_whatever_charset_it_claims(content: bytes, charset: str 
     assert text_of(content, charset) == text
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "read"),
     [
         ("=?utf-8?Q?caf=C3=A9?= =?utf-8?B?IMOpdMOp?=", "café été"),
@@ -108,7 +109,7 @@ def test_a_header_is_read_however_it_is_encoded(written: str, read: str | None) 
     decoded(written).encode()
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "moment"),
     [
         ("Fri, 1 Nov 2024 15:00:00 +0100", datetime(2024, 11, 1, 14, tzinfo=UTC)),
@@ -146,7 +147,7 @@ def test_nested_parts_are_read_to_a_depth_that_nobody_needs() -> None:
     assert read_mail(nested(100)).text == "x"
 
 
-@pytest.mark.parametrize(
+@each_case(
     "raw",
     [
         nested(5000),
@@ -161,7 +162,7 @@ def test_a_mail_that_would_eat_all_memory_is_refused(raw: bytes) -> None:
         read_mail(raw)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "raw",
     [
         b"",

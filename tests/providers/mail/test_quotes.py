@@ -1,9 +1,8 @@
 """The new text of a mail, told from quoted text."""
 # ruff: noqa: RUF001 - the words are of many languages, and so are their letters
 
-import pytest
-
 from app.providers.mail.quotes import split_quoted
+from tests.cases import each_case
 
 ATTRIBUTIONS = [
     "On Fri, Nov 1, 2024 at 2:00 PM Jane Roe <jane@example.com> wrote:",
@@ -44,14 +43,14 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize("said", ATTRIBUTIONS)
-@pytest.mark.parametrize("between", ["\n", "\n\n"])
+@each_case("said", ATTRIBUTIONS)
+@each_case("between", ["\n", "\n\n"])
 def test_marked_lines_go_with_the_line_that_says_whose_they_are(said: str, between: str) -> None:
     quoted = f"{said}{between}> Shall we meet?\n>\n>> On Friday?"
     assert split_quoted(f"Yes.\n\n-- \nBob\n\n{quoted}\n") == ("Yes.\n\n-- \nBob", quoted)
 
 
-@pytest.mark.parametrize("said", [*ATTRIBUTIONS, *HEADS])
+@each_case("said", [*ATTRIBUTIONS, *HEADS])
 def test_without_marks_everything_below_is_quoted(said: str) -> None:
     quoted = f"{said}\n\nShall we meet?\n\nJane"
     assert split_quoted(f"Yes.\n\n{quoted}") == ("Yes.", quoted)
@@ -75,14 +74,14 @@ def test_what_is_quoted_after_the_last_answer_goes() -> None:
     assert split_quoted(f"> Shall we meet?\nYes.\n\n{rest}\n\n") == ("> Shall we meet?\nYes.", rest)
 
 
-@pytest.mark.parametrize("subject", ["Fwd: Hello", "FW: Hello", "WG: Hallo", "TR : Bonjour", "转发：你好"])
-@pytest.mark.parametrize("head", HEADS)
+@each_case("subject", ["Fwd: Hello", "FW: Hello", "WG: Hallo", "TR : Bonjour", "转发：你好"])
+@each_case("head", HEADS)
 def test_what_is_forwarded_is_not_quoted(subject: str, head: str) -> None:
     text = f"For your files.\n\n{head}\n\nThe invoice."
     assert split_quoted(text, subject) == (text, None)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "text",
     [
         "",
@@ -102,7 +101,7 @@ def test_what_quotes_nothing_stays_whole(text: str) -> None:
     assert split_quoted(text) == (text, None)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "line",
     [
         "On 1" + " wrote" * 98 + ":",

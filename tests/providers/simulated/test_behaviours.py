@@ -14,6 +14,7 @@ from app.domain import MessageStatus
 from app.providers.base import InboundMessage, Receipt
 from app.providers.simulated.behaviours import MAGIC_NUMBERS, Behaviour, SimulatorSettings
 from app.providers.simulated.script import Arrival, CarrierAnswer, Reaction, Script
+from tests.cases import each_case
 from tests.providers import outbound, simulator_settings
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -30,7 +31,7 @@ def receipts(found: list[Arrival]) -> list[tuple[float | None, MessageStatus | N
     return [(one.after, one.item.status) for one in found if isinstance(one.item, Receipt)]
 
 
-@pytest.mark.parametrize("behaviour", Behaviour)
+@each_case("behaviour", Behaviour)
 def test_every_behaviour_has_a_magic_number_and_magic_addresses(behaviour: Behaviour) -> None:
     script = Script(simulator_settings(mix="refusing:1"))
     [digits] = [digits for digits, named in MAGIC_NUMBERS.items() if named is behaviour]
@@ -44,7 +45,7 @@ def test_every_behaviour_has_a_magic_number_and_magic_addresses(behaviour: Behav
         assert script.behaviour(to, "key") is behaviour
 
 
-@pytest.mark.parametrize(
+@each_case(
     "to",
     [
         "+15005559900",
@@ -102,7 +103,7 @@ def test_the_mix_is_kept_to() -> None:
     assert drawn[Behaviour.UNDELIVERED] == pytest.approx(500, rel=0.2)
 
 
-@pytest.mark.parametrize("mix", ["", "ok", "ok:0", "ok:-1", "ok:nan", "ok:inf", "nonsense:1", "ok:1,failing:1"])
+@each_case("mix", ["", "ok", "ok:0", "ok:-1", "ok:nan", "ok:inf", "nonsense:1", "ok:1,failing:1"])
 def test_a_mix_that_can_t_be_read_is_refused(mix: str) -> None:
     with pytest.raises(ValidationError):
         simulator_settings(mix=mix)

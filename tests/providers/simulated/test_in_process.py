@@ -22,6 +22,7 @@ from app.providers.email import EmailProvider
 from app.providers.simulated.in_process import Outbox, SimulatedCarrier
 from app.providers.sms import SmsProvider
 from app.providers.toolbox.http_client import LONGEST_RETRY_AFTER
+from tests.cases import each_case
 from tests.providers import outbound, simulator_settings
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +81,7 @@ async def test_the_built_in_carriers_need_no_arguments_and_give_ids_of_their_own
     assert mail.provider_message_id.startswith("email-")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("to", "failures"),
     [
         ("+15005550200", [TemporaryFailure, TemporaryFailure]),
@@ -112,7 +113,7 @@ async def test_a_refused_recipient_stays_refused() -> None:
             await carrier.send(message)
 
 
-@pytest.mark.parametrize(("asked", "told"), [(7, 7), (0, 0), (-5, 0), (10**9, LONGEST_RETRY_AFTER)])
+@each_case(("asked", "told"), [(7, 7), (0, 0), (-5, 0), (10**9, LONGEST_RETRY_AFTER)])
 async def test_a_throttled_carrier_says_when_to_come_back(asked: float, told: float) -> None:
     with pytest.raises(TemporaryFailure) as raised:
         await carrier_with(retry_after_seconds=asked).send(outbound("+15005550200"))

@@ -1,4 +1,4 @@
-"""What vendors over HTTP have in common, on answers that some vendor has given or could."""
+"""The client of all vendors over HTTP, on answers that a vendor has given or could give."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -24,13 +24,14 @@ from app.providers.toolbox.http_client import (
     reason_in,
     retry_after,
 )
+from tests.cases import each_case
 
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "seconds"),
     [
         ("120", 120),
@@ -83,7 +84,7 @@ def test_every_http_date_is_understood(ahead: timedelta) -> None:
     assert seconds == min(max((until - NOW).total_seconds(), 0), LONGEST_RETRY_AFTER)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("status", "failure"),
     [
         (200, None),
@@ -134,15 +135,13 @@ async def exchanged(answer: httpx.Response | Exception) -> httpx.Response:
         return await exchange(client, client.build_request("POST", "http://vendor.test/"))
 
 
-@pytest.mark.parametrize(
-    "trouble", [httpx.ConnectError("refused"), httpx.ConnectTimeout("late"), httpx.PoolTimeout("none free")]
-)
+@each_case("trouble", [httpx.ConnectError("refused"), httpx.ConnectTimeout("late"), httpx.PoolTimeout("none free")])
 async def test_a_request_that_never_left_is_tried_again(trouble: httpx.TransportError) -> None:
     with pytest.raises(TemporaryFailure, match=type(trouble).__name__):
         await exchanged(trouble)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "trouble",
     [
         httpx.ReadTimeout("late"),

@@ -1,4 +1,4 @@
-"""How vendors over HTTP are reached: connections to a real server, which says how many there are."""
+"""Connections to vendors over HTTP, counted by a real server."""
 
 import asyncio
 from collections import Counter
@@ -12,6 +12,7 @@ from app.providers.base import TemporaryFailure, UnknownOutcome
 from app.providers.toolbox import transport
 from app.providers.toolbox.http_client import LARGEST_ANSWER, exchange
 from app.providers.toolbox.transport import new_client
+from tests.cases import each_case
 from tests.live import free_port
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +57,7 @@ class Vendor:
             await writer.wait_closed()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(condition)
 
     async def _count(self, **changes: int) -> None:
@@ -218,7 +219,7 @@ async def test_only_http_is_spoken(client: httpx.AsyncClient) -> None:
         await client.get("ftp://127.0.0.1/")
 
 
-@pytest.mark.parametrize("family", ["NetworkError", "TimeoutException", "ProtocolError"])
+@each_case("family", ["NetworkError", "TimeoutException", "ProtocolError"])
 def test_what_goes_wrong_on_a_connection_has_the_same_name_in_httpx(family: str) -> None:
     failures = [getattr(httpcore, family), *getattr(httpcore, family).__subclasses__()]
     for failure in failures:

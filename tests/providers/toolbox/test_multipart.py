@@ -7,6 +7,7 @@ import pytest
 
 from app.providers.base import Callback
 from app.providers.toolbox.multipart import MOST_PARTS, parts_of
+from tests.cases import each_case
 
 
 def callback_of(fields: dict[str, str], files: list[tuple[str, tuple[str, bytes, str]]]) -> Callback:
@@ -35,13 +36,13 @@ def test_a_form_without_files_may_be_url_encoded() -> None:
     assert [(part.name, part.content) for part in parts] == [("subject", "café au lait".encode()), ("body", b"")]
 
 
-@pytest.mark.parametrize("longest", [b"\r\n" * 200_000, b"\r\n--" * 100_000, b"-" * 400_000])
+@each_case("longest", [b"\r\n" * 200_000, b"\r\n--" * 100_000, b"-" * 400_000])
 def test_content_that_looks_like_a_boundary_is_content(longest: bytes) -> None:
     [part] = parts_of(callback_of({}, [("attachment1", ("x", longest, "text/plain"))]))
     assert part.content == longest
 
 
-@pytest.mark.parametrize(
+@each_case(
     "headers",
     [
         [],

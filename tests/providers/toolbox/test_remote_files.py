@@ -12,6 +12,7 @@ import pytest
 
 from app.providers.base import PermanentFailure, TemporaryFailure
 from app.providers.toolbox.remote_files import RemoteFiles, is_public, resolve
+from tests.cases import each_case
 from tests.providers.certificates import write_certificate
 
 pytestmark = pytest.mark.anyio
@@ -101,7 +102,7 @@ async def test_a_file_is_fetched_from_the_address_that_was_looked_at(server: Ser
     assert "Host: files.example" in head
 
 
-@pytest.mark.parametrize(
+@each_case(
     "url",
     [
         "http://files.example/x",
@@ -168,7 +169,7 @@ _INSIDE = [
 ]
 
 
-@pytest.mark.parametrize("address", _INSIDE)
+@each_case("address", _INSIDE)
 async def test_nothing_inside_is_reached_not_even_beside_a_public_address(
     server: Server, certificate: Path, address: str
 ) -> None:
@@ -178,12 +179,12 @@ async def test_nothing_inside_is_reached_not_even_beside_a_public_address(
     assert not server.detour.asked
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", _PUBLIC, "2606:4700:4700::1111", "2a00:1450:4001:80b::200e"])
+@each_case("address", ["8.8.8.8", _PUBLIC, "2606:4700:4700::1111", "2a00:1450:4001:80b::200e"])
 def test_public_addresses_are_public(address: str) -> None:
     assert is_public(address)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "host", ["127.0.0.1", "0", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "[::1]", "[::ffff:7f00:1]", "localhost"]
 )
 async def test_odd_spellings_of_this_machine_are_this_machine(server: Server, certificate: Path, host: str) -> None:
@@ -232,7 +233,7 @@ async def test_what_comes_compressed_is_not_unpacked(server: Server, certificate
         await files(server, certificate).fetch(["https://files.example/x"])
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("status", "failure"),
     [
         ("404 Not Found", PermanentFailure),
@@ -275,7 +276,7 @@ async def test_a_certificate_of_another_name_is_not_trusted(server: Server, cert
         await files(server, certificate).fetch(["https://other.example/x"])
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("path", "name"),
     [
         ("/..%2F..%2Fetc%2Fpasswd", "passwd"),

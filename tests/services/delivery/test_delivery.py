@@ -1,4 +1,4 @@
-"""Order within a conversation, and that nobody waits for what is not theirs: gates in the providers, no clocks."""
+"""Order within a conversation, and independence between them. The providers hold messages; no clock decides."""
 
 import asyncio
 import threading
@@ -173,7 +173,7 @@ async def test_eight_workers_keep_the_order_of_every_conversation_and_hand_over_
                 if not fails:
                     left.append(claim.message_id)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(work() for _ in range(8)))
     assert sorted(left) == list(range(1, 61))
     assert tries == {id: 2 if id % 3 == 0 else 1 for id in left}
@@ -236,9 +236,7 @@ async def test_a_provider_that_blocks_its_threads_does_not_slow_another_that_nee
         texts = [await post(client, sms(to=f"+1804555{number:04}")) for number in range(40)]
         await become(client, texts, "sending")
         mail = await post(client, email())
-        await until(
-            lambda: client.get(f"/api/messages/{mail}"), lambda answer: answer.json()["status"] == "sent", seconds=3
-        )
+        await until(lambda: client.get(f"/api/messages/{mail}"), lambda answer: answer.json()["status"] == "sent")
     finally:
         let_go.set()
     await become(client, texts, "sent")

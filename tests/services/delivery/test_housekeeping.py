@@ -23,7 +23,7 @@ _MANY = 5_000
 
 @pytest.fixture
 def young(new_database: Callable[..., str]) -> str:
-    """A database that nobody has ever analysed, and that no other test fills."""
+    """A database that was never analysed, and that no other test fills."""
     url = new_database()
     for table in ("messages", "delivery_attempts"):
         execute(url, f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
@@ -71,7 +71,7 @@ async def test_what_was_planned_for_an_empty_table_is_planned_again_when_it_has_
                 await settle(connection, first)
         fill(young, beyond=first)
         async with connection.begin():
-            assert await settle(connection, first + 1) >= _MANY  # which is why somebody has to look
+            assert await settle(connection, first + 1) >= _MANY  # which is why it has to be looked at
         assert {"messages", "delivery_attempts"} <= set(await learn_sizes(engine))
         async with connection.begin():
             assert await settle(connection, first + 2) < 10

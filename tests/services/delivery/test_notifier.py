@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ pytestmark = pytest.mark.anyio
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 _ROOT = Path(__file__).parents[3]
-LONG = 30.0  # seconds between two looks of a worker
-SOON = 10.0  # seconds, on a machine that is busy
+LONG = 600.0  # seconds between two looks of a worker
+SOON = 60.0  # seconds, on a machine that is busy
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +55,7 @@ async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEn
 
 
 def listeners(database_url: str, *, end: bool = False) -> int:
-    """How many sessions listen on the test's database; with `end`, the server ends them."""
+    """Count the sessions that listen on the test's database; with `end`, the server ends them."""
     what = "count(pg_terminate_backend(pid))" if end else "count(*)"
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
@@ -70,20 +69,18 @@ def listeners(database_url: str, *, end: bool = False) -> int:
 
 
 async def listening(database_url: str, count: int = 1) -> None:
-    await until(lambda: asyncio.to_thread(listeners, database_url), lambda found: found == count, seconds=20)
+    await until(lambda: asyncio.to_thread(listeners, database_url), lambda found: found == count)
 
 
-async def sent_after(client: httpx.AsyncClient, seconds: float) -> float:
-    """Post a text and wait until it has left; returns the seconds that took."""
-    began = time.monotonic()
+async def sent(client: httpx.AsyncClient) -> None:
+    """Post a text and wait until it has left, long before a worker would look by itself."""
     message_id = (await client.post("/api/messages/sms", json=sms())).json()["message_id"]
 
     async def ask() -> dict[str, Any]:
         message: dict[str, Any] = (await client.get(f"/api/messages/{message_id}")).json()
         return message
 
-    await until(ask, lambda message: message["status"] in {"sent", "delivered"}, seconds=seconds)
-    return time.monotonic() - began
+    await until(ask, lambda message: message["status"] in {"sent", "delivered"}, seconds=SOON)
 
 
 async def test_a_worker_with_connections_of_its_own_is_woken_long_before_it_would_look(
@@ -93,7 +90,7 @@ async def test_a_worker_with_connections_of_its_own_is_woken_long_before_it_woul
     async with running_services(database_url, patient, deliver=True):
         await listening(database_url)
         for _ in range(5):
-            assert await sent_after(accepting, SOON) < SOON
+            await sent(accepting)
 
 
 @pytest.fixture
@@ -116,7 +113,7 @@ async def test_a_worker_in_another_process_is_woken_long_before_it_would_look(
 ) -> None:
     await listening(database_url)
     for _ in range(3):
-        assert await sent_after(accepting, SOON) < SOON
+        await sent(accepting)
     assert provider.handed == []  # it was the other process
     worker_process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(worker_process.wait, 20) == 0
@@ -136,7 +133,7 @@ async def test_a_worker_that_nobody_can_ring_finds_messages_by_looking(
 ) -> None:
     async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": 0.05}), presence):
         for number in range(1, 4):
-            await sent_after(accepting, SOON)
+            await sent(accepting)
             assert len(provider.handed) == number
 
 

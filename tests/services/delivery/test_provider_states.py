@@ -1,4 +1,4 @@
-"""How providers fare: breaker, throttle, rate and pause, agreed on by all workers, and what a route does about it."""
+"""Provider states: breaker, throttle, rate and pause, shared by all workers, and their effect on a route."""
 
 import asyncio
 from collections import Counter
@@ -51,7 +51,7 @@ OK = ProviderResult()
 
 
 class Worker:
-    """What a worker in a process of its own knows of the provider `first`, and writes about it."""
+    """The state of provider `first` as a worker in a process of its own reads and writes it."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         self.engine = engine
@@ -513,7 +513,7 @@ async def test_a_provider_with_a_rate_is_handed_messages_at_that_pace_and_not_by
     idle = await serve(quick.model_copy(update=rated | {"worker_enabled": False}))
     await asyncio.gather(*(post(idle, number) for number in range(250)))
     await serve(quick.model_copy(update=rated))
-    await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 250, seconds=20)
+    await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 250)
     took = provider.handed[-1][0] - provider.handed[0][0]
     assert 2.2 < took < 5  # 2.5 s on a machine with nothing else to do
     assert provider.within(0.5) < 80
@@ -529,7 +529,7 @@ async def test_four_workers_keep_to_one_rate_and_count_segments_from_the_first_i
     await asyncio.gather(*(post(idle, number, body="a" * 1500) for number in range(12)))  # ten segments each
     for number in range(4):
         await serve(quick.model_copy(update=rated | {"data_dir": tmp_path / str(number)}))
-    await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 5, seconds=20)
+    await until(lambda: asyncio.sleep(0, len(provider.handed)), lambda handed: handed == 5)
     assert provider.within(0.3) == 10
     assert provider.within(1.4) <= 30
 
@@ -605,7 +605,7 @@ async def test_providers_are_listed_with_the_channels_that_they_serve(
 
 
 async def test_a_message_in_doubt_stays_with_its_provider(serve: Serve, quick: Settings, register: Register) -> None:
-    """Whoever may have it is asked again, even where everybody else goes to the second by now."""
+    """The provider that may have it is asked again, even where all others go to the second by now."""
     first, second = Scripted(UnknownOutcome("cut off"), OK), Scripted(OK)
     register("first", first)
     register("second", second)
@@ -630,7 +630,7 @@ async def test_a_message_in_doubt_never_goes_to_another_while_the_breaker_of_its
     for number in range(2, 6):
         assert (await becomes(client, await post(client, number), "sent"))["provider_type"] == "second"
     assert doubtful not in [str(payload.message_id) for payload in second.handed]
-    assert len(first.handed) == tried  # it waits for its provider as everybody else does
+    assert len(first.handed) == tried  # it waits for its provider as the others do
 
 
 async def test_why_a_provider_refused_us_is_kept_and_logged_without_addresses_and_keys(

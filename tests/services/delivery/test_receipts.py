@@ -390,6 +390,7 @@ def best_of(story: Sequence[MessageStatus | None]) -> MessageStatus:
     return max((said for said in story if said), key=lambda said: STATUS_RANK[said])
 
 
+@pytest.mark.slow
 async def test_receipts_shuffled_and_tripled_over_three_hundred_messages_end_right(
     ledger: Ledger, settings: Settings, database_url: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""What follows from an attempt: pure decisions, every one of them."""
+"""The decisions that follow an attempt, all of them pure."""
 
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from app.services.delivery.retry_policy import (
     can_be_asked,
     in_doubt,
 )
+from tests.cases import each_case
 from tests.conftest import make_settings
 
 Policy = Literal["wait", "retry", "fail"]
@@ -49,9 +50,9 @@ class Askable(Plain):
         return None
 
 
-#: Whom it is safe to ask again, whatever the settings say.
+#: Providers that are safe to ask again under any settings.
 SAFE = [HonoursKeys(), Askable()]
-#: Nobody, where the provider has been taken out of the registry since.
+#: None, where the provider has been taken out of the registry since.
 UNSAFE = [Plain(), None]
 
 
@@ -86,13 +87,13 @@ def test_a_permanent_failure_ends_it_with_the_provider_s_words() -> None:
     )
 
 
-@pytest.mark.parametrize("attempt", [1, 8, 100])
+@each_case("attempt", [1, 8, 100])
 def test_refused_credentials_cost_the_message_nothing_even_at_its_last_attempt(attempt: int) -> None:
     verdict = judged(CredentialsRefused("401"), attempt=attempt)
     assert verdict == Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "401", retry_in=0, limit=9)
 
 
-@pytest.mark.parametrize("attempt", [1, 8, 100])
+@each_case("attempt", [1, 8, 100])
 def test_being_throttled_costs_the_message_nothing_even_at_its_last_attempt(attempt: int) -> None:
     verdict = judged(TemporaryFailure("429", throttled=True, retry_after=600), attempt=attempt)
     assert verdict == Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "429", retry_in=600, limit=9)
@@ -107,7 +108,7 @@ def test_any_other_temporary_failure_counts() -> None:
     assert judged(TemporaryFailure("503", retry_after=5)).limit is None
 
 
-@pytest.mark.parametrize("error", [KeyError("to"), ValueError("secret"), ProviderFailure("something")])
+@each_case("error", [KeyError("to"), ValueError("secret"), ProviderFailure("something")])
 def test_anything_else_that_is_raised_counts_as_temporary(error: Exception) -> None:
     verdict = judged(error)
     assert (verdict.outcome, verdict.status) == (AttemptOutcome.TEMPORARY, MessageStatus.QUEUED)
@@ -130,22 +131,22 @@ def test_a_timeout_says_how_long_was_waited() -> None:
     assert judged(TimeoutError(), provider_timeout_seconds=2.5).reason == "No answer within 2.5 seconds."
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("provider", SAFE, ids=lambda provider: type(provider).__name__)
+@each_case("policy", POLICIES)
+@each_case("provider", SAFE, ids=lambda provider: type(provider).__name__)
 def test_where_asking_again_is_safe_it_is_done_whatever_the_policy(provider: BaseProvider, policy: Policy) -> None:
     verdict = doubted(provider, policy)
     assert (verdict.outcome, verdict.status) == (AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN)
     assert verdict.retry_in is not None
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("policy", "expected"),
     [
         ("wait", Verdict(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, "No answer.")),
         ("fail", Verdict(AttemptOutcome.UNKNOWN, MessageStatus.FAILED, "It may have gone out. No answer.")),
     ],
 )
-@pytest.mark.parametrize("provider", UNSAFE, ids=lambda provider: type(provider).__name__)
+@each_case("provider", UNSAFE, ids=lambda provider: type(provider).__name__)
 def test_where_it_is_not_safe_the_policy_decides(
     provider: BaseProvider | None, policy: Policy, expected: Verdict
 ) -> None:
@@ -178,8 +179,8 @@ def test_where_asking_again_is_safe_no_receipt_is_waited_for(monkeypatch: pytest
     assert verdict.retry_in <= 2
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("provider", UNSAFE, ids=lambda provider: type(provider).__name__)
+@each_case("policy", POLICIES)
+@each_case("provider", UNSAFE, ids=lambda provider: type(provider).__name__)
 def test_a_message_that_has_outlived_three_workers_is_given_up(provider: BaseProvider | None, policy: Policy) -> None:
     verdict = doubted(provider, policy, deaths=DEATHS_BEFORE_GIVING_UP)
     assert (verdict.outcome, verdict.status) == (AttemptOutcome.UNKNOWN, MessageStatus.FAILED)
@@ -194,7 +195,7 @@ def test_where_asking_again_is_safe_nobody_is_given_up_for_who_died_with_it(prov
     assert (verdict.status, verdict.retry_in is None) == (MessageStatus.UNKNOWN, False)
 
 
-@pytest.mark.parametrize("deaths", range(DEATHS_BEFORE_GIVING_UP))
+@each_case("deaths", range(DEATHS_BEFORE_GIVING_UP))
 def test_fewer_deaths_are_the_workers_fault(deaths: int) -> None:
     assert doubted(HonoursKeys(), "wait", deaths=deaths).status is MessageStatus.UNKNOWN
 
@@ -208,9 +209,7 @@ def test_the_last_attempt_is_the_one_that_the_limit_names(attempt: int, status: 
         assert verdict.retry_in is None
 
 
-@pytest.mark.parametrize(
-    "error", [TemporaryFailure("busy"), TemporaryFailure("429", throttled=True), CredentialsRefused("401")]
-)
+@each_case("error", [TemporaryFailure("busy"), TemporaryFailure("429", throttled=True), CredentialsRefused("401")])
 def test_what_may_have_gone_out_stays_in_doubt_when_it_is_turned_away(error: Exception) -> None:
     verdict = after_failure(
         error, attempt=2, limit=8, provider=HonoursKeys(), settings=settings_with(), may_have_left=True
@@ -224,7 +223,7 @@ def test_who_gives_up_does_not_forget_that_an_earlier_attempt_is_in_doubt() -> N
     assert verdict.reason == "Given up after 8 attempts; it may have gone out. The last: busy"
 
 
-@pytest.mark.parametrize("provider", [*UNSAFE, *SAFE], ids=lambda provider: type(provider).__name__)
+@each_case("provider", [*UNSAFE, *SAFE], ids=lambda provider: type(provider).__name__)
 def test_a_refusal_says_that_it_may_have_gone_out_before_unless_it_speaks_of_that_too(
     provider: BaseProvider | None,
 ) -> None:
@@ -246,12 +245,12 @@ def test_waiting_for_a_receipt_has_no_limit_of_attempts() -> None:
     assert doubted(Plain(), "wait", attempt=8).status is MessageStatus.UNKNOWN
 
 
-@pytest.mark.parametrize(("asked", "granted"), [(30, 30), (600, 600), (601, 600), (10**9, 600)])
+@each_case(("asked", "granted"), [(30, 30), (600, 600), (601, 600), (10**9, 600)])
 def test_the_time_that_a_provider_names_is_kept_within_bounds(asked: float, granted: float) -> None:
     assert judged(TemporaryFailure("busy", retry_after=asked)).retry_in == granted
 
 
-@pytest.mark.parametrize("asked", [0.5, 0, -5, -(10**9)])
+@each_case("asked", [0.5, 0, -5, -(10**9)])
 def test_no_time_that_a_provider_names_brings_a_message_back_sooner_than_none(asked: float) -> None:
     for attempt, longest in ((1, 2), (3, 8)):
         pause = judged(TemporaryFailure("busy", retry_after=asked), attempt=attempt).retry_in

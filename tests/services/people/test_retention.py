@@ -1,4 +1,4 @@
-"""What is past its time goes, whole and in small steps, and nothing else does."""
+"""Retention removes expired rows, whole and in small steps, and nothing else."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from app.__main__ import main
+from tests.cases import each_case
 from tests.live import LiveServer
 from tests.tenancy import bearer
 from tests.wire import rows_of
@@ -60,7 +61,7 @@ def test_how_long_messages_are_kept_is_said_for_a_tenant_and_taken_back(
         assert rows_of(database_url, "SELECT retention_days FROM tenants WHERE name = 'Acme'") == [(kept,)]
 
 
-@pytest.mark.parametrize(
+@each_case(
     "words",
     [
         ("tenants", "keep", "1", "0"),
@@ -83,6 +84,7 @@ def test_what_cannot_be_done_ends_with_2_and_a_sentence(
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.slow
 def test_a_key_made_beside_a_running_service_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL")
     server = LiveServer(tmp_path)

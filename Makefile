@@ -6,7 +6,7 @@ PIN := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --gener
 # It warns that pyproject.toml names no dependencies; ours stand in requirements.txt.
 SBOM := $(TOOLS)/python -W ignore::UserWarning -m cyclonedx_py environment
 
-.PHONY: menu setup run worker migrate test e2e faults fuzz bench check compose-check format lock audit sbom tools clean
+.PHONY: menu setup run worker migrate test test-all e2e faults fuzz bench check compose-check format lock audit sbom tools clean
 
 menu: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -23,17 +23,20 @@ worker: setup ## run another delivery worker
 migrate: setup ## bring the database to the current schema
 	@$(PYTHON) -m app migrate
 
-test: ## run every test
+test: ## run the tests that are done in three minutes
 	@./bin/test.sh
+
+test-all: ## run every test, as CI does
+	@./bin/test.sh all
 
 e2e: ## run only the end-to-end tests
 	@./bin/test.sh e2e
 
 faults: setup ## break things on purpose and count what is lost
-	@FAULTS=full $(PYTHON) -m pytest tests/faults -q -s -n 0
+	@FAULTS=full $(PYTHON) -m pytest tests/faults -q -s -m slow
 
 fuzz: setup ## make ten thousand odd requests of the OpenAPI document, and hold it to the answers (SEED=... repeats)
-	@FUZZ=full $(PYTHON) -m pytest tests/http/test_openapi.py -q -s -n 0
+	@FUZZ=full $(PYTHON) -m pytest tests/http/test_openapi.py -q -s -m slow
 
 bench: setup ## measure the service
 	@$(PYTHON) -m bench

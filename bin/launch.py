@@ -21,7 +21,19 @@ RUNTIME = ROOT / "requirements.lock"
 DEVELOPMENT = ROOT / "requirements-dev.lock"  #: repeats everything in RUNTIME
 TOOLS = ROOT / "requirements-tools.lock"
 ENDED_BY_CTRL_C = 130
-USAGE = "usage: launch.py start [serve arguments] | setup [--dev | --tools] | test [e2e] [pytest arguments]"
+WRONG_USAGE = 2
+USAGE = "usage: launch.py start [serve arguments] | setup [--dev | --tools] | test [all | e2e] [pytest arguments]"
+TEST_HELP = """\
+usage: bin/test.sh [all | e2e] [pytest arguments]      (Windows: bin\\test.ps1)
+
+  bin/test.sh        the end-to-end check, then all tests but the slow ones: about two minutes on two cores
+  bin/test.sh all    the end-to-end check and every test: about eight minutes
+  bin/test.sh e2e    the end-to-end check alone: some seconds; BASE_URL=... asks a service that is running
+  bin/test.sh ARGS   pytest alone with these arguments: a file, a folder, -k NAME, -x, ...
+
+All of them first install what is missing into .venv. `make faults` and `make fuzz` go on for longer:
+they break more, for longer, and make ten thousand requests of the OpenAPI document.
+"""
 
 
 def main(arguments: "list[str]") -> int:
@@ -55,25 +67,30 @@ def start(arguments: "list[str]") -> int:
 
 
 def test(arguments: "list[str]") -> int:
-    """Both halves run even when the first one fails, so that one run tells everything."""
+    """Run the end-to-end check and pytest, the second also after the first has failed; gives the exit code."""
+    kind = arguments[0] if arguments[:1] in (["all"], ["e2e"]) else ""
+    given = arguments[1:] if kind else arguments
+    if {"-h", "--help"} & set(given):
+        print(TEST_HELP)
+        return 0
+    word = given[0] if given else ""
+    if word and (kind == "e2e" or not (word.startswith("-") or (ROOT / word.split("::")[0]).exists())):
+        print(f"{word!r} is neither a kind of test nor a file.\n\n{TEST_HELP}", file=sys.stderr)
+        return WRONG_USAGE
     python = str(Venv(ROOT / ".venv").get_ready(DEVELOPMENT, RUNTIME))
-    outcomes = {"end-to-end": run([python, "bin/e2e.py"])}
-    if arguments[:1] != ["e2e"] and outcomes["end-to-end"] != ENDED_BY_CTRL_C:
-        print(flush=True)
-        outcomes["pytest"] = run([python, "-m", "pytest", "-q", *workers(), *arguments])
+    outcomes = {}
+    if kind or not given:
+        print("The end-to-end check takes some seconds.", flush=True)
+        outcomes["end-to-end"] = run([python, "bin/e2e.py"])
+    if kind != "e2e" and outcomes.get("end-to-end") != ENDED_BY_CTRL_C:
+        print("\nEvery test takes about eight minutes on two cores." if kind else "", flush=True)
+        outcomes["pytest"] = run([python, "-m", "pytest", "-q", *(["-m", ""] if kind else []), *given])
     print()
     for name, code in outcomes.items():
         print(f"{name:<11} {'passed' if code == 0 else f'FAILED (exit code {code})'}")
+    if kind == "all":
+        print("Not among them are the long forms: `make faults` kills and loads for longer, `make fuzz` asks more.")
     return next((code for code in outcomes.values() if code), 0)
-
-
-def workers() -> "list[str]":
-    """Every worker builds a database of its own first, so more than four cost more than they bring.
-
-    One that is done takes over half of what another has left, since some tests take as long as a thousand others.
-    """
-    count = min(os.cpu_count() or 1, 4)
-    return ["-n", str(count), "--dist", "worksteal"] if count > 1 else []
 
 
 def run(command: "list[str]") -> int:

@@ -1,4 +1,5 @@
-# Runs every test. With e2e as the first argument only the end-to-end ones; other arguments go to pytest.
+# Runs the tests that are done in three minutes: all as the first argument runs every test, e2e only the end-to-end
+# check, --help tells the rest.
 $launch = Join-Path $PSScriptRoot "launch.py"
 if (Get-Command py -ErrorAction SilentlyContinue) {
     & py -3 $launch test @args

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Runs every test: `bin/test.sh` all of them, `bin/test.sh e2e` only the end-to-end ones.
-# Other arguments go to pytest.
+# Runs the tests that are done in three minutes: `bin/test.sh all` runs every test, `bin/test.sh e2e` only the
+# end-to-end check, `bin/test.sh --help` tells the rest.
 exec sh "$(dirname "$0")/launch.sh" test "$@"

@@ -1,4 +1,4 @@
-"""What a newcomer meets before any of the service runs: scripts, requirements, containers, the menu."""
+"""A newcomer's first steps before the service runs: scripts, requirements, containers, the menu."""
 
 import ast
 import importlib.util
@@ -16,6 +16,8 @@ from types import ModuleType
 
 import pytest
 from sqlalchemy import make_url
+
+from tests.cases import each_case
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL_SCRIPTS = [*sorted((ROOT / "bin").glob("*.sh")), ROOT / ".ci" / "run"]
@@ -94,14 +96,14 @@ def test_every_requirement_is_pinned() -> None:
             assert not line or line.startswith(("#", "-r ")) or PINNED.fullmatch(line), f"{name}: {line}"
 
 
-@pytest.mark.parametrize("name", REQUIREMENTS)
+@each_case("name", REQUIREMENTS)
 def test_a_lock_has_the_hashes_of_every_package_and_nothing_else(name: str) -> None:
     text = (ROOT / f"{name}.lock").read_text(encoding="utf-8")
     assert locked(name)
     assert LOCKED.sub("", text) == ""
 
 
-@pytest.mark.parametrize("name", REQUIREMENTS)
+@each_case("name", REQUIREMENTS)
 def test_a_lock_has_what_is_required_in_the_version_that_is_required(name: str) -> None:
     """After a change of what is required: `make lock`."""
     lines = (ROOT / f"{name}.txt").read_text(encoding="utf-8").splitlines()
@@ -233,6 +235,7 @@ def test_another_python_needs_everything_installed_again(
     assert not environment.is_current(requirements, "3.13")
 
 
+@pytest.mark.slow
 def test_what_a_file_repeats_is_installed_with_it(launch: ModuleType, tmp_path: Path, requirements: Path) -> None:
     nothing = tmp_path / "requirements-dev.lock"
     nothing.write_text("# pip needs no network for this\n")
@@ -275,9 +278,57 @@ def test_of_two_launches_at_once_the_second_waits_and_says_so(launch: ModuleType
     assert afterwards == "its turn\n"
 
 
+@pytest.fixture
+def started(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The programs that `launch.py test` would start, without their Python."""
+    started: list[list[str]] = []
+
+    def run(command: list[str]) -> int:
+        started.append(command[1:])
+        return 0
+
+    monkeypatch.setattr(launch.Venv, "get_ready", lambda *_: "python")
+    monkeypatch.setattr(launch, "run", run)
+    return started
+
+
+@each_case(
+    ("words", "programs"),
+    [
+        ([], [["bin/e2e.py"], ["-m", "pytest", "-q"]]),
+        (["all"], [["bin/e2e.py"], ["-m", "pytest", "-q", "-m", ""]]),
+        (["e2e"], [["bin/e2e.py"]]),
+        (
+            ["tests/test_packaging.py::test_x", "-x"],
+            [["-m", "pytest", "-q", "tests/test_packaging.py::test_x", "-x"]],
+        ),
+        (["-k", "word"], [["-m", "pytest", "-q", "-k", "word"]]),
+        (["all", "-x"], [["bin/e2e.py"], ["-m", "pytest", "-q", "-m", "", "-x"]]),
+    ],
+)
+def test_a_kind_of_test_starts_its_programs(
+    launch: ModuleType, started: list[list[str]], words: list[str], programs: list[list[str]]
+) -> None:
+    started.clear()
+    assert launch.main(["test", *words]) == 0
+    assert started == programs
+
+
+def test_help_and_an_unknown_word_start_no_test(
+    launch: ModuleType, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--help"], ["all", "-h"], ["e2e", "--help"]):
+        assert launch.main(["test", *words]) == 0
+        assert "bin/test.sh all" in capsys.readouterr().out
+    for words in (["fast"], ["e2e", "x"]):
+        assert launch.main(["test", *words]) == 2
+        assert f"{words[-1]!r} is neither a kind of test nor a file." in capsys.readouterr().err
+    assert started == []
+
+
 def test_the_end_to_end_script_fails_where_nothing_answers() -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # nobody else can listen there, and it does not listen itself
+        bound.bind(("127.0.0.1", 0))  # no process can listen there, and it does not listen itself
         done = subprocess.run(
             [sys.executable, ROOT / "bin" / "e2e.py"],
             env={**os.environ, "BASE_URL": f"http://127.0.0.1:{bound.getsockname()[1]}"},

@@ -121,7 +121,7 @@ async def admit(scope: Scope) -> None:
     else:
         access = (app.services.keys.remembered(shown[0]) if len(shown) == 1 else None) or await _access(scope, shown)
         bind(tenant=access.tenant_id)
-        tell_standing(scope, app.services.rates.take_at_once(access.tenant_id) or await _drawn(scope, access))
+        _tell_quota(scope, app.services.rates.take_at_once(access.tenant_id) or await _quota(scope, access))
     if need is None:
         if app.settings.is_production:
             raise _nothing_for(needs)
@@ -197,11 +197,7 @@ def _shown(scope: Scope) -> list[bytes]:
 
 def needs_of(path: str) -> Mapping[str, KeyScope | None]:
     """The scope that each method of an address needs; empty where there is no such address."""
-    return NEEDS.get(path) or _matched(path)
-
-
-def _matched(path: str) -> Mapping[str, KeyScope | None]:
-    return next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
+    return NEEDS.get(path) or next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
 
 
 async def _access(scope: Scope, shown: list[bytes]) -> Access:
@@ -232,13 +228,13 @@ async def _looked_up(services: Any, shown: list[bytes], client: str | None) -> A
     return access
 
 
-async def _drawn(scope: Scope, access: Access) -> Quota | None:
+async def _quota(scope: Scope, access: Access) -> Quota | None:
     try:
-        standing: Quota | None = await scope["app"].state.services.rates.take(access.tenant_id)
+        quota: Quota | None = await scope["app"].state.services.rates.take(access.tenant_id)
     except RateLimited as refusal:
-        tell_standing(scope, refusal.quota)
+        _tell_quota(scope, refusal.quota)
         raise
-    return standing
+    return quota
 
 
 def client_address(scope: Scope) -> str | None:
@@ -252,14 +248,14 @@ def _nothing_for(needs: Mapping[str, KeyScope | None]) -> HTTPException:
     return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(needs)})
 
 
-def tell_standing(scope: Scope, standing: Quota | None) -> None:
+def _tell_quota(scope: Scope, quota: Quota | None) -> None:
     """Add `RateLimit-Policy` and `RateLimit` to the answer, as in the IETF's draft-ietf-httpapi-ratelimit-headers-11.
 
     The time runs until the bucket is full again, or is that of `Retry-After`. Without a limit nothing is added.
     """
-    if standing is None:
+    if quota is None:
         return
-    rate, burst, left, retry_after = standing
+    rate, burst, left, retry_after = quota
     seconds = math.ceil((burst - left) / rate) if retry_after is None else retry_after
     scope["answer_headers"] += (_policy(rate, burst), (b"ratelimit", b'"requests";r=%d;t=%d' % (left, seconds)))
 

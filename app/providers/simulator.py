@@ -1,10 +1,10 @@
 """The carrier simulator as a vendor: a client for `python -m app simulate` (docs/simulator.md)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import httpx
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from app.domain import MessageStatus
@@ -15,13 +15,15 @@ from app.providers.base import (
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
+    ProviderFailure,
     ProviderResult,
     Receipt,
     TemporaryFailure,
     UnknownOutcome,
 )
 from app.providers.simulated.behaviours import SimulatorSettings
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, reason_in
+from app.providers.toolbox.models import VendorId, VendorModel
 
 STATUSES = {
     "queued": MessageStatus.QUEUED,
@@ -30,44 +32,40 @@ STATUSES = {
     "undelivered": MessageStatus.UNDELIVERED,
 }
 
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True, validate_by_name=True)
-
-
-class _Accepted(_Model):
+class _Accepted(VendorModel):
     """The answer to POST /messages."""
 
-    id: _Id
+    id: VendorId
 
 
-class _Found(_Model):
+class _Found(VendorModel):
     """The answer to GET /messages?reference=."""
 
     messages: list[_Accepted]
 
 
-class _ReceiptBody(_Model):
-    event_id: _Id
+class _ReceiptBody(VendorModel):
+    event_id: VendorId
     status: str
-    id: _Id | None = None
-    reference: _Id | None = None
+    id: VendorId | None = None
+    reference: VendorId | None = None
     detail: str | None = None
-    occurred_at: AwareDatetime | None = Field(None, strict=False)
+    occurred_at: AwareDatetime | None = None
 
 
-class _InboundBody(_Model):
-    provider_message_id: _Id = Field(alias="id")
+class _InboundBody(VendorModel):
+    model_config = ConfigDict(validate_by_name=True)
+
+    provider_message_id: VendorId = Field(alias="id")
     channel: str
     type: str
     from_address: str = Field(alias="from")
     to_address: str = Field(alias="to")
     body: str
     subject: str | None = None
-    attachments: list[str] = []
-    sent_at: AwareDatetime | None = Field(None, strict=False)
+    attachments: list[str] = Field(default_factory=list)
+    sent_at: AwareDatetime | None = None
 
 
 _CALLBACK = TypeAdapter(list[dict[str, Any]])
@@ -87,7 +85,6 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
         self.honours_idempotency_key = settings.honours_idempotency_key
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        client = self.client
         headers = {"Idempotency-Key": payload.idempotency_key}
         submission = {
             "channel": payload.channel,
@@ -99,21 +96,15 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
             "attachments": payload.attachments,
             "reference": payload.idempotency_key,
         }
-        response = await exchange(client, client.build_request("POST", self._url, json=submission, headers=headers))
-        if failure := outcome_of(response, _reason(response)):
-            raise failure
-        try:
-            return ProviderResult(_Accepted.model_validate_json(response.content).id)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        request = self.client.build_request("POST", self._url, json=submission, headers=headers)
+        return ProviderResult((await self.submit(request, _Accepted, failure=_failure)).id)
 
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
         """As `BaseProvider` promises. Raises `TemporaryFailure` where the simulator gives no usable answer."""
-        client = self.client
-        request = client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
+        request = self.client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
         try:
-            response = await exchange(client, request)
-            if failure := outcome_of(response, _reason(response)):
+            response = await exchange(self.client, request)
+            if failure := _failure(response):
                 raise failure
             found = _Found.model_validate_json(response.content)
         except (UnknownOutcome, PermanentFailure, ValidationError) as error:  # about the look-up, not the message
@@ -167,9 +158,5 @@ def _item(content: dict[str, Any]) -> CallbackItem:
     )
 
 
-def _reason(response: httpx.Response) -> str | None:
-    """The simulator's own reason for a refusal."""
-    try:
-        return str(from_json(response.content)["error"])[:200]
-    except (ValueError, TypeError, KeyError):
-        return None
+def _failure(response: httpx.Response) -> ProviderFailure | None:
+    return outcome_of(response, reason_in(response, "error"))

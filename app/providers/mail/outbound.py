@@ -22,7 +22,7 @@ from pydantic_settings import SettingsConfigDict
 from app.providers.base import OutboundMessage, PermanentFailure
 from app.providers.mail.html_source import looks_like_html, text_of_html
 from app.providers.mail.parts import MESSAGE_ID, one_line
-from app.providers.toolbox.http_client import HttpProvider, Settings
+from app.providers.toolbox.http_client import HttpProvider, ProviderSettings
 from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.remote_files import RemoteFile, RemoteFiles
 
@@ -140,14 +140,14 @@ class Composer:
         return mail if mail.text.strip() else replace(mail, text=_NO_TEXT)
 
 
-class HttpMailProvider(HttpProvider[Settings]):
+class HttpMailProvider(HttpProvider[ProviderSettings]):
     """A vendor that takes mail over an HTTP API."""
 
     channels: ClassVar = {"email": "email"}
     receipts_carry_key: ClassVar = True
 
     def __init__(
-        self, settings: Settings, client: httpx.AsyncClient | None = None, composer: Composer | None = None
+        self, settings: ProviderSettings, client: httpx.AsyncClient | None = None, composer: Composer | None = None
     ) -> None:
         super().__init__(settings, client)
         self._composer = composer or Composer()

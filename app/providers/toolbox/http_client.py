@@ -165,16 +165,16 @@ class _HasTimeout(Protocol):
     def timeout_seconds(self) -> float: ...
 
 
-Settings = TypeVar("Settings", bound=_HasTimeout)
+ProviderSettings = TypeVar("ProviderSettings", bound=_HasTimeout)
 Accepted = TypeVar("Accepted", bound=BaseModel)
 #: The failure that an answer means; None for one that accepts the message.
 FailureOf = Callable[[httpx.Response], ProviderFailure | None]
 
 
-class HttpProvider(BaseProvider, Generic[Settings]):
+class HttpProvider(BaseProvider, Generic[ProviderSettings]):
     """A vendor with an HTTP API. `close` it; a client that was handed in stays open."""
 
-    def __init__(self, settings: Settings, client: httpx.AsyncClient | None = None) -> None:
+    def __init__(self, settings: ProviderSettings, client: httpx.AsyncClient | None = None) -> None:
         self._settings = settings
         self._given = client
         self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None

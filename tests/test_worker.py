@@ -26,8 +26,9 @@ from app.providers.base import (
 )
 from app.providers.registry import provider_registry
 from app.services.delivery.claims import Claim, Wanted, claim_due
-from app.services.delivery.outcomes import TAKEN_OVER, Outcome, record_outcomes, release, take_over
-from app.services.delivery.retry_policy import ACCEPTED, Verdict
+from app.services.delivery.housekeeping import WORKER_LOST, end_leases, rescue
+from app.services.delivery.outcomes import AttemptResult, record_outcomes
+from app.services.delivery.retry_policy import ACCEPTED, Decision
 from app.worker import DeliveryWorker
 from tests.cases import each_case
 from tests.conftest import execute
@@ -288,7 +289,7 @@ async def test_a_channel_without_a_provider_keeps_its_messages_and_says_so(serve
     assert (message["status"], message["status_reason"]) == ("queued", "No provider is registered as 'nobody'.")
 
 
-RETRY = Verdict(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, TAKEN_OVER, retry_in=0)
+RETRY = Decision(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, WORKER_LOST, retry_in=0)
 
 
 class Queue:
@@ -304,7 +305,7 @@ class Queue:
         limit: int = 10,
         worker: str = "somebody",
         wanted: Wanted = Wanted.ANYTHING,
-        careful: bool = False,
+        skip_risky: bool = False,
     ) -> list[Claim]:
         async with self._engine.begin() as connection:
             return await claim_due(
@@ -316,7 +317,7 @@ class Queue:
                 provider_type="sms",
                 worker=worker,
                 wanted=wanted,
-                careful=careful,
+                skip_risky=skip_risky,
             )
 
     async def died_with(self) -> str:
@@ -327,18 +328,18 @@ class Queue:
             await connection.execute(dead)
         return str(message_id)
 
-    async def release(self, worker: str) -> None:
+    async def end_leases(self, worker: str) -> None:
         async with self._engine.begin() as connection:
-            await release(connection, 1, "sms", worker)
+            await end_leases(connection, 1, "sms", worker)
 
-    async def take_over(self, verdict: Verdict = RETRY) -> int:
+    async def rescue(self, decision: Decision = RETRY) -> int:
         async with self._engine.begin() as connection:
-            return await take_over(connection, 1, "sms", lambda *_: verdict)
+            return await rescue(connection, 1, "sms", lambda *_: decision)
 
-    async def record(self, claim: Claim, verdict: Verdict, provider_message_id: str | None = None) -> bool:
-        outcome = Outcome(1, claim.message_id, claim.number, "sms", verdict, provider_message_id)
+    async def record(self, claim: Claim, decision: Decision, provider_message_id: str | None = None) -> bool:
+        result = AttemptResult.of(1, claim.message_id, claim.number, "sms", decision, provider_message_id)
         async with self._engine.begin() as connection:
-            [counted] = await record_outcomes(connection, [outcome])
+            [counted] = await record_outcomes(connection, [result])
             return counted
 
 
@@ -371,7 +372,7 @@ async def test_a_conversation_s_messages_leave_in_the_order_in_which_they_were_a
     [first] = await queue.claim()
     assert first.payload().body == "first"
     assert await queue.claim() == []
-    later = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=60)
+    later = Decision(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=60)
     await queue.record(first, later)
     assert await queue.claim() == []  # the first still has to leave
     await idle.post("/api/messages/1/cancel")
@@ -385,12 +386,12 @@ async def test_a_dead_worker_s_message_is_taken_over_and_its_late_word_changes_n
     await idle.post("/api/messages/sms", json=SMS)
     [first] = await queue.claim(lease_seconds=0)
     assert await queue.claim() == []  # not before it has been taken over
-    assert await queue.take_over() == 1
-    assert await queue.take_over() == 0
+    assert await queue.rescue() == 1
+    assert await queue.rescue() == 0
     [second] = await queue.claim()
     assert (first.number, second.number) == (1, 2)
     assert second.in_doubt
-    refused = Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")
+    refused = Decision(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")
     assert await queue.record(first, refused) is False
     assert await queue.record(second, ACCEPTED, "vendor-2") is True
     assert await queue.record(first, refused) is False
@@ -403,28 +404,28 @@ async def test_that_it_was_sent_after_all_counts_also_from_a_worker_that_comes_b
 ) -> None:
     await idle.post("/api/messages/sms", json=SMS)
     [first] = await queue.claim(lease_seconds=0)
-    await queue.take_over()
+    await queue.rescue()
     assert await queue.record(first, ACCEPTED, "vendor-1") is True
     assert await queue.claim() == []  # so it is not sent again
     message = (await idle.get("/api/messages/1")).json()
     assert (message["status"], message["provider_message_id"]) == ("sent", "vendor-1")
     said = [step["sentence"] for step in (await idle.get("/api/messages/1/timeline")).json()]
-    assert said[-1] == f"Whether sms got it can't be told: {TAKEN_OVER} It did, as vendor-1."
+    assert said[-1] == f"Whether sms got it can't be told: {WORKER_LOST} It did, as vendor-1."
 
 
 @pytest.mark.parametrize(
-    "late", [ACCEPTED, Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")], ids=["taken", "refused"]
+    "late", [ACCEPTED, Decision(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")], ids=["taken", "refused"]
 )
 async def test_an_attempt_that_was_closed_as_in_doubt_stays_so_whatever_its_worker_says_later(
-    idle: httpx.AsyncClient, queue: Queue, late: Verdict
+    idle: httpx.AsyncClient, queue: Queue, late: Decision
 ) -> None:
     await idle.post("/api/messages/sms", json=SMS)
     [first] = await queue.claim(lease_seconds=0)
-    await queue.take_over()
+    await queue.rescue()
     [closed] = (await idle.get("/api/messages/1")).json()["attempts"]
     await queue.record(first, late)
     assert (await idle.get("/api/messages/1")).json()["attempts"] == [closed]
-    assert (closed["outcome"], closed["detail"]) == ("unknown", TAKEN_OVER)
+    assert (closed["outcome"], closed["detail"]) == ("unknown", WORKER_LOST)
 
 
 async def test_what_is_called_back_is_never_handed_over_however_close_a_worker_is(
@@ -459,11 +460,11 @@ async def _claim_all(queue: Queue, ids: list[int], canceled: set[int]) -> list[i
 async def test_an_attempt_that_was_taken_over_is_in_doubt(idle: httpx.AsyncClient, queue: Queue) -> None:
     await idle.post("/api/messages/sms", json=SMS)
     await queue.claim(lease_seconds=0)
-    await queue.take_over()
+    await queue.rescue()
     assert (await idle.get("/api/messages/1")).json()["status"] == "unknown"
     await queue.claim()
     first, second = (await idle.get("/api/messages/1")).json()["attempts"]
-    assert (first["outcome"], first["detail"]) == ("unknown", TAKEN_OVER)
+    assert (first["outcome"], first["detail"]) == ("unknown", WORKER_LOST)
     assert (second["outcome"], second["finished_at"]) == (None, None)
     assert second["routed_because"] == "it may have it already"
 
@@ -475,9 +476,9 @@ async def test_what_a_worker_held_that_is_known_to_be_dead_is_taken_over_at_once
         await idle.post("/api/messages/sms", json=SMS | {"to": f"+1804555{number:04}"})
     [dead] = await queue.claim(worker="dead", limit=1)
     [living] = await queue.claim(worker="living", limit=1)
-    assert await queue.take_over() == 0
-    await queue.release("dead")
-    assert await queue.take_over() == 1
+    assert await queue.rescue() == 0
+    await queue.end_leases("dead")
+    assert await queue.rescue() == 1
     assert [claim.message_id for claim in await queue.claim()] == [dead.message_id]
     assert await queue.record(living, ACCEPTED)
 
@@ -488,19 +489,21 @@ async def test_a_message_that_workers_die_with_goes_apart_from_the_others(
     await idle.post("/api/messages/sms", json=SMS)
     for _ in range(2):
         [claim] = await queue.claim(lease_seconds=0)
-        await queue.take_over()
+        await queue.rescue()
     await idle.post("/api/messages/sms", json=SMS | {"to": "+18045550000"})
     assert [other.message_id for other in await queue.claim()] == [claim.message_id + 1]
-    assert [suspect.message_id for suspect in await queue.claim(wanted=Wanted.SUSPECTS)] == [claim.message_id]
+    assert [suspect.message_id for suspect in await queue.claim(wanted=Wanted.POISON_SUSPECTS)] == [claim.message_id]
 
 
-async def test_who_is_careful_leaves_what_a_worker_has_died_with(idle: httpx.AsyncClient, queue: Queue) -> None:
+async def test_a_claim_that_skips_what_is_risky_leaves_what_a_worker_has_died_with(
+    idle: httpx.AsyncClient, queue: Queue
+) -> None:
     await idle.post("/api/messages/sms", json=SMS)
     [died_with] = await queue.claim(lease_seconds=0)
-    await queue.take_over()
+    await queue.rescue()
     await idle.post("/api/messages/sms", json=SMS | {"to": "+18045550000"})
-    assert [other.message_id for other in await queue.claim(careful=True)] == [died_with.message_id + 1]
-    assert await queue.claim(careful=True, wanted=Wanted.IN_DOUBT) == []
+    assert [other.message_id for other in await queue.claim(skip_risky=True)] == [died_with.message_id + 1]
+    assert await queue.claim(skip_risky=True, wanted=Wanted.IN_DOUBT) == []
     assert [claim.message_id for claim in await queue.claim()] == [died_with.message_id]
 
 
@@ -556,7 +559,7 @@ async def test_a_worker_that_never_had_company_waits_for_nobody(
 async def test_a_worker_goes_on_alone_when_nobody_comes_back(
     idle: httpx.AsyncClient, presence: Beside, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.worker._RETURN_SECONDS", 0.1)
+    monkeypatch.setattr("app.services.delivery.housekeeping._RETURN_SECONDS", 0.1)
     await presence.becomes(1)
     await presence.becomes(0)
     assert (await settled(idle, await queue.died_with()))["status"] == "sent"

@@ -21,7 +21,7 @@ from app.domain import Direction
 from app.errors import ConfigurationError, ServiceError
 from app.providers.base import InboundMessage, ProviderFailure
 from app.providers.registry import provider_registry
-from app.services.delivery.message_events import note
+from app.services.delivery.outcomes import note
 from app.wiring import Services, running_services
 
 #: What is stored at once, and then told.

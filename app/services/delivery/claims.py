@@ -1,12 +1,13 @@
-"""The delivery queue: what is due, who has claimed it, and for how long.
+"""The delivery queue: due messages, their claims, and the leases of these.
 
-The message row is the queue. A claim and its attempt row are committed before the provider is called, and closed
-after it: a crash in between leaves an attempt in doubt, never one that looks as if it had not been made. Due times
-and leases go by the database's clock.
+The message row is the queue. A claim and its attempt row are committed before the send, and the attempt is closed
+after it. So a crash in between leaves an attempt in doubt, never one that seems not to have been made. Due times and
+leases go by the database's clock.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    SQLColumnExpression,
     Text,
     and_,
     bindparam,
@@ -43,15 +45,16 @@ from app.domain import AttemptOutcome, Channel, MessageStatus
 from app.providers.base import OutboundMessage
 from app.services.delivery.mail_threads import threads_of
 from app.services.delivery.references import reference_of
+from app.services.delivery.retry_policy import Attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A message that this worker is to hand over, as its attempt `number`, before its lease ends."""
+    """A message that this worker has to send, as its attempt `number`, before the lease ends."""
 
     tenant_id: int
     provider_type: str
-    row: Row[Any]  #: what `_claim` returns
+    row: Row[Any]  #: as `_claim` returns it
     callback_url: str | None
     thread: Sequence[str]
 
@@ -64,18 +67,16 @@ class Claim:
         return int(self.row.attempt_count)
 
     @property
-    def limit(self) -> int | None:
-        """The number of its last attempt, where that is not what the settings say."""
-        limit: int | None = self.row.attempt_limit
-        return limit
-
-    @property
     def in_doubt(self) -> bool:
-        """Whether an earlier attempt may have gone out."""
+        """True if an earlier attempt may have left."""
         return self.row.in_doubt_with is not None
 
+    @property
+    def attempt(self) -> Attempt:
+        return Attempt(self.number, self.row.attempt_limit, may_have_left=self.in_doubt)
+
     def payload(self, give_up_at: float | None = None) -> OutboundMessage:
-        """What the provider is given, by whom it is given up at that time of the event loop's clock."""
+        """The message as the provider gets it; the send times out at `give_up_at`, by the event loop's clock."""
         row = self.row
         return OutboundMessage(
             message_id=row.id,
@@ -95,11 +96,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class DueWork:
-    """What a tenant has waiting on a channel; `wait_seconds` is zero or less when it is due."""
+    """A tenant's queue on a channel."""
 
     tenant_id: int
     channel: str
-    wait_seconds: float
+    wait_seconds: float  #: until its first message is due; zero or less if one is
 
 
 _channels = (
@@ -124,7 +125,7 @@ _DUE_WORK = (
 
 
 async def due_work(connection: AsyncConnection, channels: Iterable[str]) -> list[DueWork]:
-    """Who has something waiting, in no order, so that nobody is always last."""
+    """The queues that are not empty, in random order, so that none is always last."""
     found = await connection.execute(_DUE_WORK, {"channels": list(channels)})
     return [DueWork(tenant_id, channel, float(seconds)) for tenant_id, channel, seconds in found]
 
@@ -144,20 +145,38 @@ _in_doubt_with = (
 )
 _PROVIDER = bindparam("provider", type_=Text())
 _was_tried = Message.attempt_count > 0
-#: In a conversation messages leave in the order in which they were accepted, those with a time of their own from then
-#: on.
-_goes_before = and_(
-    _earlier.tenant_id == TENANT,
-    _earlier.conversation_id == Message.conversation_id,
-    _earlier.channel == Message.channel,
-    _earlier.id < Message.id,
-    _earlier.due_at.is_not(None),
-    or_(_earlier.status != MessageStatus.SCHEDULED.value, _earlier.due_at <= func.now()),
-)
-_is_next = ~select(literal(1)).where(_goes_before).exists()
+
+
+def _goes_before(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """True of an `_earlier` message that has to leave before `Message`.
+
+    In a conversation messages leave in the order in which they were accepted; a scheduled one counts once it is due.
+    """
+    return and_(
+        _earlier.tenant_id == tenant,
+        _earlier.conversation_id == Message.conversation_id,
+        _earlier.channel == Message.channel,
+        _earlier.id < Message.id,
+        _earlier.due_at.is_not(None),
+        or_(_earlier.status != MessageStatus.SCHEDULED.value, _earlier.due_at <= func.now()),
+    )
+
+
+def _is_next(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    return ~select(literal(1)).where(_goes_before(tenant)).exists()
+
+
+_age = func.now() - Message.due_at
+#: Over all tenants: how many messages should have left a minute ago, and for how many seconds the oldest due one
+#: waits. Those behind an earlier message of their conversation are not counted.
+QUEUE_AGE = select(
+    func.count().filter(_age > timedelta(minutes=1)).label("overdue"),
+    extract("epoch", func.max(_age)).label("oldest"),
+).where(Message.due_at <= func.now(), _is_next(Message.tenant_id))
+
 _FIRST_BEFORE = (
     select(_earlier.id)
-    .join(Message, _goes_before)
+    .join(Message, _goes_before(TENANT))
     .where(Message.tenant_id == TENANT, Message.id == bindparam("message", type_=BigInteger()))
     .order_by(_earlier.id)
     .limit(1)
@@ -165,28 +184,31 @@ _FIRST_BEFORE = (
 
 
 async def first_before(connection: AsyncConnection, tenant_id: int, message_id: int) -> int | None:
-    """The earliest of the messages that have to leave before this one; None if it is its turn."""
+    """The earliest message that has to leave before this one; None if it is next."""
     found = await connection.execute(_FIRST_BEFORE, {"tenant": tenant_id, "message": message_id})
     return found.scalar_one_or_none()
 
 
 _lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
 _ITS_OWN = "it may have it already"
-#: After so many workers died with a message in hand it is handed over apart from others: at the next death it is the
-#: one that is suspected, and nobody beside it.
+#: After this many workers died with a message in flight, it is sent apart from others. So the next death shows that
+#: it is the poison message, and does not count against the messages beside it.
 DEATHS_BEFORE_SUSPICION = 2
 
 
 class Wanted(Enum):
-    """Which of the messages that are due are claimed for a provider."""
+    """The kind of due messages to claim for a provider."""
 
-    ANYTHING = "anything"  #: whatever may be handed to it
-    IN_DOUBT = "in doubt"  #: only what it may have already
-    SUSPECTS = "suspects"  #: of that, what workers have died with
+    ANYTHING = "anything"  #: all that may be sent by it
+    IN_DOUBT = "in doubt"  #: only those that it may already have
+    POISON_SUSPECTS = "poison suspects"  #: of these, only those that workers died with
 
 
 def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
-    """Pick, take and open in one statement."""
+    """Pick messages, lease them and open their attempts, in one statement.
+
+    tests/services/delivery/claim.sql shows it as it is executed.
+    """
     picked = (
         select(Message.id, case((_was_tried, _in_doubt_with), else_=null()).label("in_doubt_with"))
         .where(
@@ -197,11 +219,11 @@ def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
             or_(
                 Message.expires_at.is_(None),
                 Message.expires_at > func.now(),
-                Message.status == MessageStatus.UNKNOWN.value,  # it may have left in time: its outcome still matters
+                Message.status == MessageStatus.UNKNOWN.value,  # it may have left in time
             ),
             *wanted,
-            # Within CASE, because PostgreSQL makes a bad join of it where it has no statistics yet.
-            case((Message.due_at.is_not(None), _is_next), else_=false()),
+            # Without CASE, PostgreSQL makes a slow join of it while it has no statistics.
+            case((Message.due_at.is_not(None), _is_next(TENANT)), else_=false()),
         )
         .order_by(Message.due_at, Message.id)
         .limit(bindparam("limit", type_=Integer()))
@@ -249,15 +271,15 @@ def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
     return select(taken).add_cte(opened).order_by(taken.c.id)
 
 
-_dared = Message.worker_deaths < bindparam("deaths", type_=Integer())
-# What may be with a provider already stays with it, and waits for it.
+_is_low_risk = Message.worker_deaths < bindparam("deaths", type_=Integer())
+# A message that a provider may already have waits for that provider.
 _CLAIMS = {
     Wanted.ANYTHING: _claim(
-        _dared,
+        _is_low_risk,
         case((_was_tried, func.coalesce(_in_doubt_with == _PROVIDER, true())), else_=true()),
     ),
-    Wanted.IN_DOUBT: _claim(_was_tried, _dared, _in_doubt_with == _PROVIDER),
-    Wanted.SUSPECTS: _claim(
+    Wanted.IN_DOUBT: _claim(_was_tried, _is_low_risk, _in_doubt_with == _PROVIDER),
+    Wanted.POISON_SUSPECTS: _claim(
         _was_tried, Message.worker_deaths >= DEATHS_BEFORE_SUSPICION, _in_doubt_with == _PROVIDER
     ),
 }
@@ -274,15 +296,15 @@ async def claim_due(
     worker: str,
     routed_because: str | None = None,
     wanted: Wanted = Wanted.ANYTHING,
-    careful: bool = False,
+    skip_risky: bool = False,
     callback_url: str | None = None,
 ) -> list[Claim]:
-    """Take up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
+    """Claim up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
-    One statement, and for mail another; commit before calling the provider. No message is given to two workers at
-    once, and none before an earlier one of its conversation has left. One that another provider may have is left to
-    that provider, and to `SUSPECTS` what workers have died with: more than once, or, if `careful`, ever.
-    `callback_url` is where the provider reaches us.
+    Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
+    conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that workers
+    died with are left to `POISON_SUSPECTS`: from the second death on, or with `skip_risky` from the first.
+    `callback_url` is our address for the provider. Costs one statement, for mail two.
     """
     parameters = {
         "tenant": tenant_id,
@@ -292,7 +314,7 @@ async def claim_due(
         "provider": provider_type,
         "by_worker": worker,
         "because": routed_because,
-        "deaths": 1 if careful else DEATHS_BEFORE_SUSPICION,
+        "deaths": 1 if skip_risky else DEATHS_BEFORE_SUSPICION,
     }
     taken = (await connection.execute(_CLAIMS[wanted], parameters)).all()
     is_mail = channel == Channel.EMAIL and bool(taken)
@@ -314,7 +336,7 @@ _RENEW = (
 
 
 async def renew_leases(connection: AsyncConnection, claims: Iterable[Claim], lease_seconds: float) -> None:
-    """Say that this worker is still at it."""
+    """Extend the leases of claims that are still in flight."""
     for tenant_id, own in by_tenant(claims):
         held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
         await connection.execute(_RENEW, held | {"lease": lease_seconds})

@@ -1,13 +1,230 @@
-"""What comes with time: messages that expire, idempotency keys that are forgotten, tables that outgrow what
-PostgreSQL knows of them."""
+"""The periodic work of a worker: a table of tasks, and the tasks that concern the delivery queue."""
 
-from sqlalchemy import Float, bindparam, func, null, select, update
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+from sqlalchemy import Float, Text, and_, bindparam, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.config import Settings
 from app.db.batches import CHANNEL, SECOND, TENANT
-from app.db.models import Message
+from app.db.engine import is_unavailable
+from app.db.models import DeliveryAttempt, Message
+from app.db.process_lock import HERE, ProcessLock
+from app.db.statistics import learn_sizes
 from app.domain import MessageStatus
-from app.services.delivery.message_events import note
+from app.providers.registry import provider_registry
+from app.routing import channels_served
+from app.services.delivery.claims import Claim, due_work, renew_leases
+from app.services.delivery.outcomes import AttemptResult, note, record_outcomes
+from app.services.delivery.receipts import sweep_parked
+from app.services.delivery.retry_policy import Attempt, Decision, in_doubt
+
+log = structlog.get_logger(__name__)
+
+_WATCH_SECONDS = 0.2  # the time in which the death of a worker on this host is noticed
+_RETURN_SECONDS = 30.0  # the time in which a dead worker on this host is expected back
+
+#: The reason of an attempt whose worker died.
+WORKER_LOST = "The worker that had it went away before it could say what came of this attempt."
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodicTask:
+    """A piece of work that is done every so many seconds; an exception is logged as `on_failure`."""
+
+    name: str
+    seconds: float
+    run: Callable[[], Awaitable[object]]
+    on_failure: str
+
+
+class Housekeeping:
+    """Runs periodic tasks until its context is left: its own, and those that it is given.
+
+    The leases of the claims in `in_flight`, a live view, are renewed. `on_change` is called when messages may have
+    become due, and when risky ones may be claimed again.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        settings: Settings,
+        presence: ProcessLock,
+        in_flight: Collection[Claim],
+        *,
+        on_change: Callable[[], None],
+        tasks: Iterable[PeriodicTask] = (),
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._presence = presence
+        self._in_flight = in_flight
+        self._on_change = on_change
+        self._has_neighbours = False
+        self._left_alone_at: float | None = None
+        self._table = [
+            PeriodicTask("watch-workers", _WATCH_SECONDS, self._watch_workers, "dead_not_rescued"),
+            PeriodicTask("rescue", 1, self.rescue_and_expire, "dead_not_rescued"),
+            PeriodicTask("parked-receipts", 1, self._attach_parked, "receipts_not_attached"),
+            # Often enough that one failure does no harm.
+            PeriodicTask("lease-renewal", settings.lease_seconds / 3, self._renew, "leases_not_renewed"),
+            PeriodicTask("statistics", 1, self._learn_sizes, "not_analyzed"),
+            *tasks,
+        ]
+        self._running: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._running = [asyncio.create_task(_repeat(task), name=task.name) for task in self._table]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def is_last_worker(self) -> bool:
+        """True if all other workers of this host have died and one is expected back.
+
+        Until then this worker must not try messages that workers died with: no worker would be left for the rest.
+        """
+        if self._has_neighbours or self._left_alone_at is None:
+            return False
+        return asyncio.get_running_loop().time() - self._left_alone_at < _RETURN_SECONDS
+
+    async def _watch_workers(self) -> None:
+        dead = self._dead_workers()
+        if dead:
+            await self.rescue_and_expire(dead)
+
+    def _dead_workers(self) -> list[str]:
+        """The dead workers of this host. Those of other hosts are found when their leases end."""
+        try:
+            found = self._presence.living_and_dead()
+        except OSError:
+            return []
+        had_neighbours, self._has_neighbours = self._has_neighbours, len(found.living) > 1
+        if had_neighbours and not self._has_neighbours:
+            self._left_alone_at = asyncio.get_running_loop().time()
+        if self._has_neighbours and not had_neighbours:
+            self._on_change()  # risky messages may be tried again
+        return [name for name in found.gone if name.rsplit("-", 2)[0] == HERE]
+
+    async def rescue_and_expire(self, dead: Sequence[str] = ()) -> None:
+        """Rescue messages whose worker died, those of the `dead` at once, and expire overdue ones."""
+        async with self._engine.connect() as connection:
+            work = await due_work(connection, channels_served(self._settings))
+        for item in work:
+            if item.wait_seconds > 0 and not dead:
+                continue
+            async with self._engine.begin() as connection:
+                for name in dead:
+                    await end_leases(connection, item.tenant_id, item.channel, name)
+                rescued = await rescue(connection, item.tenant_id, item.channel, self._decide)
+                expired = await expire_overdue(connection, item.tenant_id, item.channel)
+            if rescued or expired:
+                log.warning("messages_looked_after", taken_over=rescued, expired=expired, channel=item.channel)
+                self._on_change()
+        for name in dead:
+            self._presence.forget_dead(name)
+
+    def _decide(self, provider_type: str, attempt: Attempt) -> Decision:
+        return in_doubt(WORKER_LOST, attempt, provider_registry.get(provider_type), self._settings)
+
+    async def _attach_parked(self) -> None:
+        async with self._engine.begin() as connection:
+            await sweep_parked(connection)
+
+    async def _renew(self) -> None:
+        async with self._engine.begin() as connection:
+            await renew_leases(connection, self._in_flight, self._settings.lease_seconds)
+
+    async def _learn_sizes(self) -> None:
+        if names := await learn_sizes(self._engine):
+            log.debug("tables_analyzed", tables=names)
+
+
+async def _repeat(task: PeriodicTask) -> None:
+    while True:
+        await asyncio.sleep(task.seconds)
+        try:
+            await task.run()
+        except Exception as error:
+            if is_unavailable(error):  # the claim loop warns already
+                log.debug("database_unavailable", batch=task.name, error=type(error).__name__)
+            else:
+                log.warning(task.on_failure, error=type(error).__name__)
+
+
+_attempt_of = and_(
+    DeliveryAttempt.tenant_id == TENANT,
+    DeliveryAttempt.message_id == Message.id,
+    DeliveryAttempt.number == Message.attempt_count,
+)
+_END_LEASES = (
+    update(Message)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == CHANNEL,
+        Message.due_at.is_not(None),
+        Message.attempt_count > 0,
+        Message.status == MessageStatus.SENDING.value,
+        _attempt_of,
+        DeliveryAttempt.worker == bindparam("dead_worker", type_=Text()),
+    )
+    .values(due_at=func.now())
+)
+
+
+async def end_leases(connection: AsyncConnection, tenant_id: int, channel: str, worker: str) -> None:
+    """End the leases of a dead worker now."""
+    await connection.execute(_END_LEASES, {"tenant": tenant_id, "on_channel": channel, "dead_worker": worker})
+
+
+_abandoned = (
+    select(Message.id)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.channel == CHANNEL,
+        Message.due_at <= func.now(),
+        Message.attempt_count > 0,  # lets the partial index serve
+        Message.status == MessageStatus.SENDING.value,
+    )
+    .order_by(Message.id)
+    .limit(500)
+    .with_for_update(of=Message, skip_locked=True, key_share=True)
+    .cte("abandoned")
+)
+_RESCUE = (
+    update(Message)
+    .where(Message.tenant_id == TENANT, Message.id == _abandoned.c.id, _attempt_of)
+    .values(worker_deaths=Message.worker_deaths + 1)
+    .returning(
+        Message.id,
+        Message.attempt_count,
+        Message.attempt_limit,
+        Message.worker_deaths,
+        DeliveryAttempt.provider_type,
+    )
+)
+
+
+async def rescue(
+    connection: AsyncConnection, tenant_id: int, channel: str, decide: Callable[[str, Attempt], Decision]
+) -> int:
+    """Close the attempts whose leases have ended, as `decide(provider, attempt)` says; returns how many."""
+    abandoned = await connection.execute(_RESCUE, {"tenant": tenant_id, "on_channel": channel})
+    results = []
+    for row in abandoned:
+        attempt = Attempt(row.attempt_count, row.attempt_limit, cut_off=True, worker_deaths=row.worker_deaths)
+        decision = decide(row.provider_type, attempt)
+        results.append(AttemptResult.of(tenant_id, row.id, attempt.number, row.provider_type, decision))
+    await record_outcomes(connection, results)
+    return len(results)
+
 
 _overdue = (
     select(Message.id)
@@ -32,7 +249,7 @@ _EXPIRE = (
 
 
 async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: str) -> int:
-    """End messages whose `expires_at` came before they left; returns how many."""
+    """Expire messages that had not left by their `expires_at`; returns how many."""
     ids = (await connection.execute(_EXPIRE, {"tenant": tenant_id, "on_channel": channel})).scalars().all()
     if ids:
         await note(connection, tenant_id, MessageStatus.EXPIRED, ids)
@@ -60,7 +277,7 @@ _FORGET_KEYS = (
 
 
 async def forget_idempotency_keys(engine: AsyncEngine, tenant_id: int, age_seconds: float) -> int:
-    """Free the keys that are older than that, a thousand in a transaction; returns how many."""
+    """Free the keys that are older than `age_seconds`, a thousand in a transaction; returns how many."""
     freed = 0
     while True:
         async with engine.begin() as connection:

@@ -1,8 +1,8 @@
-"""What came of attempts: they are closed, their messages settled, and what dead workers left is taken over."""
+"""The outcomes of attempts: closes the attempts, updates their messages, and writes message events."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     BigInteger,
@@ -10,9 +10,9 @@ from sqlalchemy import (
     Integer,
     Text,
     and_,
-    bindparam,
     case,
     func,
+    insert,
     null,
     or_,
     select,
@@ -20,27 +20,54 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rank_of, rows
-from app.db.models import DeliveryAttempt, Message
-from app.domain import STATUS_RANK, MessageStatus
+from app.db.batches import SECOND, TENANT, by_tenant, given, rank_of, rows
+from app.db.models import DeliveryAttempt, Message, MessageEvent
+from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
 from app.redaction import redacted
 from app.services.delivery.receipts import attach_parked
-from app.services.delivery.retry_policy import Verdict
-
-TAKEN_OVER = "The worker that had it went away before it could say what came of this attempt."
+from app.services.delivery.retry_policy import Decision
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of an attempt, and where its message goes. The verdict's reason, which may quote a provider, is kept
-    without secrets and whole addresses."""
+class AttemptResult:
+    """The result of an attempt, as it is recorded: its outcome, and the next state of its message."""
 
     tenant_id: int
     message_id: int
     number: int
     provider_type: str
-    verdict: Verdict
+    outcome: AttemptOutcome
+    status: MessageStatus
+    reason: str | None = None  #: may quote the provider; recorded without secrets and whole addresses
+    retry_in: float | None = None  #: seconds until the message is due again
+    limit: int | None = None  #: the new number of the message's last attempt
     provider_message_id: str | None = None
+    error: Exception | None = None  #: not recorded; tells how the provider fares
+
+    @classmethod
+    def of(
+        cls,
+        tenant_id: int,
+        message_id: int,
+        number: int,
+        provider_type: str,
+        decision: Decision,
+        provider_message_id: str | None = None,
+        error: Exception | None = None,
+    ) -> Self:
+        return cls(
+            tenant_id,
+            message_id,
+            number,
+            provider_type,
+            decision.outcome,
+            decision.status,
+            decision.reason,
+            decision.retry_in,
+            decision.limit,
+            provider_message_id,
+            error,
+        )
 
 
 _given = rows(
@@ -62,7 +89,7 @@ _closed = (
         DeliveryAttempt.message_id == _settled.c.message_id,
         DeliveryAttempt.number == _settled.c.number,
     )
-    # What was closed stays as it was, so that a doubt can be seen; whoever comes late may still know the id.
+    # A closed attempt keeps its outcome, so that the doubt stays visible. A late result may still bring the id.
     .values(
         outcome=func.coalesce(DeliveryAttempt.outcome, _settled.c.outcome),
         detail=case((DeliveryAttempt.outcome.is_(None), _settled.c.reason), else_=DeliveryAttempt.detail),
@@ -80,21 +107,21 @@ _locked = (
     .cte("locked")
 )
 _SENT = MessageStatus.SENT.value
-#: A failure only counts for the latest attempt. That a provider has the message counts whoever says so, and when.
+#: A failure only counts for the latest attempt. An acceptance counts for any attempt, however late.
 _is_latest = and_(Message.attempt_count == _locked.c.number, Message.status == MessageStatus.SENDING.value)
-#: An id that an earlier attempt has left stays with its provider.
-_is_nameless = Message.provider_message_id.is_(None)
+#: An id from an earlier attempt is kept, together with its provider.
+_has_no_id = Message.provider_message_id.is_(None)
 _raises = rank_of(Message.status) < STATUS_RANK[MessageStatus.SENT]
 _next_try = func.now() + _locked.c.retry_in * SECOND
 _SETTLE = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _locked.c.id)
-    .where(or_(_is_latest, and_(_locked.c.status == _SENT, or_(_raises, _is_nameless))))
+    .where(or_(_is_latest, and_(_locked.c.status == _SENT, or_(_raises, _has_no_id))))
     .values(
         status=case((or_(_is_latest, _raises), _locked.c.status), else_=Message.status),
         status_reason=case((or_(_is_latest, _raises), _locked.c.reason), else_=Message.status_reason),
         provider_type=case(
-            (or_(_locked.c.status == _SENT, _is_nameless), _locked.c.provider_type), else_=Message.provider_type
+            (or_(_locked.c.status == _SENT, _has_no_id), _locked.c.provider_type), else_=Message.provider_type
         ),
         provider_message_id=case(
             (_is_latest, func.coalesce(_locked.c.provider_message_id, Message.provider_message_id)),
@@ -103,7 +130,7 @@ _SETTLE = (
         due_at=case(
             (or_(~_is_latest, _locked.c.retry_in.is_(None)), null()),
             (_locked.c.status == MessageStatus.UNKNOWN.value, _next_try),
-            # `least` passes over a message without an `expires_at`.
+            # `least` ignores a message without an `expires_at`.
             else_=func.least(_next_try, Message.expires_at),
         ),
         attempt_limit=case(
@@ -115,14 +142,14 @@ _SETTLE = (
 )
 
 
-async def record_outcomes(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> list[bool]:
-    """Close attempts and settle their messages; False where the word came too late to change anything.
+async def record_outcomes(connection: AsyncConnection, results: Sequence[AttemptResult]) -> list[bool]:
+    """Close attempts and update their messages; False for a result that came too late to change anything.
 
-    Receipts that came before their message's provider id was known are attached. Raises `IntegrityError` when a
-    provider answers with an id that another of its messages already has.
+    Attaches parked receipts that waited for the provider's id of a message. Raises `IntegrityError` when a provider
+    reuses the id of another message.
     """
     settled: set[tuple[int, int]] = set()
-    for tenant_id, own in by_tenant(outcomes):
+    for tenant_id, own in by_tenant(results):
         columns = [each.name for each in _given.c][:-1]
         parameters = given(tenant_id, columns, [_settlement(each) for each in own])
         settled |= {(tenant_id, id) for (id,) in await connection.execute(_SETTLE, parameters)}
@@ -133,96 +160,30 @@ async def record_outcomes(connection: AsyncConnection, outcomes: Sequence[Outcom
         ]
         if named:
             await attach_parked(connection, tenant_id, named)
-    return [(each.tenant_id, each.message_id) in settled for each in outcomes]
+    return [(each.tenant_id, each.message_id) in settled for each in results]
 
 
-def _settlement(each: Outcome) -> tuple[Any, ...]:
+def _settlement(each: AttemptResult) -> tuple[Any, ...]:
     return (
         each.message_id,
         each.number,
-        each.verdict.outcome.value,
-        each.verdict.status.value,
-        each.verdict.reason and redacted(each.verdict.reason),
+        each.outcome.value,
+        each.status.value,
+        each.reason and redacted(each.reason),
         each.provider_type,
         each.provider_message_id,
-        each.verdict.retry_in,
-        each.verdict.limit,
+        each.retry_in,
+        each.limit,
     )
 
 
-_attempt_of = and_(
-    DeliveryAttempt.tenant_id == TENANT,
-    DeliveryAttempt.message_id == Message.id,
-    DeliveryAttempt.number == Message.attempt_count,
-)
-_RELEASE = (
-    update(Message)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.channel == CHANNEL,
-        Message.due_at.is_not(None),
-        Message.attempt_count > 0,
-        Message.status == MessageStatus.SENDING.value,
-        _attempt_of,
-        DeliveryAttempt.worker == bindparam("dead_worker", type_=Text()),
-    )
-    .values(due_at=func.now())
+_noted = rows(message_id=BigInteger(), kind=Text())
+_NOTE = insert(MessageEvent).from_select(
+    ["tenant_id", "message_id", "kind"], select(TENANT, _noted.c.message_id, _noted.c.kind)
 )
 
 
-async def release(connection: AsyncConnection, tenant_id: int, channel: str, worker: str) -> None:
-    """End the leases of a worker that is known to be dead, so that nobody has to wait for them."""
-    await connection.execute(_RELEASE, {"tenant": tenant_id, "on_channel": channel, "dead_worker": worker})
-
-
-_abandoned = (
-    select(Message.id)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.channel == CHANNEL,
-        Message.due_at <= func.now(),
-        Message.attempt_count > 0,  # as the index has it
-        Message.status == MessageStatus.SENDING.value,
-    )
-    .order_by(Message.id)
-    .limit(500)
-    .with_for_update(of=Message, skip_locked=True, key_share=True)
-    .cte("abandoned")
-)
-_TAKE_OVER = (
-    update(Message)
-    .where(Message.tenant_id == TENANT, Message.id == _abandoned.c.id, _attempt_of)
-    .values(worker_deaths=Message.worker_deaths + 1)
-    .returning(
-        Message.id,
-        Message.attempt_count,
-        Message.attempt_limit,
-        Message.worker_deaths,
-        DeliveryAttempt.provider_type,
-    )
-)
-
-
-async def take_over(
-    connection: AsyncConnection,
-    tenant_id: int,
-    channel: str,
-    judge: Callable[[str, int, int | None, int], Verdict],
-) -> int:
-    """Settle what dead workers have left behind: their attempts are closed as in doubt. Returns how many.
-
-    `judge` decides on provider, attempt number, attempt limit, and how many workers died with the message in hand.
-    """
-    abandoned = (await connection.execute(_TAKE_OVER, {"tenant": tenant_id, "on_channel": channel})).all()
-    outcomes = [
-        Outcome(
-            tenant_id,
-            row.id,
-            row.attempt_count,
-            row.provider_type,
-            judge(row.provider_type, row.attempt_count, row.attempt_limit, row.worker_deaths),
-        )
-        for row in abandoned
-    ]
-    await record_outcomes(connection, outcomes)
-    return len(outcomes)
+async def note(connection: AsyncConnection, tenant_id: int, kind: str, message_ids: Iterable[int]) -> None:
+    """Record what happened to messages besides their attempts: canceled, retried, expired, recovered."""
+    noted = given(tenant_id, ("message_id", "kind"), [(id, str(kind)) for id in message_ids])
+    await connection.execute(_NOTE, noted)

@@ -1,54 +1,49 @@
-"""Writing down what came of attempts: many in one transaction, and with them what they say about the providers."""
+"""Records the results of attempts, many in one transaction, and with them the health of the providers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
+from sqlalchemy import Float, Integer, Text, bindparam, case, func, null, or_, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
+from app.db.batches import SECOND
 from app.db.engine import is_unavailable, sqlstate_of
+from app.db.models import ProviderState
 from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
 from app.providers.base import CredentialsRefused, NotBegun, ProviderFailure, TemporaryFailure
+from app.redaction import redacted
 from app.services.accept.group_commit import GroupCommit
-from app.services.delivery.outcomes import Outcome, record_outcomes
-from app.services.delivery.provider_states import Tally, record_tallies
-from app.services.delivery.retry_policy import ACCEPTED
+from app.services.delivery.outcomes import AttemptResult, record_outcomes
 
 log = structlog.get_logger(__name__)
 
-_LOST_A_RACE = {"40001", "40P01"}  # the same once more can succeed
-_STANDS_ALREADY = "23505"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is written about one attempt: its outcome, and the error that it ended with, if it did."""
-
-    outcome: Outcome
-    error: Exception | None
+_LOST_A_RACE = {"40001", "40P01"}  # serialization failure, deadlock: a repeat can succeed
+_UNIQUE_VIOLATION = "23505"
 
 
 class OutcomeRecorder:
-    """Records outcomes as they come; an async context manager, which ends with everything written.
+    """Records results in batches; an async context manager, which writes everything before it ends.
 
-    `is_well` tells of a provider whether there is anything that its successes could mend.
+    `is_flawless` says of a provider that a success has no earlier failure to clear.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, *, is_well: Callable[[str], bool]) -> None:
+    def __init__(self, engine: AsyncEngine, settings: Settings, *, is_flawless: Callable[[str], bool]) -> None:
         self._settings = settings
-        self._is_well = is_well
-        self._commits: GroupCommit[Record, bool] = GroupCommit(
+        self._is_flawless = is_flawless
+        self._commits: GroupCommit[AttemptResult, bool] = GroupCommit(
             engine,
             self._record,
             batch_size=settings.accept_batch_size,
             queue_limit=max(settings.accept_queue_limit, settings.worker_concurrency),
             deadline_seconds=settings.database_statement_timeout_seconds,
-            tenant_of=lambda record: record.outcome.tenant_id,
+            tenant_of=lambda result: result.tenant_id,
             name="outcomes",
         )
 
@@ -59,12 +54,12 @@ class OutcomeRecorder:
     async def __aexit__(self, *exception: object) -> None:
         await self._commits.__aexit__(*exception)
 
-    async def write_down(self, record: Record) -> None:
-        """Record an outcome, however long that takes: what a provider has said must not be forgotten."""
-        outcome = record.outcome
+    async def write_down(self, result: AttemptResult) -> None:
+        """Record a result, however long that takes: a provider's answer must not be lost."""
+        facts = {"tenant": result.tenant_id, "message_id": result.message_id, "attempt": result.number}
         while True:
             try:
-                counted = await self._commits.submit(record)
+                counted = await self._commits.submit(result)
                 break
             except DatabaseUnavailable:
                 await asyncio.sleep(self._settings.worker_poll_seconds)
@@ -72,79 +67,139 @@ class OutcomeRecorder:
                 if sqlstate_of(error) not in _LOST_A_RACE:
                     raise
             except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
-                log.warning(
-                    "outcome_not_recorded",
-                    tenant=outcome.tenant_id,
-                    message_id=outcome.message_id,
-                    attempt=outcome.number,
-                )
+                log.warning("outcome_not_recorded", **facts)
                 return
-        tell = log.debug if outcome.verdict is ACCEPTED else log.info
-        tell(
-            "message_" + outcome.verdict.status if counted else "outcome_came_late",
-            tenant=outcome.tenant_id,
-            message_id=outcome.message_id,
-            provider=outcome.provider_type,
-            attempt=outcome.number,
-            outcome=outcome.verdict.outcome,
-        )
+        tell = log.debug if result.outcome is AttemptOutcome.ACCEPTED else log.info
+        event = "message_" + result.status if counted else "outcome_came_late"
+        tell(event, **facts, provider=result.provider_type, outcome=result.outcome)
 
-    async def _record(self, connection: AsyncConnection, records: list[Record]) -> list[bool]:
-        counted = await _record_outcomes(connection, [record.outcome for record in records])
-        tallies: dict[str, Tally] = {}
-        for record in records:
-            _count(tallies.setdefault(record.outcome.provider_type, Tally()), record, self._settings)
-        for name, tally in tallies.items():
-            if self._is_well(name):
-                tally.successes = 0  # nothing to recover from
-            if tally.refused is not None:
-                log.error(
-                    "provider_paused",
-                    provider=name,
-                    reason=tally.refused,
-                    resume=f"POST /api/providers/{name}/resume",
-                )
-        await record_tallies(connection, tallies, self._settings)
+    async def _record(self, connection: AsyncConnection, results: list[AttemptResult]) -> list[bool]:
+        counted = await _record_outcomes(connection, results)
+        signals: dict[str, ProviderSignals] = {}
+        for result in results:
+            _count(signals.setdefault(result.provider_type, ProviderSignals()), result, self._settings)
+        for name, own in signals.items():
+            if self._is_flawless(name):
+                own.successes = 0
+            if own.refused is not None:
+                resume = f"POST /api/providers/{name}/resume"
+                log.error("provider_paused", provider=name, reason=own.refused, resume=resume)
+        await record_signals(connection, signals, self._settings)
         return counted
 
 
-def _count(tally: Tally, record: Record, settings: Settings) -> None:
-    """A provider that refuses one message is well; one that can't be reached or does not answer is not.
-
-    What our own end cut off says nothing about it, and neither does a bug in its file: that may be about one message.
-    """
-    error = record.error
-    if isinstance(error, CredentialsRefused):
-        tally.refused = record.outcome.verdict.reason
-    elif isinstance(error, TemporaryFailure) and error.throttled:
-        wanted = min(error.retry_after or 0, settings.retry_after_max_seconds)
-        tally.throttled_for = max(tally.throttled_for, wanted, settings.retry_base_seconds)
-    elif record.outcome.verdict.outcome in {AttemptOutcome.ACCEPTED, AttemptOutcome.PERMANENT}:
-        tally.successes += 1
-    elif isinstance(error, ProviderFailure | OSError) and not isinstance(error, NotBegun):
-        tally.failures += 1  # an OSError is a connection that failed, and a time that ran out
-
-
-async def _record_outcomes(connection: AsyncConnection, outcomes: list[Outcome]) -> list[bool]:
-    """Record a batch; of an outcome that PostgreSQL won't take, what it came to is recorded all the same."""
-    if len(outcomes) > 1:
-        return await record_outcomes(connection, outcomes)  # if it fails, the group commit tries them one by one
+async def _record_outcomes(connection: AsyncConnection, results: list[AttemptResult]) -> list[bool]:
+    """Record a batch. If PostgreSQL refuses the words of a single result, record it without them."""
+    if len(results) > 1:
+        return await record_outcomes(connection, results)  # if it fails, the group commit tries them one by one
     try:
         async with connection.begin_nested():
-            return await record_outcomes(connection, outcomes)
+            return await record_outcomes(connection, results)
     except DBAPIError as error:
         if is_unavailable(error) or sqlstate_of(error) in _LOST_A_RACE:
             raise
-        [outcome] = outcomes
-        log.warning("outcome_not_storable", message_id=outcome.message_id, sqlstate=sqlstate_of(error))
-        return await record_outcomes(connection, [_in_our_words(outcome, error)])
+        [result] = results
+        log.warning("outcome_not_storable", message_id=result.message_id, sqlstate=sqlstate_of(error))
+        return await record_outcomes(connection, [_in_our_words(result, error)])
 
 
-def _in_our_words(outcome: Outcome, error: DBAPIError) -> Outcome:
-    """The outcome without a word of the provider's. An id that it has given to two messages stays with the first."""
-    detail = "What the provider said can't be stored."
-    if sqlstate_of(error) == _STANDS_ALREADY:
-        detail = "The provider answered with an id that it had given to another message."
-    elif outcome.provider_message_id is not None:
-        detail = "The provider answered with an id that can't be stored."
-    return replace(outcome, verdict=replace(outcome.verdict, reason=detail), provider_message_id=None)
+def _in_our_words(result: AttemptResult, error: DBAPIError) -> AttemptResult:
+    """The result without the provider's words and id. An id that it reused stays with the first message."""
+    reason = "What the provider said can't be stored."
+    if sqlstate_of(error) == _UNIQUE_VIOLATION:
+        reason = "The provider answered with an id that it had given to another message."
+    elif result.provider_message_id is not None:
+        reason = "The provider answered with an id that can't be stored."
+    return replace(result, reason=reason, provider_message_id=None)
+
+
+@dataclass(slots=True)
+class ProviderSignals:
+    """The effect of a batch of results on the health of one provider."""
+
+    successes: int = 0
+    failures: int = 0
+    throttled_for: float = 0  #: seconds
+    refused: str | None = None
+
+
+def _count(own: ProviderSignals, result: AttemptResult, settings: Settings) -> None:
+    """Count a result for its provider's health.
+
+    A provider that refuses one message is well; one that can't be reached or does not answer is not. A send that we
+    cut off says nothing about it, and neither does a bug in its file, which may concern one message only.
+    """
+    error = result.error
+    if isinstance(error, CredentialsRefused):
+        own.refused = result.reason
+    elif isinstance(error, TemporaryFailure) and error.throttled:
+        wanted = min(error.retry_after or 0, settings.retry_after_max_seconds)
+        own.throttled_for = max(own.throttled_for, wanted, settings.retry_base_seconds)
+    elif result.outcome in {AttemptOutcome.ACCEPTED, AttemptOutcome.PERMANENT}:
+        own.successes += 1
+    elif isinstance(error, ProviderFailure | OSError) and not isinstance(error, NotBegun):
+        own.failures += 1  # an OSError is a failed connection or a timeout
+
+
+_NAME = bindparam("provider", type_=Text())
+_failing = bindparam("failures", type_=Integer())
+_threshold = bindparam("threshold", type_=Integer())
+_opened = func.now() + bindparam("pause", type_=Float()) * SECOND
+_FAILED = insert(ProviderState).values(
+    provider_type=_NAME,
+    failure_count=_failing,
+    open_until=case((_failing >= _threshold, _opened), else_=null()),
+)
+_FAILED = _FAILED.on_conflict_do_update(
+    index_elements=["provider_type"],
+    set_={
+        "failure_count": ProviderState.failure_count + _failing,
+        "open_until": case(
+            (ProviderState.failure_count + _failing >= _threshold, _opened), else_=ProviderState.open_until
+        ),
+    },
+)
+_RECOVERED = (
+    update(ProviderState)
+    .where(
+        ProviderState.provider_type == _NAME,
+        or_(ProviderState.failure_count > 0, ProviderState.open_until.is_not(None)),
+    )
+    .values(failure_count=0, open_until=null())
+)
+_until = func.now() + bindparam("seconds", type_=Float()) * SECOND
+_THROTTLED = insert(ProviderState).values(provider_type=_NAME, throttled_until=_until)
+_THROTTLED = _THROTTLED.on_conflict_do_update(
+    index_elements=["provider_type"],
+    set_={"throttled_until": func.greatest(ProviderState.throttled_until, _until)},
+)
+_reason = bindparam("reason", type_=Text())
+_PAUSED = insert(ProviderState).values(provider_type=_NAME, paused_at=func.now(), paused_reason=_reason)
+_PAUSED = _PAUSED.on_conflict_do_update(
+    index_elements=["provider_type"],
+    set_={"paused_at": func.coalesce(ProviderState.paused_at, func.now()), "paused_reason": _reason},
+)
+
+
+async def record_signals(
+    connection: AsyncConnection, signals: Mapping[str, ProviderSignals], settings: Settings
+) -> None:
+    """Open and close breakers, throttle and pause, in the order of the providers' names.
+
+    A pause keeps the provider's own reason, without secrets and whole addresses.
+    """
+    for name, own in sorted(signals.items()):
+        if own.refused is not None:
+            await connection.execute(_PAUSED, {"provider": name, "reason": redacted(own.refused)})
+        if own.throttled_for:
+            await connection.execute(_THROTTLED, {"provider": name, "seconds": own.throttled_for})
+        if own.successes:
+            await connection.execute(_RECOVERED, {"provider": name})
+        elif own.failures:
+            failed = {
+                "provider": name,
+                "failures": own.failures,
+                "threshold": settings.breaker_failures,
+                "pause": settings.breaker_seconds,
+            }
+            await connection.execute(_FAILED, failed)

@@ -1,8 +1,7 @@
-"""What follows from an attempt: the end, another try, or waiting. One pure decision, told apart from doing it."""
+"""The decision after an attempt: finished, retried, or waiting for a receipt. Pure functions; others carry it out."""
 
 import random
 from dataclasses import dataclass
-from typing import Literal
 
 from app.config import Settings
 from app.domain import AttemptOutcome, MessageStatus
@@ -16,19 +15,31 @@ from app.providers.base import (
     UnknownOutcome,
 )
 
-#: After so many workers died with a message in hand, the last time with no other suspect beside it, it is given up.
-#: Where asking again is safe the attempts are limit enough.
+#: A poison message fails after this many workers died with it, the last one while it was sent apart from others.
+#: Where a repeat is safe, the limit of attempts is enough.
 DEATHS_BEFORE_GIVING_UP = 3
 
-#: What workers may have died over waits until they are back: trying it sooner could leave nobody to do the rest.
-BACK_AGAIN_SECONDS = 2.0
+#: A message that its worker died with waits this long for workers to return: it might be what killed them.
+RESTART_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Where a message goes after an attempt; with `retry_in` (seconds) a worker looks at it again.
+class Attempt:
+    """The facts about an attempt that its decision depends on."""
 
-    `limit` is the number of its last attempt from now on, where this one is not to count.
+    number: int
+    limit: int | None = None  #: the number of the message's last attempt; None for what the settings say
+    may_have_left: bool = False  #: an earlier attempt is in doubt
+    cut_off: bool = False  #: the worker stopped or died before the provider answered
+    worker_deaths: int = 0  #: workers that died with the message in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome of an attempt and the next status of its message.
+
+    With `retry_in` (seconds) the message is due again after that time. `limit` is the new number of its last attempt,
+    if this one does not count.
     """
 
     outcome: AttemptOutcome
@@ -38,87 +49,63 @@ class Verdict:
     limit: int | None = None
 
 
-ACCEPTED = Verdict(AttemptOutcome.ACCEPTED, MessageStatus.SENT)
+ACCEPTED = Decision(AttemptOutcome.ACCEPTED, MessageStatus.SENT)
 
 
-def after_failure(
-    error: Exception,
-    *,
-    attempt: int,
-    limit: int,
-    provider: BaseProvider | None,
-    settings: Settings,
-    may_have_left: bool = False,
-) -> Verdict:
-    """What follows when `send` raised. `may_have_left` says that an earlier attempt is in doubt."""
+def after_failure(error: Exception, attempt: Attempt, provider: BaseProvider | None, settings: Settings) -> Decision:
+    """Decide after an exception from `send`."""
     detail = str(error) if isinstance(error, ProviderFailure) else f"{type(error).__name__} in the provider."
     if isinstance(error, TimeoutError):
         detail = f"No answer within {settings.provider_timeout_seconds:g} seconds."
     if isinstance(error, UnknownOutcome | TimeoutError):
-        return in_doubt(
-            detail,
-            attempt=attempt,
-            limit=limit,
-            provider=provider,
-            policy=settings.in_doubt_after_timeout,
-            settings=settings,
-        )
+        return in_doubt(detail, attempt, provider, settings)
     if isinstance(error, PermanentFailure):
-        doubt = "It may have gone out before. " if may_have_left and not is_safe_to_repeat(provider) else ""
-        return Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
-    # That it is turned away now does not undo that it may have gone out: it is still in doubt, and can't expire.
-    waiting = MessageStatus.UNKNOWN if may_have_left else MessageStatus.QUEUED
-    if isinstance(error, CredentialsRefused):  # the provider is paused; the message did nothing wrong
-        return Verdict(AttemptOutcome.TEMPORARY, waiting, detail, retry_in=0, limit=limit + 1)
-    # Too many were handed over, or none: neither is this one's fault.
-    free = isinstance(error, NotBegun) or (isinstance(error, TemporaryFailure) and error.throttled)
-    if attempt >= limit and not free:
-        doubt = "; it may have gone out" if may_have_left else ""
-        reason = f"Given up after {attempt} attempts{doubt}. The last: {detail}"
-        return Verdict(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
-    wait = error.retry_after if isinstance(error, TemporaryFailure) else None
-    # Vendors also write 0, negative numbers and dates that have passed: never sooner than without a word of theirs.
-    delay = max(backoff(attempt, settings), min(wait or 0, settings.retry_after_max_seconds))
-    later = limit + 1 if free else None
-    return Verdict(AttemptOutcome.TEMPORARY, waiting, detail, retry_in=delay, limit=later)
+        doubt = "It may have gone out before. " if attempt.may_have_left and not is_safe_to_repeat(provider) else ""
+        return Decision(AttemptOutcome.PERMANENT, MessageStatus.FAILED, doubt + detail)
+    # A message in doubt that is then turned away stays `unknown` and must not expire: it may already have been sent.
+    waiting = MessageStatus.UNKNOWN if attempt.may_have_left else MessageStatus.QUEUED
+    limit = attempt.limit or settings.max_attempts
+    if isinstance(error, CredentialsRefused):  # pauses the provider; the message is not at fault
+        return Decision(AttemptOutcome.TEMPORARY, waiting, detail, retry_in=0, limit=limit + 1)
+    # A throttled send and one that never began are not the message's fault either.
+    is_free = isinstance(error, NotBegun) or (isinstance(error, TemporaryFailure) and error.throttled)
+    if attempt.number >= limit and not is_free:
+        doubt = "; it may have gone out" if attempt.may_have_left else ""
+        reason = f"Given up after {attempt.number} attempts{doubt}. The last: {detail}"
+        return Decision(AttemptOutcome.TEMPORARY, MessageStatus.FAILED, reason)
+    wanted = error.retry_after if isinstance(error, TemporaryFailure) else None
+    # Vendors also send 0, negative numbers and past dates: these never shorten our own backoff.
+    delay = max(backoff(attempt.number, settings), min(wanted or 0, settings.retry_after_max_seconds))
+    return Decision(AttemptOutcome.TEMPORARY, waiting, detail, retry_in=delay, limit=limit + 1 if is_free else None)
 
 
-def in_doubt(
-    detail: str,
-    *,
-    attempt: int,
-    limit: int,
-    provider: BaseProvider | None,
-    policy: Literal["wait", "retry", "fail"],
-    settings: Settings,
-    deaths: int = 0,
-) -> Verdict:
-    """What follows when the request may have left: ask again where that is safe, else what the settings say.
+def in_doubt(detail: str, attempt: Attempt, provider: BaseProvider | None, settings: Settings) -> Decision:
+    """Decide when the request may have left: retry where a repeat is safe, otherwise do as the settings say.
 
-    It is safe where the provider honours our key, or can be asked what became of it. Otherwise, where its receipts
-    tell, they are given time to come before it is asked again. `deaths` counts workers that died with this message in
-    hand.
+    A repeat is safe if the provider honours our key or can be asked about the message. A provider whose receipts
+    carry our key is given time to send one before an unsafe retry.
     """
     unknown = AttemptOutcome.UNKNOWN
-    safe = is_safe_to_repeat(provider)
-    if not safe and deaths >= DEATHS_BEFORE_GIVING_UP:
-        reason = f"Given up after {deaths} workers died with it in hand. It may have gone out."
-        return Verdict(unknown, MessageStatus.FAILED, reason)
-    if safe or policy == "retry":
-        if attempt >= limit:
-            reason = f"Given up after {attempt} attempts; it may have gone out. The last: {detail}"
-            return Verdict(unknown, MessageStatus.FAILED, reason)
-        delay = backoff(attempt, settings) + (BACK_AGAIN_SECONDS if deaths else 0)
-        if not safe and provider is not None and provider.receipts_carry_key:
+    policy = settings.in_doubt_after_crash if attempt.cut_off else settings.in_doubt_after_timeout
+    is_safe = is_safe_to_repeat(provider)
+    if not is_safe and attempt.worker_deaths >= DEATHS_BEFORE_GIVING_UP:
+        reason = f"Given up after {attempt.worker_deaths} workers died with it in hand. It may have gone out."
+        return Decision(unknown, MessageStatus.FAILED, reason)
+    if is_safe or policy == "retry":
+        if attempt.number >= (attempt.limit or settings.max_attempts):
+            reason = f"Given up after {attempt.number} attempts; it may have gone out. The last: {detail}"
+            return Decision(unknown, MessageStatus.FAILED, reason)
+        delay = backoff(attempt.number, settings) + (RESTART_SECONDS if attempt.worker_deaths else 0)
+        if not is_safe and provider is not None and provider.receipts_carry_key:
             delay = max(delay, settings.in_doubt_receipt_seconds)
-        return Verdict(unknown, MessageStatus.UNKNOWN, detail, retry_in=delay)
+        return Decision(unknown, MessageStatus.UNKNOWN, detail, retry_in=delay)
     if policy == "fail":
-        return Verdict(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")
-    return Verdict(unknown, MessageStatus.UNKNOWN, detail)
+        return Decision(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")
+    return Decision(unknown, MessageStatus.UNKNOWN, detail)
 
 
 def is_safe_to_repeat(provider: BaseProvider | None) -> bool:
-    """Whether what a provider may have already can be handed to it once more, and goes out once."""
+    """Tell whether a repeated send of the same message reaches its recipient only once."""
     return provider is not None and (provider.honours_idempotency_key or can_be_asked(provider))
 
 
@@ -127,6 +114,6 @@ def can_be_asked(provider: BaseProvider) -> bool:
 
 
 def backoff(attempt: int, settings: Settings) -> float:
-    """Seconds before the next try: doubled each time, up to a cap, spread over its upper half."""
+    """Seconds before the next attempt: doubled each time, up to a cap, with jitter over the upper half."""
     longest: float = min(settings.retry_base_seconds * 2.0 ** min(attempt - 1, 64), settings.retry_max_seconds)
-    return longest * random.uniform(0.5, 1)  # noqa: S311 - it spreads load, it keeps no secret
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - jitter needs no cryptographic randomness

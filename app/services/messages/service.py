@@ -22,7 +22,7 @@ from app.errors import (
     Overloaded,
 )
 from app.services.accept.writer import MessageWriter
-from app.services.delivery.message_events import note
+from app.services.delivery.outcomes import note
 from app.services.limits.daily_caps import Charge
 from app.services.messages.reading import MessageFilter, load_message, load_timeline
 from app.services.messages.send_rules import SendRules, passed_times

@@ -17,8 +17,9 @@ from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
 from app.services.delivery.claims import Claim
-from app.services.delivery.recorder import OutcomeRecorder, Record
-from app.services.delivery.retry_policy import ACCEPTED, Verdict
+from app.services.delivery.outcomes import AttemptResult
+from app.services.delivery.recorder import OutcomeRecorder
+from app.services.delivery.retry_policy import ACCEPTED, Decision
 from tests.conftest import client_of, started
 from tests.factories import email, make_messages, sms, until
 from tests.providers import outbound
@@ -29,8 +30,8 @@ pytestmark = pytest.mark.anyio
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 Register = Callable[[str, BaseProvider], None]
-NOW = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=0)
-LATER = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=60)
+NOW = Decision(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=0)
+LATER = Decision(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=60)
 
 
 class Gated(BaseProvider):
@@ -111,7 +112,7 @@ async def test_an_earlier_message_that_has_failed_for_good_holds_nobody_up(engin
         await make_messages(connection)
         await make_messages(connection)
     [first] = await queue.claim()
-    await queue.record(first, Verdict(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused"))
+    await queue.record(first, Decision(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused"))
     [second] = await queue.claim()
     assert second.message_id > first.message_id
 
@@ -123,8 +124,8 @@ async def test_other_conversations_do_not_wait_for_one_that_is_being_retried(eng
         behind = await make_messages(connection, 3)  # of the same conversations
     claims = {claim.message_id: claim for claim in await queue.claim()}
     assert sorted(claims) == ids
-    for message_id, verdict in zip(ids, (LATER, ACCEPTED, NOW), strict=True):
-        await queue.record(claims[message_id], verdict)
+    for message_id, decision in zip(ids, (LATER, ACCEPTED, NOW), strict=True):
+        await queue.record(claims[message_id], decision)
     assert {claim.message_id for claim in await queue.claim()} == {behind[1], ids[2]}
 
 
@@ -259,10 +260,10 @@ async def test_what_cannot_be_repeated_is_written_down_before_a_hand_takes_the_n
     paper, asked = asyncio.Event(), asyncio.Event()
     write_down = OutcomeRecorder.write_down
 
-    async def slowly(recorder: OutcomeRecorder, record: Record) -> None:
+    async def slowly(recorder: OutcomeRecorder, result: AttemptResult) -> None:
         asked.set()
         await paper.wait()
-        await write_down(recorder, record)
+        await write_down(recorder, result)
 
     monkeypatch.setattr(OutcomeRecorder, "write_down", slowly)
     provider.gate.set()

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.statistics import learn_sizes
-from app.services.delivery.outcomes import Outcome, record_outcomes
+from app.services.delivery.outcomes import AttemptResult, record_outcomes
 from app.services.delivery.retry_policy import ACCEPTED
 from tests.conftest import execute
 from tests.factories import make_messages
@@ -43,7 +43,7 @@ async def settle(connection: AsyncConnection, message_id: int) -> int:
         "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname LIKE 'delivery_att%'"
     )
     before = (await connection.execute(count)).scalar_one()
-    await record_outcomes(connection, [Outcome(1, message_id, 1, "simulator", ACCEPTED)])
+    await record_outcomes(connection, [AttemptResult.of(1, message_id, 1, "simulator", ACCEPTED)])
     return int((await connection.execute(count)).scalar_one() - before)
 
 

@@ -30,13 +30,12 @@ from app.segments import units_of
 from app.services.delivery.provider_states import (
     WELL,
     ProviderHealth,
-    Tally,
     draw_from_rate,
     health_of_providers,
-    record_tallies,
     resume,
     take_probe,
 )
+from app.services.delivery.recorder import ProviderSignals, record_signals
 from tests.conftest import client_of, started
 from tests.factories import email, sms, until
 from tests.logs import captured
@@ -61,9 +60,9 @@ class Worker:
         async with self.engine.begin() as connection:
             return (await health_of_providers(connection)).get("first", WELL)
 
-    async def saw(self, **tally: Any) -> None:
+    async def saw(self, **signals: Any) -> None:
         async with self.engine.begin() as connection:
-            await record_tallies(connection, {"first": Tally(**tally)}, self._settings)
+            await record_signals(connection, {"first": ProviderSignals(**signals)}, self._settings)
 
     async def probes(self) -> bool:
         async with self.engine.begin() as connection:
@@ -434,7 +433,7 @@ async def test_being_throttled_leaves_a_message_all_its_attempts(
 
 
 async def test_after_a_pause_a_provider_is_called_once_at_a_time_and_soon_as_often_as_before(worker: Worker) -> None:
-    assert (await worker.health()).most_hands is None
+    assert (await worker.health()).slow_start_limit is None
     await worker.saw(throttled_for=60)
     assert (await worker.health()).trouble == "asked for a pause"
 
@@ -442,7 +441,7 @@ async def test_after_a_pause_a_provider_is_called_once_at_a_time_and_soon_as_oft
         async with worker.engine.begin() as connection:
             past = f"UPDATE provider_states SET throttled_until = now() - interval '{seconds} seconds'"
             await connection.execute(text(past))
-            return (await health_of_providers(connection))["first"].most_hands
+            return (await health_of_providers(connection))["first"].slow_start_limit
 
     assert [await hands_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 6)] == [1, 2, 4, 16, 256, None]
 

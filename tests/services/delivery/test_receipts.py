@@ -21,7 +21,7 @@ from app.services.callbacks.items import CallbackItems
 from app.services.delivery.claims import Claim
 from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.delivery.references import reference_of
-from app.services.delivery.retry_policy import ACCEPTED, Verdict
+from app.services.delivery.retry_policy import ACCEPTED, Decision
 from tests.factories import PENDING, make_messages, sms, until
 from tests.tenancy import make_tenant
 from tests.test_worker import Queue, Scripted
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.anyio
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 SENT, DELIVERED, READ = MessageStatus.SENT, MessageStatus.DELIVERED, MessageStatus.READ
 UNDELIVERED, FAILED = MessageStatus.UNDELIVERED, MessageStatus.FAILED
-LATER = Verdict(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=0)
-NO_ANSWER = Verdict(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, "no answer", retry_in=0)
+LATER = Decision(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_in=0)
+NO_ANSWER = Decision(AttemptOutcome.UNKNOWN, MessageStatus.UNKNOWN, "no answer", retry_in=0)
 
 
 class Ledger:
@@ -338,20 +338,20 @@ async def test_of_two_receipts_at_once_that_tell_the_same_id_both_count_and_one_
 
 
 @pytest.mark.parametrize(
-    "verdict",
+    "decision",
     [
         LATER,
-        Verdict(AttemptOutcome.PERMANENT, FAILED, "refused"),
+        Decision(AttemptOutcome.PERMANENT, FAILED, "refused"),
         NO_ANSWER,
     ],
-    ids=lambda verdict: verdict.outcome,
+    ids=lambda decision: decision.outcome,
 )
 async def test_a_receipt_that_comes_before_the_worker_s_word_stops_further_attempts(
-    ledger: Ledger, verdict: Verdict
+    ledger: Ledger, decision: Decision
 ) -> None:
     claim = await ledger.claimed()
     await ledger.say(Receipt("1", SENT, "vendor-1", idempotency_key=claim.payload().idempotency_key))
-    assert await ledger.queue.record(claim, verdict) is False
+    assert await ledger.queue.record(claim, decision) is False
     message = await ledger.message(claim.message_id)
     assert (message.status, message.status_reason, message.due_at) == ("sent", None, None)
     assert await ledger.queue.claim() == []

@@ -153,16 +153,16 @@ async def test_nothing_that_waits_is_claimed_once_an_erasure_is_accepted(
     assert await people.ask("SELECT id FROM messages") == [(ids[1],)]
 
 
-@pytest.mark.parametrize("verdict", [ACCEPTED, LATER])
+@pytest.mark.parametrize("decision", [ACCEPTED, LATER])
 async def test_what_a_worker_has_in_hand_ends_without_an_error_and_is_not_tried_again(
-    people: People, ledger: Ledger, verdict: Any
+    people: People, ledger: Ledger, decision: Any
 ) -> None:
     claim = await ledger.claimed()
     # What the provider says may be there before its answer is.
     await ledger.say(Receipt("early", MessageStatus.DELIVERED, "vendor-1", raw={"note": "raw"}))
     erased = await people.erase(FIRST)
     assert (erased["messages"], erased["attempts"]) == (1, 1)
-    assert not await ledger.queue.record(claim, verdict, "vendor-1" if verdict is ACCEPTED else None)
+    assert not await ledger.queue.record(claim, decision, "vendor-1" if decision is ACCEPTED else None)
     assert await ledger.queue.claim() == []
     assert await people.ask("SELECT count(*) FROM messages") == [(0,)]
     assert await people.ask("SELECT count(*) FROM delivery_attempts") == [(0,)]

@@ -1,0 +1,79 @@
+"""Sends one claimed message through its provider, and turns what happens into an `AttemptResult`."""
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from app.config import Settings
+from app.db.sanitize import storable_text
+from app.providers.base import NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
+from app.providers.registry import provider_registry
+from app.services.delivery.claims import Claim
+from app.services.delivery.outcomes import AttemptResult
+from app.services.delivery.retry_policy import ACCEPTED, Decision, after_failure, can_be_asked, in_doubt
+
+log = structlog.get_logger(__name__)
+
+_STOPPED = "The service was stopped before the provider answered."
+
+
+class HandOver:
+    """Waits for a message's turn, sends it, and decides what follows."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __call__(self, claim: Claim, wait: float) -> AttemptResult:
+        """Send after `wait` seconds. Never raises: a cancellation also becomes a result."""
+        provider = provider_registry.get(claim.provider_type)
+        try:
+            if wait:
+                await _its_turn(wait)
+            result = await self._send(claim)
+        except asyncio.CancelledError:
+            cut_off = replace(claim.attempt, cut_off=True)
+            return _result(claim, in_doubt(_STOPPED, cut_off, provider, self._settings))
+        except Exception as error:
+            if not isinstance(error, ProviderFailure | TimeoutError):
+                log.exception(
+                    "provider_raised",
+                    provider=claim.provider_type,
+                    tenant=claim.tenant_id,
+                    message_id=claim.message_id,
+                )
+            return _result(claim, after_failure(error, claim.attempt, provider, self._settings), error=error)
+        return _result(claim, ACCEPTED, result.provider_message_id)
+
+    async def _send(self, claim: Claim) -> ProviderResult:
+        provider = provider_registry.get(claim.provider_type)
+        if provider is None:
+            raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
+        async with asyncio.timeout(self._settings.provider_timeout_seconds) as timeout:
+            payload = claim.payload(give_up_at=timeout.when())
+            if claim.in_doubt and can_be_asked(provider):
+                earlier = await provider.look_up(payload)
+                if earlier is not None:
+                    return earlier
+            return await send_through(provider, payload, threads=self._settings.concurrency_of(claim.provider_type))
+
+
+async def _its_turn(wait: float) -> None:
+    """Wait so many seconds. Raises `NotBegun` if the service stops meanwhile: nothing has left."""
+    try:
+        await asyncio.sleep(wait)
+    except asyncio.CancelledError:
+        raise NotBegun("It was not handed over: the service was stopped before its turn.") from None
+
+
+def _result(
+    claim: Claim, decision: Decision, provider_message_id: object = None, *, error: Exception | None = None
+) -> AttemptResult:
+    """The result to record. The provider's words become storable, because an unstorable result would be lost."""
+    if decision.reason is not None:
+        decision = replace(decision, reason=storable_text(decision.reason))
+    if provider_message_id is not None:
+        provider_message_id = storable_text(str(provider_message_id))  # some vendors number their messages
+    return AttemptResult.of(
+        claim.tenant_id, claim.message_id, claim.number, claim.provider_type, decision, provider_message_id, error
+    )

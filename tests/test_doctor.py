@@ -280,7 +280,7 @@ def test_a_schema_that_is_behind_or_ahead_hides_what_is_in_it(new_database: NewD
         report = examine(settings)
         name, finding = report.findings[-1]
         assert (name, finding.level) == ("schema", level)
-        assert "python -m app migrate" in str(finding.mending)
+        assert "./bin/app migrate" in str(finding.mending)
         assert report.left_out[-1] == "calls"
     execute(url, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('2099')")
     name, finding = examine(developing).findings[-1]
@@ -343,7 +343,7 @@ def test_production_without_a_key_lets_nobody_in(settings: Settings, database_ur
     revoke(database_url, make_key(database_url))
     trouble = the_trouble(production(settings), "keys")
     assert trouble.level is Level.PROBLEM
-    assert "python -m app keys create" in str(trouble.mending)
+    assert "./bin/app keys create" in str(trouble.mending)
     make_key(database_url)
     make_key(database_url, scopes=(KeyScope.READ,))
     assert found(production(settings), "keys") == [ok("2 valid, 1 of them with the scope admin")]
@@ -354,9 +354,9 @@ def test_keys_that_have_expired_or_soon_will(settings: Settings, database_url: s
     make_key(database_url, seconds=-5)
     make_key(database_url, seconds=3 * 86400 + 60)
     over, soon = found(settings, "keys")
-    assert over.text == "Key 2 of tenant 1 has expired: whoever uses it is refused."
+    assert over.text == "Key 2 of tenant 1 has expired: its clients are refused."
     assert soon.text == "Key 3 of tenant 1 expires in 3 days."
-    assert "python -m app keys create" in str(soon.mending)
+    assert "./bin/app keys create" in str(soon.mending)
     for _ in range(5):
         make_key(database_url, seconds=60)
     assert found(settings, "keys")[-1].text == "2 more have expired or will within 14 days."
@@ -379,9 +379,7 @@ def test_a_provider_whose_calls_nobody_can_verify(settings: Settings, monkeypatc
     assert with_settings() == ok("those of sendgrid can be verified")
     trouble = with_settings(webhook_key=None)
     assert trouble.level is Level.WARNING
-    assert trouble.text.startswith(
-        "SENDGRID_WEBHOOK_KEY is not set. So calls of sendgrid that need it are answered 503"
-    )
+    assert trouble.text.startswith("SENDGRID_WEBHOOK_KEY is not set. So callbacks of sendgrid that need it get 503")
     assert "docs/providers.md" in str(trouble.mending)
     assert "SENDGRID_INBOUND_TOKEN is not set. " in with_settings(inbound_token=None).text
 
@@ -412,7 +410,7 @@ def test_messages_that_nobody_sends(settings: Settings, database_url: str) -> No
     trouble = the_trouble(settings, "queue")
     assert trouble.level is Level.PROBLEM
     assert trouble.text == "1 message should have left, the oldest 3 hours ago, and no worker is connected."
-    assert "python -m app worker" in str(trouble.mending)
+    assert "./bin/app worker" in str(trouble.mending)
     # A lease that is renewed tells of a worker, even where its connection can't be seen.
     execute(database_url, message("sending", due="now() + interval '20 seconds'", channel="email"))
     trouble = the_trouble(settings, "queue")
@@ -428,6 +426,18 @@ def test_a_message_that_waits_for_an_earlier_one_is_not_overdue(settings: Settin
         message(due="now() - interval '10 minutes'"),
     )
     assert found(settings, "queue") == [ok("nothing is due; no worker is connected")]
+
+
+def test_a_message_behind_a_scheduled_one_that_is_due_is_not_counted_beside_it(
+    settings: Settings, database_url: str
+) -> None:
+    execute(
+        database_url,
+        A_CONVERSATION,
+        message("scheduled", due="now() - interval '10 minutes'"),
+        message(due="now() - interval '5 minutes'"),
+    )
+    assert the_trouble(settings, "queue").text.startswith("1 message should have left, the oldest 10 minutes ago")
 
 
 def test_messages_that_failed_or_are_in_doubt(settings: Settings, database_url: str) -> None:
@@ -469,7 +479,7 @@ def test_calls_that_could_not_be_read(settings: Settings, database_url: str) -> 
         " FROM unnest(ARRAY['taken', 'not_understood', 'refused']) AS verdict",
     )
     trouble = the_trouble(settings, "calls")
-    assert trouble.text.startswith("1 call of whatsapp could not be read")
+    assert trouble.text.startswith("1 callback of whatsapp could not be read")
     assert "webhooks list --verdict not_understood --provider whatsapp" in str(trouble.mending)
 
 
@@ -503,6 +513,11 @@ def test_what_production_should_not_be_set_to(
     assert troubles
     assert level in {each.level for each in troubles}
     assert mending in " ".join(str(each.mending) for each in troubles)
+
+
+def test_the_public_url_is_shown_with_its_port_and_path_and_without_a_password(settings: Settings) -> None:
+    own = settings.model_copy(update={"public_url": f"https://us:{SECRET}@messaging.example:8443/sms"})
+    assert found(own, "public url") == [ok("https://messaging.example:8443/sms")]
 
 
 def test_production_that_is_set_as_it_should_be(settings: Settings) -> None:

@@ -1,7 +1,7 @@
-"""`python -m app doctor`: looks at an installation from inside, and says how to mend what it finds.
+"""`python -m app doctor`: checks an installation, and says how to mend what it finds.
 
-A check is a function that yields findings. It stands in one of the two lists in `examination`, under the name that it
-is shown by. Nothing is changed, and nothing of messages is read but their counts and ages.
+A check is a generator of findings, listed in `examination`; its name is shown with them. Checks change nothing, and
+read only the counts and ages of messages.
 """
 
 from app.doctor.examination import Report, examine

@@ -11,15 +11,15 @@ from sqlalchemy import Connection, text
 from app.config import Settings
 from app.db.models import Base
 from app.db.schema import alembic_config, differences
-from app.doctor.findings import Finding, counted, ok, problem, warning
+from app.doctor.findings import APP, Finding, counted, ok, problem, warning
 
 _OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with
 _SKEW_WARNING, _SKEW_PROBLEM = 1.0, 30.0  # seconds
-_SHOWN = 5  # of a list; whoever mends these sees the rest next time
+_SHOWN = 5  # of a list; the next run shows the rest
 
 
 def database(_: Settings, connection: Connection) -> Iterator[Finding]:
-    """Stands first: that it is reached at all is found here."""
+    """The first check, because it shows that the database can be reached."""
     version, number = connection.execute(
         text("SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000")
     ).one()
@@ -39,7 +39,7 @@ def encoding(_: Settings, connection: Connection) -> Iterator[Finding]:
     found = connection.execute(text("SELECT current_setting('server_encoding')")).scalar_one()
     if found != "UTF8":
         yield problem(
-            f"The database is encoded as {found}: letters that it does not have can't be stored.",
+            f"The database is encoded as {found}, which can't store every character.",
             "Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and move over with pg_dump.",
         )
     else:
@@ -62,7 +62,7 @@ _ELSEWHERE = "Set {name} = on in postgresql.conf or with ALTER SYSTEM, and run `
 
 
 def durability(_: Settings, connection: Connection) -> Iterator[Finding]:
-    """As it is for our role in our database, wherever it was set."""
+    """The settings as they apply to our role in our database, wherever they were set."""
     names = connection.execute(
         text("SELECT quote_ident(current_user) AS role, quote_ident(current_database()) AS database")
     )
@@ -92,7 +92,7 @@ _A_ROLE = (
 
 
 def role(settings: Settings, connection: Connection) -> Iterator[Finding]:
-    """What somebody who takes the service over could do to the database."""
+    """The rights that an attacker would gain together with the service."""
     is_superuser, changes_schema = connection.execute(_TRAITS, {"tables": list(Base.metadata.tables)}).one()
     if not settings.is_production:
         yield ok("a superuser, as development may have" if is_superuser else "no superuser")
@@ -104,31 +104,31 @@ def role(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("no superuser, and may not change the schema")
 
 
-_ROOM = text("""
+_ALLOWED = text("""
     SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
                  - coalesce(current_setting('reserved_connections', true)::int, 0),
                  (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
-                 (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())) AS room,
+                 (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())) AS allowed,
            (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND query NOT LIKE 'LISTEN %'
             AND application_name <> current_setting('application_name')) AS others
 """)
 
 
 def connections(settings: Settings, connection: Connection) -> Iterator[Finding]:
-    room, others = connection.execute(_ROOM).one()
+    allowed, others = connection.execute(_ALLOWED).one()
     each = settings.database_pool_size + settings.database_pool_overflow + 1  # one listens for what is due
     needed = settings.web_concurrency * each
     facts = (
         f"{counted(settings.web_concurrency, 'web process', 'web processes')} may open {needed}, each worker process "
-        f"{each} more, and there is room for {room}"
+        f"{each} more, and there is room for {allowed}"
     )
     mending = (
         "Raise max_connections (and restart PostgreSQL) or the limit of the role or the database, or lower "
         "DATABASE_POOL_SIZE, DATABASE_POOL_OVERFLOW or WEB_CONCURRENCY."
     )
-    if needed > room:
+    if needed > allowed:
         yield problem(f"{facts}: under load requests will be answered 503.", mending)
-    elif needed + others > room:
+    elif needed + others > allowed:
         yield warning(f"{facts}, of which others use {others} now.", mending)
     else:
         yield ok(facts)
@@ -138,25 +138,25 @@ def clock(_: Settings, connection: Connection) -> Iterator[Finding]:
     before = datetime.now(UTC)
     theirs, zone = connection.execute(text("SELECT clock_timestamp(), current_setting('TimeZone')")).one()
     after = datetime.now(UTC)
-    # Where in between the database looked at its clock can't be told, so half of the way is in its favour.
+    # The database read its clock at an unknown moment in between, so half of the round trip is allowed for.
     half = (after - before) / 2
     yield skew_finding((abs(theirs - (before + half)) - half).total_seconds(), zone)
 
 
 def skew_finding(seconds: float, zone: str) -> Finding:
-    """What to say of clocks that are so far apart."""
+    """The finding for clocks that differ by so many seconds."""
     if seconds <= _SKEW_WARNING:
         return ok(f"less than {_SKEW_WARNING:g} s from the database's, whose time zone is {zone} (we store UTC)")
     say = problem if seconds > _SKEW_PROBLEM else warning
     return say(
-        f"This machine's clock is {seconds:.0f} s from the database's: signatures of webhooks are judged by the one, "
-        "what is due by the other.",
-        "Have both machines follow NTP: `timedatectl set-ntp true`.",
+        f"This machine's clock is {seconds:.0f} s from the database's: webhook signatures are checked by the one, "
+        "due times by the other.",
+        "Synchronise both machines by NTP: `timedatectl set-ntp true`.",
     )
 
 
 def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
-    """Whether it is what the migrations of this version leave."""
+    """The schema, compared with the one that this version's migrations create."""
     current = MigrationContext.configure(connection).get_current_revision()
     history = ScriptDirectory.from_config(alembic_config())
     newest = history.get_current_head()
@@ -170,10 +170,10 @@ def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
                 hides_the_rest=True,
             )
         elif settings.is_production:
-            yield problem(text_, "Run `python -m app migrate`.", hides_the_rest=True)
+            yield problem(text_, f"Run `{APP} migrate`.", hides_the_rest=True)
         else:
             yield warning(
-                text_, "Start the service, or run `python -m app migrate`: either migrates it.", hides_the_rest=True
+                text_, f"Start the service, or run `{APP} migrate`: either migrates it.", hides_the_rest=True
             )
         return
     found = [_described(each) for each in differences(connection)]
@@ -192,17 +192,17 @@ def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok(f"at revision {newest}, as the migrations left it")
 
 
-_STANDINGS = {"add": "missing", "remove": "unknown", "modify": "changed"}
+_KINDS = {"add": "missing", "remove": "unknown", "modify": "changed"}
 
 
 def _described(difference: Any) -> str:
-    """One entry of alembic's comparison, seen from the database: `missing column messages.subject`."""
+    """An entry of alembic's comparison, as the database shows it: `missing column messages.subject`."""
     kind, *parts = difference[0] if isinstance(difference, list) else difference
     verb, _, thing = kind.partition("_")
     if verb == "modify" or thing == "column":
         _schema, table, column, *_rest = parts
-        return f"{_STANDINGS[verb]} column {table}.{getattr(column, 'name', column)}"
-    return f"{_STANDINGS.get(verb, verb)} {thing} {parts[0].name}"
+        return f"{_KINDS[verb]} column {table}.{getattr(column, 'name', column)}"
+    return f"{_KINDS.get(verb, verb)} {thing} {parts[0].name}"
 
 
 _INVALID_INDEXES = text("""
@@ -226,19 +226,19 @@ def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
     unchecked = connection.execute(_INVALID_CONSTRAINTS, ours).all()
     for name in broken:
         yield problem(
-            f"The index {name} was not built to its end: it is not used, and promises nothing.",
+            f"The index {name} was not built completely: it is not used, and enforces nothing.",
             f"Run `REINDEX INDEX CONCURRENTLY {name}`; where that finds duplicates, remove them first.",
         )
     for table, name in unchecked:
         yield warning(
-            f"The constraint {name} was not checked against the rows that were there.",
+            f"The constraint {name} was not checked against earlier rows.",
             f"Run `ALTER TABLE {table} VALIDATE CONSTRAINT {name}`.",
         )
     if not broken and not unchecked:
         yield ok("all of them, and all constraints, are valid")
 
 
-# Autovacuum comes at 50 rows and a fifth of the table, so that it can't have come where these hold.
+# Autovacuum runs at 50 dead rows and a fifth of the table, so it has not run where these conditions hold.
 _UNTIDY = text("""
     SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
     WHERE schemaname = current_schema() AND relname = ANY(:tables)
@@ -259,7 +259,7 @@ def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
     for table, dead, live in untidy:
         yield warning(
             f"{table} has {dead} dead rows beside {live} living ones, or was never vacuumed.",
-            f"Run `VACUUM (ANALYZE) {table}`, and look in pg_stat_activity for a transaction that is open for long.",
+            f"Run `VACUUM (ANALYZE) {table}`, and look in pg_stat_activity for a transaction that is long open.",
         )
     if is_on and not untidy:
         yield ok("tables are tidy")

@@ -1,4 +1,4 @@
-"""Running the checks: each by itself, none for longer than its time, and one that fails is a finding too."""
+"""Runs the checks, each within a time limit. A check that fails is a finding too."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ SETTINGS_CHECKS: list[SettingsCheck] = [
     installation.api_reference,
     installation.disk,
 ]
-#: In this order: each rests on what those before it have found.
+#: In this order, because each relies on those before it.
 DATABASE_CHECKS: list[DatabaseCheck] = [
     database.database,
     database.encoding,
@@ -46,13 +46,13 @@ DATABASE_CHECKS: list[DatabaseCheck] = [
     operation.calls,
 ]
 
-_STATEMENT_SECONDS = 4  # what the server gives up after
-_CHECK_SECONDS = 12.0  # what we do, if it says nothing at all; libpq tries to connect for 10
+_STATEMENT_SECONDS = 4  # the timeout at the server
+_CHECK_SECONDS = 12.0  # ours, for a server that is silent; libpq tries to connect for 10
 
 
 @dataclass(slots=True)
 class Report:
-    """Findings with the names of their checks, in order; `left_out` are the checks that could not be made."""
+    """Findings in order, each with the name of its check; `left_out` names the checks that were skipped."""
 
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Report:
 
 
 def examine(settings: Settings, *, online: bool = False) -> Report:
-    """Make every check; with `online` also the one that fetches PUBLIC_URL. Raises nothing that a check raises."""
+    """Run every check, with `online` also the one that fetches PUBLIC_URL. Errors of checks become findings."""
     report = Report()
     for check in [*SETTINGS_CHECKS, *([installation.online] if online else [])]:
-        report.findings += _findings(name_of(check), partial(_made, check, settings))
+        report.findings += _findings(name_of(check), partial(_of_settings, check, settings))
     try:
         with provided_database(settings) as url:
             engine = create_command_engine(url)
-            _ask(engine, settings, report)
+            _check_database(engine, settings, report)
             engine.dispose()
     except (EmbeddedPostgresError, OSError) as error:
         mending = "Correct that, let DATA_DIR be a place that can be written, or set DATABASE_URL."
@@ -78,9 +78,9 @@ def examine(settings: Settings, *, online: bool = False) -> Report:
     return report
 
 
-def _ask(engine: Engine, settings: Settings, report: Report) -> None:
+def _check_database(engine: Engine, settings: Settings, report: Report) -> None:
     for position, check in enumerate(DATABASE_CHECKS):
-        found = _findings(name_of(check), partial(_asked, engine, check, settings))
+        found = _findings(name_of(check), partial(_of_database, engine, check, settings))
         report.findings += found
         if any(finding.hides_the_rest for _, finding in found):
             report.left_out = [name_of(left) for left in DATABASE_CHECKS[position + 1 :]]
@@ -91,18 +91,18 @@ def name_of(check: SettingsCheck | DatabaseCheck) -> str:
     return check.__name__.replace("_", " ")
 
 
-def _made(check: SettingsCheck, settings: Settings) -> list[Finding]:
+def _of_settings(check: SettingsCheck, settings: Settings) -> list[Finding]:
     return list(check(settings))
 
 
-def _asked(engine: Engine, check: DatabaseCheck, settings: Settings) -> list[Finding]:
+def _of_database(engine: Engine, check: DatabaseCheck, settings: Settings) -> list[Finding]:
     with _reading(engine) as connection:
         return list(check(settings, connection))
 
 
 @contextmanager
 def _reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that can write nothing and waits for nobody for long."""
+    """A read-only transaction with short timeouts."""
     with engine.connect() as connection:
         connection.execute(text("SET TRANSACTION READ ONLY"))
         limit = {"limit": f"{_STATEMENT_SECONDS}s"}
@@ -128,19 +128,19 @@ def _findings(name: str, check: Callable[[], list[Finding]]) -> list[tuple[str, 
         found = [
             problem(
                 f"The check itself failed: {type(error).__name__}.",
-                "Mend what else is found and try again; if it stays, it is a mistake of this version.",
+                "Mend the other findings and try again; if this one stays, it is a bug in this version.",
             )
         ]
     return [(name, finding) for finding in found]
 
 
-#: By SQLSTATE; the texts of these errors name tables, columns and roles, and never hold what was stored.
+#: By SQLSTATE. The texts of these errors name tables, columns and roles, but contain no stored data.
 _MENDINGS = {
     "42501": "Grant the role of DATABASE_URL what it needs: SELECT, INSERT, UPDATE, DELETE on all tables.",
     "42P01": "Mend the schema first.",
     "42703": "Mend the schema first.",
     "57014": "The database is slow or has very much to count: try again when it is less busy.",
-    "55P03": "Somebody holds a lock on the table for long: look in pg_stat_activity for who that is.",
+    "55P03": "Another session holds a lock on the table: look for it in pg_stat_activity.",
 }
 
 
@@ -158,16 +158,16 @@ def _database_trouble(error: DBAPIError) -> Finding:
 
 
 def _within(seconds: float, check: Callable[[], list[Finding]]) -> list[Finding]:
-    """What the check finds or raises; `TimeoutError` after so long, and then it is left behind.
+    """Run a check in a thread; after a `TimeoutError` the thread is abandoned.
 
-    Only a thread can be left behind: a server that is frozen keeps libpq waiting, whatever its own limits are.
+    A frozen server blocks libpq despite all its timeouts, and only a thread can be abandoned.
     """
     outcome: Future[list[Finding]] = Future()
 
     def work() -> None:
         try:
             outcome.set_result(check())
-        except Exception as error:  # it is raised where it is waited for
+        except Exception as error:  # raised again by `result`
             outcome.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The findings of checks, and the words that they share."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,18 +8,21 @@ from sqlalchemy import Connection
 
 from app.config import Settings
 
+#: Runs a command of the service, from the directory of the repository.
+APP = "./bin/app"
+
 
 class Level(StrEnum):
-    OK = "ok"  #: as it should be
-    WARNING = "warning"  #: works, but look at it
-    PROBLEM = "problem"  #: something is lost, refused or open until it is mended
+    OK = "ok"
+    WARNING = "warning"  #: works, but needs attention
+    PROBLEM = "problem"  #: data is lost, requests are refused, or access is open, until it is mended
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence on how things are, and one on how to mend them, where there is something to mend.
+    """One sentence on the state, and one on how to mend it, if necessary.
 
-    `hides_the_rest` where the checks after it would find nothing but this again.
+    `hides_the_rest` if the checks after it would only find the same cause again.
     """
 
     level: Level
@@ -50,7 +53,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there is at least one: `3 hours`."""
+    """The time in its largest whole unit: `3 hours`."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             return counted(int(seconds // length), unit)

@@ -1,38 +1,38 @@
-"""Checks of the settings and of this machine. None of them asks the database."""
+"""Checks of the settings and of this machine, without the database."""
 
 import asyncio
 import ipaddress
 import shutil
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import httpx
 
 from app.config import Settings
-from app.doctor.findings import Finding, ok, problem, warning
+from app.doctor.findings import APP, Finding, ok, problem, warning
 from app.domain import Channel
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 
 _GIGABYTE = 10**9
-_LITTLE_DISK = _GIGABYTE  # bytes; PostgreSQL alone keeps as much of its log (max_wal_size)
+_LITTLE_DISK = _GIGABYTE  # bytes; PostgreSQL alone keeps this much of its log (max_wal_size)
 _NO_DISK = _GIGABYTE // 10
 _SHORTEST_KEY = 24  # bytes, says Standard Webhooks
 _FETCH_SECONDS = 4
 
 
 def profile(settings: Settings) -> Iterator[Finding]:
-    """Who may do what: development asks nobody for a key."""
+    """The profile: development asks for no key, so it must not be reachable from outside."""
     if settings.is_production:
         yield ok("production")
         return
     public = urlsplit(settings.public_url or "").hostname
     if public and not _is_local(public):
         yield problem(
-            "ENV is development, where nobody needs a key, and PUBLIC_URL says that the world reaches it.",
-            "Set ENV=production, and make keys with `python -m app keys create`.",
+            "ENV is development, where requests need no key, and PUBLIC_URL says that the world reaches it.",
+            f"Set ENV=production, and make keys with `{APP} keys create`.",
         )
     elif not _is_local(settings.host):
         yield warning(
@@ -48,18 +48,18 @@ def webhook_secret(settings: Settings) -> Iterator[Finding]:
     make = "Set WEBHOOK_SECRET to what `openssl rand -base64 32` prints, here and where the webhooks are signed."
     if not keys:
         if settings.is_production:
-            yield problem("WEBHOOK_SECRET is not set, so anybody can invent messages that came in.", make)
+            yield problem("WEBHOOK_SECRET is not set, so anybody can forge inbound messages.", make)
         else:
             yield ok("not set: in development webhooks need no signature")
     elif min(map(len, keys)) < _SHORTEST_KEY:
         yield warning(f"WEBHOOK_SECRET is shorter than {_SHORTEST_KEY} bytes and might be guessed.", make)
     else:
-        yield ok("set" if len(keys) == 1 else f"{len(keys)} are valid: take the old one out once nobody uses it")
+        yield ok("set" if len(keys) == 1 else f"{len(keys)} are valid: remove the old one when it is out of use")
 
 
-#: One of each kind that a vendor may have a secret of its own for. They show what is none, and are refused.
+#: A callback of each kind that may have a secret of its own. They carry an invalid one, and are refused.
 _SHOWN = ("authorization", "Bearer none")
-_CALLS = [
+_CALLBACKS = [
     Callback("GET", "https://messaging.example/", [_SHOWN], b""),
     *(
         Callback("POST", "https://messaging.example/", [_SHOWN, ("content-type", media_type)], b"")
@@ -69,7 +69,7 @@ _CALLS = [
 
 
 def callbacks(_: Settings) -> Iterator[Finding]:
-    """Whether there is a secret for all that the configured providers may call with."""
+    """The secrets for all callbacks of the configured providers."""
     missing: dict[str, list[str]] = {}
     for name, provider in sorted(provider_registry.items()):
         with suppress(NotImplementedError):
@@ -77,19 +77,19 @@ def callbacks(_: Settings) -> Iterator[Finding]:
     for name, said in missing.items():
         if said:
             yield warning(
-                f"{' '.join(said)} So calls of {name} that need it are answered 503, until {name} gives them up.",
-                f"Set it as docs/providers.md says for {name}, and restart; if {name} is not to call, leave it so.",
+                f"{' '.join(said)} So callbacks of {name} that need it get 503, until {name} gives up.",
+                f"Set it as docs/providers.md says for {name}, and restart; if it makes none, leave it so.",
             )
     if not any(missing.values()):
         yield ok(f"those of {', '.join(missing)} can be verified" if missing else "no provider makes any")
 
 
 async def _missing_secrets(provider: BaseProvider) -> list[str]:
-    """What a provider says to calls that it can't judge. Raises `NotImplementedError` where it doesn't call."""
+    """The provider's reasons for callbacks that it can't verify. `NotImplementedError` if it makes none."""
     missing: dict[str, None] = {}
-    for call in _CALLS:
+    for callback in _CALLBACKS:
         try:
-            judging = provider.verify(call)
+            judging = provider.verify(callback)
             if isinstance(judging, Awaitable):
                 await judging
         except CallbackUnverifiable as error:
@@ -109,26 +109,26 @@ def public_url(settings: Settings) -> Iterator[Finding]:
             )
         elif settings.is_production:
             yield warning(
-                "PUBLIC_URL is not set: links between pages are relative, and browsers aren't told to stay on https.",
+                "PUBLIC_URL is not set: links between pages are relative, and browsers may leave https.",
                 "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example.",
             )
         else:
-            yield ok("not set: nobody outside is expected")
+            yield ok("not set: no requests from outside are expected")
         return
     parts = urlsplit(settings.public_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        yield problem("PUBLIC_URL is no web address.", "Write it as https://messaging.example.")
+        yield problem("PUBLIC_URL is not a web address.", "Write it as https://messaging.example.")
     elif settings.is_production and parts.scheme != "https" and not _is_local(parts.hostname):
         yield problem(
-            "PUBLIC_URL begins with http: keys and messages travel readable for everybody on the way.",
+            "PUBLIC_URL begins with http: keys and messages can be read on the way.",
             "Put a proxy with a certificate in front, and let PUBLIC_URL begin with https.",
         )
     else:
-        yield ok(f"{parts.scheme}://{parts.hostname}")
+        yield ok(_without_secrets(parts))
 
 
 def online(settings: Settings) -> Iterator[Finding]:
-    """Only on request: it resolves and fetches PUBLIC_URL."""
+    """Only on request, because it resolves and fetches PUBLIC_URL."""
     if settings.public_url is None:
         yield warning("There is no PUBLIC_URL to fetch.", "Set PUBLIC_URL.")
         return
@@ -150,7 +150,7 @@ def online(settings: Settings) -> Iterator[Finding]:
 
 
 def routes(settings: Settings) -> Iterator[Finding]:
-    """Whether every channel has somebody who takes its messages, and really sends them."""
+    """The providers of every channel: they exist, and really send."""
     served = [channel for channel in sorted(channels_served(settings)) if route_of(settings, channel)]
     for channel in dict.fromkeys([*Channel, *settings.routes, *served]):
         route = route_of(settings, channel)
@@ -158,8 +158,8 @@ def routes(settings: Settings) -> Iterator[Finding]:
         simulated = [name for name in route if name in provider_registry and provider_registry[name].simulated]
         if not route:
             yield warning(
-                f"{channel} has no provider: sends on it are refused.",
-                f"Name one in ROUTES, as {channel}:NAME; if nobody needs {channel}, leave it so.",
+                f"{channel} has no provider: messages on it are refused.",
+                f"Name one in ROUTES, as {channel}:NAME; if {channel} is not needed, leave it so.",
             )
         elif unknown:
             yield problem(
@@ -182,7 +182,7 @@ def log_format(settings: Settings) -> Iterator[Finding]:
         yield warning("LOG_FORMAT is console, which log collectors can't read.", "Take LOG_FORMAT away, or set json.")
     elif settings.is_production and settings.log_level == "debug":
         yield warning(
-            "LOG_LEVEL is debug: the texts of exceptions are logged, which may quote what somebody sent.",
+            "LOG_LEVEL is debug: the texts of exceptions are logged, which may quote messages.",
             "Set LOG_LEVEL=info.",
         )
     else:
@@ -192,16 +192,16 @@ def log_format(settings: Settings) -> Iterator[Finding]:
 def api_reference(settings: Settings) -> Iterator[Finding]:
     if settings.is_production and settings.serves_docs:
         yield warning(
-            "DOCS_ENABLED shows the API reference to everybody.", "Take DOCS_ENABLED away, unless that is intended."
+            "DOCS_ENABLED shows the API reference to everyone.", "Take DOCS_ENABLED away, unless that is intended."
         )
     else:
         yield ok("served at /docs" if settings.serves_docs else "not served")
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
-    """The space that the embedded server has left; another server's disk can't be seen from here."""
+    """The free space of the embedded server; the disk of another server can't be seen from here."""
     if settings.database_url is not None:
-        yield ok("the database's own machine has to watch it: DATABASE_URL is set")
+        yield ok("to be watched on the database's own machine: DATABASE_URL is set")
         return
     directory = settings.data_dir.resolve()
     while not directory.exists():
@@ -215,6 +215,10 @@ def disk(settings: Settings) -> Iterator[Finding]:
         yield warning(f"{left}.", mending)
     else:
         yield ok(left)
+
+
+def _without_secrets(url: SplitResult) -> str:
+    return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def _is_local(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of what the service has stored: keys, how the providers fare, the queue. Counts only, of all tenants."""
+"""Checks of the stored state: keys, the health of providers, the queue. They only count, over all tenants."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,9 @@ from sqlalchemy import Connection, func, select, text
 
 from app.config import Settings
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback
-from app.doctor.findings import Finding, counted, duration, ok, problem, warning
+from app.doctor.findings import APP, Finding, counted, duration, ok, problem, warning
 from app.domain import CallbackVerdict
+from app.services.delivery.claims import QUEUE_AGE
 
 _SHOWN = 5
 
@@ -24,27 +25,27 @@ _EXPIRING = text("""
 
 
 def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
-    """The keys that let clients in. They are named by their ids, as `python -m app keys list` shows them."""
+    """The API keys, named by their ids, as `keys list` shows them."""
     valid, admin = connection.execute(_KEYS).one()
     expiring = connection.execute(_EXPIRING).all()
-    make = "`python -m app keys create --name ...`"
+    make = f"`{APP} keys create --name ...`"
     if settings.is_production and not valid:
         yield problem("There is no valid API key: every request is refused.", f"Make one: {make}.")
     for name, is_over, seconds in expiring[:_SHOWN]:
         if is_over:
             yield warning(
-                f"Key {name} has expired: whoever uses it is refused.",
-                f"If it is still needed, make another with {make}; then `python -m app keys revoke TENANT ID`.",
+                f"Key {name} has expired: its clients are refused.",
+                f"If it is still needed, make another with {make}; then `{APP} keys revoke TENANT ID`.",
             )
         else:
             yield warning(
                 f"Key {name} expires in {duration(float(seconds))}.",
-                f"Make another with {make}, hand it over, and then `python -m app keys revoke TENANT ID`.",
+                f"Make another with {make}, hand it over, and then `{APP} keys revoke TENANT ID`.",
             )
     if len(expiring) > _SHOWN:
         yield warning(
             f"{len(expiring) - _SHOWN} more have expired or will within 14 days.",
-            "`python -m app keys list` has them.",
+            f"`{APP} keys list` has them.",
         )
     if not expiring and (valid or not settings.is_production):
         yield ok(f"{valid} valid, {admin} of them with the scope admin")
@@ -61,7 +62,7 @@ _TROUBLED = text("""
 
 
 def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
-    """Those who have had trouble. Why one is paused are its vendor's words, which are not repeated here."""
+    """The providers in trouble. The reason of a pause quotes the vendor, and is not repeated here."""
     in_trouble = False
     for name, is_paused, paused_for, is_open, failures, is_throttled, throttled_for in connection.execute(_TROUBLED):
         if is_paused:
@@ -71,7 +72,7 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
             )
         elif is_open:
             yield warning(
-                f"{name} has failed {failures} times in a row and is left alone for a while.",
+                f"{name} has failed {failures} times in a row and is not called for a while.",
                 "It is tried again by itself. See the vendor's status page, and the last attempts in "
                 f"GET /api/messages?provider={name}.",
             )
@@ -85,18 +86,7 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("none is paused, throttled or failing")
 
 
-# What waits for an earlier message of its conversation is not overdue; that one may be.
-_DUE = text("""
-    SELECT count(*) FILTER (WHERE due_at < now() - interval '1 minute') AS overdue,
-           extract(epoch FROM now() - min(due_at)) AS oldest
-    FROM messages m
-    WHERE due_at <= now() AND NOT EXISTS (
-        SELECT FROM messages earlier
-        WHERE earlier.tenant_id = m.tenant_id AND earlier.conversation_id = m.conversation_id
-          AND earlier.channel = m.channel AND earlier.id < m.id AND earlier.due_at IS NOT NULL
-          AND earlier.status <> 'scheduled')
-""")
-# A worker listens for what is due. Behind a pooler that can't be seen, but the leases that it renews can.
+# A worker listens for due messages. Behind a pooler that can't be seen, but its renewed leases can.
 _WORKERS = text("""
     SELECT greatest(
         (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'),
@@ -105,7 +95,7 @@ _WORKERS = text("""
 
 
 def queue(_: Settings, connection: Connection) -> Iterator[Finding]:
-    overdue, oldest = connection.execute(_DUE).one()
+    overdue, oldest = connection.execute(QUEUE_AGE).one()
     workers = connection.execute(_WORKERS).scalar_one()
     at_work = counted(workers, "worker is", "workers are") + " connected" if workers else "no worker is connected"
     if not overdue:
@@ -119,10 +109,10 @@ def queue(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield warning(
             text_,
             "If a provider above is paused or asked for a pause, they wait for it. Otherwise start more workers "
-            "(`python -m app worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES.",
+            f"(`{APP} worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES.",
         )
     else:
-        yield problem(text_, "Start `python -m app worker`, or the service with WORKER_ENABLED=true.")
+        yield problem(text_, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
 
 
 _ENDED = text("""
@@ -176,13 +166,13 @@ _NOT_UNDERSTOOD = (
 
 
 def calls(_: Settings, connection: Connection) -> Iterator[Finding]:
-    """What providers called with, and could not be read or stored. It is kept for WEBHOOK_DAYS."""
+    """The callbacks that could not be read or stored. They are kept for WEBHOOK_DAYS."""
     not_understood = connection.execute(_NOT_UNDERSTOOD).all()
     for name, count in not_understood:
         yield warning(
-            f"{counted(count, 'call')} of {name} could not be read, or only in part: a message may be missing.",
-            f"`python -m app webhooks list --verdict not_understood --provider {name}` says why. Once mended, "
-            "`python -m app webhooks replay` takes them again.",
+            f"{counted(count, 'callback')} of {name} could not be read, or only in part: a message may be missing.",
+            f"`{APP} webhooks list --verdict not_understood --provider {name}` says why. Once mended, "
+            f"`{APP} webhooks replay` processes them again.",
         )
     if not not_understood:
         yield ok("every one that is kept has been understood")

@@ -28,7 +28,6 @@ from sqlalchemy import (
     extract,
     false,
     func,
-    literal,
     null,
     or_,
     select,
@@ -130,7 +129,7 @@ async def due_work(connection: AsyncConnection, channels: Iterable[str]) -> list
     return [DueWork(tenant_id, channel, float(seconds)) for tenant_id, channel, seconds in found]
 
 
-_earlier = aliased(Message)
+_earlier = aliased(Message, name="earlier")
 _WAITING = [MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value, MessageStatus.UNKNOWN.value]
 _in_doubt_with = (
     select(DeliveryAttempt.provider_type)
@@ -163,7 +162,7 @@ def _goes_before(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
 
 
 def _is_next(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    return ~select(literal(1)).where(_goes_before(tenant)).exists()
+    return ~select(_earlier.id).where(_goes_before(tenant)).exists()
 
 
 _age = func.now() - Message.due_at

@@ -1,0 +1,75 @@
+-- Claims due messages for a provider, as `claims.claim_due` executes it for `Wanted.ANYTHING`. The tests compare this
+-- file with that statement, without its casts.
+
+WITH picked AS (
+    -- Picks the next due message of each conversation, and names the provider that may already have it. Such a message
+    -- is only picked for that provider. A message that another worker is claiming is skipped.
+    SELECT messages.id AS id,
+           CASE WHEN (messages.attempt_count > 0) THEN (
+               SELECT delivery_attempts.provider_type
+               FROM delivery_attempts
+               WHERE delivery_attempts.tenant_id = :tenant
+                 AND delivery_attempts.message_id = messages.id
+                 AND delivery_attempts.outcome = 'unknown'
+               ORDER BY delivery_attempts.number DESC
+               LIMIT 1
+           ) ELSE NULL END AS in_doubt_with
+    FROM messages
+    WHERE messages.tenant_id = :tenant
+      AND messages.channel = :on_channel
+      AND messages.due_at <= now()
+      AND messages.status IN ('queued', 'scheduled', 'unknown')
+      AND (messages.expires_at IS NULL OR messages.expires_at > now() OR messages.status = 'unknown')
+      -- `Wanted.IN_DOUBT` and `Wanted.POISON_SUSPECTS` have other conditions in these two places.
+      AND messages.worker_deaths < :deaths
+      AND CASE WHEN (messages.attempt_count > 0) THEN coalesce((
+              SELECT delivery_attempts.provider_type
+              FROM delivery_attempts
+              WHERE delivery_attempts.tenant_id = :tenant
+                AND delivery_attempts.message_id = messages.id
+                AND delivery_attempts.outcome = 'unknown'
+              ORDER BY delivery_attempts.number DESC
+              LIMIT 1
+          ) = :provider, true) ELSE true END
+      -- No earlier message of its conversation has yet to leave.
+      AND CASE WHEN (messages.due_at IS NOT NULL) THEN NOT (EXISTS (
+              SELECT earlier.id
+              FROM messages AS earlier
+              WHERE earlier.tenant_id = :tenant
+                AND earlier.conversation_id = messages.conversation_id
+                AND earlier.channel = messages.channel
+                AND earlier.id < messages.id
+                AND earlier.due_at IS NOT NULL
+                AND (earlier.status != 'scheduled' OR earlier.due_at <= now())
+          )) ELSE false END
+    ORDER BY messages.due_at, messages.id
+    LIMIT :limit
+    FOR NO KEY UPDATE OF messages SKIP LOCKED
+),
+taken AS (
+    -- Marks the picked messages as sending, and makes the end of their leases the time at which they are due.
+    UPDATE messages
+    SET status='sending', attempt_count=(messages.attempt_count + 1), due_at=(now() + :lease * '0:00:01')
+    FROM picked
+    WHERE messages.tenant_id = :tenant
+      AND messages.id = picked.id
+    RETURNING messages.id, messages.attempt_count, messages.attempt_limit, messages.channel, messages.type,
+              messages.from_address, messages.to_address, messages.subject, messages.body, messages.attachments,
+              messages.created_at, messages.retry_count, picked.in_doubt_with
+),
+opened AS (
+    -- Opens an attempt for each, so that a crash during the send leaves it in doubt.
+    INSERT INTO delivery_attempts
+        (tenant_id, message_id, number, provider_type, routed_because, worker, started_at)
+    SELECT :tenant, taken.id AS id, taken.attempt_count AS attempt_count, :provider,
+           CASE WHEN (taken.in_doubt_with IS NOT NULL) THEN 'it may have it already' ELSE :because END,
+           :by_worker, clock_timestamp() AS clock_timestamp_1
+    FROM taken
+    RETURNING delivery_attempts.message_id
+)
+-- Gives back all that the provider needs, in the order in which the messages were accepted.
+SELECT taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
+       taken.from_address, taken.to_address, taken.subject, taken.body, taken.attachments,
+       taken.created_at, taken.retry_count, taken.in_doubt_with
+FROM taken
+ORDER BY taken.id

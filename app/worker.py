@@ -178,8 +178,8 @@ class DeliveryWorker:
         return len(claims)
 
     async def _deliver(self, claim: Claim, wait: float) -> None:
-        # Where a send can't be repeated, its slot is free only when the result is written: if this worker dies, at
-        # most one such message for each slot goes out twice.
+        # A send that can't be repeated keeps its slot until its result is recorded. So if this worker dies, each slot
+        # has at most one such message that may go out twice.
         is_safe = is_safe_to_repeat(provider_registry.get(claim.provider_type))
         try:
             result = await self._hand_over(claim, wait)

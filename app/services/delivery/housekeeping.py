@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.config import Settings
 from app.db.batches import CHANNEL, SECOND, TENANT
 from app.db.engine import is_unavailable
-from app.db.models import DeliveryAttempt, Message
+from app.db.models import DeliveryAttempt, Message, Tenant
 from app.db.process_lock import HERE, ProcessLock
 from app.db.statistics import learn_sizes
 from app.domain import MessageStatus
@@ -22,11 +22,14 @@ from app.services.delivery.claims import Claim, due_work, renew_leases
 from app.services.delivery.outcomes import AttemptResult, note, record_outcomes
 from app.services.delivery.receipts import sweep_parked
 from app.services.delivery.retry_policy import Attempt, Decision, in_doubt
+from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)
 
-_WATCH_SECONDS = 0.2  # the time in which the death of a worker on this host is noticed
-_RETURN_SECONDS = 30.0  # the time in which a dead worker on this host is expected back
+#: The time in which the death of a worker on this host is noticed.
+_WATCH_SECONDS = 0.2
+#: The time in which the last other worker on this host is expected back.
+_RETURN_SECONDS = 30.0
 
 #: The reason of an attempt whose worker died.
 WORKER_LOST = "The worker that had it went away before it could say what came of this attempt."
@@ -73,6 +76,7 @@ class Housekeeping:
             # Often enough that one failure does no harm.
             PeriodicTask("lease-renewal", settings.lease_seconds / 3, self._renew, "leases_not_renewed"),
             PeriodicTask("statistics", 1, self._learn_sizes, "not_analyzed"),
+            PeriodicTask("keys-and-budgets", 30, self._forget, "not_cleaned"),
             *tasks,
         ]
         self._running: list[asyncio.Task[None]] = []
@@ -145,6 +149,15 @@ class Housekeeping:
     async def _learn_sizes(self) -> None:
         if names := await learn_sizes(self._engine):
             log.debug("tables_analyzed", tables=names)
+
+    async def _forget(self) -> None:
+        """Forget old idempotency keys and the daily budgets of past days."""
+        async with self._engine.begin() as connection:
+            tenants = (await connection.execute(select(Tenant.id))).scalars().all()
+            for tenant_id in tenants:
+                await forget_daily_budgets(connection, tenant_id)
+        for tenant_id in tenants:
+            await forget_idempotency_keys(self._engine, tenant_id, self._settings.idempotency_hours * 3600)
 
 
 async def _repeat(task: PeriodicTask) -> None:

@@ -1,6 +1,6 @@
-"""Which mails an outgoing one follows, by their Message-IDs: what mail programs make threads of.
+"""The earlier mails of an outgoing mail's conversation, by Message-ID, from which mail programs build threads.
 
-Looked up after the claim, and for mail alone: other channels pay nothing for it.
+Looked up after the claim and only for mail, so that other channels pay nothing for it.
 """
 
 from collections import defaultdict
@@ -18,12 +18,12 @@ from app.providers.mail.outbound import MOST_REFERENCES, message_id_of
 from app.services.delivery.references import reference_of
 
 _LEFT = [MessageStatus.SENT.value, MessageStatus.DELIVERED.value, MessageStatus.READ.value]
-#: A mail that is dated into the future would be the latest of its conversation for years.
+#: Without this limit, a mail dated into the future would be the latest of its conversation for years.
 _AHEAD = timedelta(days=1)
 
 _claimed = rows(message_id=BigInteger())
 _mail = aliased(Message)
-# By time and not by id, because an index leads through a conversation in this order.
+# Ordered by time and not by id, as the index on conversations is.
 _before = (
     select(
         Message.id,
@@ -58,9 +58,9 @@ _THREADS = (
 
 
 async def threads_of(connection: AsyncConnection, tenant_id: int, message_ids: Sequence[int]) -> dict[int, list[str]]:
-    """For each mail the Message-IDs of the last ten before it in its conversation, the latest last.
+    """For each mail, the Message-IDs of the last ten before it in its conversation, oldest first.
 
-    Those that came in have the one that they came with, those that left the one that we gave them.
+    An inbound mail has the id that it came with, an outbound one the id that we gave it.
     """
     threads: defaultdict[int, list[str]] = defaultdict(list)
     parameters = given(tenant_id, ("message_id",), [(message_id,) for message_id in message_ids])

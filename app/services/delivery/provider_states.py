@@ -37,14 +37,18 @@ _NAME = bindparam("provider", type_=Text())
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
-    """A provider as the workers see it."""
+    """A provider as the workers see it.
+
+    Its rate is booked for `slot_in` seconds. With `probing`, its breaker is half open: one message may try it.
+    `seconds_since_pause` counts from the end of the last pause that it asked for.
+    """
 
     paused_reason: str | None = None
     is_open: bool = False
     is_throttled: bool = False
-    slot_in: float = 0.0  #: seconds for which its rate is booked
-    probing: bool = False  #: the breaker is half open: one message may try the provider
-    seconds_since_pause: float | None = None  #: since the end of the last pause that it asked for
+    slot_in: float = 0.0
+    probing: bool = False
+    seconds_since_pause: float | None = None
 
     @property
     def trouble(self) -> str | None:

@@ -1,8 +1,8 @@
-"""The receipt ledger: what providers say about messages, each event once, never changed, all of it kept.
+"""The ledger of receipts: each is stored once and never changed.
 
-An event raises its message's status, and tells its provider and id where no answer has, or changes nothing. One that
-names a provider's id which no attempt has yet is parked, and attached when the attempt is recorded; a sweep finds
-those that crossed it on the way.
+A receipt raises its message's status, or changes nothing. It also fills in the provider and its id, if no reply has.
+A receipt for an id that no attempt has yet is parked, and attached when the attempt is recorded. A sweep finds those
+that were stored at the same moment.
 """
 
 import json
@@ -39,7 +39,7 @@ from app.providers.base import Receipt
 from app.redaction import redacted
 from app.services.delivery.references import parse_reference, tenant_in
 
-#: Parked events are looked for this long; later ones still attach when an attempt is recorded.
+#: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)
 
 _received = rows(
@@ -55,9 +55,9 @@ _received = rows(
     occurred_at=DateTime(timezone=True),
 )
 _RECEIVED = [column.name for column in _received.c][:-1]
-#: The message is held until its receipt is stored: one that is being erased meanwhile is either there for it or not.
-#: Our reference is believed only where the message has been handed to the provider that shows it.
-_named_by_us = (
+#: Locks the message until its receipt is stored, so that an erasure comes either before or after.
+#: Our reference is only trusted if the message had an attempt with this provider.
+_by_reference = (
     select(Tenant.id.label("tenant_id"), Message.id.label("message_id"))
     .join(Message, Message.tenant_id == Tenant.id)
     .join(
@@ -72,9 +72,9 @@ _named_by_us = (
     )
     .limit(1)
     .with_for_update(of=Message, read=True, key_share=True)
-    .lateral("named_by_us")
+    .lateral("by_reference")
 )
-_attempt_named_by_them = (
+_attempt_by_their_id = (
     select(DeliveryAttempt.message_id)
     .where(
         DeliveryAttempt.tenant_id == Tenant.id,
@@ -86,43 +86,43 @@ _attempt_named_by_them = (
     .correlate(Tenant, _received)
     .scalar_subquery()
 )
-#: Each step is limited, so that it goes by its index, whatever PostgreSQL knows about the size of the tables.
-_message_named_by_them = (
+#: The limits make PostgreSQL use the indexes, even without statistics of the tables.
+_message_by_their_id = (
     select(Message.id)
-    .where(Message.tenant_id == Tenant.id, Message.id == _attempt_named_by_them)
+    .where(Message.tenant_id == Tenant.id, Message.id == _attempt_by_their_id)
     .limit(1)
     .with_for_update(of=Message, read=True, key_share=True)
     .correlate(Tenant, _received)
-    .lateral("message_named_by_them")
+    .lateral("message_by_their_id")
 )
-_named_by_them = (
-    select(Tenant.id.label("tenant_id"), _message_named_by_them.c.id.label("message_id"))
+_by_their_id = (
+    select(Tenant.id.label("tenant_id"), _message_by_their_id.c.id.label("message_id"))
     .select_from(Tenant)
-    .join(_message_named_by_them, true())
+    .join(_message_by_their_id, true())
     .order_by(Tenant.id)
     .limit(1)
-    .lateral("named_by_them")
+    .lateral("by_their_id")
 )
-_EVENT_VALUES = {
+_COLUMNS = {
     StoredReceipt.tenant_id: func.coalesce(
-        _named_by_us.c.tenant_id, _named_by_them.c.tenant_id, literal(DEFAULT_TENANT_ID, BigInteger())
+        _by_reference.c.tenant_id, _by_their_id.c.tenant_id, literal(DEFAULT_TENANT_ID, BigInteger())
     ),
     StoredReceipt.provider_type: _received.c.provider_type,
     StoredReceipt.event_id: _received.c.event_id,
-    StoredReceipt.message_id: func.coalesce(_named_by_us.c.message_id, _named_by_them.c.message_id),
+    StoredReceipt.message_id: func.coalesce(_by_reference.c.message_id, _by_their_id.c.message_id),
     StoredReceipt.provider_message_id: _received.c.provider_message_id,
     StoredReceipt.status: _received.c.status,
     StoredReceipt.detail: _received.c.detail,
     StoredReceipt.raw: cast(_received.c.raw, JSONB),
     StoredReceipt.occurred_at: _received.c.occurred_at,
 }
-_INSERT_EVENTS = (
+_INSERT = (
     insert(StoredReceipt)
     .from_select(
-        list(_EVENT_VALUES),
-        select(*_EVENT_VALUES.values())
+        list(_COLUMNS),
+        select(*_COLUMNS.values())
         .select_from(
-            _received.outerjoin(_named_by_us, true()).outerjoin(_named_by_them, _named_by_us.c.tenant_id.is_(None))
+            _received.outerjoin(_by_reference, true()).outerjoin(_by_their_id, _by_reference.c.tenant_id.is_(None))
         )
         .order_by(_received.c.position),
     )
@@ -132,11 +132,10 @@ _INSERT_EVENTS = (
 
 
 async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[str, Receipt]]) -> None:
-    """Keep receipts, each with its provider's name, and raise the status of the messages they are about.
+    """Store receipts, given with their providers' names, and raise the status of their messages.
 
-    An event that is known already, or stands twice in the batch, is kept once. Its tenant is the one of its message;
-    what is parked belongs to tenant 1 until its message is known. Its `detail`, which is shown, is kept without
-    secrets and whole addresses; `raw` is as it came.
+    A duplicate is stored once. A receipt belongs to the tenant of its message; a parked one belongs to tenant 1 until
+    its message is known. `detail` is stored without secrets and whole addresses, `raw` as it came.
     """
     once = {(provider_type, receipt.event_id): (provider_type, receipt) for provider_type, receipt in receipts}
     values = []
@@ -153,17 +152,17 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
                 receipt.occurred_at,
             )
         )
-    inserted = await connection.execute(_INSERT_EVENTS, given(DEFAULT_TENANT_ID, _RECEIVED, values))
+    inserted = await connection.execute(_INSERT, given(DEFAULT_TENANT_ID, _RECEIVED, values))
     attached: dict[int, list[int]] = {}
     for row in inserted:
         if row.message_id is not None:
             attached.setdefault(row.tenant_id, []).append(row.id)
-    for tenant_id, event_ids in sorted(attached.items()):
-        await _raise_statuses(connection, tenant_id, event_ids)
+    for tenant_id, receipt_ids in sorted(attached.items()):
+        await _raise_statuses(connection, tenant_id, receipt_ids)
 
 
 def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, None, None]:
-    """The tenant, the message and its time of creation that a reference claims to be about."""
+    """The tenant, the message id and the time of creation in our reference."""
     tenant_id = tenant_in(reference)
     named = None if tenant_id is None else parse_reference(reference, tenant_id)
     return (tenant_id, *named) if tenant_id is not None and named is not None else (None, None, None)
@@ -175,7 +174,7 @@ _IS_RECORDED = (
     StoredReceipt.provider_type == _recorded.c.provider_type,
     StoredReceipt.provider_message_id == _recorded.c.provider_message_id,
     Message.tenant_id == TENANT,
-    Message.id == _recorded.c.message_id,  # it may have been erased while it was with the provider
+    Message.id == _recorded.c.message_id,  # it may have been erased during the send
 )
 _ATTACH = (
     update(StoredReceipt)
@@ -186,7 +185,7 @@ _ATTACH = (
 
 
 def _moving(found: Delete, tenant_id: SQLColumnExpression[int], message_id: SQLColumnExpression[int]) -> Executable:
-    """Takes parked events from tenant 1 and gives them to their message's tenant: a key isn't changed in place."""
+    """A statement that moves parked receipts from tenant 1 to their message's tenant, as the key can't be updated."""
     kept = [column for column in StoredReceipt.__table__.c if column.name not in {"tenant_id", "id", "message_id"}]
     taken = found.returning(tenant_id.label("its_tenant"), message_id.label("its_message"), *kept).cte("taken")
     columns = ["tenant_id", "message_id", *(column.name for column in kept)]
@@ -205,7 +204,7 @@ _ATTACH_ELSEWHERE = _moving(delete(StoredReceipt).where(*_PARKED, *_IS_RECORDED)
 async def attach_parked(
     connection: AsyncConnection, tenant_id: int, recorded: Iterable[tuple[int, str, str]]
 ) -> None:
-    """Give parked events to the messages whose provider ids have just become known, in the same transaction.
+    """Attach parked receipts to messages whose provider ids are recorded in the same transaction.
 
     `recorded` holds message id, provider and the provider's id.
     """
@@ -236,20 +235,20 @@ _ANY_PARKED = select(StoredReceipt.id).where(*_PARKED, StoredReceipt.received_at
 
 
 async def sweep_parked(connection: AsyncConnection) -> int:
-    """Attach parked events that crossed the recording of their attempt on the way; returns how many there were."""
+    """Attach receipts that were parked while their attempt was being recorded; returns how many."""
     if (await connection.execute(_ANY_PARKED)).scalar() is None:
         return 0
     found: dict[int, list[int]] = {}
     for statement in (_SWEEP, _SWEEP_ELSEWHERE):
         for row in await connection.execute(statement):
             found.setdefault(row.tenant_id, []).append(row.id)
-    for tenant_id, event_ids in sorted(found.items()):
-        await _raise_statuses(connection, tenant_id, event_ids)
+    for tenant_id, receipt_ids in sorted(found.items()):
+        await _raise_statuses(connection, tenant_id, receipt_ids)
     return sum(map(len, found.values()))
 
 
 _FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
-_attempt_told_of = (
+_attempt_of_receipt = (
     select(func.max(DeliveryAttempt.number))
     .where(
         DeliveryAttempt.tenant_id == TENANT,
@@ -260,8 +259,8 @@ _attempt_told_of = (
     .correlate(StoredReceipt)
     .scalar_subquery()
 )
-_failed_attempt = case((StoredReceipt.status.in_(_FAILURES), _attempt_told_of), else_=null())
-_told = rows(event_id=BigInteger())
+_failed_attempt = case((StoredReceipt.status.in_(_FAILURES), _attempt_of_receipt), else_=null())
+_stored = rows(receipt_id=BigInteger())
 _best = (
     select(
         StoredReceipt.message_id,
@@ -272,7 +271,7 @@ _best = (
         _failed_attempt.label("failed_attempt"),
     )
     .ext(distinct_on(StoredReceipt.message_id))
-    .join(_told, and_(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == _told.c.event_id))
+    .join(_stored, and_(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == _stored.c.receipt_id))
     .where(StoredReceipt.status.is_not(None))
     .order_by(
         StoredReceipt.message_id, rank_of(StoredReceipt.status).desc(), _failed_attempt.desc(), StoredReceipt.id
@@ -287,7 +286,7 @@ _locked = (
     .cte("locked")
 )
 _other = aliased(Message)
-_has_another = (
+_other_with_id = (
     select(_other.id)
     .where(
         _other.tenant_id == TENANT,
@@ -299,34 +298,34 @@ _has_another = (
     .correlate(_locked)
     .scalar_subquery()
 )
-_is_nameless = Message.provider_message_id.is_(None)
+_has_no_id = Message.provider_message_id.is_(None)
 _is_failure = _locked.c.status.in_(_FAILURES)
-#: That an earlier attempt failed after all is no news once another is under way, or somebody wants one.
-_is_over = or_(_locked.c.failed_attempt < Message.attempt_count, Message.status == MessageStatus.QUEUED.value)
+#: The failure of an earlier attempt changes nothing once another attempt was made or requested.
+_is_outdated = or_(_locked.c.failed_attempt < Message.attempt_count, Message.status == MessageStatus.QUEUED.value)
 _RAISE = (
     update(Message)
     .where(
         Message.tenant_id == TENANT,
         Message.id == _locked.c.id,
         rank_of(_locked.c.status) > rank_of(Message.status),
-        # That it is still on its way to being sent is the provider's affair: here it decides what is tried next.
+        # A receipt that reports less than `sent` must not change what is tried next.
         rank_of(_locked.c.status) >= STATUS_RANK[MessageStatus.SENT],
-        or_(_locked.c.failed_attempt.is_(None), ~_is_over),
+        or_(_locked.c.failed_attempt.is_(None), ~_is_outdated),
     )
     .values(
         status=_locked.c.status,
         status_reason=case((_is_failure, _locked.c.detail), else_=null()),
-        due_at=null(),  # it has left: nobody has to send it any more
-        # What the answer did not live to tell; an id that another message has stays with that.
-        provider_type=case((_is_nameless, _locked.c.provider_type), else_=Message.provider_type),
+        due_at=null(),  # no further attempt
+        # Filled in for a reply that was lost. An id that another message has stays with that message.
+        provider_type=case((_has_no_id, _locked.c.provider_type), else_=Message.provider_type),
         provider_message_id=case(
-            (and_(_is_nameless, _has_another.is_(None)), _locked.c.provider_message_id),
+            (and_(_has_no_id, _other_with_id.is_(None)), _locked.c.provider_message_id),
             else_=Message.provider_message_id,
         ),
     )
 )
 
 
-async def _raise_statuses(connection: AsyncConnection, tenant_id: int, event_ids: Sequence[int]) -> None:
-    if event_ids:
-        await connection.execute(_RAISE, given(tenant_id, ("event_id",), [(id,) for id in event_ids]))
+async def _raise_statuses(connection: AsyncConnection, tenant_id: int, receipt_ids: Sequence[int]) -> None:
+    if receipt_ids:
+        await connection.execute(_RAISE, given(tenant_id, ("receipt_id",), [(id,) for id in receipt_ids]))

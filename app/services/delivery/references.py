@@ -1,8 +1,7 @@
-"""How we name a message to a provider: the same for every attempt, and never used again.
+"""Our reference for a message at a provider, which serves as its idempotency key: the same for every attempt.
 
-It holds the time of creation because ids begin at 1 again in a new database, while a provider remembers. Somebody who
-has a refused message tried again means another try: it goes by another name, or a provider that honours the name
-would only repeat its refusal.
+It contains the time of creation, because a new database starts its ids at 1 again and a provider remembers the old
+ones. A manual retry gets a new reference: a provider that honours the old one would only repeat its refusal.
 """
 
 import re
@@ -19,7 +18,7 @@ def reference_of(tenant_id: int, message_id: int, created_at: datetime, retry_co
 
 
 def parse_reference(reference: str | None, tenant_id: int) -> tuple[int, datetime] | None:
-    """The message id and the time of creation in it; None for what we did not write, or wrote for another tenant."""
+    """The message id and the time of creation in a reference; None if it is not ours, or another tenant's."""
     match = _REFERENCE.fullmatch(reference or "")
     if match is None or int(match[1]) != tenant_id:
         return None
@@ -27,6 +26,6 @@ def parse_reference(reference: str | None, tenant_id: int) -> tuple[int, datetim
 
 
 def tenant_in(reference: str | None) -> int | None:
-    """The tenant that a reference claims; whether there is one, and whether it is right, is not looked at."""
+    """The tenant that a reference claims. It is neither checked that it exists nor that it owns the message."""
     match = _REFERENCE.fullmatch(reference or "")
     return int(match[1]) if match else None

@@ -25,13 +25,18 @@ RESTART_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The facts about an attempt that its decision depends on."""
+    """The facts about an attempt that its decision depends on.
+
+    `limit` is the number of the message's last attempt, or None for the setting. With `may_have_left`, an earlier
+    attempt is in doubt. With `cut_off`, the worker stopped or died before the provider answered. `worker_deaths`
+    counts the workers that died with the message in flight.
+    """
 
     number: int
-    limit: int | None = None  #: the number of the message's last attempt; None for what the settings say
-    may_have_left: bool = False  #: an earlier attempt is in doubt
-    cut_off: bool = False  #: the worker stopped or died before the provider answered
-    worker_deaths: int = 0  #: workers that died with the message in flight
+    limit: int | None = None
+    may_have_left: bool = False
+    cut_off: bool = False
+    worker_deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,6 @@ from app.config import Settings
 from app.db.batches import SECOND, TENANT
 from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID
-from app.services.delivery.housekeeping import forget_idempotency_keys
-from app.services.limits.daily_caps import forget_daily_budgets
 from app.services.messages.files import remove_orphans
 from app.services.people.erasure import finish_erasures
 from app.services.people.removal import BATCH, remove_messages
@@ -78,12 +76,8 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
 
     Any number of workers may do so at once.
     """
-    async with engine.begin() as connection:
+    async with engine.connect() as connection:
         tenants = (await connection.execute(select(Tenant.id, Tenant.retention_days))).all()
-        for tenant_id, _ in tenants:
-            await forget_daily_budgets(connection, tenant_id)
-    for tenant_id, _ in tenants:
-        await forget_idempotency_keys(engine, tenant_id, settings.idempotency_hours * 3600)
     removed: Counter[str] = Counter()
     for tenant_id, days in tenants:
         await finish_erasures(engine.begin, tenant_id)

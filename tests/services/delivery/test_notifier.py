@@ -168,7 +168,7 @@ async def test_a_bell_on_a_database_that_is_away_bothers_nobody(settings: Settin
 async def test_a_listener_that_was_cut_off_listens_again(
     engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifier, "_AGAIN", 0.05)
+    monkeypatch.setattr(notifier, "_RECONNECT", 0.05)
     rung = asyncio.Event()
     async with (
         Notifier(database_url, engine, on_notify=rung.set),

@@ -1,6 +1,8 @@
-"""PostgreSQL's plans keep up with tables that grow faster than it looks at them."""
+"""Periodic tasks go on after an error, and statistics keep up with tables that grow fast."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -8,11 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.engine import create_serving_engine
+from app.db.process_lock import ProcessLock
 from app.db.statistics import learn_sizes
+from app.services.delivery.housekeeping import Housekeeping, PeriodicTask
 from app.services.delivery.outcomes import AttemptResult, record_outcomes
 from app.services.delivery.retry_policy import ACCEPTED
 from tests.conftest import execute
 from tests.factories import make_messages
+from tests.logs import captured
 
 pytestmark = pytest.mark.anyio
 
@@ -91,3 +96,22 @@ async def test_small_tables_are_left_alone(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await make_messages(connection, 10)
     assert await learn_sizes(engine) == []
+
+
+async def test_a_task_that_fails_is_logged_and_run_again(
+    engine: AsyncEngine, settings: Settings, tmp_path: Path
+) -> None:
+    runs, third = 0, asyncio.Event()
+
+    async def fail() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            third.set()
+        raise ValueError("a bug")
+
+    logged = captured()
+    task = PeriodicTask("failing", 0.01, fail, "not_cleaned")
+    async with Housekeeping(engine, settings, ProcessLock(tmp_path), [], on_change=lambda: None, tasks=[task]):
+        await asyncio.wait_for(third.wait(), 10)
+    assert logged.getvalue().count("not_cleaned") >= 2

@@ -359,7 +359,7 @@ def test_keys_that_have_expired_or_soon_will(settings: Settings, database_url: s
     assert "./bin/app keys create" in str(soon.mending)
     for _ in range(5):
         make_key(database_url, seconds=60)
-    assert found(settings, "keys")[-1].text == "2 more have expired or will within 14 days."
+    assert found(settings, "keys")[-1].text == "2 more expired or will within 14 days."
 
 
 def test_a_vendor_that_may_leave_a_call_unsigned_is_none_whose_secret_is_missing(

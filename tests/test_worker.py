@@ -337,7 +337,7 @@ class Queue:
             return await rescue(connection, 1, "sms", lambda *_: decision)
 
     async def record(self, claim: Claim, decision: Decision, provider_message_id: str | None = None) -> bool:
-        result = AttemptResult.of(1, claim.message_id, claim.number, "sms", decision, provider_message_id)
+        result = AttemptResult(1, claim.message_id, claim.number, "sms", *decision, provider_message_id)
         async with self._engine.begin() as connection:
             [counted] = await record_outcomes(connection, [result])
             return counted

@@ -60,17 +60,14 @@ _RESETS = {
 }
 _ELSEWHERE = "Set {name} = on in postgresql.conf or with ALTER SYSTEM, and run `SELECT pg_reload_conf()`."
 
+_OURS = text("SELECT quote_ident(current_user) AS role, quote_ident(current_database()) AS database")
+_SWITCHED_OFF = text("SELECT name, source FROM pg_settings WHERE name = ANY(:names) AND setting = 'off' ORDER BY 1")
+
 
 def durability(_: Settings, connection: Connection) -> Iterator[Finding]:
     """The settings as they apply to our role in our database, wherever they were set."""
-    names = connection.execute(
-        text("SELECT quote_ident(current_user) AS role, quote_ident(current_database()) AS database")
-    )
-    ours = names.mappings().one()
-    found = connection.execute(
-        text("SELECT name, source FROM pg_settings WHERE name = ANY(:names) AND setting = 'off' ORDER BY name"),
-        {"names": list(_RISKS)},
-    ).all()
+    ours = connection.execute(_OURS).mappings().one()
+    found = connection.execute(_SWITCHED_OFF, {"names": list(_RISKS)}).all()
     for name, source in found:
         mending = _RESETS.get(source, _ELSEWHERE).format(name=name, **ours)
         yield problem(f"{name} is off (set by: {source}): {_RISKS[name]}.", mending)
@@ -163,30 +160,23 @@ def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
     if current != newest:
         is_unknown = current is not None and current not in {each.revision for each in history.walk_revisions()}
         text_ = f"The database is at revision {current or 'none'}, and this version needs {newest}."
+        mending = f"Run `{APP} migrate`."
         if is_unknown:
-            yield problem(
-                text_,
-                "Run the version of the service that migrated this database, or a newer one.",
-                hides_the_rest=True,
-            )
-        elif settings.is_production:
-            yield problem(text_, f"Run `{APP} migrate`.", hides_the_rest=True)
-        else:
-            yield warning(
-                text_, f"Start the service, or run `{APP} migrate`: either migrates it.", hides_the_rest=True
-            )
+            mending = "Run the version of the service that migrated this database, or a newer one."
+        elif not settings.is_production:
+            mending = f"Start the service, or run `{APP} migrate`: either migrates it."
+        say = problem if is_unknown or settings.is_production else warning
+        yield say(text_, mending, hides_the_rest=True)
         return
     found = [_described(each) for each in differences(connection)]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        until_then = "only whole tables come back, empty, at the next start."
+        if settings.is_production:
+            until_then = "the service does not start with it."
         yield problem(
             f"It was changed by hand: {', '.join(found[:_SHOWN])}{more}.",
-            "Put it back as app/db/models.py has it, or restore a backup: "
-            + (
-                "the service does not start with it."
-                if settings.is_production
-                else "only whole tables come back, empty, at the next start."
-            ),
+            f"Put it back as app/db/models.py has it, or restore a backup: {until_then}",
         )
     else:
         yield ok(f"at revision {newest}, as the migrations left it")

@@ -3,11 +3,10 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
@@ -65,7 +64,7 @@ def examine(settings: Settings, *, online: bool = False) -> Report:
     """Run every check, with `online` also the one that fetches PUBLIC_URL. Errors of checks become findings."""
     report = Report()
     for check in [*SETTINGS_CHECKS, *([installation.online] if online else [])]:
-        report.findings += _findings(name_of(check), partial(_of_settings, check, settings))
+        report.findings += _findings(name_of(check), partial(check, settings))
     try:
         with provided_database(settings) as url:
             engine = create_command_engine(url)
@@ -91,27 +90,16 @@ def name_of(check: SettingsCheck | DatabaseCheck) -> str:
     return check.__name__.replace("_", " ")
 
 
-def _of_settings(check: SettingsCheck, settings: Settings) -> list[Finding]:
-    return list(check(settings))
-
-
-def _of_database(engine: Engine, check: DatabaseCheck, settings: Settings) -> list[Finding]:
-    with _reading(engine) as connection:
-        return list(check(settings, connection))
-
-
-@contextmanager
-def _reading(engine: Engine) -> Iterator[Connection]:
-    """A read-only transaction with short timeouts."""
+def _of_database(engine: Engine, check: DatabaseCheck, settings: Settings) -> Iterator[Finding]:
+    """Run a check in a read-only transaction with short timeouts."""
     with engine.connect() as connection:
         connection.execute(text("SET TRANSACTION READ ONLY"))
-        limit = {"limit": f"{_STATEMENT_SECONDS}s"}
         for name in ("statement_timeout", "lock_timeout"):
-            connection.execute(text(f"SELECT set_config('{name}', :limit, true)"), limit)
-        yield connection
+            connection.execute(text(f"SET LOCAL {name} = '{_STATEMENT_SECONDS}s'"))
+        yield from check(settings, connection)
 
 
-def _findings(name: str, check: Callable[[], list[Finding]]) -> list[tuple[str, Finding]]:
+def _findings(name: str, check: Callable[[], Iterator[Finding]]) -> list[tuple[str, Finding]]:
     try:
         found = _within(_CHECK_SECONDS, check)
     except TimeoutError:
@@ -157,7 +145,7 @@ def _database_trouble(error: DBAPIError) -> Finding:
     return problem(f"The check could not be made: {said}.", _MENDINGS.get(code, "PostgreSQL's log says more."))
 
 
-def _within(seconds: float, check: Callable[[], list[Finding]]) -> list[Finding]:
+def _within(seconds: float, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """Run a check in a thread; after a `TimeoutError` the thread is abandoned.
 
     A frozen server blocks libpq despite all its timeouts, and only a thread can be abandoned.
@@ -166,7 +154,7 @@ def _within(seconds: float, check: Callable[[], list[Finding]]) -> list[Finding]
 
     def work() -> None:
         try:
-            outcome.set_result(check())
+            outcome.set_result(list(check()))
         except Exception as error:  # raised again by `result`
             outcome.set_exception(error)
 

@@ -99,19 +99,18 @@ async def _missing_secrets(provider: BaseProvider) -> list[str]:
     return list(missing)
 
 
+_A_URL = "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example."
+
+
 def public_url(settings: Settings) -> Iterator[Finding]:
     if settings.public_url is None:
         signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
         if settings.is_production and signing:
-            yield problem(
-                f"PUBLIC_URL is not set, and {', '.join(signing)} signs the address that it calls: nothing starts.",
-                "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example.",
-            )
+            said = f"PUBLIC_URL is not set, and {', '.join(signing)} signs the address that it calls: nothing starts."
+            yield problem(said, _A_URL)
         elif settings.is_production:
-            yield warning(
-                "PUBLIC_URL is not set: links between pages are relative, and browsers may leave https.",
-                "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example.",
-            )
+            said = "PUBLIC_URL is not set: links between pages are relative, and browsers may leave https."
+            yield warning(said, _A_URL)
         else:
             yield ok("not set: no requests from outside are expected")
         return

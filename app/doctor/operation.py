@@ -43,10 +43,7 @@ def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
                 f"Make another with {make}, hand it over, and then `{APP} keys revoke TENANT ID`.",
             )
     if len(expiring) > _SHOWN:
-        yield warning(
-            f"{len(expiring) - _SHOWN} more have expired or will within 14 days.",
-            f"`{APP} keys list` has them.",
-        )
+        yield warning(f"{len(expiring) - _SHOWN} more expired or will within 14 days.", f"See `{APP} keys list`.")
     if not expiring and (valid or not settings.is_production):
         yield ok(f"{valid} valid, {admin} of them with the scope admin")
 
@@ -95,16 +92,15 @@ _WORKERS = text("""
 
 
 def queue(_: Settings, connection: Connection) -> Iterator[Finding]:
-    overdue, oldest = connection.execute(QUEUE_AGE).one()
+    overdue, age = connection.execute(QUEUE_AGE).one()
+    oldest = float(age or 0)
     workers = connection.execute(_WORKERS).scalar_one()
     at_work = counted(workers, "worker is", "workers are") + " connected" if workers else "no worker is connected"
     if not overdue:
-        waiting = f"the oldest due message waits for {duration(float(oldest))}" if oldest else "nothing is due"
+        waiting = f"the oldest due message waits for {duration(oldest)}" if age else "nothing is due"
         yield ok(f"{waiting}; {at_work}")
         return
-    text_ = (
-        f"{counted(overdue, 'message')} should have left, the oldest {duration(float(oldest))} ago, and {at_work}."
-    )
+    text_ = f"{counted(overdue, 'message')} should have left, the oldest {duration(oldest)} ago, and {at_work}."
     if workers:
         yield warning(
             text_,

@@ -7,7 +7,7 @@ import structlog
 
 from app.config import Settings
 from app.db.sanitize import storable_text
-from app.providers.base import NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
+from app.providers.base import BaseProvider, NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
 from app.services.delivery.claims import Claim
 from app.services.delivery.outcomes import AttemptResult
@@ -30,23 +30,18 @@ class HandOver:
         try:
             if wait:
                 await _its_turn(wait)
-            result = await self._send(claim)
+            result = await self._send(claim, provider)
         except asyncio.CancelledError:
             cut_off = replace(claim.attempt, cut_off=True)
             return _result(claim, in_doubt(_STOPPED, cut_off, provider, self._settings))
         except Exception as error:
             if not isinstance(error, ProviderFailure | TimeoutError):
-                log.exception(
-                    "provider_raised",
-                    provider=claim.provider_type,
-                    tenant=claim.tenant_id,
-                    message_id=claim.message_id,
-                )
+                facts = {"tenant": claim.tenant_id, "message_id": claim.message_id}
+                log.exception("provider_raised", provider=claim.provider_type, **facts)
             return _result(claim, after_failure(error, claim.attempt, provider, self._settings), error=error)
         return _result(claim, ACCEPTED, result.provider_message_id)
 
-    async def _send(self, claim: Claim) -> ProviderResult:
-        provider = provider_registry.get(claim.provider_type)
+    async def _send(self, claim: Claim, provider: BaseProvider | None) -> ProviderResult:
         if provider is None:
             raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
         async with asyncio.timeout(self._settings.provider_timeout_seconds) as timeout:
@@ -71,9 +66,9 @@ def _result(
 ) -> AttemptResult:
     """The result to record. The provider's words become storable, because an unstorable result would be lost."""
     if decision.reason is not None:
-        decision = replace(decision, reason=storable_text(decision.reason))
-    if provider_message_id is not None:
-        provider_message_id = storable_text(str(provider_message_id))  # some vendors number their messages
-    return AttemptResult.of(
-        claim.tenant_id, claim.message_id, claim.number, claim.provider_type, decision, provider_message_id, error
+        decision = decision._replace(reason=storable_text(decision.reason))
+    # Some vendors number their messages.
+    its_id = None if provider_message_id is None else storable_text(str(provider_message_id))
+    return AttemptResult(
+        claim.tenant_id, claim.message_id, claim.number, claim.provider_type, *decision, its_id, error
     )

@@ -177,17 +177,16 @@ _attempt_of = and_(
     DeliveryAttempt.message_id == Message.id,
     DeliveryAttempt.number == Message.attempt_count,
 )
+_sending = and_(
+    Message.tenant_id == TENANT,
+    Message.channel == CHANNEL,
+    Message.attempt_count > 0,  # lets the partial index serve
+    Message.status == MessageStatus.SENDING.value,
+)
+_dead_worker = bindparam("dead_worker", type_=Text())
 _END_LEASES = (
     update(Message)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.channel == CHANNEL,
-        Message.due_at.is_not(None),
-        Message.attempt_count > 0,
-        Message.status == MessageStatus.SENDING.value,
-        _attempt_of,
-        DeliveryAttempt.worker == bindparam("dead_worker", type_=Text()),
-    )
+    .where(_sending, Message.due_at.is_not(None), _attempt_of, DeliveryAttempt.worker == _dead_worker)
     .values(due_at=func.now())
 )
 
@@ -199,13 +198,7 @@ async def end_leases(connection: AsyncConnection, tenant_id: int, channel: str, 
 
 _abandoned = (
     select(Message.id)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.channel == CHANNEL,
-        Message.due_at <= func.now(),
-        Message.attempt_count > 0,  # lets the partial index serve
-        Message.status == MessageStatus.SENDING.value,
-    )
+    .where(_sending, Message.due_at <= func.now())
     .order_by(Message.id)
     .limit(500)
     .with_for_update(of=Message, skip_locked=True, key_share=True)
@@ -234,7 +227,7 @@ async def rescue(
     for row in abandoned:
         attempt = Attempt(row.attempt_count, row.attempt_limit, cut_off=True, worker_deaths=row.worker_deaths)
         decision = decide(row.provider_type, attempt)
-        results.append(AttemptResult.of(tenant_id, row.id, attempt.number, row.provider_type, decision))
+        results.append(AttemptResult(tenant_id, row.id, attempt.number, row.provider_type, *decision))
     await record_outcomes(connection, results)
     return len(results)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -25,12 +25,11 @@ from app.db.models import DeliveryAttempt, Message, MessageEvent
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
 from app.redaction import redacted
 from app.services.delivery.receipts import attach_parked
-from app.services.delivery.retry_policy import Decision
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """The result of an attempt, as it is recorded: its outcome, and the next state of its message."""
+    """The result of an attempt, as it is recorded: which attempt, the decision after it, and the provider's part."""
 
     tenant_id: int
     message_id: int
@@ -43,31 +42,6 @@ class AttemptResult:
     limit: int | None = None  #: the new number of the message's last attempt
     provider_message_id: str | None = None
     error: Exception | None = None  #: not recorded; tells how the provider fares
-
-    @classmethod
-    def of(
-        cls,
-        tenant_id: int,
-        message_id: int,
-        number: int,
-        provider_type: str,
-        decision: Decision,
-        provider_message_id: str | None = None,
-        error: Exception | None = None,
-    ) -> Self:
-        return cls(
-            tenant_id,
-            message_id,
-            number,
-            provider_type,
-            decision.outcome,
-            decision.status,
-            decision.reason,
-            decision.retry_in,
-            decision.limit,
-            provider_message_id,
-            error,
-        )
 
 
 _given = rows(

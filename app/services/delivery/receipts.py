@@ -8,6 +8,8 @@ that were stored at the same moment.
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 
 from sqlalchemy import (
     BigInteger,
@@ -153,12 +155,7 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
             )
         )
     inserted = await connection.execute(_INSERT, given(DEFAULT_TENANT_ID, _RECEIVED, values))
-    attached: dict[int, list[int]] = {}
-    for row in inserted:
-        if row.message_id is not None:
-            attached.setdefault(row.tenant_id, []).append(row.id)
-    for tenant_id, receipt_ids in sorted(attached.items()):
-        await _raise_statuses(connection, tenant_id, receipt_ids)
+    await _raise_statuses(connection, [(row.tenant_id, row.id) for row in inserted if row.message_id is not None])
 
 
 def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, None, None]:
@@ -211,7 +208,7 @@ async def attach_parked(
     statement = _ATTACH if tenant_id == DEFAULT_TENANT_ID else _ATTACH_ELSEWHERE
     parameters = given(tenant_id, ("message_id", "provider_type", "provider_message_id"), recorded)
     found = (await connection.execute(statement, parameters)).all()
-    await _raise_statuses(connection, tenant_id, [row.id for row in found])
+    await _raise_statuses(connection, [(tenant_id, row.id) for row in found])
 
 
 _CROSSED = (
@@ -238,13 +235,11 @@ async def sweep_parked(connection: AsyncConnection) -> int:
     """Attach receipts that were parked while their attempt was being recorded; returns how many."""
     if (await connection.execute(_ANY_PARKED)).scalar() is None:
         return 0
-    found: dict[int, list[int]] = {}
+    found: list[tuple[int, int]] = []
     for statement in (_SWEEP, _SWEEP_ELSEWHERE):
-        for row in await connection.execute(statement):
-            found.setdefault(row.tenant_id, []).append(row.id)
-    for tenant_id, receipt_ids in sorted(found.items()):
-        await _raise_statuses(connection, tenant_id, receipt_ids)
-    return sum(map(len, found.values()))
+        found += [(row.tenant_id, row.id) for row in await connection.execute(statement)]
+    await _raise_statuses(connection, found)
+    return len(found)
 
 
 _FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
@@ -326,6 +321,7 @@ _RAISE = (
 )
 
 
-async def _raise_statuses(connection: AsyncConnection, tenant_id: int, receipt_ids: Sequence[int]) -> None:
-    if receipt_ids:
-        await connection.execute(_RAISE, given(tenant_id, ("receipt_id",), [(id,) for id in receipt_ids]))
+async def _raise_statuses(connection: AsyncConnection, receipts: Iterable[tuple[int, int]]) -> None:
+    """Raise the statuses of messages; of each receipt, the tenant and the id are given."""
+    for tenant_id, own in groupby(sorted(receipts), key=itemgetter(0)):
+        await connection.execute(_RAISE, given(tenant_id, ("receipt_id",), [(id,) for _, id in own]))

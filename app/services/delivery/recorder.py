@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from sqlalchemy import Float, Integer, Text, bindparam, case, func, null, or_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -142,42 +142,38 @@ def _count(own: ProviderSignals, result: AttemptResult, settings: Settings) -> N
 
 
 _NAME = bindparam("provider", type_=Text())
+
+
+def _upsert(given: Mapping[str, Any], changed: Mapping[str, Any]) -> Insert:
+    added = insert(ProviderState).values(provider_type=_NAME, **given)
+    return added.on_conflict_do_update(index_elements=["provider_type"], set_=changed)
+
+
 _failing = bindparam("failures", type_=Integer())
 _threshold = bindparam("threshold", type_=Integer())
 _opened = func.now() + bindparam("pause", type_=Float()) * SECOND
-_FAILED = insert(ProviderState).values(
-    provider_type=_NAME,
-    failure_count=_failing,
-    open_until=case((_failing >= _threshold, _opened), else_=null()),
-)
-_FAILED = _FAILED.on_conflict_do_update(
-    index_elements=["provider_type"],
-    set_={
-        "failure_count": ProviderState.failure_count + _failing,
-        "open_until": case(
-            (ProviderState.failure_count + _failing >= _threshold, _opened), else_=ProviderState.open_until
-        ),
+_failed = ProviderState.failure_count + _failing
+_FAILED = _upsert(
+    {"failure_count": _failing, "open_until": case((_failing >= _threshold, _opened), else_=null())},
+    {
+        "failure_count": _failed,
+        "open_until": case((_failed >= _threshold, _opened), else_=ProviderState.open_until),
     },
 )
+_had_failures = or_(ProviderState.failure_count > 0, ProviderState.open_until.is_not(None))
 _RECOVERED = (
     update(ProviderState)
-    .where(
-        ProviderState.provider_type == _NAME,
-        or_(ProviderState.failure_count > 0, ProviderState.open_until.is_not(None)),
-    )
+    .where(ProviderState.provider_type == _NAME, _had_failures)
     .values(failure_count=0, open_until=null())
 )
 _until = func.now() + bindparam("seconds", type_=Float()) * SECOND
-_THROTTLED = insert(ProviderState).values(provider_type=_NAME, throttled_until=_until)
-_THROTTLED = _THROTTLED.on_conflict_do_update(
-    index_elements=["provider_type"],
-    set_={"throttled_until": func.greatest(ProviderState.throttled_until, _until)},
+_THROTTLED = _upsert(
+    {"throttled_until": _until}, {"throttled_until": func.greatest(ProviderState.throttled_until, _until)}
 )
 _reason = bindparam("reason", type_=Text())
-_PAUSED = insert(ProviderState).values(provider_type=_NAME, paused_at=func.now(), paused_reason=_reason)
-_PAUSED = _PAUSED.on_conflict_do_update(
-    index_elements=["provider_type"],
-    set_={"paused_at": func.coalesce(ProviderState.paused_at, func.now()), "paused_reason": _reason},
+_PAUSED = _upsert(
+    {"paused_at": func.now(), "paused_reason": _reason},
+    {"paused_at": func.coalesce(ProviderState.paused_at, func.now()), "paused_reason": _reason},
 )
 
 

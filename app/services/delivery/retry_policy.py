@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.config import Settings
 from app.domain import AttemptOutcome, MessageStatus
@@ -39,8 +40,7 @@ class Attempt:
     worker_deaths: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The outcome of an attempt and the next status of its message.
 
     With `retry_in` (seconds) the message is due again after that time. `limit` is the new number of its last attempt,

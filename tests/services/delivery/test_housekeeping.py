@@ -48,7 +48,7 @@ async def settle(connection: AsyncConnection, message_id: int) -> int:
         "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname LIKE 'delivery_att%'"
     )
     before = (await connection.execute(count)).scalar_one()
-    await record_outcomes(connection, [AttemptResult.of(1, message_id, 1, "simulator", ACCEPTED)])
+    await record_outcomes(connection, [AttemptResult(1, message_id, 1, "simulator", *ACCEPTED)])
     return int((await connection.execute(count)).scalar_one() - before)
 
 

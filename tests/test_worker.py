@@ -549,7 +549,7 @@ async def test_the_last_worker_that_lives_tries_nothing_that_others_died_with_un
     assert (await settled(idle, dreaded))["status"] == "sent"
 
 
-async def test_a_worker_that_never_had_company_waits_for_nobody(
+async def test_a_worker_that_never_had_neighbours_waits_for_no_other(
     idle: httpx.AsyncClient, presence: Beside, queue: Queue
 ) -> None:
     await presence.becomes(0)

@@ -35,21 +35,21 @@ LATER = Decision(AttemptOutcome.TEMPORARY, MessageStatus.QUEUED, "busy", retry_i
 
 
 class Gated(BaseProvider):
-    """Holds everything at its gate until that is opened."""
+    """Holds every send until it is opened."""
 
     def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.at_the_gate: list[OutboundMessage] = []
+        self.opened = asyncio.Event()
+        self.held: list[OutboundMessage] = []
         self.through: list[OutboundMessage] = []
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
-        self.at_the_gate.append(payload)
-        await self.gate.wait()
+        self.held.append(payload)
+        await self.opened.wait()
         self.through.append(payload)
         return ProviderResult()
 
     async def holds(self, count: int) -> None:
-        await until(lambda: asyncio.sleep(0, len(self.at_the_gate)), lambda held: held == count)
+        await until(lambda: asyncio.sleep(0, len(self.held)), lambda found: found == count)
 
 
 @pytest.fixture
@@ -194,9 +194,9 @@ async def test_a_provider_that_takes_long_does_not_slow_the_messages_of_another(
     await slow.holds(5)
     mails = [await post(client, email(to=f"contact{number}@example.com")) for number in range(20)]
     await become(client, mails, "sent")
-    assert len(slow.at_the_gate) == 5  # its own hands, and no more
+    assert len(slow.held) == 5  # its own slots, and no more
     assert slow.through == []
-    slow.gate.set()
+    slow.opened.set()
     await become(client, texts, "sent")
     assert len(slow.through) == 20
 
@@ -212,7 +212,7 @@ async def test_while_a_provider_takes_long_no_connection_to_the_database_is_held
     await slow.holds(30)
     answers = await asyncio.gather(*(client.get(f"/api/messages/{message_id}") for message_id in texts))
     assert [answer.json()["status"] for answer in answers] == ["sending"] * 30
-    slow.gate.set()
+    slow.opened.set()
     await become(client, texts, "sent")
 
 
@@ -266,7 +266,7 @@ async def test_what_cannot_be_repeated_is_written_down_before_a_hand_takes_the_n
         await write_down(recorder, result)
 
     monkeypatch.setattr(OutcomeRecorder, "write_down", slowly)
-    provider.gate.set()
+    provider.opened.set()
     register("slow", provider)
     register("fast", Scripted(ProviderResult()))
     client = await serve(quick.model_copy(update={"provider_concurrency": 1}))
@@ -293,7 +293,7 @@ class Stuck(BaseProvider):
         return ProviderResult()
 
     async def holds(self, count: int) -> None:
-        await until(lambda: asyncio.sleep(0, len(self.begun)), lambda held: held == count)
+        await until(lambda: asyncio.sleep(0, len(self.begun)), lambda found: found == count)
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def stuck(register: Register) -> Iterator[Stuck]:
     provider.let_go.set()
 
 
-async def test_a_plain_function_gets_as_many_threads_as_its_provider_has_hands(
+async def test_a_plain_function_gets_as_many_threads_as_its_provider_has_slots(
     serve: Serve, quick: Settings, stuck: Stuck
 ) -> None:
     client = await serve(quick.model_copy(update={"provider_concurrency": 40}))

@@ -124,7 +124,7 @@ def presence(tmp_path: Path) -> ProcessLock:
     return ProcessLock(tmp_path / "workers")
 
 
-async def test_a_worker_that_nobody_can_ring_finds_messages_by_looking(
+async def test_a_worker_that_gets_no_notification_finds_messages_by_polling(
     accepting: httpx.AsyncClient,
     engine: AsyncEngine,
     settings: Settings,
@@ -137,7 +137,7 @@ async def test_a_worker_that_nobody_can_ring_finds_messages_by_looking(
             assert len(provider.handed) == number
 
 
-async def test_what_was_waiting_before_the_worker_came_needs_no_ring(
+async def test_what_was_waiting_before_the_worker_came_needs_no_notification(
     accepting: httpx.AsyncClient, engine: AsyncEngine, settings: Settings, presence: ProcessLock
 ) -> None:
     message_id = (await accepting.post("/api/messages/sms", json=sms())).json()["message_id"]
@@ -147,20 +147,20 @@ async def test_what_was_waiting_before_the_worker_came_needs_no_ring(
         )
 
 
-async def test_a_doorbell_that_can_not_listen_still_rings_here(engine: AsyncEngine) -> None:
+async def test_a_notifier_that_can_not_listen_still_notifies_here(engine: AsyncEngine) -> None:
     """As behind a pooler that has no session to listen in."""
     rings: list[None] = []
-    async with Notifier("postgresql://127.0.0.1:1/nobody", engine, on_notify=lambda: rings.append(None)) as bell:
-        bell.notify()
+    async with Notifier("postgresql://127.0.0.1:1/nobody", engine, on_notify=lambda: rings.append(None)) as notifier:
+        notifier.notify()
         assert len(rings) == 1
 
 
-async def test_a_bell_on_a_database_that_is_away_bothers_nobody(settings: Settings) -> None:
+async def test_a_notifier_without_a_database_raises_nothing(settings: Settings) -> None:
     nowhere = "postgresql://127.0.0.1:1/nobody"
     engine = create_serving_engine(nowhere, settings)
     rung = asyncio.Event()
-    async with Notifier(nowhere, engine, on_notify=rung.set) as bell:
-        bell.notify()
+    async with Notifier(nowhere, engine, on_notify=rung.set) as notifier:
+        notifier.notify()
         assert rung.is_set()
     await engine.dispose()
 

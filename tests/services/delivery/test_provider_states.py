@@ -437,13 +437,13 @@ async def test_after_a_pause_a_provider_is_called_once_at_a_time_and_soon_as_oft
     await worker.saw(throttled_for=60)
     assert (await worker.health()).trouble == "asked for a pause"
 
-    async def hands_after(seconds: float) -> int | None:
+    async def limit_after(seconds: float) -> int | None:
         async with worker.engine.begin() as connection:
             past = f"UPDATE provider_states SET throttled_until = now() - interval '{seconds} seconds'"
             await connection.execute(text(past))
             return (await health_of_providers(connection))["first"].slow_start_limit
 
-    assert [await hands_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 6)] == [1, 2, 4, 16, 256, None]
+    assert [await limit_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 6)] == [1, 2, 4, 16, 256, None]
 
 
 async def test_a_carrier_that_takes_less_than_is_handed_to_it_gets_all_of_it_in_the_end(

@@ -167,7 +167,7 @@ def anyio_backend() -> str:
 def _compiled_once() -> Iterator[None]:
     """Let an engine find the statements that others have compiled, though each test has engines of its own.
 
-    To compile them takes longer than all that is done with the few rows of a test.
+    To compile them takes longer than all that is done with the few rows of a test. Look-ups have time, too.
     """
     from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -175,6 +175,7 @@ def _compiled_once() -> Iterator[None]:
     engine = partial(create_async_engine, execution_options={"compiled_cache": {}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.db.engine.create_async_engine", engine)
+        patch.setattr("app.wiring._LOOK_UP_SECONDS", 60)  # see `settings`
         # By its dialect a compiled statement is found, and all engines here speak to one server.
         patch.setattr(PGDialect_asyncpg, "__eq__", lambda one, other: type(one) is type(other))
         patch.setattr(PGDialect_asyncpg, "__hash__", lambda one: hash(type(one)))
@@ -262,8 +263,16 @@ def _nothing_private_is_logged() -> Iterator[None]:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """Settings that read nothing of the environment; a test changes what it is about with `model_copy`."""
-    return make_settings(database_url=database_url, data_dir=tmp_path)
+    """Settings that read nothing of the environment; a test changes what it is about with `model_copy`.
+
+    The database may take its time: a busy machine is no reason for a 503.
+    """
+    return make_settings(
+        database_url=database_url,
+        data_dir=tmp_path,
+        database_statement_timeout_seconds=60,
+        database_pool_timeout_seconds=60,
+    )
 
 
 def make_settings(**values: object) -> Settings:

@@ -29,7 +29,7 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.mark.slow
 def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    options = ["--rounds", "1", "--pairs", "50", "--seconds", "0.3", "--messages", "500", "--singles", "4", "--json"]
+    options = ["--rounds", "1", "--pairs", "50", "--seconds", "2", "--messages", "500", "--singles", "4", "--json"]
     with _benchmark(tmp_path, *options) as process:
         output, progress = process.communicate(timeout=240)
     assert process.returncode == 0, progress

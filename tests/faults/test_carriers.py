@@ -261,6 +261,7 @@ async def test_sigterm_finishes_what_is_in_hand(make_rig: MakeRig, stopped: str)
         SIMULATOR_MIX="ok:0.7 slow:0.3",
         SIMULATOR_SLOW_SECONDS="0.4",
         SIMULATOR_RECEIPTS="false",
+        LEASE_SECONDS="30",  # a worker that is slow to renew a shorter one would leave doubts
     )
     rig.start(workers=0 if stopped == "web" else 1)
     target = rig.web if stopped == "web" else rig.workers[0]

@@ -168,7 +168,7 @@ async def test_what_bodies_hold_before_they_are_whole_is_bounded_for_all_and_for
 
 
 def crowded(limit: AdaptiveLimit, *, capacity: int, asked: int, seconds: float) -> list[float]:
-    """How long each took of those whom a server with that limit let in, in order; both rates are per second.
+    """The seconds of each request that a server with that limit let in, in order; both rates are per second.
 
     The server does one thing after the other, and each takes it as long.
     """

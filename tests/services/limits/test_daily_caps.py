@@ -58,7 +58,7 @@ def mail() -> NewMessage:
 
 
 async def allowed(daily_caps: DailyCaps, count: int, message: NewMessage | None = None) -> int:
-    """How many of so many messages at once the cap allows."""
+    """Of so many messages at once, the number that the cap allows."""
 
     async def one() -> bool:
         try:

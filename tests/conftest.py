@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     logging.disable()  # the file that it writes to is closed by now
-    with redirect_stdout(None):
+    with redirect_stdout(StringIO()):
         while _leave_server:
             _leave_server.pop()()
         if not hasattr(config, "workerinput"):

@@ -577,7 +577,7 @@ async def test_an_id_of_64_bits_is_looked_for(untouched: httpx.AsyncClient, addr
 
 
 @each_address_with_id
-@pytest.mark.parametrize(
+@each_case(
     "spelling",
     [
         "0",

@@ -1,42 +1,54 @@
-"""The command line: `python -m app serve`, worker, migrate, tenants, keys, webhooks, doctor, repair, simulate."""
+"""The commands of the messaging service."""
 
 import argparse
 import gc
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-#: What each is for. What it does is in the file of its name in `app/commands`.
+#: Each command and its purpose. Its code is in the file of its name in `app/commands`.
 _COMMANDS = {
     "serve": "serve HTTP, and deliver in the background",
     "worker": "only deliver; run as many as you like",
-    "simulate": "a carrier to try things against, over HTTP",
-    "migrate": "bring the database to this version's schema",
+    "simulate": "run a simulated carrier, to try things against over HTTP",
+    "migrate": "bring the database to the schema of this version",
+    "psql": "open the database that is served",
     "tenants": "create and list tenants, and give them addresses",
     "keys": "create, list and revoke API keys",
-    "webhooks": "look at the calls of providers, and take them again",
-    "doctor": "check the installation, and say how to mend it",
-    "repair": "fetch what came in while a provider's calls were lost",
+    "webhooks": "list the callbacks of providers, verify and replay them",
+    "doctor": "check the installation, and say how to fix it",
+    "repair": "fetch messages that came in while a provider's callbacks were lost",
 }
+#: A command that passes unknown arguments on to another program.
+_PASSES_ON = "psql"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it ended as it should, 2 when the configuration does not allow it, 1 when `doctor`
-    found a problem, `repair` broke off, or `webhooks` found a call that is not taken.
+    """Run one command and return its exit code; without a command, show the menu.
 
-    Only the chosen one is loaded: each by itself needs a second, or half of one, to load what it stands on.
+    0 is success, 2 a configuration that does not allow the command. 1 is a failure that the command reports itself.
+    Only the chosen command is loaded, because each needs half a second or more to import its dependencies.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    parser = argparse.ArgumentParser(
+        prog=os.environ.get("APP_COMMAND", "python -m app"),
+        description=__doc__,
+        epilog="`<command> --help` shows the options of a command.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", title="commands")
     for name, help in _COMMANDS.items():
         command = commands.add_parser(name, help=help)
         if name in words[:1]:
             chosen = _loaded(name)
             chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
-    options = parser.parse_args(words)
+    options, further = parser.parse_known_args(words)
+    if further and options.command != _PASSES_ON:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    options.further = further
 
     from app.commands import run
 
@@ -44,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _loaded(command: str) -> ModuleType:
-    """The file of a command. What is loaded is no garbage: to look through it for some took a tenth of the time."""
+    """Import the file of a command, without garbage collection, which would take a tenth of the time."""
     gc.disable()
     try:
         return import_module(f"app.commands.{command}")
@@ -53,4 +65,8 @@ def _loaded(command: str) -> ModuleType:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only add a traceback
+        sys.exit(130)  # as shells report a program that Ctrl-C has ended

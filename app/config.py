@@ -228,6 +228,10 @@ class Settings(BaseSettings):
         return not self.is_production if self.docs_enabled is None else self.docs_enabled
 
     @property
+    def logs_json(self) -> bool:
+        return (self.log_format or ("json" if self.is_production else "console")) == "json"
+
+    @property
     def simulates(self) -> bool:
         """Whether the carriers in the process may take messages."""
         return not self.is_production if self.simulated_carriers is None else self.simulated_carriers

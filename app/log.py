@@ -72,12 +72,11 @@ class Seldom:
 
 def configure_logging(settings: Settings) -> None:
     """Send our events, uvicorn's and every library's through one formatter to standard error."""
-    as_json = (settings.log_format or ("json" if settings.is_production else "console")) == "json"
     shared: list[Processor] = [
         _with_facts,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True)
-        if as_json
+        if settings.logs_json
         else structlog.processors.TimeStamper("%H:%M:%S"),
     ]
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
@@ -93,7 +92,7 @@ def configure_logging(settings: Settings) -> None:
     )
     renderer: Processor = (
         structlog.processors.JSONRenderer()
-        if as_json
+        if settings.logs_json
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )

@@ -1,7 +1,7 @@
-"""Makes `.venv`, keeps it current, and runs the service or its tests in it.
+"""Create `.venv`, keep it up to date, and run the service, its commands or its tests in it.
 
-It stands apart because it runs before anything is installed, and perhaps with a Python that is too old: it
-needs the standard library only, and every Python since 3.6 can read it and say what is missing.
+This file runs before anything is installed, so it needs the standard library only. Any Python since 3.6 can read it
+and say which version is required. Messages go to standard error: standard output belongs to the command that is run.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ DEVELOPMENT = ROOT / "requirements-dev.lock"  #: repeats everything in RUNTIME
 TOOLS = ROOT / "requirements-tools.lock"
 ENDED_BY_CTRL_C = 130
 WRONG_USAGE = 2
-USAGE = "usage: launch.py start [serve arguments] | setup [--dev | --tools] | test [all | e2e] [pytest arguments]"
+USAGE = "usage: launch.py start | app [command] | setup [--dev | --tools] | test [all | e2e] [pytest arguments]"
 TEST_HELP = """\
 usage: bin/test.sh [all | e2e] [pytest arguments]      (Windows: bin\\test.ps1)
 
@@ -42,7 +42,9 @@ def main(arguments: "list[str]") -> int:
         sys.exit(complaint)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "start":
-        return start(rest)
+        return app(["serve", *rest])
+    if command == "app":
+        return app(rest)
     if command == "setup" and rest == []:
         Venv(ROOT / ".venv").get_ready(RUNTIME)
         return 0
@@ -57,12 +59,15 @@ def main(arguments: "list[str]") -> int:
     sys.exit(USAGE)
 
 
-def start(arguments: "list[str]") -> int:
+def app(arguments: "list[str]") -> int:
+    """Run a program of the environment, such as `python` or `uvicorn`, or else a command of `python -m app`."""
     python = Venv(ROOT / ".venv").get_ready(RUNTIME)
-    command = [str(python), "-m", "app", "serve", *arguments]
-    if os.name != "nt":  # there it would give the prompt back while the service still runs
+    program = shutil.which(arguments[0], path=str(python.parent)) if arguments else None
+    command = [program, *arguments[1:]] if program else [str(python), "-m", "app", *arguments]
+    os.environ["APP_COMMAND"] = "bin/app"  # the name that usage messages show
+    if os.name != "nt":  # Windows would return to the prompt while the service still runs
         os.chdir(ROOT)
-        os.execv(command[0], command)  # noqa: S606 - signals then reach the service itself, not a parent
+        os.execv(command[0], command)  # noqa: S606 - signals then reach the program itself, not a parent
     return run(command)
 
 
@@ -94,13 +99,17 @@ def test(arguments: "list[str]") -> int:
 
 
 def run(command: "list[str]") -> int:
-    """Its exit code. The terminal sends Ctrl-C to the child too; what is left to do is let it clean up."""
+    """Run a command and return its exit code. On Ctrl-C the terminal signals the child too; wait for its cleanup."""
     child = subprocess.Popen(command, cwd=str(ROOT))
     while True:
         try:
             return child.wait()
         except KeyboardInterrupt:
             continue
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def complaint_about(version: "tuple[int, ...]") -> "str | None":
@@ -110,19 +119,19 @@ def complaint_about(version: "tuple[int, ...]") -> "str | None":
 
 
 class Venv:
-    """The virtual environment, and inside it the notes on what has been installed."""
+    """The virtual environment, and the stamp files in it that record which requirements are installed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.python = path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.lock = path / "launch.lock"
-        self.unfinished = path / "launch.unfinished"  #: there while something is made that must not be half made
+        self.unfinished = path / "launch.unfinished"  #: exists during work that must not be left half done
 
     def get_ready(self, requirements: Path, *repeated: Path) -> Path:
-        """Its Python, with everything in `requirements` installed; touches nothing when that is so already.
+        """Return its Python, with everything in `requirements` installed; change nothing if that is so already.
 
-        `repeated` are files whose every line stands in `requirements` too: they count as installed with it.
-        Of several callers at once one does the work and the others wait. What was cut off is made anew.
+        Every line of the `repeated` files stands in `requirements` too, so they count as installed with it.
+        Of several concurrent callers one does the work and the others wait. Interrupted work is done again.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with only_one_at_a_time(self.lock):
@@ -133,7 +142,7 @@ class Venv:
         return self.python
 
     def version(self) -> str:
-        """`3.13`, or "" where no usable environment answers: never made, too old, or its base is gone."""
+        """Its Python version, such as `3.13`; "" if it is missing, too old, or its base Python was removed."""
         question = "import sys; print(sys.prefix != sys.base_prefix, *sys.version_info[:2])"
         try:
             answer = subprocess.run(
@@ -160,25 +169,25 @@ class Venv:
                 )
         remains = [entry for entry in self.path.iterdir() if entry != self.lock]
         name = self.path.name
-        print(f"Making {name} again, the one here is broken..." if remains else f"Making {name}...", flush=True)
+        say(f"Making {name} again, because the one here is broken..." if remains else f"Making {name}...")
         for entry in remains:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
         self.unfinished.touch()
-        # The base one, because sys.executable may be the very Python that has just been removed.
+        # sys.executable may be the Python that has just been removed.
         python = getattr(sys, "_base_executable", sys.executable)
         if subprocess.run([python, "-m", "venv", str(self.path)]).returncode != 0:
-            sys.exit(f"Making {name} failed; what Python said about it stands above.")
+            sys.exit(f"Making {name} failed. Python's error message is above.")
 
     def install(self, requirements: Path, *repeated: Path) -> None:
-        files = [requirements, *repeated]
-        if any(self.stamp(file).exists() for file in files):
-            reason = "what is needed has changed"
+        what = "the test packages" if requirements == DEVELOPMENT else "packages"
+        if self.stamp(requirements).exists():
+            reason = "the list of required packages has changed"
         else:
             reason = "first time only, about half a minute"
-        print(f"Installing packages into {self.path.name} ({reason})...", flush=True)
+        say(f"Installing {what} into {self.path.name} ({reason})...")
         options = ["--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes"]
         self.unfinished.touch()
         pip = subprocess.run(
@@ -186,16 +195,16 @@ class Venv:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self.unfinished.unlink()  # also after a failure: pip undoes what it has begun
+        self.unfinished.unlink()  # also after a failure: pip rolls back
         if pip.returncode != 0:
-            sys.stdout.buffer.write(pip.stdout)
-            sys.stdout.flush()
-            sys.exit("Installing failed; what pip said about it stands above.")
-        for file in files:
+            sys.stderr.buffer.write(pip.stdout)
+            sys.stderr.flush()
+            sys.exit("Installing failed. The error message of pip is above.")
+        for file in (requirements, *repeated):
             self.remember(file, self.version())
 
     def is_current(self, requirements: Path, version: str) -> bool:
-        """Whether exactly these requirements were installed, into this version of Python, to the end."""
+        """True if these very requirements were installed completely, into this version of Python."""
         stamp = self.stamp(requirements)
         if not version or self.unfinished.exists() or not stamp.exists():
             return False
@@ -214,12 +223,12 @@ def fingerprint(requirements: Path, version: str) -> str:
 
 @contextlib.contextmanager
 def only_one_at_a_time(lock: Path) -> "Iterator[None]":
-    """Waits while another process is inside. The system lets go of a lock when its holder dies."""
+    """Wait while another process holds the lock. The operating system releases it when its holder dies."""
     with lock.open("a") as file:
         told = False
         while not try_lock(file.fileno()):
             if not told:
-                print(f"Another launch is preparing {lock.parent.name}; waiting until it is done...", flush=True)
+                say(f"Another launch is preparing {lock.parent.name}; waiting until it is done...")
                 told = True
             time.sleep(0.1)
         yield

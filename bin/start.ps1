@@ -1,4 +1,4 @@
-# Starts the service; the first time it installs what is needed. Arguments go to `python -m app serve`.
+# Starts the service; the first start installs the packages. Arguments go to `bin\app.ps1 serve`.
 $launch = Join-Path $PSScriptRoot "launch.py"
 if (Get-Command py -ErrorAction SilentlyContinue) {
     & py -3 $launch start @args

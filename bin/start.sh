@@ -1,3 +1,3 @@
 #!/bin/sh
-# Starts the service; the first time it installs what is needed. Arguments go to `python -m app serve`.
+# Starts the service; the first start installs the packages. Arguments go to `bin/app serve`.
 exec sh "$(dirname "$0")/launch.sh" start "$@"

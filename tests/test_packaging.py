@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from tests.cases import each_case
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELL_SCRIPTS = [*sorted((ROOT / "bin").glob("*.sh")), ROOT / ".ci" / "run"]
+SHELL_SCRIPTS = [ROOT / "bin" / "app", *sorted((ROOT / "bin").glob("*.sh")), ROOT / ".ci" / "run"]
 REQUIREMENTS = ["requirements", "requirements-dev", "requirements-tools"]
 #: name[extras]==version; marker
 PINNED = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s;]+)(?:;.*)?")
@@ -74,9 +74,10 @@ def test_a_shell_script_parses_and_can_be_run(script: Path) -> None:
     assert script.stat().st_mode & 0o111 == 0o111
 
 
-@pytest.mark.parametrize("name", ["start", "test"])
-def test_the_powershell_twin_gives_launch_py_the_same_command(name: str) -> None:
-    shell = (ROOT / "bin" / f"{name}.sh").read_text(encoding="utf-8")
+@pytest.mark.parametrize("script", ["app", "start.sh", "test.sh"])
+def test_the_powershell_twin_gives_launch_py_the_same_command(script: str) -> None:
+    name = script.removesuffix(".sh")
+    shell = (ROOT / "bin" / script).read_text(encoding="utf-8")
     powershell = (ROOT / "bin" / f"{name}.ps1").read_text(encoding="ascii")
     assert re.findall(r"launch\.sh\" (.*)", shell) == [f'{name} "$@"']
     assert re.findall(r"\$launch (\w.*)", powershell) == [f"{name} @args"] * 2
@@ -269,7 +270,7 @@ def test_of_two_launches_at_once_the_second_waits_and_says_so(launch: ModuleType
     command = [sys.executable, "-c", second_launch, str(ROOT / "bin"), str(lock)]
     with ExitStack() as first:
         first.enter_context(launch.only_one_at_a_time(lock))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as second:
             assert second.stdout is not None
             while_the_first_is_inside = second.stdout.readline()
             first.close()

@@ -1,12 +1,12 @@
-"""The commands of `python -m app`: a file each, named after it, with `add_arguments(parser)` and what it does,
-`run(settings, chosen)`."""
+"""The commands of `python -m app`, a file each: `add_arguments(parser)` and `run(settings, chosen)`."""
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgresError
@@ -18,9 +18,11 @@ if sys.platform != "win32":
 
 log = structlog.get_logger(__name__)
 
+_INSUFFICIENT_PRIVILEGE = "42501"
+
 
 def run(chosen: argparse.Namespace) -> int:
-    """Do what was chosen, with the settings of the environment; 2 where they, or the database, do not allow it."""
+    """Run the chosen command with the settings of the environment; 2 if they, or the database, do not allow it."""
     try:
         settings = Settings()
         configure_logging(settings)
@@ -34,11 +36,29 @@ def run(chosen: argparse.Namespace) -> int:
         log.error("cannot_start", reason=str(error))
     except OperationalError as error:
         log.error("cannot_start", reason=f"PostgreSQL can't be reached: {error.orig}".strip())
+    except ProgrammingError as error:
+        if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        log.error("cannot_start", reason=_missing_right(str(error.orig)))
     return 2
 
 
+def _missing_right(said: str) -> str:
+    return (
+        f"The user in DATABASE_URL lacks a right ({said.partition(chr(10))[0]}). To migrate it has to own the tables "
+        "and have CREATE on the schema; to serve it needs SELECT, INSERT, UPDATE and DELETE on every table."
+    )
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table whose columns are as wide as their widest cell. None shows as an empty cell."""
+    cells = [list(headings), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
 def leave_no_core() -> None:
-    """Have the system write no memory to disk when the process crashes, or one that it has started: keys and what
-    people have written are in it."""
+    """Have the system write no memory to disk after a crash of this process or its children: it holds keys and the
+    text of messages."""
     if sys.platform != "win32":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

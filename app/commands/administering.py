@@ -1,4 +1,4 @@
-"""What `tenants` and `keys` have in common: a transaction for what was chosen."""
+"""The shared part of `tenants` and `keys`: one transaction for the chosen action."""
 
 import argparse
 import asyncio
@@ -16,15 +16,15 @@ from app.errors import ServiceError
 from app.services.tenancy.administration import AdministrationService
 
 _ACTOR = "command line"
-#: Of a list that is fetched whole.
+#: Rows fetched at a time when a whole list is printed.
 PAGE = 1000
 
-#: What comes of it is printed, a line each.
-Deed = Callable[[AdministrationService, argparse.Namespace, Settings], Awaitable[Iterable[str]]]
+#: Performs an action and returns the lines to print.
+Action = Callable[[AdministrationService, argparse.Namespace, Settings], Awaitable[Iterable[str]]]
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Do what was chosen, also while the service runs; 0 when it is done, 2 when it can't be."""
+    """Run the chosen action, even while the service runs; 0 when it is done, 2 if it is refused."""
     with provided_database(settings) as url:
         prepare(url, production=settings.is_production)
         try:
@@ -38,7 +38,7 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
 
 def _refused(*sentences: str) -> int:
     for sentence in sentences:
-        print(sentence, file=sys.stderr)  # noqa: T201 - for whoever typed it
+        print(sentence, file=sys.stderr)  # noqa: T201 - the answer to the command
     return 2
 
 
@@ -50,11 +50,11 @@ async def _in_a_transaction(url: str, settings: Settings, chosen: argparse.Names
     finally:
         await engine.dispose()
     for line in lines:
-        print(line, file=sys.stdout)  # noqa: T201 - it is what was asked for
+        print(line, file=sys.stdout)  # noqa: T201 - the output of the command
 
 
 def add_action(
-    chosen: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: Deed, help: str
+    chosen: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: Action, help: str
 ) -> argparse.ArgumentParser:
     parser = chosen.add_parser(name, help=help)
     parser.set_defaults(does=does)

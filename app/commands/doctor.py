@@ -1,4 +1,4 @@
-"""`python -m app doctor`: prints what the doctor finds."""
+"""`python -m app doctor`: prints the findings of the doctor."""
 
 import argparse
 import json
@@ -10,19 +10,19 @@ from app.doctor.findings import Level, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines: one JSON document")
-    parser.add_argument("--online", action="store_true", help="also fetch PUBLIC_URL, which by default is left alone")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for machines")
+    parser.add_argument("--online", action="store_true", help="also fetch PUBLIC_URL")
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Print what is found; 1 when there is a problem among it, 0 when there is none."""
+    """Print the findings; 1 if there is a problem among them, else 0."""
     report = examine(settings, online=chosen.online)
-    print(_as_json(report) if chosen.json else _as_text(report), file=sys.stdout)  # noqa: T201 - it was asked for
+    print(_as_json(report) if chosen.json else _as_text(report), file=sys.stdout)  # noqa: T201 - the output of the command
     return 1 if report.count(Level.PROBLEM) else 0
 
 
 def _as_text(report: Report) -> str:
-    """A line for each finding, and below it, further in, how to mend it."""
+    """A line for each finding and, indented below it, how to fix it."""
     width = max(len(name) for name, _ in report.findings)
     lines = []
     for name, finding in report.findings:
@@ -30,14 +30,14 @@ def _as_text(report: Report) -> str:
         if finding.mending:
             lines.append(f"{'':7}  {'':{width}}  > {finding.mending}")
     if report.left_out:
-        lines.append(f"\nNot looked at, because of the above: {', '.join(report.left_out)}.")
+        lines.append(f"\nNot checked, because of the above: {', '.join(report.left_out)}.")
     problems, warnings = report.count(Level.PROBLEM), report.count(Level.WARNING)
     lines.append(f"\n{counted(problems, 'problem')}, {counted(warnings, 'warning')}.")
     return "\n".join(lines)
 
 
 def _as_json(report: Report) -> str:
-    """`findings` are objects of `check`, `level`, `text` and `mending`, which is null where all is well."""
+    """`findings` are objects of `check`, `level`, `text` and `mending`, which is null where nothing is wrong."""
     findings = [
         {"check": name, "level": finding.level.value, "text": finding.text, "mending": finding.mending}
         for name, finding in report.findings

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
+from app.commands import table
 from app.commands.administering import PAGE, add_action, run
 from app.config import Settings
 from app.db.models import ApiKey
@@ -16,19 +17,19 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_subparsers(dest="action", required=True)
-    creating = add_action(chosen, "create", _create_key, "a new key; its token is printed this once")
-    creating.add_argument("--tenant", default="1", help="name or id; the first tenant, if left out")
+    creating = add_action(chosen, "create", _create_key, "create a key; its token is shown only now")
+    creating.add_argument("--tenant", default="1", help="name or id (the first tenant)")
     creating.add_argument("--name", required=True, help="what it is for")
     creating.add_argument(
         "--scopes",
         default="send,read",
-        help="of send, read and admin, with commas between them; admin of the first tenant manages the installation, "
-        "of any other it erases that tenant's contacts",
+        help="a comma-separated list of send, read and admin (send,read); admin of the first tenant manages the "
+        "installation, admin of another tenant may erase its contacts",
     )
     creating.add_argument("--expires-in-days", type=int)
-    listing = add_action(chosen, "list", _list_keys, "the keys, the newest first")
-    listing.add_argument("--tenant", help="name or id; all, if left out")
-    revoking = add_action(chosen, "revoke", _revoke_key, "let a key's holder in no longer")
+    listing = add_action(chosen, "list", _list_keys, "list keys, newest first")
+    listing.add_argument("--tenant", help="name or id (all tenants)")
+    revoking = add_action(chosen, "revoke", _revoke_key, "revoke a key")
     revoking.add_argument("tenant", help="name or id")
     revoking.add_argument("key_id", type=int)
 
@@ -51,10 +52,11 @@ async def _create_key(service: AdministrationService, chosen: argparse.Namespace
 async def _list_keys(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
     tenant_id = None if chosen.tenant is None else (await service.tenant(chosen.tenant)).id
     keys = rows_of_all(lambda cursor: service.keys(tenant_id, limit=PAGE, cursor=cursor))
-    return [f"{key.tenant_id} {key.id}  {_standing(key)}  {','.join(key.scopes)}  {key.name}" async for key in keys]
+    rows = [(key.tenant_id, key.id, _state(key), ",".join(key.scopes), key.name) async for key in keys]
+    return table(["TENANT", "ID", "STATE", "SCOPES", "NAME"], rows)
 
 
-def _standing(key: ApiKey) -> str:
+def _state(key: ApiKey) -> str:
     if key.revoked_at is not None:
         return f"revoked {key.revoked_at:%Y-%m-%d}"
     return f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at is not None else "valid"

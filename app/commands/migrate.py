@@ -1,4 +1,4 @@
-"""`python -m app migrate`: brings the database to this version's schema."""
+"""`python -m app migrate`: brings the database to the schema of this version."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from app.db.migrate import migrate
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """The command has no arguments."""
 
 
 def run(settings: Settings, _: argparse.Namespace) -> int:

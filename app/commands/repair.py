@@ -1,7 +1,6 @@
-"""`python -m app repair NAME`: fetches from a provider what came in while its calls did not get through.
+"""`python -m app repair NAME`: fetches messages from a provider whose callbacks were lost.
 
-It goes the way of its calls, so that what is stored already stays as it is, however often it is repaired, and also
-while the service runs and takes calls.
+They are stored in the same way as callbacks are. So it can be run any number of times, and while the service runs.
 """
 
 import argparse
@@ -24,9 +23,9 @@ from app.providers.registry import provider_registry
 from app.services.delivery.outcomes import note
 from app.wiring import Services, running_services
 
-#: What is stored at once, and then told.
+#: Messages stored at a time, with a line of progress after each batch.
 _BATCH = 100
-#: Calls may get through again by now, so the gap may lie before the last message that is here.
+#: Callbacks may arrive again by now, so the gap may lie before the last message that is stored.
 _OVERLAP = timedelta(days=1)
 
 
@@ -42,19 +41,19 @@ class _Count:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("provider", help="its name, such as twilio")
+    parser.add_argument("provider", help="the provider's name, such as twilio")
     parser.add_argument(
         "--since",
         type=_moment,
-        help="a date or time (UTC, if it doesn't say), such as 2026-03-01 or 2026-03-01T12:00:00Z; if left out, a day"
-        " before the last message that came in from it",
+        help="a date or time, such as 2026-03-01 or 2026-03-01T12:00:00Z, UTC unless it says otherwise (a day before"
+        " the last message that came in from the provider)",
     )
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Repair, and say how far it is; 1 if the provider broke off, so that it has to be done again.
+    """Repair and print the progress; 1 if the provider broke off, so that it has to be run again.
 
-    Raises `ConfigurationError` where there is no such provider, or it can't be asked.
+    Raises `ConfigurationError` if there is no such provider, or if it has no list of messages.
     """
     if chosen.provider not in provider_registry:
         there = ", ".join(sorted(provider_registry))
@@ -75,15 +74,15 @@ async def _repair(url: str, settings: Settings, name: str, since: datetime | Non
         try:
             listed = provider_registry[name].inbound_since(since)
         except NotImplementedError:
-            raise ConfigurationError(f"{name} can't be asked for what came in.") from None
-        _say(f"Asking {name} for what came in since {since:%Y-%m-%d %H:%M:%S} UTC.")
+            raise ConfigurationError(f"{name} offers no list of the messages that came in.") from None
+        _say(f"Asking {name} for messages since {since:%Y-%m-%d %H:%M:%S} UTC.")
         count = _Count()
         try:
             async for batch in _batches(listed):
                 await _recover(services, name, batch, count)
                 _say(f"{count}.")
         except (ProviderFailure, ServiceError) as failure:
-            _say(f"It broke off: {failure}", f"So far {count}. Do it again with --since {since:%Y-%m-%dT%H:%M:%SZ}.")
+            _say(f"It broke off: {failure}", f"So far {count}. Run it again with --since {since:%Y-%m-%dT%H:%M:%SZ}.")
             return 1
     _say(f"Done: {count}.")
     return 0
@@ -92,13 +91,13 @@ async def _repair(url: str, settings: Settings, name: str, since: datetime | Non
 async def _a_day_before_the_last(services: Services, name: str) -> datetime:
     latest = (
         select(func.max(Message.sent_at))
-        .join(Tenant, Tenant.id == Message.tenant_id)  # a provider's account is everybody's
+        .join(Tenant, Tenant.id == Message.tenant_id)  # all tenants share the provider's account
         .where(Message.provider_type == name, Message.direction == Direction.INBOUND)
     )
     async with services.sessions() as session:
         last = (await session.execute(latest)).scalar()
     if last is None:
-        raise ConfigurationError(f"Nothing has come in from {name} yet; say with --since from when on to ask.")
+        raise ConfigurationError(f"No message has come in from {name} yet. Say with --since where to begin.")
     return last - _OVERLAP
 
 
@@ -114,9 +113,9 @@ async def _batches(listed: AsyncIterator[InboundMessage]) -> AsyncIterator[list[
 
 
 async def _recover(services: Services, name: str, batch: Sequence[InboundMessage], count: _Count) -> None:
-    """Store what is missing, and note in its history that it was.
+    """Store the missing messages, then note in their history that they were recovered.
 
-    The note follows the message: if it is broken off in between, a message is recovered and doesn't say so.
+    A crash in between leaves messages that are recovered but have no note.
     """
     reading = await services.callback_items.read(name, batch)
     stored = await asyncio.gather(*(services.messages.accept(message) for message in reading.messages))
@@ -135,4 +134,4 @@ async def _recover(services: Services, name: str, batch: Sequence[InboundMessage
 
 def _say(*lines: str) -> None:
     for line in lines:
-        print(line, file=sys.stdout, flush=True)  # noqa: T201 - for whoever typed it
+        print(line, file=sys.stdout, flush=True)  # noqa: T201 - the output of the command

@@ -2,21 +2,26 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import socket
+import sys
 from types import FrameType
 from typing import Any
 
 import structlog
 import uvicorn
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from app.commands import leave_no_core
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
+from app.errors import ConfigurationError
 from app.http.protocol import TimedProtocol
+from app.providers.registry import provider_registry
+from app.routing import channels_served, route_of
 from app.wiring import must_have_providers
 
 log = structlog.get_logger(__name__)
@@ -30,52 +35,114 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Serve until a signal ends it. The database outlives reloads and worker processes, and is stopped last."""
+    """Serve until a signal arrives. The database outlives reloads and worker processes, and is stopped last."""
     must_have_providers(settings)
     if not settings.is_production and settings.host not in _LOOPBACK:
         log.warning(
-            "development_profile_is_public", host=settings.host, reason="anybody who reaches it may do anything"
+            "development_profile_is_public", host=settings.host, reason="anyone who reaches it may do anything"
         )
     leave_no_core()
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has shut down in order
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again after an orderly shutdown
+    try:
+        listener = _bound(settings)
+    except ConfigurationError as error:
+        log.error("cannot_start", reason=str(error))
+        return 1
     with provided_database(settings) as url:
         prepare(url, production=settings.is_production)
-        options: dict[str, Any] = {
-            "host": settings.host,
-            "port": settings.port,
-            "log_config": None,
-            "access_log": False,
-            "server_header": False,
-            "http": TimedProtocol,
-            # Without it a connection's later requests inherit what its first has bound to the log.
-            "reset_contextvars": True,
-            "timeout_keep_alive": settings.keep_alive_seconds,
-            "timeout_graceful_shutdown": settings.shutdown_grace_seconds,
-            # One that has not answered by then is killed, also while it starts: seconds, on a busy machine.
-            "timeout_worker_healthcheck": 30,
-        }
-        if chosen.reload:
-            uvicorn.run("app.main:app", reload=True, **options)
-            return 0
-        config = uvicorn.Config("app.main:app", workers=settings.web_concurrency, **options)
-        if settings.web_concurrency > 1:
-            _Supervisor(config, _listeners(config)).run()
-            return 0
-        server = _Server(config)
-        with contextlib.suppress(KeyboardInterrupt):  # raised again when it has shut down in order
-            server.run(sockets=_listeners(config))
-        return 0 if server.started else 3
+        try:
+            return _serve(settings, listener, reload=chosen.reload)
+        finally:
+            # A further Ctrl-C would interrupt the stop of the embedded server, and leave it running.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _listeners(config: uvicorn.Config) -> list[socket.socket]:
-    """One listening socket, many times: uvloop accepts one connection for each in a turn of its loop, which is not
-    enough when turns are long because there is much to do. Whoever is new then waits for seconds."""
-    listener = config.bind_socket()
-    return [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
+def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "http": TimedProtocol,
+        # Otherwise later requests of a connection inherit the log facts of its first one.
+        "reset_contextvars": True,
+        "timeout_keep_alive": settings.keep_alive_seconds,
+        "timeout_graceful_shutdown": settings.shutdown_grace_seconds,
+        # A process that has not answered by then is killed, even while it starts, which can take seconds.
+        "timeout_worker_healthcheck": 30,
+    }
+    config = uvicorn.Config("app.main:app", workers=settings.web_concurrency, reload=reload, **options)
+    # uvloop accepts one connection per socket and turn of its loop: too few when turns are long under load, so that
+    # new clients wait for seconds. Duplicates of the socket multiply that.
+    listeners = [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
+    if reload:
+        _announce(settings, listener)
+        ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        return 0
+    if settings.web_concurrency > 1:
+        _announce(settings, listener)
+        _Supervisor(config, listeners).run()
+        return 0
+    server = _Server(config, settings)
+    with contextlib.suppress(KeyboardInterrupt):  # raised again after an orderly shutdown
+        server.run(sockets=listeners)
+    return 0 if server.started else 3
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """A socket at HOST and PORT, which does not listen yet. Raises `ConfigurationError` where there can be none."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    if sys.platform != "win32":  # there it would let two programs share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = f"Port {settings.port} is used by another program: stop that one, or choose another with PORT=…"
+        elif error.errno == errno.EACCES:
+            reason = f"Port {settings.port} needs the rights of an administrator: choose one above 1023 with PORT=…"
+        else:
+            reason = f"{settings.host} is no address of this machine ({error.strerror}): set HOST to one that is."
+        raise ConfigurationError(reason) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    """Tell a person where to go first, or the log where the service listens."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    if settings.logs_json:
+        log.info("listening", url=url)
+        return
+    lines = [f"The service is at {url}. Ctrl-C stops it."]
+    if settings.serves_docs:
+        lines.append(f"The API reference, to try it in the browser: {url}/docs")
+    if simulated := _simulated_channels(settings):
+        lines.append(f"Simulated carriers take {simulated}: they send nothing. Add a provider: docs/providers.md")
+    print("", *(f"  {line}" for line in lines), "", sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - to a person
+
+
+def _simulated_channels(settings: Settings) -> str:
+    simulated = {name for name, provider in provider_registry.items() if provider.simulated}
+    return ", ".join(
+        channel for channel in sorted(channels_served(settings)) if simulated & set(route_of(settings, channel))
+    )
 
 
 class _Server(uvicorn.Server):
-    """One that a second signal ends at once. Nothing is lost by that: what was in hand is taken over."""
+    """A server that a second signal ends at once. Nothing is lost: other workers take over what was in flight."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets:
+            _announce(self._settings, sockets[0])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -84,7 +151,7 @@ class _Server(uvicorn.Server):
 
 
 class _Supervisor(Multiprocess):
-    """One that a second signal has kill its processes, where uvicorn's goes on waiting for them."""
+    """A supervisor that kills its processes at a second signal, where uvicorn's goes on waiting for them."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)

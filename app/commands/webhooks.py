@@ -1,4 +1,4 @@
-"""`python -m app webhooks …`: looks at the calls of providers, and takes them again."""
+"""`python -m app webhooks …`: lists the kept callbacks of providers, verifies and replays them."""
 
 import argparse
 import asyncio
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from app.commands import table
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
@@ -23,28 +24,28 @@ from app.wiring import Services, running_services
 _ACTOR = "command line"
 _PAGE = 100
 
-#: Does something with one call; in a word, and in detail, what came of it.
-Deed = Callable[[Services, KeptCallback], Awaitable[tuple[str, str]]]
+#: Works on one callback; returns the outcome in a word, and its details.
+Action = Callable[[Services, KeptCallback], Awaitable[tuple[str, str]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_subparsers(dest="action", required=True)
-    _add_filters(chosen.add_parser("list", help="the calls that are kept, the newest first"))
-    chosen.add_parser("show", help="a call as it came").add_argument("id", type=int)
+    _add_filters(chosen.add_parser("list", help="list the kept callbacks, newest first"))
+    chosen.add_parser("show", help="show a callback as it came").add_argument("id", type=int)
     for name, help in (
-        ("verify", "whether calls are genuine, by today's settings and the time at which they came"),
-        ("replay", "take calls once more; what they say is stored once, however often"),
+        ("verify", "check signatures again, with today's settings and the time at which the callbacks came"),
+        ("replay", "process callbacks again; what is stored already is not stored twice"),
     ):
-        deed = chosen.add_parser(name, help=help)
-        deed.add_argument("ids", type=int, nargs="*", metavar="ID")
-        deed.add_argument("--all", action="store_true", help="every one that the filters leave")
-        _add_filters(deed)
+        action = chosen.add_parser(name, help=help)
+        action.add_argument("ids", type=int, nargs="*", metavar="ID")
+        action.add_argument("--all", action="store_true", help="all that match the filters")
+        _add_filters(action)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider")
     parser.add_argument("--verdict", choices=[verdict.value for verdict in CallbackVerdict])
-    parser.add_argument("--since", type=_moment, help="received then or later: 2026-01-31 or 2026-01-31T12:00 (UTC)")
+    parser.add_argument("--since", type=_moment, help="received since (UTC): 2026-01-31 or 2026-01-31T12:00")
 
 
 def _moment(written: str) -> datetime:
@@ -53,29 +54,29 @@ def _moment(written: str) -> datetime:
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Do what was chosen, also while the service runs; 0 when it is done, 1 when a call is not genuine or not taken,
-    2 when it can't be done."""
+    """Run the chosen action; 1 if a callback is not genuine or not taken, 2 if the action is refused."""
     with provided_database(settings) as url:
         prepare(url, production=settings.is_production)
         try:
             return asyncio.run(_run(url, settings, chosen))
         except ServiceError as error:
-            print(error, file=sys.stderr)  # noqa: T201 - for whoever typed it
+            print(error, file=sys.stderr)  # noqa: T201 - the answer to the command
     return 2
 
 
 async def _run(url: str, settings: Settings, chosen: argparse.Namespace) -> int:
     async with running_services(url, settings, deliver=False) as services:
         if chosen.action == "list":
-            async for call in _calls(services.sessions, chosen):
-                _say(_line(call))
+            calls = [_cells(call) async for call in _calls(services.sessions, chosen)]
+            for line in table(["ID", "RECEIVED", "PROVIDER", "VERDICT", "EVENTS", "REASON"], calls):
+                _say(line)
             return 0
         if chosen.action == "show":
             async with services.sessions() as session:
                 _show(await get_callback(session, chosen.id))
             return 0
         if bool(chosen.ids) == chosen.all:
-            print("Name the calls by their ids, or say --all.", file=sys.stderr)  # noqa: T201 - as above
+            print("Name callbacks by their ids, or all that match with --all.", file=sys.stderr)  # noqa: T201 - as above
             return 2
         return await _each(services, chosen, _verify if chosen.action == "verify" else _replay)
 
@@ -95,11 +96,11 @@ def _why(found: CallbackResult | SignatureCheck) -> str:
     return f"{found.reason or ''}{hints}"
 
 
-async def _each(services: Services, chosen: argparse.Namespace, deed: Deed) -> int:
-    """Do it with one after the other, and say of each at once what was found."""
+async def _each(services: Services, chosen: argparse.Namespace, action: Action) -> int:
+    """Work on one callback after the other, and print each outcome at once."""
     counts: Counter[str] = Counter()
     async for call in _calls(services.sessions, chosen):
-        outcome, details = await deed(services, call)
+        outcome, details = await action(services, call)
         counts[outcome] += 1
         _say(f"{call.id}  {call.provider_type}  {outcome}  {details}")
     _say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none")
@@ -109,7 +110,7 @@ async def _each(services: Services, chosen: argparse.Namespace, deed: Deed) -> i
 async def _calls(
     sessions: async_sessionmaker[AsyncSession], chosen: argparse.Namespace
 ) -> AsyncIterator[KeptCallback]:
-    """Those that are named, or those that the filters leave, without their content."""
+    """The callbacks with the given ids, or else all that match the filters, without their content."""
     ids: list[int] = getattr(chosen, "ids", [])
     for call_id in ids:
         async with sessions() as session:
@@ -133,13 +134,13 @@ async def _calls(
         yield call
 
 
-def _line(call: KeptCallback) -> str:
+def _cells(call: KeptCallback) -> list[object]:
     received = f"{call.received_at:%Y-%m-%d %H:%M:%S}"
-    return f"{call.id}  {received}  {call.provider_type}  {call.verdict}  {call.events} events  {call.reason or ''}"
+    return [call.id, received, call.provider_type, call.verdict, call.events, call.reason]
 
 
 def _show(call: KeptCallback) -> None:
-    _say(_line(call))
+    _say("  ".join(str(cell) for cell in _cells(call) if cell is not None))
     if call.expected:
         _say(f"seen {call.seen}, expected {call.expected}")
     _say(f"{call.method} {call.url}")
@@ -150,6 +151,6 @@ def _show(call: KeptCallback) -> None:
 
 
 def _say(line: str) -> None:
-    # What strangers have sent must not steer a terminal.
+    # Content from outside must not send control sequences to the terminal.
     shown = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in line)
-    print(shown.rstrip(), flush=True)  # noqa: T201 - it is what was asked for
+    print(shown.rstrip(), flush=True)  # noqa: T201 - the output of the command

@@ -1,4 +1,4 @@
-"""`python -m app worker`: only delivers. Any number of them, on any machines, share the work."""
+"""`python -m app worker`: only delivers. Any number of workers, on any machines, share the work."""
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """The command has no arguments."""
 
 
 def run(settings: Settings, _: argparse.Namespace) -> int:
@@ -27,9 +27,9 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
 
 
 async def work(settings: Settings) -> int:
-    """Deliver until a signal ends it, and finish what is in hand; a second signal ends it at once.
+    """Deliver until a signal arrives, then finish what is in flight; a second signal ends the process at once.
 
-    Nothing is lost by that: what was in hand is taken over.
+    Nothing is lost by that: other workers take over what was in flight.
     """
     must_have_providers(settings)
     leave_no_core()

@@ -280,7 +280,7 @@ class TestCommandLine:
         await call(client, inbound(2, body="\x1b[31mred"), key="second")
         await call(client, inbound(3), key="third")
         status, lines = await said("list", "--verdict", "refused", "--since", "2024-01-01")
-        assert (status, [line.split()[0] for line in lines]) == (0, ["3", "2"])
+        assert (status, [line.split()[0] for line in lines]) == (0, ["ID", "3", "2"])
         status, lines = await said("show", "2")
         assert status == 0
         assert f"POST {PUBLIC_URL}{PATH}" in lines

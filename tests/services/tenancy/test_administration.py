@@ -39,10 +39,13 @@ def test_a_tenant_and_its_key_are_made_and_the_key_is_revoked(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tenant_id = said(capsys, "tenants", "create", "Acme").split()[0]
-    assert f"{tenant_id}  Acme" in said(capsys, "tenants", "list")
+    headings, *_, acme = said(capsys, "tenants", "list").splitlines()
+    assert headings.split()[:2] == ["ID", "NAME"]
+    assert acme.split()[:2] == [tenant_id, "Acme"]
     token = said(capsys, "keys", "create", "--tenant", "Acme", "--name", "staging", "--scopes", "send,read")
     assert token.startswith(f"msk_{tenant_id}_")
-    [listed] = said(capsys, "keys", "list", "--tenant", tenant_id).splitlines()
+    headings, listed = said(capsys, "keys", "list", "--tenant", tenant_id).splitlines()
+    assert headings.split() == ["TENANT", "ID", "STATE", "SCOPES", "NAME"]
     assert token not in listed
     assert "valid" in listed
     said(capsys, "keys", "revoke", "Acme", listed.split()[1])

@@ -1,10 +1,10 @@
 """What providers hand over by the generic webhooks, and what they are answered."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.domain import Channel, Direction, MessageType, NewMessage
+from app.domain import Address, Channel, Direction, MessageType, NewMessage
 from app.schemas.fields import (
     EmailParty,
     ProviderMessageId,
@@ -18,9 +18,30 @@ from app.schemas.fields import (
 
 
 class _Inbound(BaseModel):
+    if TYPE_CHECKING:  # declared by each channel, so that they come first in the document
+        from_: Address
+        to: Address
     attachments: References = []
     body: ReceivedWords = ""
     timestamp: ReceivedTimestamp | None = Field(None, description="When it was sent; now, if left out.")
+
+    def _new(
+        self, tenant_id: int, channel: Channel, type_: str, provider_message_id: str, subject: str | None = None
+    ) -> NewMessage:
+        return NewMessage(
+            tenant_id=tenant_id,
+            direction=Direction.INBOUND,
+            channel=channel,
+            type=type_,
+            sender=self.from_,
+            recipient=self.to,
+            subject=subject,
+            body=self.body,
+            attachments=self.attachments,
+            sent_at=self.timestamp,
+            provider_type=channel,
+            provider_message_id=provider_message_id,
+        )
 
 
 class SmsInbound(_Inbound):
@@ -47,19 +68,7 @@ class SmsInbound(_Inbound):
     messaging_provider_id: ProviderMessageId
 
     def new_message(self, tenant_id: int) -> NewMessage:
-        return NewMessage(
-            tenant_id=tenant_id,
-            direction=Direction.INBOUND,
-            channel=Channel.SMS,
-            type=self.type,
-            sender=self.from_,
-            recipient=self.to,
-            body=self.body,
-            attachments=self.attachments,
-            sent_at=self.timestamp,
-            provider_type=Channel.SMS,
-            provider_message_id=self.messaging_provider_id,
-        )
+        return self._new(tenant_id, Channel.SMS, self.type, self.messaging_provider_id)
 
 
 class EmailInbound(_Inbound):
@@ -86,20 +95,7 @@ class EmailInbound(_Inbound):
     subject: ReceivedSubject | None = None
 
     def new_message(self, tenant_id: int) -> NewMessage:
-        return NewMessage(
-            tenant_id=tenant_id,
-            direction=Direction.INBOUND,
-            channel=Channel.EMAIL,
-            type=MessageType.EMAIL,
-            sender=self.from_,
-            recipient=self.to,
-            subject=self.subject,
-            body=self.body,
-            attachments=self.attachments,
-            sent_at=self.timestamp,
-            provider_type=Channel.EMAIL,
-            provider_message_id=self.xillio_id,
-        )
+        return self._new(tenant_id, Channel.EMAIL, MessageType.EMAIL, self.xillio_id, subject=self.subject)
 
 
 class WebhookAccepted(BaseModel):

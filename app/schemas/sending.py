@@ -2,11 +2,11 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.domain import Channel, Direction, MessageType, NewMessage
+from app.domain import Address, Channel, Direction, MessageType, NewMessage
 from app.schemas.fields import (
     SHOWN_TEXT,
     ChannelRecipient,
@@ -28,6 +28,9 @@ _LONGEST_AHEAD = timedelta(days=366)
 
 
 class _Send(BaseModel):
+    if TYPE_CHECKING:  # declared by each channel: fields of a base come first in the document and in fingerprints
+        from_: Address
+        to: Address
     attachments: Urls = []
     timestamp: Timestamp | None = Field(None, description="When it was written; now, if left out.")
     send_at: Timestamp | None = Field(None, description="When it is to leave, at most a year ahead.")
@@ -53,9 +56,31 @@ class _Send(BaseModel):
             raise ValueError("a message needs a body or an attachment")
         return self
 
+    def _new(
+        self, channel: str, type_: str, tenant_id: int, idempotency_key: str | None, subject: str | None = None
+    ) -> NewMessage:
+        return NewMessage(
+            tenant_id=tenant_id,
+            direction=Direction.OUTBOUND,
+            channel=channel,
+            type=type_,
+            sender=self.from_,
+            recipient=self.to,
+            subject=subject,
+            body=self.body,
+            attachments=self.attachments,
+            sent_at=self.timestamp,
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+            idempotency_key=idempotency_key,
+            fingerprint=self._fingerprint() if idempotency_key else None,
+        )
+
     def _fingerprint(self) -> str:
-        """The same for requests that mean the same, however their JSON is written, and whatever may be said besides
-        in another version."""
+        """A hash that is equal for requests of equal meaning, whatever their JSON looks like.
+
+        Defaults are left out, so that a field added by a later version does not change it.
+        """
         return hashlib.sha256(self.model_dump_json(warnings=False, exclude_defaults=True).encode()).hexdigest()
 
 
@@ -82,21 +107,7 @@ class SmsSend(_Send):
     body: Text
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        return NewMessage(
-            tenant_id=tenant_id,
-            direction=Direction.OUTBOUND,
-            channel=Channel.SMS,
-            type=self.type,
-            sender=self.from_,
-            recipient=self.to,
-            body=self.body,
-            attachments=self.attachments,
-            sent_at=self.timestamp,
-            send_at=self.send_at,
-            expires_at=self.expires_at,
-            idempotency_key=idempotency_key,
-            fingerprint=self._fingerprint() if idempotency_key else None,
-        )
+        return self._new(Channel.SMS, self.type, tenant_id, idempotency_key)
 
 
 class EmailSend(_Send):
@@ -121,22 +132,7 @@ class EmailSend(_Send):
     subject: Subject | None = None
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        return NewMessage(
-            tenant_id=tenant_id,
-            direction=Direction.OUTBOUND,
-            channel=Channel.EMAIL,
-            type=MessageType.EMAIL,
-            sender=self.from_,
-            recipient=self.to,
-            subject=self.subject,
-            body=self.body,
-            attachments=self.attachments,
-            sent_at=self.timestamp,
-            send_at=self.send_at,
-            expires_at=self.expires_at,
-            idempotency_key=idempotency_key,
-            fingerprint=self._fingerprint() if idempotency_key else None,
-        )
+        return self._new(Channel.EMAIL, MessageType.EMAIL, tenant_id, idempotency_key, subject=self.subject)
 
 
 class ChannelSend(_Send):
@@ -150,22 +146,7 @@ class ChannelSend(_Send):
     subject: Subject | None = None
 
     def new_message(self, channel: str, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        return NewMessage(
-            tenant_id=tenant_id,
-            direction=Direction.OUTBOUND,
-            channel=channel,
-            type=channel,
-            sender=self.from_,
-            recipient=self.to,
-            subject=self.subject,
-            body=self.body,
-            attachments=self.attachments,
-            sent_at=self.timestamp,
-            send_at=self.send_at,
-            expires_at=self.expires_at,
-            idempotency_key=idempotency_key,
-            fingerprint=self._fingerprint() if idempotency_key else None,
-        )
+        return self._new(channel, channel, tenant_id, idempotency_key, subject=self.subject)
 
 
 class Preview(BaseModel):

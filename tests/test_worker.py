@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import Message
-from app.db.process_lock import ProcessLock, Roll
+from app.db.process_lock import ProcessLock, ProcessNames
 from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import (
     BaseProvider,
@@ -513,9 +513,9 @@ class Beside(ProcessLock):
     others = 0
     rolls = 0
 
-    def living_and_dead(self) -> Roll:
+    def living_and_dead(self) -> ProcessNames:
         self.rolls += 1
-        return Roll([self.name, *(f"other-{number}" for number in range(self.others))], [])
+        return ProcessNames([self.name, *(f"other-{number}" for number in range(self.others))], [])
 
     async def becomes(self, others: int) -> None:
         """Returns once its worker knows."""

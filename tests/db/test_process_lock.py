@@ -16,9 +16,9 @@ def test_who_has_left_is_among_the_gone_until_struck_off(tmp_path: Path) -> None
     other.enter()
     assert sorted(one.living_and_dead().living) == sorted([one.name, other.name])
     other.leave()
-    assert (one.living_and_dead().living, one.living_and_dead().gone) == ([one.name], [other.name])
+    assert (one.living_and_dead().living, one.living_and_dead().dead) == ([one.name], [other.name])
     one.forget_dead(other.name)
-    assert one.living_and_dead().gone == []
+    assert one.living_and_dead().dead == []
     one.leave()
 
 
@@ -32,5 +32,5 @@ def test_a_process_that_is_killed_is_gone_at_once(tmp_path: Path) -> None:
         assert name in one.living_and_dead().living
         process.kill()
         process.wait()
-        assert one.living_and_dead().gone == [name]
+        assert one.living_and_dead().dead == [name]
     one.leave()

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, for machines where DATABASE_URL names none."""
+"""An embedded PostgreSQL, for machines where DATABASE_URL names no server."""
 
 from app.db.embedded.programs import EmbeddedPostgresError as EmbeddedPostgresError
 from app.db.embedded.server import EmbeddedPostgres as EmbeddedPostgres

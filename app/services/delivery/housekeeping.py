@@ -115,7 +115,7 @@ class Housekeeping:
             self._left_alone_at = asyncio.get_running_loop().time()
         if self._has_neighbours and not had_neighbours:
             self._on_change()  # risky messages may be tried again
-        return [name for name in found.gone if name.rsplit("-", 2)[0] == HERE]
+        return [name for name in found.dead if name.rsplit("-", 2)[0] == HERE]
 
     async def rescue_and_expire(self, dead: Sequence[str] = ()) -> None:
         """Rescue messages whose worker died, those of the `dead` at once, and expire overdue ones."""

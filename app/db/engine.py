@@ -1,4 +1,4 @@
-"""PostgreSQL: engines, and what its errors mean. Given by DATABASE_URL, or started by ourselves (`embedded`).
+"""PostgreSQL, given by DATABASE_URL or embedded: engines, connections, and the meaning of its errors.
 
 One URL, in the form that libpq reads, serves both drivers: asyncpg for serving, psycopg2 for migrations, the
 command line and test fixtures.
@@ -23,11 +23,11 @@ from app.db.tenant_guard import guard
 
 _APPLICATION_NAME = "messaging-service"
 
-#: No transaction of ours waits for anybody outside: one that stands still belongs to a process that does.
+#: No transaction of ours waits for anything outside. An idle one belongs to a process that hangs.
 _IDLE_IN_TRANSACTION_SECONDS = 10.0
-#: A server that lives takes milliseconds to end what it was asked for, and its own timeouts end it in any case.
-_FAREWELL_SECONDS = 0.5
-#: Classes and codes of SQLSTATE that say "not now": connection, resources, operator intervention.
+#: A healthy server needs milliseconds to end a connection, and its own timeouts end it in any case.
+_CLOSE_SECONDS = 0.5
+#: Classes and codes of SQLSTATE for temporary trouble: connection, resources, operator intervention.
 _AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
 
 
@@ -38,14 +38,14 @@ def libpq_url(url: str) -> str:
 
 
 def database_name(url: str) -> str:
-    """Server and database, without who we are there."""
+    """Server and database, without the user."""
     parsed = make_url(url)
     return f"{parsed.host}:{parsed.port}/{parsed.database}"
 
 
 @contextmanager
 def provided_database(settings: Settings) -> Iterator[str]:
-    """The URL of the database to use; an embedded server is started for it, and stopped after, if none is set."""
+    """The URL of the database to use. Without DATABASE_URL an embedded server runs while the context is open."""
     if settings.database_url is not None:
         yield libpq_url(settings.database_url.get_secret_value())
     else:
@@ -82,9 +82,9 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
-    """What a connection asks of the server, which keeps to it also where this process stands still or is gone.
+    """Limits that the server enforces even if this process hangs or is gone.
 
-    PgBouncer refuses parameters that it does not know; behind it they are set for the role.
+    PgBouncer refuses parameters that it does not know. Behind it they are set for the role.
     """
     known = {"application_name": _APPLICATION_NAME, "timezone": "UTC"}
     if not settings.database_prepared_statements:
@@ -102,10 +102,10 @@ def _milliseconds(seconds: float) -> str:
 
 
 class PromptSession(AsyncSession):
-    """A session that is done within `deadline_seconds` of being entered, or raises `TimeoutError`.
+    """A session that ends within `deadline_seconds` of being entered, or raises `TimeoutError`.
 
-    Of a silent server the check of a connection, the making of another and a statement each take their own time, and
-    whoever asks is promised an answer within five seconds.
+    Clients are promised an answer within five seconds. With a silent server the check of a connection, a new
+    connection and a statement each have their own timeout, which add up to more.
     """
 
     def __init__(self, *arguments: Any, deadline_seconds: float, **options: Any) -> None:
@@ -123,9 +123,9 @@ class PromptSession(AsyncSession):
 
 
 class PromptSessions(async_sessionmaker[AsyncSession]):
-    """Makes sessions that are done within `deadline_seconds`, those of `begin` with their commit.
+    """Makes sessions that end within `deadline_seconds`, those of `begin` including their commit.
 
-    What a commit that was cut off has come to nobody can tell.
+    The outcome of a commit that was cut off is unknown.
     """
 
     def __init__(self, engine: AsyncEngine, *, deadline_seconds: float) -> None:
@@ -138,17 +138,17 @@ class PromptSessions(async_sessionmaker[AsyncSession]):
 
 
 class _Connection(asyncpg.Connection):
-    """Closed within half a second. SQLAlchemy grants a silent server two for one that is given up, and all the time
-    in the world where a pool ends."""
+    """Closes within half a second. SQLAlchemy waits two seconds for a connection that is given up, and without limit
+    when a pool is disposed of."""
 
     async def close(self, **_: Any) -> None:
-        await super().close(timeout=_FAREWELL_SECONDS)
+        await super().close(timeout=_CLOSE_SECONDS)
 
 
 async def connect(url: str, **options: Any) -> asyncpg.Connection:
-    """A connection of asyncpg's own, made to the end even where nobody waits for it any more, and then closed.
+    """A connection of asyncpg. If the caller is cancelled, connecting goes on, and the connection is closed then.
 
-    Cut off while it connects, asyncpg leaves an error behind that nobody asks for, and asyncio reports it.
+    Cancelled while it connects, asyncpg leaves an exception unretrieved, which asyncio reports.
     """
     connecting = asyncio.create_task(
         asyncpg.connect(libpq_url(url), connection_class=_Connection, **options), name="connecting"
@@ -178,13 +178,13 @@ def create_command_engine(url: str) -> Engine:
 
 
 def sqlstate_of(error: sqlalchemy_exc.DBAPIError) -> str | None:
-    """What PostgreSQL calls an error; None where it was the driver that refused."""
+    """The SQLSTATE of an error; None if it comes from the driver."""
     sqlstate: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     return sqlstate
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether an error means that PostgreSQL is away or busy, so that the same work can succeed later."""
+    """True if an error means that PostgreSQL is away or busy, so that the same work can succeed later."""
     if isinstance(error, sqlalchemy_exc.TimeoutError | ConnectionError | OSError | TimeoutError):
         return True  # the pool is exhausted, or the server can't be reached
     if isinstance(error, sqlalchemy_exc.DBAPIError):

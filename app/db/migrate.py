@@ -1,11 +1,10 @@
-"""Bringing a database to the schema of this version, and telling whether it is there.
+"""Migrate a database to the schema of this version, or check that it has it.
 
-Many processes may start at once: whoever holds the transaction-level advisory lock migrates, the others find it
-done. Development also mends a schema whose tables were dropped by hand; production never touches what it did not
-expect.
+Of several processes that start at once, the one that gets the advisory lock migrates. Development also recreates
+tables that were dropped by hand; production changes nothing by itself.
 
-What needs alembic stands in `app.db.schema`, which is loaded once there is something to do: most starts find it done,
-and need not wait a sixth of a second for it.
+`app.db.schema` has the parts that need alembic. It is imported only if there is something to do, because that takes a
+sixth of a second.
 """
 
 from collections.abc import Iterator
@@ -20,12 +19,12 @@ from app.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
 
-_LOCK = 5_318_008_143  # any number, as long as every version of this service takes the same one
-_LOCK_TIMEOUT = "10s"  # a table that is busy for longer should fail the migration, not queue everyone behind it
+_LOCK = 5_318_008_143  # any number that stays the same in every version
+_LOCK_TIMEOUT = "10s"  # a table that is busy for longer fails the migration, which would block all others
 
 
 def migrate(url: str) -> None:
-    """Run what is missing of the history. A database that is up to date is left alone."""
+    """Run the missing migrations. A database that is up to date is left alone."""
     with _exclusively(url) as connection:
         _upgrade(connection)
 
@@ -57,7 +56,7 @@ def _exclusively(url: str) -> Iterator[Connection]:
 
 
 def _revision(connection: Connection) -> str | None:
-    """The one that the database is at; None before the first."""
+    """The revision of the database; None before the first migration."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -79,21 +78,21 @@ def _refuse_another_schema(connection: Connection) -> None:
     if current != REVISION:
         raise ConfigurationError(
             f"The database is at revision {current or 'none'} and this version needs {REVISION}: "
-            "run `python -m app migrate` first."
+            "run `bin/app migrate` first (in a container: `python -m app migrate`)."
         )
     from app.db import schema
 
     if schema.differences(connection):
         raise ConfigurationError(
-            "The database is not what the migrations left: tables, columns or indexes were changed by hand. "
-            "Restore them; in production nothing is mended by itself."
+            "The schema differs from the migrations: tables, columns or indexes were changed by hand. "
+            "Restore them; in production the service does not repair the schema."
         )
 
 
 def _recreate_missing_tables(connection: Connection) -> None:
-    """Rebuild tables that someone dropped, the way `drop table ... cascade` documents it for development.
+    """Recreate dropped tables, empty, as the documents promise for `drop table ... cascade` in development.
 
-    Rows of surviving tables that pointed into a dropped one are gone with it: they describe nothing any more.
+    Surviving tables that referred to a dropped one are emptied, because their rows describe nothing any more.
     """
     missing = set(Base.metadata.tables) - set(inspect(connection).get_table_names())
     if not missing:

@@ -1,7 +1,7 @@
 """The tables. Every key starts with `tenant_id`, so a row can't refer to another tenant's.
 
-Status and role are text with a CHECK; the names of channels, types and providers are only checked in form, so
-that a provider can bring its own. Constraint names come from the convention below, and migrations spell them out.
+Status and role are text with a CHECK. The names of channels, types and providers are checked in form only, because a
+provider can bring its own. Constraint names follow the convention below, and migrations spell them out.
 """
 
 from datetime import date, datetime
@@ -38,11 +38,11 @@ from app.domain import (
     ParticipantRole,
 )
 
-#: The revision of `app/db/migrations` that leaves these tables.
+#: The revision of `app/db/migrations` that results in these tables.
 REVISION = "20261127_02"
 
 _IS_PENDING = text("due_at IS NOT NULL")
-#: Of a call: somebody may have to look at it, or look through it for an address.
+#: Of a kept callback: it was not taken, or erasure has to search its content for an address.
 CALL_NEEDS_ATTENTION = text("(verdict <> 'taken' OR addresses = '{}'::text[])")
 
 
@@ -75,15 +75,15 @@ def _one_of(
 
 
 def _is_name(column: str) -> CheckConstraint:
-    # `{0,62}` in the expression would cost ten times as much, at every update of a row.
+    # `{0,62}` in the expression would take ten times as long, at every update of a row.
     return CheckConstraint(f"{column} ~ '^[a-z][a-z0-9_-]*$' AND length({column}) <= 63", name=column)
 
 
 class Tenant(Base):
-    """A customer of this installation. Without tenants everything lives in tenant 1.
+    """A customer of this installation. Without tenants everything belongs to tenant 1.
 
-    `retention_days` is how long its messages are kept; null leaves that to the settings, and so it does for the
-    limits: requests a second and at once, and units (texts by their segments) a day for each destination.
+    `retention_days` is how long its messages are kept. The limits are requests a second and in a burst, and units
+    (texts by their segments) a day for each destination. Null means the default of the settings.
     """
 
     __tablename__ = "tenants"
@@ -101,9 +101,9 @@ class Tenant(Base):
 
 
 class Contact(Base):
-    """An address that takes part in conversations, on either side. `address` is normalised, `written` is not.
+    """An address on either side of conversations. `address` is normalised, `written` is not.
 
-    `erasing_since` is set once everything about it has to go; the address is gone from then on.
+    `erasing_since` is set when its erasure begins; the address itself is removed at that moment.
     """
 
     __tablename__ = "contacts"
@@ -123,9 +123,9 @@ class Contact(Base):
 
 
 class Conversation(Base):
-    """Everything said between one customer address and one contact address, whatever the channel.
+    """All messages between one customer address and one contact address, on any channel.
 
-    `last_activity_at` and `message_count` are kept by the writer, so that no page has to count.
+    `last_activity_at` and `message_count` are maintained by the writer, so that no page has to count.
     """
 
     __tablename__ = "conversations"
@@ -154,7 +154,7 @@ Index(
 
 
 class ConversationParticipant(Base):
-    """Who plays which role in a conversation: exactly one customer and one contact."""
+    """The contact in a role of a conversation, which has exactly one customer and one contact."""
 
     __tablename__ = "conversation_participants"
     tenant_id: Mapped[int]
@@ -174,14 +174,15 @@ class ConversationParticipant(Base):
 class Message(Base):
     """One message, in or out; an outbound one is its own place in the delivery queue.
 
-    `sent_at` is the caller's time, `created_at` ours. `due_at` is when a worker has to look at it next: the next
-    try of a queued message, the end of the lease of one being sent, null for what is finished; of what has not left
-    it is never later than `expires_at`. `attempt_count` fences: a failure only counts for the attempt that is the
-    latest, and `attempt_limit` is the last attempt there will be. `worker_deaths` counts the workers that died with
-    it in hand, `retry_count` how often somebody had it tried again. `provider_type` is whom an inbound message came
-    from; of an outbound one who has it, as an answer or a receipt says, and until somebody has, who was the last to
-    be asked. `quoted` is what a mail repeats of those before it. `idempotency_key` is the caller's, kept with a
-    fingerprint of the request for a time.
+    - `sent_at` is the caller's time, `created_at` ours.
+    - `due_at` is when a worker looks at it next: for its next attempt, or at the end of a lease. It is null for a
+      finished message, and never later than `expires_at` before the message has left.
+    - `attempt_count` is a fence: a failure counts only for the latest attempt. `attempt_limit` is the last attempt.
+    - `worker_deaths` counts workers that died while sending it, `retry_count` the retries that a client asked for.
+    - `provider_type` is the provider that an inbound message came from, or that has an outbound one, according to its
+      answer or a receipt. Until a provider has it, it is the last one that was tried.
+    - `quoted` is the part of a mail that repeats earlier ones.
+    - `idempotency_key` is the caller's, kept for some hours with a fingerprint of the request.
     """
 
     __tablename__ = "messages"
@@ -275,9 +276,9 @@ class Message(Base):
 
 
 class DeliveryAttempt(Base):
-    """One hand-over of a message to a provider by a worker; stored before the call, closed after it.
+    """One send of a message by a worker; stored before the request, completed after it.
 
-    An attempt that has no `outcome` after its lease is in doubt: the worker died between the two.
+    An attempt without `outcome` after its lease is in doubt: the worker died in between.
     """
 
     __tablename__ = "delivery_attempts"
@@ -308,9 +309,9 @@ class DeliveryAttempt(Base):
 
 
 class StoredReceipt(Base):
-    """What a provider said about a message, as it came in; rows are only added.
+    """A receipt of a provider, as it came in; rows are only added.
 
-    `message_id` is null while the event is parked: it names a provider's id that no attempt has yet.
+    `message_id` is null while the receipt is parked: no attempt has its provider message id yet.
     """
 
     __tablename__ = "provider_events"
@@ -349,12 +350,12 @@ class StoredReceipt(Base):
 
 
 class KeptCallback(Base):
-    """A call of a provider as it came, kept for a time: to be looked at, and to be read again.
+    """A callback as it came, kept for some days to be inspected and replayed.
 
-    Its tenant is the one that all of its events name, else tenant 1. `headers` are pairs of name and value, in their
-    order; of a value that lets somebody in there is the hash. `reason` says why it was not taken, `seen` and
-    `expected` are the beginnings of signatures. `addresses` are the normalised ones that its events name, for when
-    somebody's data is erased. Ids are of one sequence, so that an id alone names a call.
+    Its tenant is the one that all of its items name, else tenant 1. `headers` are ordered pairs of name and value;
+    credentials are replaced by their hash. `reason` says why it was not taken, `seen` and `expected` are the
+    beginnings of signatures. `addresses` are the normalised ones in its items, which erasure looks for. All ids come
+    from one sequence, so that an id alone names a callback.
     """
 
     __tablename__ = "webhook_calls"
@@ -377,7 +378,7 @@ class KeptCallback(Base):
         PrimaryKeyConstraint("tenant_id", "id"),
         _is_name("provider_type"),
         _one_of("verdict", CallbackVerdict),
-        # The next three are about the installation: its list is everybody's, and an address is looked for everywhere.
+        # The next three span tenants: the operator lists all, and erasure looks for an address everywhere.
         Index("ix_webhook_calls_newest", "id"),
         Index("ix_webhook_calls_attention", "id", postgresql_where=CALL_NEEDS_ATTENTION),
         Index("ix_webhook_calls_addresses", "addresses", postgresql_using="gin"),
@@ -385,9 +386,10 @@ class KeptCallback(Base):
 
 
 class SignatureToken(Base):
-    """What came with a token by which a provider signs, where its signature covers that alone: a hash of the events.
+    """A token of a provider whose signature covers the token alone, with a hash of the events that came with it.
 
-    All are tenant 1's: whose the events are, who forges one may choose. It is kept for as long as it can be shown.
+    All rows belong to tenant 1, because a forger could choose the tenant of the events. A row is kept for as long as
+    its token is valid.
     """
 
     __tablename__ = "signature_tokens"
@@ -404,10 +406,10 @@ class SignatureToken(Base):
 
 
 class File(Base):
-    """What hung on a message that came in. `name` and `content_type` are as its sender wrote them, made harmless.
+    """An attachment of an inbound message. `name` and `content_type` are the sender's, sanitised.
 
-    It belongs to the one message that has this provider's id, which is stored after it. `id` is a hash of both, so
-    that what comes again is the same file. Its bytes are in `content`, or in the file system at `path`.
+    It belongs to the message with this provider message id, which is stored after it. `id` is a hash of that id and
+    the content, so that a duplicate is the same file. The bytes are in `content`, or in the file system at `path`.
     """
 
     __tablename__ = "files"
@@ -431,7 +433,7 @@ class File(Base):
 
 
 class MessageEvent(Base):
-    """What somebody did with a message besides delivering it: canceled, retried, expired, recovered."""
+    """An action on a message other than delivery: canceled, retried, expired, recovered."""
 
     __tablename__ = "message_events"
     tenant_id: Mapped[int]
@@ -448,10 +450,11 @@ class MessageEvent(Base):
 
 
 class ProviderState(Base):
-    """How a provider fares, shared by all workers. The installation's accounts are everybody's, so no tenant here.
+    """The health of a provider, shared by all workers. It has no tenant, because all tenants share its account.
 
-    `failure_count` are failures in a row; `open_until` is set while its breaker is open. `throttled_until` is what it
-    asked for, `next_slot_at` when its rate allows the next message. A paused provider waits to be resumed.
+    `failure_count` is of consecutive failures, `open_until` is set while the breaker is open. `throttled_until` ends
+    the pause that the provider asked for, `next_slot_at` is when its rate allows the next message. A paused provider
+    has to be resumed.
     """
 
     __tablename__ = "provider_states"
@@ -466,10 +469,10 @@ class ProviderState(Base):
 
 
 class ApiKey(Base):
-    """What a client shows to be let in. The token is shown once and not kept; `prefix` is the part of it that names
-    the key, `secret_hash` the SHA-256 of the whole.
+    """An API key. Its token is shown once and not stored: `prefix` is the part that names the key, `secret_hash` the
+    SHA-256 of the whole.
 
-    When it was used last is not kept: every read would be a write.
+    The time of its last use is not stored, because every read would become a write.
     """
 
     __tablename__ = "api_keys"
@@ -490,10 +493,10 @@ class ApiKey(Base):
 
 
 class TenantAddress(Base):
-    """Which tenant a number or a mail address belongs to; one that nobody owns is tenant 1's.
+    """A phone number or mail address of a tenant. An address without a row belongs to tenant 1.
 
-    The key leads with the address and not with the tenant, because this is how the tenant of what comes in is found:
-    an address has one owner in the whole installation. Where tables are distributed, this one is a reference table.
+    The key starts with the address, because it finds the tenant of an inbound message: an address has one owner in
+    the whole installation. In a distributed database this is a reference table.
     """
 
     __tablename__ = "tenant_addresses"
@@ -510,10 +513,10 @@ class TenantAddress(Base):
 
 
 class AuditEvent(Base):
-    """Who changed what about the installation, and who was turned away; rows are only added.
+    """A change to the installation, or a refused access; rows are only added.
 
-    `actor` is a key's prefix or `command line`, null for somebody unknown. `client` is the address that the request
-    came from, without its last part. The primary key, read backwards, lists the newest first.
+    `actor` is a key's prefix or `command line`, null if unknown. `client` is the address that the request came from,
+    without its last part. The primary key, read backwards, lists the newest first.
     """
 
     __tablename__ = "audit_events"
@@ -530,7 +533,7 @@ class AuditEvent(Base):
 class RateBudget(Base):
     """The token bucket of a tenant, as it was when a process last took from it.
 
-    Not logged: a crash leaves it empty, which means a full bucket, and taking from it waits for no disk.
+    The table is unlogged, so that taking waits for no disk. A crash empties it, which means full buckets.
     """
 
     __tablename__ = "rate_budgets"
@@ -541,7 +544,7 @@ class RateBudget(Base):
 
 
 class DailyBudget(Base):
-    """What processes have taken, to send in a day (UTC), of what a tenant may send to a destination."""
+    """The part of a tenant's daily cap (UTC) for a destination that processes have taken to send."""
 
     __tablename__ = "daily_budgets"
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))

@@ -1,4 +1,4 @@
-"""Pages by key: a cursor names the last row that was seen, so a page costs the same wherever it lies."""
+"""Keyset pagination: a cursor names the last row of a page, so that every page costs the same."""
 
 import base64
 import binascii
@@ -20,7 +20,7 @@ _LARGEST_ID = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """Rows in the order of the list, and the cursors of the pages around them, where there are any."""
+    """Rows in the order of the list, and the cursors of the next and the previous page, if any."""
 
     rows: Sequence[Row]
     next: str | None
@@ -54,18 +54,18 @@ class _Cursor:
 def _moment(value: Any) -> datetime:
     moment = datetime.fromisoformat(value)
     if moment.tzinfo != UTC:
-        raise ValueError("not of ours")
+        raise ValueError("not one of our cursors")
     return moment
 
 
 def _id(value: Any) -> int:
     if type(value) is not int or not 0 < value <= _LARGEST_ID:
-        raise ValueError("not of ours")
+        raise ValueError("not one of our cursors")
     return value
 
 
 async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> AsyncIterator[Row]:
-    """The rows of every page, one page after another, as `page_at` gives them for their cursors."""
+    """The rows of all pages, one page after another; `page_at` fetches the page at a cursor."""
     cursor: str | None = None
     while True:
         page = await page_at(cursor)
@@ -85,16 +85,16 @@ async def fetch_page(
     limit: int,
     cursor: str | None,
 ) -> Page[Row]:
-    """One page of `statement`, in the order of columns that tell rows apart together: times, and an id at the end.
+    """One page of `statement`, ordered by columns that are unique together: times, and an id at the end.
 
-    Raises `InvalidRequest` for a made-up cursor.
+    Raises `InvalidRequest` for an invalid cursor.
     """
     start = _Cursor.parse(cursor, [each.type.python_type for each in order]) if cursor is not None else None
     backwards = start is not None and start.backwards
     descending = newest_first != backwards
     if start is not None:
-        key, edge = tuple_(*order), cast(Any, tuple_(*start.key))
-        statement = statement.where(key < edge if descending else key > edge)
+        key, last_seen = tuple_(*order), cast(Any, tuple_(*start.key))
+        statement = statement.where(key < last_seen if descending else key > last_seen)
     statement = statement.order_by(*(each.desc() if descending else each.asc() for each in order))
     found: list[Row] = list((await session.scalars(statement.limit(limit + 1))).all())
     more = len(found) > limit

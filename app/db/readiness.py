@@ -1,4 +1,4 @@
-"""Whether the database is reached. Everybody may ask, so asking has to cost the same however many do."""
+"""The readiness check of the database. Anyone may ask, so the cost must not grow with the number of requests."""
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -10,14 +10,14 @@ _DATABASE = "database"
 
 
 class Readiness:
-    """At most one look-up at a time, on one connection, and none for half a second after one that succeeded."""
+    """At most one query at a time, on one connection, and none for half a second after a success."""
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
         self._sessions = sessions
         self._reached: ShortCache[str, bool] = ShortCache(size=1)
 
     async def confirm(self) -> None:
-        """Raises what the database raises where it is away; that is asked again by whoever comes next."""
+        """Return if the database answers, else raise its error, which is not cached."""
         await self._reached.get_or_load(_DATABASE, self._reach)
 
     async def _reach(self) -> tuple[bool, float]:

@@ -1,4 +1,4 @@
-"""What others have written, as PostgreSQL takes it: texts without NUL, documents without NaN, times of this age."""
+"""Make input storable in PostgreSQL: texts without NUL, documents without NaN, times of this age."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from app.domain import is_possible_date
 
-#: What no text there can hold: NUL, and halves of characters.
+#: Characters that no text in PostgreSQL can hold: NUL, and halves of surrogate pairs.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -25,12 +25,12 @@ def storable_text(written: str | None) -> str | None: ...
 
 
 def storable_text(written: str | None) -> str | None:
-    """The text, with U+FFFD in place of each character that can't be kept."""
+    """The text, with U+FFFD in place of each character that can't be stored."""
     return written if written is None else _UNSTORABLE.sub("\ufffd", written)
 
 
 def storable_document(value: Any) -> Any:
-    """A document as JSONB takes it; what JSON has no word for becomes a text. Raises `RecursionError`."""
+    """A document that JSONB can hold; values that JSON does not know become texts. Raises `RecursionError`."""
     match value:
         case str():
             return storable_text(value)
@@ -46,7 +46,7 @@ def storable_document(value: Any) -> Any:
 
 
 def storable_moment(moment: datetime | None) -> datetime | None:
-    """None for a time that can't be: when it came in is known, and a message must not be lost over its date."""
+    """The time, or None for an impossible one, because a message must not be lost over its date."""
     if moment is None:
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

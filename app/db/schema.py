@@ -1,4 +1,4 @@
-"""The schema's history, as alembic tells it: going through it, and comparing the database with the models."""
+"""The schema through alembic: running migrations, and comparing the database with the models."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from app.db.models import Base
 
 
 def alembic_config() -> Config:
-    """Where alembic finds the revisions, wherever the service is started from."""
+    """The configuration with which alembic finds the revisions from any working directory."""
     config = Config()
     # The option is interpolated, so a percent sign in the path has to be doubled.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -23,14 +23,14 @@ def alembic_config() -> Config:
 
 
 def upgrade(connection: Connection) -> None:
-    """Run what is missing of the history, in the transaction that is open."""
+    """Run the missing migrations in the open transaction."""
     config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 def differences(connection: Connection) -> list[object]:
-    """What the database has that the models don't, and the other way round; empty when both agree."""
+    """The differences between database and models; empty if both agree."""
     return list(compare_metadata(_context(connection), Base.metadata))
 
 
@@ -50,5 +50,5 @@ def _context(connection: Connection) -> MigrationContext:
 
 
 def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compared: SchemaItem | None) -> bool:
-    """Whether autogenerate may look at it: a table that only the database knows belongs to somebody else."""
+    """True if autogenerate may look at it. A table that only the database knows belongs to another program."""
     return not (kind == "table" and reflected and compared is None)

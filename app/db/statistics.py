@@ -1,4 +1,4 @@
-"""Keeping PostgreSQL's statistics of young tables up to date."""
+"""Keep PostgreSQL's statistics of young tables up to date."""
 
 from sqlalchemy import ARRAY, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -6,8 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.models import Base
 from app.db.tenant_guard import ALL_TENANTS
 
-#: Tables that are twice the size that their last ANALYZE saw: large enough for plans to matter, and so small that
-#: autovacuum may not have come by yet. Where they belong to somebody else it has to do, a minute later.
+#: Tables that have doubled since their last ANALYZE. They are large enough for plans to matter, and so small that
+#: autovacuum may not have run yet. Tables of another owner are left to autovacuum, a minute later.
 _OUTGROWN = text(
     "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname = ANY (:tables) AND pg_table_is_visible(oid)"
     " AND pg_relation_size(oid) BETWEEN 16 * 8192 AND 8192 * 8192"
@@ -17,16 +17,16 @@ _OUTGROWN = text(
 
 
 async def learn_sizes(engine: AsyncEngine) -> list[str]:
-    """Have PostgreSQL look again at young tables that have doubled; returns which.
+    """Analyze young tables that have doubled in size; returns their names.
 
-    A plan that was made for an empty table reads the whole of it for as long as it is kept, and that is until the
-    next ANALYZE: what a new installation takes in its first minute would make each batch slower than the one before.
+    A plan made for an empty table scans the whole table, and is kept until the next ANALYZE. In the first minute of a
+    new installation each batch would be slower than the one before.
     """
     async with engine.begin() as connection:
         found = await connection.execute(_OUTGROWN, {"tables": list(Base.metadata.tables)})
         names = list(found.scalars())
         if names:
-            # A tenth of the usual sample: soon autovacuum takes its own.
+            # A tenth of the usual sample, because autovacuum follows soon.
             await connection.exec_driver_sql("SET LOCAL default_statistics_target = 10")
             tables = ", ".join(names)
             await connection.exec_driver_sql(

@@ -1,8 +1,8 @@
-"""The second wall between tenants: a statement that leaves open whose rows it is about is not executed.
+"""Refuse statements on tenants' tables that do not name the tenant.
 
-The first wall is that every query names its tenant. This one holds when that was forgotten. It sits where SQLAlchemy
-renders a statement, because only there all of it is known: joins that the ORM resolves, loads of relationships,
-CTEs, subqueries. What is found is kept with the rendered statement, which is cached, so an execution costs one look.
+Every query should name its tenant; the guard catches those that forget it. It works where SQLAlchemy renders a
+statement, because only there all of it is known: joins of the ORM, loads of relationships, CTEs, subqueries. The
+finding is cached with the rendered statement, so that an execution costs one look-up.
 """
 
 import re
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 #: The tables whose rows belong to tenants.
 TENANTS_TABLES = frozenset(table.name for table in Base.metadata.tables.values() if "tenant_id" in table.c)
 
-#: The execution option of a statement that is about all tenants; its value is the reason.
+#: The execution option of a statement that concerns all tenants; its value is the reason.
 ALL_TENANTS = "all_tenants"
 
 _MENTIONED = re.compile(rf"\b(?:{'|'.join(sorted(TENANTS_TABLES))})\b", re.IGNORECASE)
@@ -43,19 +43,19 @@ _Equality = tuple[Any, Any]  #: a column named `tenant_id`, and what it has to b
 
 
 class TenantNotNamed(RuntimeError):
-    """A statement touches tenants' tables and does not say whose rows: a bug of ours. Nothing was executed."""
+    """A statement touches tenants' tables without naming the tenant: a bug of ours. Nothing was executed."""
 
     def __init__(self, tables: frozenset[str]) -> None:
         super().__init__(f"A statement does not name the tenant of {', '.join(sorted(tables))}.")
 
 
 def guard(engine: AsyncEngine) -> None:
-    """Have an engine refuse, with `TenantNotNamed`, what does not name the tenant of every tenants' table in it.
+    """Have an engine refuse, with `TenantNotNamed`, statements that do not name the tenant of each such table.
 
-    In each SELECT, UPDATE and DELETE, and in each CTE and subquery, every such table has to have its `tenant_id`
-    equal to a parameter, to `tenants.id`, or to that of another table which is named already. Only what has to hold
-    counts: not one side of an OR, and of an outer join only the table that may be missing. An INSERT has to fill
-    `tenant_id`. SQL that is given as text must not mention these tables, since it is not understood.
+    The rule holds for each SELECT, UPDATE and DELETE, and for each CTE and subquery. Every such table needs its
+    `tenant_id` equal to a parameter, to `tenants.id`, or to that of a table which is named already. Conditions that
+    may be false do not count: one side of an OR, or the preserved side of an outer join. An INSERT has to fill
+    `tenant_id`. SQL given as text must not mention these tables, since it is not parsed.
     """
     engine.dialect.statement_compiler = GuardedCompiler
     event.listen(engine.sync_engine, "before_cursor_execute", _refuse_unnamed, retval=True)
@@ -67,17 +67,16 @@ def _refuse_unnamed(
     compiled = context.compiled
     unnamed = compiled.unnamed if isinstance(compiled, GuardedCompiler) else _mentioned(statement)
     if unnamed and not context.execution_options.get(ALL_TENANTS):
-        # Background tasks outlive their errors, and some say little about them: here it is always told.
+        # Some background tasks survive their errors and report little, so it is logged here.
         log.error("tenant_not_named", tables=sorted(unnamed))
         raise TenantNotNamed(unnamed)
     return statement, parameters
 
 
 class GuardedCompiler(PGCompiler_asyncpg):
-    """Renders a statement, and notes on the way the tenants' tables whose tenant it does not name.
+    """Renders a statement, and notes the tenants' tables whose tenant it does not name.
 
-    A table is noted wherever one is rendered and nothing proves it named, so what the proof does not understand is
-    refused.
+    A table is noted unless it is proven to be named, so a construct that the proof does not know is refused.
     """
 
     unnamed: frozenset[str] = frozenset()
@@ -112,10 +111,10 @@ def _mentioned(text: str) -> frozenset[str]:
 
 
 def _named(scope: Mapping[str, Any]) -> set[FromClause]:
-    """The tables and aliases in the FROM of a statement being rendered whose tenant it names.
+    """The tables and aliases in the FROM of the current statement whose tenant it names.
 
-    `scope` is the compiler's entry for it: the statement as the ORM has resolved it, what stands in its FROM, and
-    that together with what stands in those around it. Whether these are named is looked at where they are rendered.
+    `scope` is the compiler's entry for the statement: as the ORM has resolved it, with its own FROM and that of the
+    enclosing statements. Those are checked where they are rendered themselves.
     """
     here: set[FromClause] = scope["asfrom_froms"]
     around: set[FromClause] = scope["correlate_froms"]
@@ -127,7 +126,7 @@ def _named(scope: Mapping[str, Any]) -> set[FromClause]:
 
     named: set[FromClause] = set()
 
-    def says_whose(value: Any) -> bool:
+    def names_tenant(value: Any) -> bool:
         if not isinstance(value, ColumnClause):
             return isinstance(value, BindParameter)
         table, name = value.table, _table_name(value.table)
@@ -136,13 +135,13 @@ def _named(scope: Mapping[str, Any]) -> set[FromClause]:
         is_known = table in named or (table in around and table not in here)
         return is_known and value.name == "tenant_id" and name in TENANTS_TABLES
 
-    while more := {own.table for own, value in equalities if own.table not in named and says_whose(value)}:
+    while more := {own.table for own, value in equalities if own.table not in named and names_tenant(value)}:
         named |= more
     return named
 
 
 def _equalities(condition: Any) -> Iterator[_Equality]:
-    """What has to hold of columns named `tenant_id` wherever `condition` does."""
+    """The equalities of columns named `tenant_id` that must hold wherever `condition` does."""
     if isinstance(condition, Grouping):
         yield from _equalities(condition.element)
     elif isinstance(condition, BooleanClauseList) and condition.operator is operators.and_:
@@ -164,12 +163,12 @@ def _is_tenant_id(column: Any) -> bool:
 
 
 def _sources(source: FromClause) -> set[FromClause]:
-    """The tables and aliases that a join is made of."""
+    """The tables and aliases that make up a join."""
     return _sources(source.left) | _sources(source.right) if isinstance(source, Join) else {source}
 
 
 def _table_name(source: Any) -> str | None:
-    """The name of a table, or of the one behind an alias; None for what is neither, such as a CTE."""
+    """The name of a table, or of the table behind an alias; None for anything else, such as a CTE."""
     while isinstance(source, Alias):
         source = source.element
     return source.name if isinstance(source, TableClause) else None

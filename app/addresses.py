@@ -1,4 +1,4 @@
-"""Addresses as they are compared: phone numbers in E.164, email addresses as a mail system would compare them."""
+"""Normalise addresses: phone numbers to E.164, email addresses as mail systems compare them."""
 
 import re
 from functools import lru_cache
@@ -14,7 +14,7 @@ _ALPHANUMERIC_SENDER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}")
 _SHORT_CODE = re.compile(r"[0-9]{3,6}")
 _LONG_SHORT_CODE = re.compile(r"[0-9]{7,8}")
 _OF_A_KIND = re.compile(r"([a-z][a-z0-9_-]{0,30}):(\S{1,200})")
-#: What begins like a kind and is not one: schemes of URIs, and kinds that are written without it.
+#: Prefixes that are no kinds: schemes of URIs, and kinds whose addresses are written without a prefix.
 _NO_KINDS = {"email", "http", "https", "mailto", "phone", "sms", "tel"}
 _LONGEST_PHONE = 64
 _LONGEST_EMAIL = 320
@@ -22,7 +22,7 @@ _REMEMBERED = 16_384
 
 
 class InvalidAddress(ValueError):
-    """The text says what to write instead; it never repeats what was written."""
+    """The text says what to write instead; it never repeats the input."""
 
 
 def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Address:
@@ -47,7 +47,7 @@ def email_address(written: str, *, may_have_display_name: bool = False) -> Addre
 
 
 def address_of_a_kind(written: str) -> Address | None:
-    """The address that is written `kind:value`, such as `slack:C024BE91L`, and kept so; None for any other.
+    """An address written `kind:value`, such as `slack:C024BE91L`; None for any other text.
 
     A kind is a lower-case name of up to 31 letters, digits, `-` and `_`, a value up to 200 visible characters. Phone
     numbers and email addresses are written without a kind.
@@ -60,8 +60,8 @@ def address_of_a_kind(written: str) -> Address | None:
 
 
 def sender_address(written: str, *, region: str) -> Address:
-    """The address behind a sender whom a provider let in: as `any_address`, but also what mail really comes from, and
-    nobody would write: `a..b@example.com`, `root@localhost`."""
+    """The address of a sender that a provider reports. Unlike `any_address` it accepts odd senders of real mail, such
+    as `a..b@example.com` or `root@localhost`."""
     try:
         return any_address(written, region=region)
     except InvalidAddress:
@@ -75,10 +75,10 @@ def sender_address(written: str, *, region: str) -> Address:
 def channel_address(
     written: str, *, channel: str, kind: str | None, region: str, may_be_alphanumeric: bool = False
 ) -> Address:
-    """One end of a message on a channel whose addresses are of a kind: `phone`, `email`, or one of its own.
+    """The address at one end of a message on a channel with addresses of a kind: `phone`, `email`, or its own.
 
-    An address that is written with the name of the channel is legal too: `whatsapp:US.1349` has no number. Without a
-    kind any address is.
+    An address with the name of the channel is valid too: `whatsapp:US.1349` has no number. If `kind` is None, any
+    address is valid.
     """
     of_a_kind = address_of_a_kind(written)
     if of_a_kind is not None and of_a_kind.type in {kind, channel}:
@@ -93,8 +93,8 @@ def channel_address(
 
 
 def any_address(written: str, *, region: str) -> Address:
-    """The address behind an email address, with a display name or without, whatever texts can come from, or what is
-    written `kind:value`."""
+    """The address in a text of any form: an email address with or without a display name, `kind:value`, or a sender
+    of texts."""
     if of_a_kind := address_of_a_kind(written):
         return of_a_kind
     if "@" in written:
@@ -104,7 +104,7 @@ def any_address(written: str, *, region: str) -> Address:
 
 @lru_cache(maxsize=_REMEMBERED)
 def country_of(number: str, region: str) -> str:
-    """The country (ISO 3166, two letters) that a number in E.164 belongs to, 001 where it belongs to none.
+    """The country (ISO 3166, two letters) of a number in E.164, 001 if it has none.
 
     A number that no plan knows counts for the main country of its code, a short code for `region`.
     """
@@ -127,7 +127,7 @@ def _phone_value(written: str, region: str) -> tuple[str, bool]:
     if number is not None and number.extension:
         raise InvalidAddress("an extension can't receive messages; leave it out")
     value = phonenumbers.format_number(number, PhoneNumberFormat.E164) if number is not None else ""
-    # Odd digits, such as nothing but zeros, are a number that is read as another one the next time.
+    # Odd digits, such as zeros only, would parse as another number the next time.
     if number is not None and _parsed(value, region) == number:
         return value, False
     if _LONG_SHORT_CODE.fullmatch(text):
@@ -136,7 +136,7 @@ def _phone_value(written: str, region: str) -> tuple[str, bool]:
 
 
 def _parsed(text: str, region: str) -> PhoneNumber | None:
-    """The number that a text stands for, if its length is possible where it belongs."""
+    """The number in a text, if its length is possible in its country."""
     try:
         number = phonenumbers.parse(text, region)
     except NumberParseException:

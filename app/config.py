@@ -13,11 +13,11 @@ from sqlalchemy.exc import ArgumentError
 
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
 Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
-#: Whoever reads JSON's numbers as floating point still reads each of these exactly.
+#: Clients that read JSON numbers as floating point still read these exactly.
 DailyCap = Annotated[int, Field(ge=0, le=10**15)]
 DailyCaps = dict[Destination, DailyCap]
 
-#: The slowest that a rate can be: what is told of it stays a number of seconds that can be counted.
+#: The slowest rate, so that waiting times stay a countable number of seconds.
 SLOWEST_RATE = 0.001
 
 
@@ -43,13 +43,13 @@ RequestBurst = Annotated[int, Field(ge=1, le=10**9)]
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
 _SHORTEST_SECRET = 24  # characters; `openssl rand -base64 32` gives 44
-#: Random, and known to everybody: the secret of the test vector that Standard Webhooks publishes.
+#: Random, but public: the secret of the test vector that Standard Webhooks publishes.
 _PUBLISHED = {"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 _MADE_UP = re.compile(r"change|secret|example|password|placeholder|webhook|default", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
-    """What can be set. `.env.example` names every one with its default."""
+    """All settings. `.env.example` lists them with their defaults."""
 
     model_config = SettingsConfigDict(
         env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
@@ -63,39 +63,39 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: bool = False
-    #: What the generic webhooks are signed with (Standard Webhooks): `whsec_` and base64, or a text. While it is
-    #: changed, the old one and the new one, with a space between them.
+    #: The secret that signs the generic webhooks (Standard Webhooks): `whsec_` and base64, or a text. During a
+    #: change, the old and the new one, separated by a space.
     webhook_secret: SecretStr | None = None
-    #: Whether the API reference is served; unset, only in development.
+    #: Serves the API reference; unset, only in development.
     docs_enabled: bool | None = None
-    #: Whether the carriers in the process, which send nothing, may take messages; unset, only in development.
+    #: Lets the simulated carriers, which send nothing, take messages; unset, only in development.
     simulated_carriers: bool | None = None
-    #: Which pages of other origins may read answers, exactly: `https://app.example http://localhost:3000`.
+    #: The origins whose pages may read answers, exactly: `https://app.example http://localhost:3000`.
     cors_origins: Annotated[list[str], NoDecode] = []
     header_timeout_seconds: float = Field(10, gt=0)
     request_timeout_seconds: float = Field(30, gt=0)
     keep_alive_seconds: int = Field(5, ge=1)
-    #: Method and version aside, what the head of a request may hold: the address with its query, and the headers, of
-    #: which names and values are counted together.
+    #: Limits of the head of a request: the address with its query, the number of headers, and the total length of
+    #: their names and values.
     max_url_length: int = Field(8_192, ge=256, le=65_536)
     max_headers: int = Field(100, ge=10, le=1_000)
     max_header_bytes: int = Field(65_536, ge=1_000, le=1_000_000)
     max_body_bytes: int = Field(1_000_000, ge=1_000)
-    #: What a message may have that is to be sent. Texts: ten parts or a little more, which is what providers take.
-    #: Subjects: no line of a mail is longer (RFC 5322).
+    #: Limits of outbound messages. Texts: ten segments or a little more, as providers accept. Subjects: the longest
+    #: line of a mail (RFC 5322).
     max_text_length: int = Field(1_600, ge=1, le=100_000)
     max_subject_length: int = Field(998, ge=1, le=998)
     max_attachments: int = Field(10, ge=0, le=100)
-    #: Requests under way in a process, above which further ones are turned away at once.
+    #: Requests in flight in a process. Further ones are rejected at once.
     max_requests_in_flight: int = Field(500, ge=1)
     shutdown_grace_seconds: int = Field(20, ge=1)
 
     database_url: SecretStr | None = None
     data_dir: Path = Path(".data")
     pg_bindir: Path | None = None
-    #: Where the files of messages that come in lie, a place that all processes share; unset, in the database.
+    #: A directory for files of inbound messages that all processes share; unset, they are stored in the database.
     files_dir: Path | None = None
-    #: Each group commit keeps a connection of its own, and the worker needs another.
+    #: Each group commit occupies a connection, and the worker needs another.
     database_pool_size: int = Field(10, ge=6)
     database_pool_overflow: int = Field(5, ge=0)
     database_pool_timeout_seconds: float = Field(3, gt=0)
@@ -104,17 +104,17 @@ class Settings(BaseSettings):
     database_lock_timeout_seconds: float = Field(1, gt=0)
     database_prepared_statements: bool = True
 
-    #: Which providers serve a channel, in order: `sms:twilio,telnyx email:sendgrid`; see `routing.route_of`.
+    #: The providers of each channel, in order: `sms:twilio,telnyx email:sendgrid`; see `routing.route_of`.
     routes: Annotated[dict[str, list[str]], NoDecode] = {}
 
     default_region: str = Field("US", pattern=r"^[A-Z]{2}$")
 
-    #: Requests that a tenant's keys may make together, in a second and at once; 0 is no limit.
+    #: Requests of all keys of a tenant, per second and in a burst; 0 is no limit.
     rate_limit_per_second: RequestRate = 1000
     rate_limit_burst: RequestBurst = 2000
-    #: What a tenant may send in a day (UTC) to each country, and to `email`; `*` stands for each that is not named.
+    #: Units that a tenant may send in a day (UTC) to a country or to `email`; `*` stands for each that is not named.
     daily_caps: Annotated[DailyCaps, NoDecode] = {}
-    #: Wrong keys that an address may show in a minute; 0 is no limit.
+    #: Wrong keys accepted from an address in a minute before it gets 429; 0 is no limit.
     auth_failures_per_minute: int = Field(20, ge=0)
 
     accept_batch_size: int = Field(400, ge=1, le=2000)
@@ -128,28 +128,28 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(30, ge=1)
     provider_timeout_seconds: float = Field(10, gt=0)
     provider_concurrency: int = Field(100, ge=1)
-    #: Where a provider is to have fewer calls under way, or more: `twilio:10`.
+    #: Providers with another limit than `provider_concurrency`: `twilio:10`.
     provider_concurrencies: Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode] = {}
-    #: What all workers together hand to each in a second; texts count by their segments: `twilio:10 sendgrid:50`.
+    #: Units a second of all workers together; texts count by their segments: `twilio:10 sendgrid:50`.
     provider_rates: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode] = {}
     breaker_failures: int = Field(10, ge=1)
     breaker_seconds: float = Field(30, gt=0)
     in_doubt_after_crash: Literal["wait", "retry", "fail"] = "retry"
     in_doubt_after_timeout: Literal["wait", "retry", "fail"] = "wait"
-    #: How long a receipt that would tell is waited for before such a message is handed over again.
+    #: The wait for a receipt before a message in doubt is sent again.
     in_doubt_receipt_seconds: float = Field(20, ge=0)
     max_attempts: int = Field(8, ge=1)
     retry_base_seconds: float = Field(1.0, gt=0)
     retry_max_seconds: float = Field(900.0, gt=0)
     retry_after_max_seconds: float = Field(3600.0, gt=0)
     idempotency_hours: float = Field(24, gt=0)
-    #: How long messages are kept; unset, for ever. A tenant may have its own.
+    #: Days for which messages are kept; unset, for ever. A tenant may have its own.
     retention_days: int | None = Field(None, ge=1, le=36500)
     parked_days: int = Field(7, ge=1, le=36500)
     audit_days: int = Field(365, ge=1, le=36500)
-    #: How long the calls of providers are kept as they came.
+    #: Days for which callbacks are kept as they came.
     webhook_days: int = Field(7, ge=1, le=36500)
-    #: Whether calls that are refused, or can't be judged, are kept too, and how many.
+    #: Also keeps callbacks that are refused or can't be verified, up to this number.
     quarantine_refused: bool = False
     quarantine_most: int = Field(1000, ge=1, le=100_000)
 
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
     @classmethod
     def _can_be_read(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None and not all([_key_of(written) for written in _secrets_in(secret)] or [b""]):
-            raise ValueError("an empty secret keeps nobody out")
+            raise ValueError("a secret can't be empty; `openssl rand -base64 32` makes a good one")
         return secret
 
     @model_validator(mode="after")
@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         return self
 
     def webhook_keys(self) -> list[bytes]:
-        """The keys that the generic webhooks may be signed with; empty where they don't have to be."""
+        """The keys that may sign the generic webhooks; empty if no signature is required."""
         return [_key_of(written) for written in _secrets_in(self.webhook_secret)] if self.webhook_secret else []
 
     @property
@@ -233,15 +233,15 @@ class Settings(BaseSettings):
 
     @property
     def simulates(self) -> bool:
-        """Whether the carriers in the process may take messages."""
+        """True if the simulated carriers may take messages."""
         return not self.is_production if self.simulated_carriers is None else self.simulated_carriers
 
     def concurrency_of(self, provider: str) -> int:
-        """How many calls to a provider each worker may have under way."""
+        """The limit of concurrent requests of each worker to a provider."""
         return self.provider_concurrencies.get(provider, self.provider_concurrency)
 
     def callback_url(self, provider: str) -> str | None:
-        """Where a provider reaches us; None where nobody has said how the world does."""
+        """The URL for a provider's callbacks; None without PUBLIC_URL."""
         return f"{self.public_url.rstrip('/')}/api/webhooks/{provider}" if self.public_url else None
 
     @property

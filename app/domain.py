@@ -1,10 +1,10 @@
-"""The words of the service: every other file speaks this language, and this one imports nothing of ours."""
+"""The vocabulary of the service: statuses, outcomes, messages. It imports nothing of ours."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-#: Where everything lives until an installation has tenants of its own.
+#: The owner of everything until an installation has tenants of its own.
 DEFAULT_TENANT_ID = 1
 
 #: The span of dates that can be stored: from the first of these, and before the second. It ends long before the years
@@ -18,11 +18,11 @@ def is_possible_date(moment: datetime) -> bool:
 
 
 class KeyScope(StrEnum):
-    """What an API key may do. None includes another."""
+    """A permission of an API key. No scope includes another."""
 
-    SEND = "send"  #: hand messages over, call them back, have them tried again
-    READ = "read"  #: see messages, conversations and how the providers fare
-    ADMIN = "admin"  #: erase people; of tenant 1, also manage the installation: tenants, keys, addresses, providers
+    SEND = "send"  #: send, cancel and retry messages.
+    READ = "read"  #: read messages, conversations and the health of providers.
+    ADMIN = "admin"  #: erase contacts; of tenant 1, also manage tenants, keys, addresses and providers.
 
 
 class Direction(StrEnum):
@@ -31,12 +31,12 @@ class Direction(StrEnum):
 
 
 class ParticipantRole(StrEnum):
-    CUSTOMER = "customer"  #: the address that belongs to whoever uses this service
+    CUSTOMER = "customer"  #: the address of a customer of this service
     CONTACT = "contact"  #: the person at the other end
 
 
 class Channel(StrEnum):
-    """How a message travels. The database takes any name, so that a provider can bring a channel of its own."""
+    """The way a message travels. The database accepts any name, so that a provider can bring a channel of its own."""
 
     SMS = "sms"  #: texts, with or without media
     EMAIL = "email"
@@ -49,31 +49,31 @@ class MessageType(StrEnum):
 
 
 class AddressType(StrEnum):
-    """What kind of address a contact has. The database takes any name: `slack:C024BE91L` is of the kind `slack`."""
+    """The kind of a contact's address. The database accepts any name: `slack:C024BE91L` is of the kind `slack`."""
 
     PHONE = "phone"  #: E.164, a short code, or an alphanumeric sender
     EMAIL = "email"
 
 
 class MessageStatus(StrEnum):
-    """Where a message is. What a provider says later can only raise the rank (`STATUS_RANK`)."""
+    """The state of a message. Later receipts can only raise its rank (`STATUS_RANK`)."""
 
-    SCHEDULED = "scheduled"  #: stored; its time has not come
-    QUEUED = "queued"  #: stored; no provider has it, or one asked to try again later
-    SENDING = "sending"  #: claimed by a worker, outcome not yet known
-    UNKNOWN = "unknown"  #: the request left and no answer came: it may or may not have gone out
-    SENT = "sent"  #: accepted by the provider
-    UNDELIVERED = "undelivered"  #: the provider could not deliver it after all
-    FAILED = "failed"  #: refused for good, or every attempt is used up
-    CANCELED = "canceled"  #: called back before it left
-    EXPIRED = "expired"  #: its time ran out before it left
-    SUPPRESSED = "suppressed"  #: not sent, because the contact does not want it
-    DELIVERED = "delivered"  #: it arrived, says the provider
-    READ = "read"  #: it was opened, says the provider
-    RECEIVED = "received"  #: inbound: it came in, and that is its end
+    SCHEDULED = "scheduled"  #: stored, to be sent later.
+    QUEUED = "queued"  #: stored, and waiting for its first or next attempt.
+    SENDING = "sending"  #: claimed by a worker, outcome not yet known.
+    UNKNOWN = "unknown"  #: the request left and no answer came: it may or may not have been sent.
+    SENT = "sent"  #: accepted by the provider.
+    UNDELIVERED = "undelivered"  #: accepted, but the provider could not deliver it.
+    FAILED = "failed"  #: refused permanently, or out of attempts.
+    CANCELED = "canceled"  #: canceled before it left.
+    EXPIRED = "expired"  #: expired before it left.
+    SUPPRESSED = "suppressed"  #: not sent, because the contact has opted out.
+    DELIVERED = "delivered"  #: it arrived, according to a receipt.
+    READ = "read"  #: it was opened, according to a receipt.
+    RECEIVED = "received"  #: inbound, and final.
 
 
-#: A receipt only ever raises the rank. `delivered` outranks the failures, because carriers correct themselves.
+#: A receipt can only raise the rank. `delivered` outranks the failures, because carriers correct themselves.
 STATUS_RANK = {
     MessageStatus.SCHEDULED: 1,
     MessageStatus.QUEUED: 2,
@@ -92,25 +92,25 @@ STATUS_RANK = {
 
 
 class AttemptOutcome(StrEnum):
-    """What one hand-over to a provider came to. An attempt without an outcome is still under way, or in doubt."""
+    """The outcome of one send to a provider. An attempt without an outcome is in flight, or in doubt."""
 
-    ACCEPTED = "accepted"  #: the provider took the message
-    TEMPORARY = "temporary"  #: not now; trying again can help
-    PERMANENT = "permanent"  #: not ever; trying again can't help
-    UNKNOWN = "unknown"  #: the request left, and whether it arrived can't be told
+    ACCEPTED = "accepted"  #: the provider accepted the message.
+    TEMPORARY = "temporary"  #: a retry can help.
+    PERMANENT = "permanent"  #: a retry can't help.
+    UNKNOWN = "unknown"  #: the request left, and no answer tells if it arrived.
 
 
 class CallbackVerdict(StrEnum):
-    """What became of a call of a provider."""
+    """The result of a callback."""
 
-    TAKEN = "taken"  #: genuine, and all that it says is stored
-    NOT_UNDERSTOOD = "not_understood"  #: genuine, and not all of it could be read or stored
-    REFUSED = "refused"  #: not the provider's, as far as could be told
+    TAKEN = "taken"  #: genuine, and all of its items are stored.
+    NOT_UNDERSTOOD = "not_understood"  #: genuine, but some item could not be read or stored.
+    REFUSED = "refused"  #: not genuine, as far as can be verified.
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One end of a message: `value` is what is compared and sent to, `written` is what the caller wrote."""
+    """One end of a message: `value` is the normalised address, `written` the caller's spelling."""
 
     type: str
     value: str
@@ -119,11 +119,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message that is about to be stored. Times are aware UTC; a `sent_at` of None is the moment it is stored.
+    """A message to be stored. Times are aware UTC; a `sent_at` of None means the moment it is stored.
 
-    An outbound one leaves at `send_at`, or at once, and not after `expires_at`. With an `idempotency_key` a second
-    one with the same key and `fingerprint` is the same message. `quoted` is what a mail that came in repeats of those
-    before it.
+    An outbound message leaves at `send_at`, or at once, and not after `expires_at`. Messages with equal
+    `idempotency_key` and `fingerprint` are the same message. `quoted` is the part of an inbound mail that repeats
+    earlier ones.
     """
 
     direction: Direction
@@ -155,10 +155,10 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """Where a message ended up, told after the commit.
+    """The ids of a message, after the commit.
 
-    `duplicate` when its provider id or its idempotency key was stored before, `conflict` when the key was, with
-    another request; nothing was stored then, and the place is the earlier one's.
+    A `duplicate` has the provider id or the idempotency key of an earlier message. A `conflict` has the key of an
+    earlier message with another request. In both cases nothing was stored, and the ids are the earlier message's.
     """
 
     id: int

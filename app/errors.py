@@ -1,4 +1,4 @@
-"""Every error a caller may see: a class with a status, rendered by one handler as problem+json (RFC 9457)."""
+"""All errors that clients can see: a class with a status each, rendered as problem+json (RFC 9457)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one field; `location` reads like `body.from` or `query.limit`. Never holds the input."""
+    """The problem of one field; `location` reads like `body.from` or `query.limit`. Never holds the input."""
 
     location: str
     message: str
@@ -40,7 +40,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """Always answered alike. `reason`, and the prefix of the key that was shown, are for the audit alone."""
+    """The answer is the same for every cause. `reason` and the prefix of the key are for the audit only."""
 
     status, title = HTTPStatus.UNAUTHORIZED, "Unauthorized"
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
@@ -148,7 +148,7 @@ class WebhookCallNotFound(ServiceError):
 
 
 class NotVerifiable(ServiceError):
-    """A secret of ours is missing: it is not the caller's doing, who is to come back when it is there."""
+    """A secret of ours is missing. The caller is not at fault, and should retry later."""
 
     status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Not verifiable", 60
 
@@ -172,7 +172,7 @@ class FileStoreUnavailable(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """A limit that time lifts: `retry_after` seconds of it."""
+    """A limit that lifts after `retry_after` seconds."""
 
     status, title = HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"
 

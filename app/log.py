@@ -1,8 +1,7 @@
-"""Structured logs: constant event names with facts as fields; a line of JSON each, or colours for a person.
+"""Structured logs: constant event names with facts as fields, as lines of JSON or in colours for a person.
 
-Whatever is logged, by us or by a library, loses its secrets and whole addresses on the way, and can neither begin a
-line of its own nor steer a terminal. Exceptions are shown with every frame; their texts only where they can't hold
-what somebody sent.
+Secrets and whole addresses are redacted from all events, ours and those of libraries. Line breaks and control
+characters are escaped. Exceptions are logged with every frame, but with their text only if it can't hold user input.
 """
 
 import logging
@@ -24,19 +23,19 @@ from app.redaction import redacted
 log = structlog.get_logger(__name__)
 
 _SELDOM_SECONDS = 1.0
-#: What is known of the request that is being answered: one dictionary, which learns more on its way. To bind fact by
-#: fact, as structlog does, costs several times as much, and every request does it.
+#: Facts of the current request, in one dictionary that grows. Every request binds facts, and structlog's way of doing
+#: so costs several times as much.
 _facts: ContextVar[dict[str, object]] = ContextVar("facts")
 _NOTHING: dict[str, object] = {}
 
 
 def begin_request(id_: str) -> None:
-    """From here on this task, and what it starts, is about a request of this id, and of none before."""
+    """Begin a request: later events of this task, and of tasks that it starts, carry this id and no earlier facts."""
     _facts.set({"request_id": id_})
 
 
 def bind(**facts: object) -> None:
-    """Add facts (`tenant=...`, `message_id=...`) to everything that is logged from here on about the same request."""
+    """Add facts (`tenant=...`, `message_id=...`) to all later events of the same request."""
     known = _facts.get(_NOTHING)
     if known is _NOTHING:
         _facts.set(facts)
@@ -45,7 +44,7 @@ def bind(**facts: object) -> None:
 
 
 def request_id() -> str | None:
-    """The id of the request that is being answered."""
+    """The id of the current request."""
     id_ = _facts.get(_NOTHING).get("request_id")
     return None if id_ is None else str(id_)
 
@@ -55,7 +54,7 @@ def _with_facts(logger: WrappedLogger, name: str, event: EventDict) -> EventDict
 
 
 class Seldom:
-    """An event that strangers can cause in any number: a warning once a second at most, with how often it came."""
+    """An event that outsiders can cause in any number, logged as a warning once a second at most, with its count."""
 
     def __init__(self, event: str) -> None:
         self._event = event
@@ -71,7 +70,7 @@ class Seldom:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send our events, uvicorn's and every library's through one formatter to standard error."""
+    """Send the events of this service and of all libraries through one formatter to standard error."""
     shared: list[Processor] = [
         _with_facts,
         structlog.stdlib.add_log_level,
@@ -116,7 +115,7 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # Ours is a line of `routers.answers`, with the request's id and without its query.
+    # The access log is a line of `app.http.envelope`, with the request's id and without its query.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
@@ -124,13 +123,13 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-# Characters that end a line or steer a terminal: controls, line separators, those that turn the direction of
-# writing, and halves of characters, which no stream can encode.
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# Characters that end a line or control a terminal: controls, line separators and direction marks. Halves of surrogate
+# pairs are among them, because no stream can encode them.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def _escaped(text: str) -> str:
-    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _clean(value: Any) -> Any:
@@ -144,9 +143,9 @@ def _clean(value: Any) -> Any:
 
 
 def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    """Every value without secrets and without steering characters; a traceback keeps its lines, all of them indented.
+    """Redact secrets and escape control characters in every value. The lines of a traceback are kept and indented.
 
-    So each line of the console form that begins at its edge is an event, whatever an exception says.
+    So each unindented line on the console is an event, and the text of an exception can't forge one.
     """
     written_at = event.pop("timestamp", None)
     shown = event.pop("exception", None)
@@ -159,14 +158,14 @@ def _cleaned(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
 
 
 def _first_line_of_asyncio(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    """asyncio's further lines are representations of tasks and their exceptions, with all that these may hold."""
+    """Drop further lines of asyncio: they show tasks and exceptions, which may hold user input."""
     if event["_record"].name == "asyncio":
         event["event"] = event["event"].partition("\n")[0]
     return event
 
 
-#: Texts that the interpreter, the system or we have written; others may quote what somebody sent.
-_TELLING = (
+#: Exceptions whose texts come from the interpreter, the system or us. Others may quote user input.
+_SAFE_TO_SHOW = (
     AttributeError,
     ImportError,
     NameError,
@@ -200,8 +199,8 @@ def _shown(error: BaseException, with_texts: bool) -> Iterator[str]:
         for entry in traceback.format_tb(link.__traceback__):
             yield from entry.rstrip("\n").split("\n")
         kind = f"{type(link).__module__}.{type(link).__qualname__}".removeprefix("builtins.")
-        is_telling = with_texts or isinstance(link, _TELLING)
-        yield f"{kind}: {link}" if is_telling else f"{kind} (LOG_LEVEL=debug shows its text)"
+        shows_text = with_texts or isinstance(link, _SAFE_TO_SHOW)
+        yield f"{kind}: {link}" if shows_text else f"{kind} (LOG_LEVEL=debug shows its text)"
         if isinstance(link, BaseExceptionGroup):
             for member in link.exceptions:
                 yield from ("  " + line for line in _shown(member, with_texts))

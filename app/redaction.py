@@ -1,10 +1,10 @@
-"""Secrets and whole addresses, taken out of a text that somebody else may have written."""
+"""Redact secrets and whole addresses from a text of any origin."""
 
 import re
 from collections.abc import Callable
 
 _Mask = Callable[["re.Match[str]"], str]
-#: Between two of these a text is looked at for an address once, from its beginning, so that long ones take no longer.
+#: An address search starts once between two of these characters, so that the time stays linear in the length.
 _ENDS = r"\s@<>'\"=(),;/?&"
 _TOP_LEVEL = re.compile(r"\.[^\W\d_]+$")
 _MASKS: list[tuple[re.Pattern[str], str | _Mask]] = [
@@ -32,7 +32,7 @@ _MASKS: list[tuple[re.Pattern[str], str | _Mask]] = [
 
 
 def redacted(text: str) -> str:
-    """The text with as much of each as tells two of them apart, and no more."""
+    """The text with only as much of each secret or address as tells two of them apart."""
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)
     return text

@@ -1,4 +1,4 @@
-"""Who serves a channel: the providers that `ROUTES` names, or those that are configured and carry it."""
+"""Routes: the providers of a channel, named by `ROUTES`, or else all configured ones that carry it."""
 
 from app.config import Settings
 from app.providers.registry import provider_registry
@@ -7,8 +7,9 @@ from app.providers.registry import provider_registry
 def route_of(settings: Settings, channel: str) -> list[str]:
     """The providers that serve a channel, in order.
 
-    Without a route in `ROUTES` these are the vendors that carry it, by name; without such vendors, the provider of
-    the channel's own name. Empty where that is nobody, or a simulated carrier which may not take messages.
+    Without a route in `ROUTES` these are the vendors that carry it, sorted by name. Without such vendors it is the
+    provider with the channel's own name. Empty if there is none, or only a simulated carrier that may not take
+    messages.
     """
     named = settings.routes.get(channel)
     if named is not None:
@@ -27,9 +28,9 @@ def route_of(settings: Settings, channel: str) -> list[str]:
 
 
 def channels_served(settings: Settings) -> set[str]:
-    """Every channel that somebody here is for, also one that takes no messages because its carrier is simulated.
+    """Every channel with a provider, including those whose simulated carrier may not take messages.
 
-    A provider that does not say what it carries is for what `ROUTES` has it for, or else for the channel of its name.
+    A provider that declares no channels serves those that `ROUTES` gives it, or else the channel of its own name.
     """
     named = {name for route in settings.routes.values() for name in route}
     carried = {
@@ -39,11 +40,11 @@ def channels_served(settings: Settings) -> set[str]:
 
 
 def channels_of(settings: Settings, provider: str) -> list[str]:
-    """The channels that a provider serves, at whatever place of their routes."""
+    """The channels that have a provider anywhere in their routes."""
     return [channel for channel in sorted(channels_served(settings)) if provider in route_of(settings, channel)]
 
 
 def kind_of_addresses(settings: Settings, channel: str) -> str | None:
-    """The kind of address that a channel has at both ends, as the first of its route says; None if none says."""
+    """The kind of the addresses of a channel, from the first provider of its route that declares one, or None."""
     providers = [provider_registry[name] for name in route_of(settings, channel) if name in provider_registry]
     return next((provider.channels[channel] for provider in providers if channel in provider.channels), None)

@@ -1,4 +1,4 @@
-"""How many parts a text is sent in: what providers count, charge and limit by.
+"""Count the segments of a text: the unit by which providers charge and limit.
 
 GSM-7 has 160 septets in one part and 153 in each of several; a character of its extension takes two. One character
 outside it turns the whole text into UCS-2: 70 units of UTF-16, or 67 in each of several (3GPP TS 23.038, 23.040).
@@ -20,9 +20,9 @@ _BASIC = (
 _EXTENSION = "\f^{}\\[~]|€"
 _SEPTETS = dict.fromkeys(_BASIC, 1) | dict.fromkeys(_EXTENSION, 2)
 _IS_BASIC = re.compile(f"[{re.escape(_BASIC)}]*")
-#: A part of GSM-7, which most texts fit into.
+#: Septets in a single segment of GSM-7, which holds most texts.
 _WHOLE = 160
-#: What word processors and keyboards put in the place of characters that GSM-7 has.
+#: Typographic characters of word processors and keyboards, with their equivalents in GSM-7.
 _PLAIN = str.maketrans(
     {
         "\u2018": "'",
@@ -58,15 +58,15 @@ _PLAIN = str.maketrans(
     }
 )
 _MOST_NAMED = 10
-#: A long text, which takes 30 µs and more, is looked at when it is charged for, accepted and handed over. The longest
-#: have 1600 characters.
+#: Counting a long text takes 30 µs or more, and happens when it is charged for, accepted and sent. The longest have
+#: 1600 characters.
 _REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """The parts of a text as SMS: at least one, also of an empty text. `forcing` are the first ten characters, each
-    once, that GSM-7 doesn't have."""
+    """The segments of a text as SMS: at least one, even for an empty text. `forcing` are the first ten distinct
+    characters that GSM-7 doesn't have."""
 
     encoding: Literal["gsm7", "ucs2"]
     count: int
@@ -77,7 +77,7 @@ _ONE = Segments("gsm7", 1)
 
 
 def segments_of(text: str) -> Segments:
-    """The parts of a text. A character of two units is never cut in half."""
+    """The segments of a text. A character of two units is never split."""
     if len(text) <= _WHOLE and _IS_BASIC.fullmatch(text):
         return _ONE
     return _counted(text)
@@ -93,12 +93,12 @@ def _counted(text: str) -> Segments:
 
 
 def units_of(channel: str, body: str) -> int:
-    """What a message counts for against rates and caps: a text its segments, anything else one."""
+    """The units that a message counts against rates and caps: the segments of a text, one for anything else."""
     return segments_of(body).count if channel == Channel.SMS else 1
 
 
 def hints(text: str) -> list[str]:
-    """Sentences on how a text could be sent in fewer parts; none where nothing is to be said."""
+    """Sentences on how a text could be sent in fewer segments, if it could."""
     found = segments_of(text)
     if found.encoding == "gsm7":
         return []

@@ -15,19 +15,19 @@ class ShortCache(Generic[Key, Found]):
     def __init__(self, *, size: int) -> None:
         self._size = size
         self._kept: dict[Key, tuple[Found, float]] = {}
-        self._under_way: dict[Key, asyncio.Task[Found]] = {}
+        self._in_flight: dict[Key, asyncio.Task[Found]] = {}
 
     def get(self, key: Key) -> Found | None:
-        """The answer, where there is one that may still be used."""
+        """The cached value, unless it has expired."""
         kept = self._kept.get(key)
         return kept[0] if kept is not None and time.monotonic() < kept[1] else None
 
     def was_cached(self, key: Key) -> bool:
-        """Whether there was an answer lately, also one that may not be used any more."""
+        """True if a value is in the cache, even if it has expired."""
         return key in self._kept
 
     def forget(self, key: Key) -> None:
-        """Keep an answer no longer."""
+        """Remove a value."""
         self._kept.pop(key, None)
 
     async def get_or_load(self, key: Key, look_up: Callable[[], Awaitable[tuple[Found, float]]]) -> Found:
@@ -38,10 +38,10 @@ class ShortCache(Generic[Key, Found]):
         cached = self.get(key)
         if cached is not None:
             return cached
-        task = self._under_way.get(key)
+        task = self._in_flight.get(key)
         if task is None:
             task = asyncio.create_task(self._looked_up(key, look_up))
-            self._under_way[key] = task
+            self._in_flight[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
 
@@ -55,12 +55,11 @@ class ShortCache(Generic[Key, Found]):
         return found
 
     def _forget(self, key: Key, task: asyncio.Task[Found]) -> None:
-        del self._under_way[key]
+        del self._in_flight[key]
         ignore_exception(task)
 
 
 def ignore_exception(task: asyncio.Task[Any]) -> None:
-    """Called when a shared task is done: whoever waited for it may have left, and nobody else has to hear of what it
-    raised."""
+    """Mark the exception of a shared task as seen, because all callers that waited for it may have left."""
     if not task.cancelled():
         task.exception()

@@ -73,8 +73,8 @@ def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
         "timeout_worker_healthcheck": 30,
     }
     config = uvicorn.Config("app.main:app", workers=settings.web_concurrency, reload=reload, **options)
-    # uvloop accepts one connection per socket and turn of its loop: too few when turns are long under load, so that
-    # new clients wait for seconds. Duplicates of the socket multiply that.
+    # uvloop accepts one connection per socket and turn of its loop. Under load turns are long, and new clients would
+    # wait for seconds. Duplicates of the socket multiply the number.
     listeners = [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
     if reload:
         _announce(settings, listener)

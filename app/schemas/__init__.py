@@ -1,1 +1,1 @@
-"""What goes over the wire, in and out. A field that is not named here is ignored, so providers may add theirs."""
+"""The JSON on the wire, in and out. A field that is not named here is ignored, so providers may add theirs."""

@@ -1,4 +1,4 @@
-"""What the installation is managed with: tenants, addresses, keys, the record of it, and the calls of providers."""
+"""The administration of an installation: tenants, addresses, keys, the record of it, and the calls of providers."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -146,7 +146,7 @@ class CallVerification(View):
 
 
 class CallJudgement(View):
-    """What became of a call that was taken again."""
+    """The outcome of a replayed callback."""
 
     verdict: CallbackVerdict
     reason: str | None

@@ -74,7 +74,7 @@ def _http_url(value: str) -> str:
 
 
 def _media_reference(value: str) -> str:
-    """A URL, or whatever name without a scheme a provider gives to media that it keeps."""
+    """A URL, or a name without a scheme that a provider gives to media that it stores."""
     _plain_reference(value)
     return _http_url(value) if _SCHEME.match(value) else value
 
@@ -89,7 +89,7 @@ def _list_or_null(value: object) -> object:
 
 
 def reading_context(settings: Settings) -> dict[str, Any]:
-    """What reading a body needs to know besides it. Without it no setting bounds what is sent."""
+    """The settings that validation of a body depends on. Without them no limit is applied."""
     return settings.model_dump(include={"default_region", "max_text_length", "max_subject_length", "max_attachments"})
 
 
@@ -114,21 +114,21 @@ def _sent_list_or_null(value: object, info: ValidationInfo) -> object:
 
 
 def number(value: object) -> object:
-    """Pydantic reads true as 1 and "5" as 5, and a strict one refuses 5.0, which JSON can't tell from 5."""
+    """Refuse true and "5", which Pydantic reads as 1 and 5. A strict type would refuse 5.0, the same as 5 in JSON."""
     if isinstance(value, bool | str):
         raise ValueError("this is a number, without quotes")
     return value
 
 
 def _received_text(value: object) -> object:
-    """Nothing is an empty text, and NUL, which PostgreSQL can't keep, is the sign for a character that was lost."""
+    """Null becomes an empty text; NUL, which PostgreSQL can't store, becomes the replacement character."""
     if value is None:
         return ""
     return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
 
 
 def _received_line(value: object) -> object:
-    """A subject on one line, whatever breaks it: whoever hands it over can't mend it."""
+    """A subject on one line. Line breaks become spaces, because the provider that hands it over can't fix them."""
     return _CONTROL.sub(" ", value) if isinstance(value, str) else value
 
 

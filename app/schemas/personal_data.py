@@ -17,7 +17,7 @@ class ContactView(View):
 
 
 class ReceiptView(View):
-    """What a provider said about a message."""
+    """A receipt of a provider."""
 
     provider_type: str
     event_id: str
@@ -30,7 +30,7 @@ class ReceiptView(View):
 
 
 class DeedView(View):
-    """What somebody did with a message besides delivering it."""
+    """An action on a message other than delivery."""
 
     kind: str = Field(examples=["canceled"])
     created_at: datetime
@@ -67,7 +67,7 @@ class ContactExport(BaseModel):
 
 
 class Erased(BaseModel):
-    """How much was erased of what."""
+    """The number of rows erased from each table."""
 
     contacts: int = 0
     conversations: int = 0

@@ -1,4 +1,4 @@
-"""What providers hand over by the generic webhooks, and what they are answered."""
+"""The callbacks of the generic webhooks, and the reply."""
 
 from typing import TYPE_CHECKING, Literal
 

@@ -1,4 +1,4 @@
-"""What is sent, and what is said to that; a preview of it too."""
+"""Sends, previews, and their answers."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -77,7 +77,7 @@ class _Send(BaseModel):
         )
 
     def _fingerprint(self) -> str:
-        """A hash that is equal for requests of equal meaning, whatever their JSON looks like.
+        """A hash that is equal for requests of equal meaning, however their JSON is written.
 
         Defaults are left out, so that a field added by a later version does not change it.
         """
@@ -183,7 +183,7 @@ class SmsAccepted(SendAccepted):
 
 
 class PreviewView(BaseModel):
-    """What would become of a message."""
+    """The outcome of a preview."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 

@@ -1,9 +1,9 @@
-"""Asks for known vulnerabilities of everything that gets installed; arguments are passed on to pip-audit.
+"""Audit all locked packages for known vulnerabilities; arguments are passed on to pip-audit.
 
-It stands apart because pip-audit finds nothing wrong where a source answers "not found" to everything, as mirrors of
-PyPI do. So each source is asked for an old advisory first, and counts only if it knows that one.
-Exits with 0 when nothing is found, and when there is no source to ask, which it says. `--look` only looks for one,
-0 if there is one, else 3: the standard library is enough for that, and pip-audit takes half a minute to install.
+pip-audit reports success where a source answers "not found" to everything, as mirrors of PyPI do. So each source is
+asked for an old advisory first, and counts only if it knows that one. The exit code is 0 if nothing is found, or if
+no source can be reached, which is printed. `--look` only looks for a source: 0 if there is one, else 3. It needs only
+the standard library, because pip-audit takes half a minute to install.
 """
 
 import json
@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).resolve().parent.parent
-#: The first repeats the lock of what runs the service; the other has what writes the locks and audits them.
+#: The first includes the lock of the service; the other is for the tools that write and audit the locks.
 LOCKS = (ROOT / "requirements-dev.lock", ROOT / "requirements-tools.lock")
-#: What each is asked about a package that is known to be vulnerable (CVE-2024-3651).
+#: The question to each source, about a package that is known to be vulnerable (CVE-2024-3651).
 SOURCES = {
     "osv": Request(
         "https://api.osv.dev/v1/query",
@@ -41,7 +41,7 @@ def main(options: list[str]) -> int:
         return 0
     command = [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--vulnerability-service", source]
     command += [option for lock in LOCKS for option in ("--requirement", str(lock))]
-    # Everything is pinned, so pip has nothing to resolve. What the source says nothing about has not been audited.
+    # Everything is pinned, so pip has nothing to resolve. With --strict a package unknown to the source is an error.
     command += ["--disable-pip", "--require-hashes", "--strict", *options]
     try:
         return subprocess.run(command, timeout=SECONDS_FOR_THE_AUDIT).returncode

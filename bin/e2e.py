@@ -1,7 +1,7 @@
-"""The wire contract, tried from outside over HTTP: the eight calls, and what must follow from them.
+"""Check the wire contract from outside over HTTP: the eight requests and their effects.
 
-With BASE_URL it asks the service there, whatever that holds already. Without, it starts one of its own on an
-empty database, asks everything twice, and leaves nothing behind. Exits 1 when any check failed.
+With BASE_URL it checks the service there, on its existing data. Without, it starts a service of its own on an empty
+database, runs all checks twice, and removes everything. The exit code is 1 if any check failed.
 """
 
 import os
@@ -104,7 +104,7 @@ class Run:
 
     def __init__(self, service: httpx.Client, *, own: bool) -> None:
         self.service = service
-        self.own = own  #: whether nobody else has ever written into this database
+        self.own = own  #: True if no other client has ever written into this database
         self.passed = 0
         self.failed = 0
 
@@ -192,7 +192,7 @@ class Run:
             after = self.messages(conversation)
             with self.check(f"{what} is in the conversation it answers, once, with its time in UTC"):
                 stored = [m for m in after if (m["direction"], m["body"]) == ("inbound", payload["body"])]
-                # Elsewhere somebody may have used the id before, for another text or between other addresses.
+                # In a foreign database the id may have been used before, for another text or between other addresses.
                 elsewhere = not self.own and len(after) == len(before)
                 holds(len(stored) == 1 or elsewhere, "one such message", stored)
                 for message in stored:
@@ -310,7 +310,7 @@ class Run:
 
 @contextmanager
 def own_service() -> Iterator[tuple[str, Path]]:
-    """Base URL and log of a service on an empty database, all of it gone afterwards whatever happens."""
+    """Base URL and log of a service on an empty database. Everything is removed afterwards, even after an error."""
     with tempfile.TemporaryDirectory(prefix="messaging-e2e-", ignore_cleanup_errors=True) as directory:
         port = free_port()
         environment = {

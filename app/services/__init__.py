@@ -1,1 +1,1 @@
-"""What the service does, independent of HTTP and of any provider."""
+"""The use cases of the service, independent of HTTP and of any provider."""

@@ -1,6 +1,8 @@
 """The command line itself: what it says of its commands, and that it loads none but the chosen one."""
 
+import os
 import pkgutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,31 @@ def test_a_command_loads_nothing_that_only_others_need(words: str, foreign: set[
     loaded = run.stdout.rpartition("loaded:")[2].split()
     assert "argparse" in loaded
     assert foreign.isdisjoint(loaded)
+
+
+def test_the_command_alone_prints_the_menu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert "\n    psql " in capsys.readouterr().out
+
+
+def test_psql_opens_the_database_that_is_served(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert main(["psql", "--url"]) == 0
+    assert capfd.readouterr().out == f"{database_url}\n"
+    assert main(["psql", "-Atc", "SELECT current_database()"]) == 0
+    assert capfd.readouterr().out == f"{database_url.rpartition('/')[2]}\n"
+    assert main(["psql", "-v", "ON_ERROR_STOP=1", "-c", "SELECT nonsense"]) == 1
+
+
+def test_a_busy_port_is_named_in_one_sentence(database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        environment = os.environ | {"DATABASE_URL": database_url, "PORT": str(port)}
+        command = [sys.executable, "-m", "app", "serve"]
+        run = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert f"Port {port} is used by another program" in run.stderr
+    assert "Traceback" not in run.stderr

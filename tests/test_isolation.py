@@ -394,4 +394,5 @@ async def test_only_what_is_called_here_is_open_to_everybody(installation: Insta
         "GET /healthz",
         "GET /readyz",
         "GET /docs",
+        "GET /",
     }

@@ -133,7 +133,7 @@ async def test_a_signal_ends_it_in_order_and_denies_nothing_to_those_it_kept_wai
     process.start()
     provider = SimulatorProvider(settings=simulator_settings(url=process.url))
     waiting = asyncio.create_task(provider.send(outbound(to)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while process.summary()["accepted"] == 0:  # noqa: ASYNC110 - it waits for another process
             await asyncio.sleep(0.01)
     assert await asyncio.to_thread(process.end, name) == 0

@@ -346,7 +346,7 @@ async def test_stalled_uploads_of_strangers_keep_out_nobody_who_shows_a_secret(
 async def test_who_shows_a_wrong_secret_is_refused_before_the_body_is_there(
     client: httpx.AsyncClient, budget: BodyBudget, database_url: str
 ) -> None:
-    problem_of(await asyncio.wait_for(client.post(f"{PATH}?token=wrong", content=_never_ending()), 5), 401)
+    problem_of(await asyncio.wait_for(client.post(f"{PATH}?token=wrong", content=_never_ending()), 60), 401)
     assert budget.held == 0
     assert set(row_counts(database_url).values()) == {0}
     [(detail,)] = await until(lambda: _rows(database_url, REFUSED), bool)

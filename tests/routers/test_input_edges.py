@@ -833,7 +833,7 @@ def encoded(value: bytes | str | int) -> str:
 
 
 PLACE = re.compile(r"\{[a-z_]+\}")  # where a path takes a parameter
-GETS = ["/{path}", "/docs/assets/{path}", *(path for method, path, _ in OPERATIONS if method == "GET")]
+GETS = ["/a{path}", "/docs/assets/{path}", *(path for method, path, _ in OPERATIONS if method == "GET")]
 COMMANDS = [path for method, path, _ in OPERATIONS if method == "POST" and PLACE.search(path)]
 PARAMETERS = sorted(
     {one["name"] for _, _, said in OPERATIONS for one in said.get("parameters", []) if one["in"] == "query"}

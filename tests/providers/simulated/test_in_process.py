@@ -44,7 +44,7 @@ class Sink:
         self.events.put_nowait(event)
 
     async def next(self) -> CallbackItem:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await self.events.get()
 
     async def statuses(self, count: int) -> list[MessageStatus | None]:
@@ -290,7 +290,7 @@ async def test_an_event_that_no_one_takes_is_given_up_and_the_next_one_is_not() 
     sink = Sink(raises=8)
     outbox = Outbox(retry_seconds=0.0001)
     outbox.put(Receipt("lost", MessageStatus.SENT), 0, sink)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while sink.raises:  # noqa: ASYNC110 - the outbox has no event for it
             await asyncio.sleep(0)
     outbox.put(Receipt("next", MessageStatus.SENT), 0, sink)

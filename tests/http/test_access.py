@@ -236,6 +236,7 @@ async def test_development_warns_once_when_somebody_without_a_key_comes_from_ano
     assert "192.0.2.0/24" in written.getvalue()
 
 
+@pytest.mark.slow
 async def test_a_key_that_was_revoked_is_refused_by_every_process_soon(
     serve: Serve, settings: Settings, database_url: str
 ) -> None:

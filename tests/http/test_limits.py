@@ -90,6 +90,7 @@ async def test_webhooks_and_health_are_never_limited(client: httpx.AsyncClient, 
     assert (await client.get("/healthz", headers=bearer("msk_1_wrong"))).status_code == 200
 
 
+@pytest.mark.slow
 async def test_an_administrator_gives_a_tenant_limits_of_its_own(
     serve: Serve, settings: Settings, database_url: str
 ) -> None:
@@ -188,6 +189,7 @@ async def test_processes_that_send_at_once_stay_within_the_cap_together(
     assert row_counts(database_url)["messages"] == accepted
 
 
+@pytest.mark.slow
 async def test_a_key_that_was_good_once_is_limited_after_it_was_revoked(
     serve: Serve, settings: Settings, database_url: str
 ) -> None:

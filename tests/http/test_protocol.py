@@ -135,6 +135,7 @@ def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
     assert b"x-content-type-options: nosniff" in received
 
 
+@pytest.mark.slow
 @each_case("method", [b"FOO", b"get", b"TRACE", b"PROPFIND", b"QUERY"])
 def test_a_method_that_nobody_knows_is_not_allowed(server: LiveServer, method: bytes) -> None:
     received = asked(server, method + b" /api/conversations/?limit=1 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -142,6 +143,7 @@ def test_a_method_that_nobody_knows_is_not_allowed(server: LiveServer, method: b
     assert re.search(rb"\r\nallow: GET\b", received)
 
 
+@pytest.mark.slow
 @each_case(
     ("head", "status"),
     [
@@ -184,6 +186,7 @@ def test_the_id_of_a_request_is_not_that_of_the_one_before(server: LiveServer) -
         assert b"mine-1" not in everything(connection)
 
 
+@pytest.mark.slow
 @each_case(
     ("request_", "status"),
     [

@@ -184,6 +184,7 @@ async def test_a_message_that_could_not_leave_in_time_is_expired_and_never_hande
     assert str(behind["id"]) != message_id
 
 
+@pytest.mark.slow
 async def test_what_may_have_left_does_not_expire_and_is_followed_up_at_its_pace(
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:

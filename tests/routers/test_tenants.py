@@ -123,6 +123,7 @@ async def test_an_answer_meets_what_was_sent_in_one_conversation_of_the_tenant(t
     assert sorted(directions) == ["inbound", "outbound"]
 
 
+@pytest.mark.slow
 async def test_an_address_changes_hands_soon(tenants: Tenants) -> None:
     await tenants.nobody.post("/api/webhooks/sms", json=sms_webhook())
     await tenants.first.post("/api/messages/sms", json=sms())
@@ -137,6 +138,7 @@ async def test_an_address_changes_hands_soon(tenants: Tenants) -> None:
     assert rows_of(tenants.url, later) == [(tenants.acme_id,)]
 
 
+@pytest.mark.slow
 async def test_the_first_address_of_an_installation_is_seen_soon(
     client: httpx.AsyncClient, database_url: str
 ) -> None:

@@ -108,7 +108,7 @@ async def test_who_stands_in_line_behind_a_row_that_does_not_answer_gives_up_tog
     daily_caps = await process(deadline_seconds=0.2, US=1000)
     with closing(psycopg2.connect(database_url)) as other:
         other.cursor().execute("LOCK TABLE daily_budgets")
-        async with asyncio.timeout(60):  # one after another, they would take two minutes
+        async with asyncio.timeout(60):  # one after another, they would take 80 seconds
             calls = (daily_caps.set_aside(text()) for _ in range(600))
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {TimeoutError}

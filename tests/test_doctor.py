@@ -118,7 +118,7 @@ def test_a_database_that_is_away_is_a_problem_and_the_settings_are_looked_at_all
     assert ended.returncode == 1
     assert "can't be reached" in ended.stdout
     assert "DATABASE_URL is right" in ended.stdout
-    assert "Not looked at, because of the above: encoding, " in ended.stdout
+    assert "Not checked, because of the above: encoding, " in ended.stdout
     assert "192.0.2.1" in ended.stdout
     assert SECRET not in ended.stdout + ended.stderr
 

@@ -26,13 +26,13 @@ class Divider:
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.started = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
 
     async def __call__(self, connection: AsyncConnection, items: list[int]) -> list[int]:
         self.sizes.append(len(items))
         self.started.set()
-        await self.gate.wait()
+        await self.may_go_on.wait()
         question = text(
             "SELECT 100 / item FROM unnest(cast(:items AS int[])) WITH ORDINALITY AS t(item, n) ORDER BY n"
         )
@@ -75,7 +75,7 @@ async def test_a_poisoned_item_fails_alone(engine: AsyncEngine) -> None:
 
 async def test_a_full_queue_refuses_at_once(engine: AsyncEngine) -> None:
     work = Divider()
-    work.gate.clear()
+    work.may_go_on.clear()
     async with group_commit(engine, work, queue_limit=2) as commit:
         first = asyncio.ensure_future(commit.submit(1))
         await work.started.wait()  # the first is being written, and is no longer in the queue
@@ -83,14 +83,14 @@ async def test_a_full_queue_refuses_at_once(engine: AsyncEngine) -> None:
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await commit.submit(5)
-        work.gate.set()
+        work.may_go_on.set()
         assert await asyncio.gather(first, *waiting) == [100, 50, 25]
     await engine.dispose()
 
 
 async def test_leaving_writes_what_is_waiting_and_takes_no_more(engine: AsyncEngine) -> None:
     work = Divider()
-    work.gate.clear()
+    work.may_go_on.clear()
     commit = group_commit(engine, work)
     await commit.__aenter__()
     waiting = [asyncio.ensure_future(commit.submit(item)) for item in (1, 2, 4)]
@@ -99,7 +99,7 @@ async def test_leaving_writes_what_is_waiting_and_takes_no_more(engine: AsyncEng
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await commit.submit(5)
-    work.gate.set()
+    work.may_go_on.set()
     await leaving
     assert await asyncio.gather(*waiting) == [100, 50, 25]
     await engine.dispose()
@@ -107,12 +107,12 @@ async def test_leaving_writes_what_is_waiting_and_takes_no_more(engine: AsyncEng
 
 async def test_a_caller_that_stops_waiting_harms_nobody(engine: AsyncEngine) -> None:
     work = Divider()
-    work.gate.clear()
+    work.may_go_on.clear()
     async with group_commit(engine, work) as commit:
         first, second = (asyncio.ensure_future(commit.submit(item)) for item in (1, 2))
         await work.started.wait()
         first.cancel()
-        work.gate.set()
+        work.may_go_on.set()
         assert await second == 50
         assert await commit.submit(4) == 25
     await engine.dispose()
@@ -122,19 +122,19 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_the_ne
     engine: AsyncEngine,
 ) -> None:
     work = Divider()
-    work.gate.clear()
+    work.may_go_on.clear()
     async with group_commit(engine, work, deadline=0.2) as commit:
         with pytest.raises(DatabaseUnavailable):
             await commit.submit(1)
-        work.gate.set()
+        work.may_go_on.set()
         assert await commit.submit(2) == 50
     await engine.dispose()
 
 
 async def test_who_has_waited_elsewhere_waits_no_longer_in_all(engine: AsyncEngine) -> None:
     work = Divider()
-    work.gate.clear()
+    work.may_go_on.clear()
     async with group_commit(engine, work, deadline=60) as commit:
         with pytest.raises(DatabaseUnavailable):
             await commit.submit(1, until=asyncio.get_running_loop().time() + 0.05)
-        work.gate.set()
+        work.may_go_on.set()

@@ -46,7 +46,7 @@ def description() -> Description:
         media=text(type="mms", attachments=[PICTURE]),
         sign=sign,
         signature=SIGNATURE,
-        signed_by="HMAC-SHA1",
+        signed_by="HMAC-SHA1, HMAC-SHA256",
         verified_with=["TWILIO_AUTH_TOKEN"],
         receipt=lambda word: payload("twilio", "delivered.form").replace(
             b"MessageStatus=delivered", f"MessageStatus={word}".encode()

@@ -17,8 +17,8 @@ from app.db.models import KeptCallback
 from app.db.paging import Page, rows_of_all
 from app.domain import CallbackVerdict
 from app.errors import ServiceError
+from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
-from app.services.callbacks.service import CallbackResult, SignatureCheck
 from app.wiring import Services, running_services
 
 _ACTOR = "command line"
@@ -91,7 +91,7 @@ async def _replay(services: Services, call: KeptCallback) -> tuple[str, str]:
     return found.verdict, f"{found.events} events  {_why(found)}"
 
 
-def _why(found: CallbackResult | SignatureCheck) -> str:
+def _why(found: CallbackResult) -> str:
     hints = f" (seen {found.seen}, expected {found.expected})" if found.expected else ""
     return f"{found.reason or ''}{hints}"
 

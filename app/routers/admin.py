@@ -34,8 +34,8 @@ from app.schemas.administration import (
     WebhookCallView,
 )
 from app.schemas.fields import Timestamp, Words
+from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
-from app.services.callbacks.service import CallbackResult, SignatureCheck
 
 router = APIRouter(
     prefix="/api/admin",
@@ -174,10 +174,10 @@ async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> 
 
 
 @router.post(_CALL + "/verify", response_model=CallVerification, responses=_NO_CALL)
-async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> SignatureCheck:
+async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> CallbackResult:
     """Verify a callback again, with today's settings and the time at which it came. Nothing is changed."""
-    verification: SignatureCheck = await request.app.state.services.callbacks.verify(tenant_id, call_id)
-    return verification
+    result: CallbackResult = await request.app.state.services.callbacks.verify(tenant_id, call_id)
+    return result
 
 
 @router.post(_CALL + "/replay", response_model=CallJudgement, responses=_NO_CALL)

@@ -52,16 +52,30 @@ _MOST_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class NewCallback:
-    """A callback to be kept, with the result of its processing, as in `KeptCallback`."""
+class CallbackResult:
+    """The result of a callback: its verdict, the reason unless it is `taken`, and the number of its items.
 
-    provider_type: str
-    callback: Callback
+    `seen` and `expected` are the beginnings of signatures, as in `CallbackRefused`.
+    """
+
     verdict: CallbackVerdict
     reason: str | None = None
     seen: str | None = None
     expected: str | None = None
     events: int = 0
+
+    @property
+    def genuine(self) -> bool:
+        return self.verdict is not CallbackVerdict.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class NewCallback:
+    """A callback to be kept, as in `KeptCallback`."""
+
+    provider_type: str
+    callback: Callback
+    result: CallbackResult
     addresses: Iterable[str] = ()
     tenant_id: int = DEFAULT_TENANT_ID
 
@@ -200,7 +214,7 @@ async def _keep(connection: AsyncConnection, callbacks: list[NewCallback]) -> li
 
 def _values(new: NewCallback) -> tuple[object, ...]:
     """The values of a row, in the order of `_NEW`."""
-    callback = new.callback
+    callback, result = new.callback, new.result
     return (
         new.tenant_id,
         new.provider_type,
@@ -209,11 +223,11 @@ def _values(new: NewCallback) -> tuple[object, ...]:
         storable_text(_PARAMETER.sub(_kept_parameter, callback.url)),
         json.dumps([(name, _kept_value(name, value)) for name, value in callback.headers]),
         callback.body,
-        new.verdict.value,
-        storable_text(new.reason),
-        storable_text(new.seen),
-        storable_text(new.expected),
-        new.events,
+        result.verdict.value,
+        result.reason,
+        result.seen,
+        result.expected,
+        result.events,
         "\n".join(sorted(new.addresses)),
     )
 

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
+from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
 from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage
-from app.providers.base import CallbackItem, InboundFile, InboundMessage, Receipt, Unread
+from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
@@ -112,12 +113,7 @@ class CallbackItems:
                 elif isinstance(item, Receipt):
                     self._add_receipt(storable, item)
                 else:
-                    message = await self._new_message(provider_type, item)
-                    if item.files:
-                        message = await self._with_files(storable, message, item.files)
-                    storable.messages.append(message)
-                    storable.addresses |= {message.sender.value, message.recipient.value}
-                    storable.tenants.add(message.tenant_id)
+                    await self._add_message(storable, provider_type, item)
             except (ValueError, RecursionError) as error:
                 storable.faults.append(f"Event {number}: {error}.")
         return storable
@@ -140,16 +136,6 @@ class CallbackItems:
                 raise error
         return [f"One of its events can't be stored: {type(error).__name__}." for error in errors]
 
-    async def _with_files(
-        self, storable: StorableItems, message: NewMessage, files: Sequence[InboundFile]
-    ) -> NewMessage:
-        assert message.provider_type is not None
-        assert message.provider_message_id is not None
-        identity = message.tenant_id, message.provider_type, message.provider_message_id
-        new = await asyncio.to_thread(new_files, *identity, files)  # hashes all of their bytes
-        storable.files += new
-        return replace(message, attachments=[*message.attachments, *(file.address for file in new)])
-
     def _add_receipt(self, storable: StorableItems, receipt: Receipt) -> None:
         for id_ in (receipt.event_id, receipt.provider_message_id):
             _must_be_short(id_)
@@ -166,25 +152,23 @@ class CallbackItems:
         )
         storable.tenants.add(tenant_in(receipt.idempotency_key) or DEFAULT_TENANT_ID)
         if receipt.recipient:
-            storable.addresses.add(self._normalised(receipt.recipient))
+            try:
+                storable.addresses.add(any_address(receipt.recipient, region=self._region).value)
+            except InvalidAddress:
+                storable.addresses.add(storable_text(receipt.recipient))
 
-    def _normalised(self, written: str) -> str:
-        try:
-            return any_address(written, region=self._region).value
-        except InvalidAddress:
-            return storable_text(written)
-
-    async def _new_message(self, provider_type: str, item: InboundMessage) -> NewMessage:
+    async def _add_message(self, storable: StorableItems, provider_type: str, item: InboundMessage) -> None:
         if not _NAME.fullmatch(item.channel) or not _NAME.fullmatch(item.type):
             raise ValueError("channel and type are names in lower case")
         _must_be_short(item.provider_message_id)
         recipient = any_address(item.to_address, region=self._region)
-        return NewMessage(
+        sender = sender_address(item.from_address, region=self._region)
+        message = NewMessage(
             tenant_id=await self._addresses.tenant_of(recipient),
             direction=Direction.INBOUND,
             channel=item.channel,
             type=item.type,
-            sender=sender_address(item.from_address, region=self._region),
+            sender=sender,
             recipient=recipient,
             subject=storable_text(item.subject),
             body=storable_text(item.body),
@@ -194,6 +178,14 @@ class CallbackItems:
             provider_type=provider_type,
             provider_message_id=storable_text(item.provider_message_id),
         )
+        if item.files:
+            identity = message.tenant_id, provider_type, storable_text(item.provider_message_id)
+            new = await asyncio.to_thread(new_files, *identity, item.files)  # hashes all of their bytes
+            message.attachments.extend(file.address for file in new)
+            storable.files += new
+        storable.messages.append(message)
+        storable.addresses |= {sender.value, recipient.value}
+        storable.tenants.add(message.tenant_id)
 
 
 async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]]) -> list[None]:
@@ -202,7 +194,7 @@ async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]
 
 
 def _is_row_error(error: BaseException) -> bool:
-    sqlstate = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    sqlstate = sqlstate_of(error) if isinstance(error, DBAPIError) else None
     return isinstance(error, ValueError) or (sqlstate or "").startswith(_ROW_ERRORS)
 
 

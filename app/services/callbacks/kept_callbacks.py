@@ -3,21 +3,7 @@
 from datetime import datetime
 from urllib.parse import quote
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    LargeBinary,
-    Select,
-    Text,
-    and_,
-    bindparam,
-    delete,
-    func,
-    not_,
-    or_,
-    select,
-    true,
-)
+from sqlalchemy import ARRAY, LargeBinary, Select, Text, and_, bindparam, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 
@@ -44,25 +30,20 @@ async def list_callbacks(
 
     They were received at `since` or later, and before `until`.
     """
-    conditions: list[ColumnElement[bool]] = []
-    if provider is not None:
-        conditions.append(KeptCallback.provider_type == provider)
-    if verdict is not None:
-        conditions.append(KeptCallback.verdict == verdict.value)
-        if verdict is not CallbackVerdict.TAKEN:
-            conditions.append(and_(true(), CALL_NEEDS_ATTENTION))  # so that PostgreSQL uses the partial index
-    if since is not None:
-        conditions.append(KeptCallback.received_at >= since)
-    if until is not None:
-        conditions.append(KeptCallback.received_at < until)
     without_content = (defer(KeptCallback.headers, raiseload=True), defer(KeptCallback.body, raiseload=True))
+    statement = _EVERY_CALLBACK.options(*without_content)
+    if provider is not None:
+        statement = statement.where(KeptCallback.provider_type == provider)
+    if verdict is not None:
+        statement = statement.where(KeptCallback.verdict == verdict.value)
+        if verdict is not CallbackVerdict.TAKEN:
+            statement = statement.where(CALL_NEEDS_ATTENTION)  # so that PostgreSQL uses the partial index
+    if since is not None:
+        statement = statement.where(KeptCallback.received_at >= since)
+    if until is not None:
+        statement = statement.where(KeptCallback.received_at < until)
     return await fetch_page(
-        session,
-        _EVERY_CALLBACK.where(*conditions).options(*without_content),
-        order=(KeptCallback.id,),
-        newest_first=True,
-        limit=limit,
-        cursor=cursor,
+        session, statement, order=(KeptCallback.id,), newest_first=True, limit=limit, cursor=cursor
     )
 
 
@@ -87,7 +68,7 @@ _contains_address = and_(
     ),
 )
 #: Two statements, because each has an index of its own.
-_ABOUT_ADDRESS = (_names_address, and_(_contains_address, not_(_names_address)))
+_ABOUT_ADDRESS = (_names_address, and_(_contains_address, ~_names_address))
 _COUNTS = [
     select(func.count()).select_from(KeptCallback).where(KeptCallback.tenant_id == TENANT, about)
     for about in _ABOUT_ADDRESS

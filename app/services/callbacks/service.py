@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import structlog
 from sqlalchemy import func, update
@@ -16,7 +16,7 @@ from app.errors import ProviderNotFound
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable, Reply
 from app.providers.registry import provider_registry
 from app.redaction import redacted
-from app.services.callbacks.callback_store import CallbackStore, NewCallback, claim_token
+from app.services.callbacks.callback_store import CallbackResult, CallbackStore, NewCallback, claim_token
 from app.services.callbacks.items import CallbackItems, StorableItems
 from app.services.callbacks.kept_callbacks import get_callback
 from app.services.tenancy.audit import record
@@ -28,34 +28,10 @@ _LONGEST_REASON = 1000
 _CORRECTION_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class CallbackResult:
-    """The result of a callback: its verdict, the reason unless it is `taken`, and the number of its items.
-
-    `seen` and `expected` are the beginnings of signatures, as in `CallbackRefused`.
-    """
-
-    verdict: CallbackVerdict
-    reason: str | None = None
-    seen: str | None = None
-    expected: str | None = None
-    events: int = 0
-
-
 #: Of a callback whose items the database did not store in time.
 _NOT_STORED = CallbackResult(
     CallbackVerdict.NOT_UNDERSTOOD, "It could not be stored when it came, and the provider was asked to call again."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureCheck:
-    """The result of verifying a kept callback; the other fields are as in `CallbackResult`."""
-
-    genuine: bool
-    reason: str | None = None
-    seen: str | None = None
-    expected: str | None = None
 
 
 class CallbackService:
@@ -81,27 +57,13 @@ class CallbackService:
         """
         provider = provider_of(name)
         try:
-            token = await _verify(provider, callback)
-            items = await self._read(name, provider, callback)
-            if isinstance(items, Reply):
-                return items
-            await self._claim(name, token, items)
+            items = await self._verified_items(name, provider, callback)
         except (CallbackRefused, CallbackUnverifiable) as error:
-            seen, expected = _hints(error)
-            await self._callbacks.quarantine(
-                NewCallback(name, callback, CallbackVerdict.REFUSED, reason=str(error), seen=seen, expected=expected)
-            )
+            await self._callbacks.quarantine(NewCallback(name, callback, _refused(error)))
             raise
-        result = _result_of(items)
-        new = NewCallback(
-            name,
-            callback,
-            result.verdict,
-            reason=result.reason,
-            events=result.events,
-            addresses=items.addresses,
-            tenant_id=items.tenant_id,
-        )
+        if isinstance(items, Reply):
+            return items
+        new = NewCallback(name, callback, _result_of(items), items.addresses, items.tenant_id)
         kept, stored = await asyncio.gather(
             self._callbacks.keep(new), self._items.store(name, items), return_exceptions=True
         )
@@ -113,15 +75,14 @@ class CallbackService:
             raise stored
         if isinstance(kept, BaseException):
             raise kept
-        call_id, faults = kept, stored
-        if faults:
-            await self._correct(call_id, _result_of(items, faults))
-        if faults or items.faults:
-            log.warning("callback_not_understood", provider=name, call_id=call_id)
+        if stored:
+            await self._correct(kept, _result_of(items, stored))
+        if stored or items.faults:
+            log.warning("callback_not_understood", provider=name, call_id=kept)
         return provider.reply
 
-    async def verify(self, tenant_id: int, call_id: int) -> SignatureCheck:
-        """Verify a kept callback with today's settings, at the time at which it came.
+    async def verify(self, tenant_id: int, call_id: int) -> CallbackResult:
+        """Verify a kept callback with today's settings, at the time at which it came; a genuine one counts as taken.
 
         Raises `WebhookCallNotFound`, `ProviderNotFound`.
         """
@@ -130,9 +91,8 @@ class CallbackService:
         try:
             await _verify(provider_of(kept.provider_type), _as_it_came(kept))
         except (CallbackRefused, CallbackUnverifiable) as error:
-            refusal = _refused(error)
-            return SignatureCheck(False, refusal.reason, refusal.seen, refusal.expected)
-        return SignatureCheck(True)
+            return _refused(error)
+        return CallbackResult(CallbackVerdict.TAKEN)
 
     async def replay(self, tenant_id: int, call_id: int, *, actor: str | None, client: str | None) -> CallbackResult:
         """Process a kept callback again. Its items are stored once, however often it is replayed.
@@ -143,15 +103,7 @@ class CallbackService:
         async with self._sessions() as session:
             kept = await get_callback(session, call_id, tenant_id)
         result, addresses = await self._process_again(kept)
-        changes = {
-            "verdict": result.verdict.value,
-            "reason": result.reason,
-            "seen": result.seen,
-            "expected": result.expected,
-            "events": result.events,
-            "addresses": sorted({*kept.addresses, *addresses}),
-            "replayed_at": func.now(),
-        }
+        changes = asdict(result) | {"addresses": sorted({*kept.addresses, *addresses}), "replayed_at": func.now()}
         async with self._sessions.begin() as session:
             is_it = (KeptCallback.tenant_id == tenant_id, KeptCallback.id == call_id)
             await session.execute(update(KeptCallback).where(*is_it).values(changes))
@@ -161,25 +113,30 @@ class CallbackService:
 
     async def _process_again(self, kept: KeptCallback) -> tuple[CallbackResult, set[str]]:
         name, callback = kept.provider_type, _as_it_came(kept)
-        provider = provider_of(name)
+        is_genuine = kept.verdict != CallbackVerdict.REFUSED
         try:
-            token = await _verify(provider, callback) if kept.verdict == CallbackVerdict.REFUSED else None
-            items = await self._read(name, provider, callback)
-            if isinstance(items, Reply):
-                return CallbackResult(CallbackVerdict.TAKEN), set()
-            await self._claim(name, token, items)
+            items = await self._verified_items(name, provider_of(name), callback, is_genuine=is_genuine)
         except (CallbackRefused, CallbackUnverifiable) as error:
             return _refused(error), set()
+        if isinstance(items, Reply):
+            return CallbackResult(CallbackVerdict.TAKEN), set()
         faults = await self._items.store(name, items)
         return _result_of(items, faults), items.addresses
 
-    async def _claim(self, name: str, token: str | None, items: StorableItems) -> None:
-        """Raises `CallbackRefused` for the token of a signature that came with other items before."""
-        if token is None or items.hash_of_ids is None:
-            return
-        async with self._sessions.begin() as session:
-            if not await claim_token(await session.connection(), name, token, items.hash_of_ids):
-                raise CallbackRefused("The token of its signature has come with something else.")
+    async def _verified_items(
+        self, name: str, provider: BaseProvider, callback: Callback, *, is_genuine: bool = False
+    ) -> StorableItems | Reply:
+        """The items of a callback, verified unless it is known to be genuine, or the reply in their place.
+
+        Raises what `_verify` raises, and `CallbackRefused` for a token that came with other items before.
+        """
+        token = None if is_genuine else await _verify(provider, callback)
+        items = await self._read(name, provider, callback)
+        if token is not None and isinstance(items, StorableItems) and items.hash_of_ids is not None:
+            async with self._sessions.begin() as session:
+                if not await claim_token(await session.connection(), name, token, items.hash_of_ids):
+                    raise CallbackRefused("The token of its signature has come with something else.")
+        return items
 
     async def _read(self, name: str, provider: BaseProvider, callback: Callback) -> StorableItems | Reply:
         try:
@@ -201,7 +158,7 @@ class CallbackService:
         correcting = (
             update(KeptCallback)
             .where(KeptCallback.tenant_id == Tenant.id, KeptCallback.id == call_id)
-            .values(verdict=result.verdict.value, reason=result.reason, events=result.events)
+            .values(asdict(result))
         )
         async with self._sessions.begin() as session:
             await session.execute(correcting)
@@ -236,12 +193,9 @@ def _result_of(items: StorableItems, faults: list[str] | None = None) -> Callbac
 
 
 def _refused(error: CallbackRefused | CallbackUnverifiable) -> CallbackResult:
-    seen, expected = _hints(error)
-    return CallbackResult(CallbackVerdict.REFUSED, storable_text(str(error)), storable_text(seen), expected)
-
-
-def _hints(error: CallbackRefused | CallbackUnverifiable) -> tuple[str | None, str | None]:
-    return (error.seen, error.expected) if isinstance(error, CallbackRefused) else (None, None)
+    seen, expected = (error.seen, error.expected) if isinstance(error, CallbackRefused) else (None, None)
+    reason = storable_text(str(error))
+    return CallbackResult(CallbackVerdict.REFUSED, reason, storable_text(seen), storable_text(expected))
 
 
 def _as_it_came(kept: KeptCallback) -> Callback:

@@ -18,7 +18,7 @@ from app.addresses import country_of
 from app.db.batches import TENANT
 from app.db.engine import is_unavailable
 from app.db.models import DailyBudget
-from app.domain import AddressType, NewMessage
+from app.domain import Address, AddressType
 from app.errors import DailyCapReached
 from app.segments import units_of
 from app.services.limits.leased_budget import LeasedBudget, Row
@@ -98,49 +98,48 @@ class DailyCaps:
                 raise
             log.warning("daily_units_lost", error=type(error).__name__)
 
-    async def set_aside(self, message: NewMessage) -> Charge | None:
+    async def set_aside(self, tenant_id: int, channel: str, recipient: Address, body: str) -> Charge | None:
         """The charge for a message, to be given back if the message is not stored; None where there is no cap.
 
         Raises `DailyCapReached`, or the error of a PostgreSQL that is away (`db.engine.is_unavailable`).
         """
-        capped = await self._capped(message)
+        capped = await self._capped(tenant_id, recipient)
         if capped is None:
             return None
         account, cap = capped
-        units = units_of(message.channel, message.body)
+        units = units_of(channel, body)
         leased = self._leased.get(account) or self._opened(account)
         parameters = account.parameters() | {"cap": cap}
         if units > cap or not await leased.take(units, parameters, first=_FIRST, most=_MOST):
             raise _reached(account.destination)
         return Charge(account, units)
 
-    async def refusal_of(self, message: NewMessage) -> DailyCapReached | None:
+    async def refusal_of(self, tenant_id: int, channel: str, recipient: Address, body: str) -> DailyCapReached | None:
         """The error that `set_aside` would raise for a message at this moment; nothing is set aside."""
-        capped = await self._capped(message)
+        capped = await self._capped(tenant_id, recipient)
         if capped is None:
             return None
         account, cap = capped
         async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
             used = (await connection.execute(_USED, account.parameters())).scalar() or 0
         held = self._leased[account].units if account in self._leased else 0
-        is_over = units_of(message.channel, message.body) > cap - used + held
+        is_over = units_of(channel, body) > cap - used + held
         return _reached(account.destination) if is_over else None
 
-    def give_back(self, charge: Charge) -> None:
+    def give_back(self, charge: Charge | None) -> None:
         """Take a charge back, because its message was not stored."""
-        if leased := self._leased.get(charge.account):
+        if charge and (leased := self._leased.get(charge.account)):
             leased.units += charge.units
 
-    async def _capped(self, message: NewMessage) -> tuple[Account, int] | None:
+    async def _capped(self, tenant_id: int, recipient: Address) -> tuple[Account, int] | None:
         """The account that a message counts in, and its cap; None where there is no cap."""
-        limits = await self._limits.of(message.tenant_id)
+        limits = await self._limits.of(tenant_id)
         if not limits.daily_caps:
             return None
-        recipient = message.recipient
         is_number = recipient.type == AddressType.PHONE
         destination = country_of(recipient.value, self._default_region) if is_number else recipient.type
         cap = limits.cap_of(destination)
-        return None if cap is None else (Account(message.tenant_id, datetime.now(UTC).date(), destination), cap)
+        return None if cap is None else (Account(tenant_id, datetime.now(UTC).date(), destination), cap)
 
     def _opened(self, account: Account) -> LeasedBudget:
         self._leased = {known: leased for known, leased in self._leased.items() if known.day >= account.day}

@@ -42,10 +42,6 @@ class ConversationService:
             limit=limit,
             cursor=cursor,
         )
-        if not page.rows:
-            await self._must_exist(conversation_id)
-        return page
-
-    async def _must_exist(self, conversation_id: int) -> None:
-        if await self._session.get(Conversation, (self._tenant_id, conversation_id)) is None:
+        if not page.rows and await self._session.get(Conversation, (self._tenant_id, conversation_id)) is None:
             raise ConversationNotFound("There is no conversation with this id.")
+        return page

@@ -12,31 +12,16 @@ import re
 import secrets
 import unicodedata
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Executable,
-    Float,
-    Integer,
-    LargeBinary,
-    Text,
-    any_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    select,
-)
+from sqlalchemy import ARRAY, BigInteger, Executable, Float, any_, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
-from sqlalchemy.types import TypeEngine
 
-from app.db.batches import SECOND, TENANT, given, rows
+from app.db.batches import SECOND, TENANT
 from app.db.models import File, Message
 from app.errors import FileStoreUnavailable, MessageFileNotFound
 from app.providers.base import InboundFile
@@ -66,19 +51,8 @@ class NewFile:
 
     @property
     def address(self) -> str:
-        return address_of(self.id, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class KeptFile:
-    """A stored file. `path` is None where it is in the database."""
-
-    tenant_id: int
-    id: str
-    name: str
-    content_type: str
-    size: int
-    path: str | None = field(repr=False)
+        """The path of the API that the file is served at."""
+        return f"/api/files/{self.id}/{quote(self.name, safe='')}"
 
 
 def new_files(
@@ -96,11 +70,6 @@ def new_files(
     return list(found.values())
 
 
-def address_of(id: str, name: str) -> str:
-    """The path of the API that a file is served at."""
-    return f"/api/files/{id}/{quote(name, safe='')}"
-
-
 def safe_name(written: str) -> str:
     """A file name without a path, invisible characters, or dots at its ends."""
     name = unicodedata.normalize("NFC", written.encode("utf-8", "replace").decode()).replace("\\", "/")
@@ -114,32 +83,6 @@ def safe_name(written: str) -> str:
 def _safe_type(written: str) -> str:
     kind = written.partition(";")[0].strip().lower()
     return kind if _MEDIA_TYPE.fullmatch(kind) else ANY_TYPE
-
-
-_IDS = bindparam("ids", type_=ARRAY(Text()))
-_KNOWN = select(File.id).where(File.tenant_id == TENANT, File.id == any_(_IDS))
-_COLUMNS: dict[str, TypeEngine[Any]] = {
-    "id": Text(),
-    "provider_type": Text(),
-    "provider_message_id": Text(),
-    "name": Text(),
-    "content_type": Text(),
-    "size": BigInteger(),
-    "content": LargeBinary(),
-    "path": Text(),
-}
-_new = rows(**_COLUMNS)
-_KEEP = (
-    insert(File)
-    .from_select(["tenant_id", *_COLUMNS], select(TENANT, *(_new.c[name] for name in _COLUMNS)))
-    .on_conflict_do_nothing()
-)
-_FIND = select(File.tenant_id, File.id, File.name, File.content_type, File.size, File.path).where(
-    File.tenant_id == TENANT, File.id == bindparam("id_", type_=Text())
-)
-_READ = select(
-    func.substring(File.content, bindparam("start", type_=Integer()), bindparam("length", type_=Integer()))
-).where(File.tenant_id == TENANT, File.id == bindparam("id_", type_=Text()))
 
 
 class FileStore:
@@ -158,13 +101,13 @@ class FileStore:
         for file in files:
             by_tenant.setdefault(file.tenant_id, []).append(file)
         for tenant_id, own in by_tenant.items():
+            stored = select(File.id).where(File.tenant_id == tenant_id, File.id.in_([file.id for file in own]))
             async with self._sessions() as session:
-                found = await session.execute(_KNOWN, {"tenant": tenant_id, "ids": [file.id for file in own]})
-                known = set(found.scalars())
-            for batch in _batches([file for file in own if file.id not in known]):
-                await self._keep(tenant_id, batch)
+                known = set(await session.scalars(stored))
+            for batch in _batches(file for file in own if file.id not in known):
+                await self._keep(batch)
 
-    async def _keep(self, tenant_id: int, files: Sequence[NewFile]) -> None:
+    async def _keep(self, files: Sequence[NewFile]) -> None:
         paths: list[str | None] = [None] * len(files)
         if self._directory is not None:
             try:
@@ -172,31 +115,21 @@ class FileStore:
             except OSError as error:
                 raise FileStoreUnavailable("Files can't be kept just now.") from error
         values = [
-            (
-                file.id,
-                file.provider_type,
-                file.provider_message_id,
-                file.name,
-                file.content_type,
-                len(file.content),
-                file.content if path is None else None,
-                path,
-            )
+            asdict(file) | {"size": len(file.content), "path": path} | ({} if path is None else {"content": None})
             for file, path in zip(files, paths, strict=True)
         ]
         async with self._sessions.begin() as session:
-            connection = await session.connection()
-            await connection.execute(_KEEP, given(tenant_id, list(_COLUMNS), values))
+            await session.execute(insert(File).on_conflict_do_nothing(), values)
 
-    async def find(self, tenant_id: int, file_id: str) -> KeptFile:
-        """Raises `MessageFileNotFound`, also for another tenant's."""
+    async def find(self, tenant_id: int, file_id: str) -> File:
+        """A file without its content. Raises `MessageFileNotFound`, also for another tenant's."""
         async with self._sessions() as session:
-            row = (await session.execute(_FIND, {"tenant": tenant_id, "id_": file_id})).one_or_none()
-        if row is None:
+            file = await session.get(File, (tenant_id, file_id))
+        if file is None:
             raise MessageFileNotFound("There is no file at this address.")
-        return KeptFile(*row)
+        return file
 
-    async def pieces(self, file: KeptFile) -> AsyncIterator[bytes]:
+    async def pieces(self, file: File) -> AsyncIterator[bytes]:
         """The bytes of a file, a megabyte at a time. They end early where the file is removed meanwhile."""
         for start in range(0, file.size, _PIECE):
             piece = await (self._piece(file, start) if file.path is None else _part(file.path, start))
@@ -204,11 +137,10 @@ class FileStore:
                 return
             yield piece
 
-    async def _piece(self, file: KeptFile, start: int) -> bytes | None:
-        parameters = {"tenant": file.tenant_id, "id_": file.id, "start": start + 1, "length": _PIECE}
+    async def _piece(self, file: File, start: int) -> bytes | None:
+        reading = select(func.substring(File.content, start + 1, _PIECE, type_=File.content.type))
         async with self._sessions() as session:
-            piece: bytes | None = (await session.execute(_READ, parameters)).scalar()
-        return piece
+            return await session.scalar(reading.where(File.tenant_id == file.tenant_id, File.id == file.id))
 
 
 def _batches(files: Iterable[NewFile]) -> Iterator[list[NewFile]]:

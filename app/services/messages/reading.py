@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -32,37 +32,29 @@ class MessageFilter:
 
     def of(self, tenant_id: int) -> Select[Message]:
         """The statement that selects a tenant's messages, in no order."""
-        conditions: list[ColumnElement[bool]] = [Message.tenant_id == tenant_id]
+        statement = select(Message).where(Message.tenant_id == tenant_id)
         if self.status is not None:
-            conditions.append(Message.status == self.status.value)
+            statement = statement.where(Message.status == self.status.value)
         if self.provider_type is not None:
-            asked_last = (
-                select(DeliveryAttempt.provider_type)
-                .where(
-                    DeliveryAttempt.tenant_id == tenant_id,
-                    DeliveryAttempt.message_id == Message.id,
-                    DeliveryAttempt.number == Message.attempt_count,
-                )
-                .scalar_subquery()
+            asked_last = select(DeliveryAttempt.provider_type).where(
+                DeliveryAttempt.tenant_id == tenant_id,
+                DeliveryAttempt.message_id == Message.id,
+                DeliveryAttempt.number == Message.attempt_count,
             )
-            conditions.append(func.coalesce(Message.provider_type, asked_last) == self.provider_type)
+            provider_type = func.coalesce(Message.provider_type, asked_last.scalar_subquery())
+            statement = statement.where(provider_type == self.provider_type)
         if self.conversation_id is not None:
-            conditions.append(Message.conversation_id == self.conversation_id)
+            statement = statement.where(Message.conversation_id == self.conversation_id)
         if self.since is not None:
-            conditions.append(Message.created_at >= self.since)
+            statement = statement.where(Message.created_at >= self.since)
         if self.until is not None:
-            conditions.append(Message.created_at < self.until)
-        return select(Message).where(*conditions)
+            statement = statement.where(Message.created_at < self.until)
+        return statement
 
 
 async def load_message(session: AsyncSession, tenant_id: int, message_id: int) -> Message:
     """A message with its attempts. Raises `MessageNotFound`."""
-    question = (
-        select(Message)
-        .where(Message.tenant_id == tenant_id, Message.id == message_id)
-        .options(selectinload(Message.attempts))
-    )
-    message = (await session.execute(question)).scalar_one_or_none()
+    message = await session.get(Message, (tenant_id, message_id), options=[selectinload(Message.attempts)])
     if message is None:
         raise MessageNotFound("There is no message with this id.")
     return message
@@ -71,20 +63,14 @@ async def load_message(session: AsyncSession, tenant_id: int, message_id: int) -
 async def load_timeline(session: AsyncSession, settings: Settings, tenant_id: int, message_id: int) -> list[Step]:
     """Every step of a message in order. Raises `MessageNotFound`."""
     message = await load_message(session, tenant_id, message_id)
-    receipts = (
-        select(StoredReceipt)
-        .where(StoredReceipt.tenant_id == tenant_id, StoredReceipt.message_id == message_id)
-        .order_by(StoredReceipt.id)
+    receipts = select(StoredReceipt).where(
+        StoredReceipt.tenant_id == tenant_id, StoredReceipt.message_id == message_id
     )
-    deeds = (
-        select(MessageEvent)
-        .where(MessageEvent.tenant_id == tenant_id, MessageEvent.message_id == message_id)
-        .order_by(MessageEvent.id)
-    )
-    said = (await session.scalars(receipts)).all()
-    done = (await session.scalars(deeds)).all()
+    deeds = select(MessageEvent).where(MessageEvent.tenant_id == tenant_id, MessageEvent.message_id == message_id)
+    said = (await session.scalars(receipts.order_by(StoredReceipt.id))).all()
+    done = (await session.scalars(deeds.order_by(MessageEvent.id))).all()
     blockers = await _blockers(await session.connection(), message, settings)
-    return timeline_of(message, message.attempts, said, done, blockers)
+    return timeline_of(message, said, done, blockers)
 
 
 async def _blockers(connection: AsyncConnection, message: Message, settings: Settings) -> list[str]:

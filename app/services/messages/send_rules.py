@@ -35,12 +35,12 @@ class SendRules:
     """Applies the rules to a message, before it is sent (`check`) or without sending it (`preview`)."""
 
     def __init__(
-        self, settings: Settings, addresses: AddressOwners, spending: DailyCaps, refusals: RefusalLog
+        self, settings: Settings, addresses: AddressOwners, daily_caps: DailyCaps, refusals: RefusalLog
     ) -> None:
         self._settings = settings
         self._addresses = addresses
         self._refusals = refusals
-        self.spending = spending
+        self.daily_caps = daily_caps
 
     async def check(self, message: NewMessage, *, actor: str | None, client: str | None) -> None:
         """Raises `ChannelNotServed`, or `InvalidRequest` for a sender that is not the tenant's own.
@@ -71,7 +71,9 @@ class SendRules:
             refused.append(_NOT_YOURS)
         if message is not None:
             refused += passed_times(message)
-            if cap_reached := await self.spending.refusal_of(message):
+            if cap_reached := await self.daily_caps.refusal_of(
+                message.tenant_id, message.channel, message.recipient, message.body
+            ):
                 refused.append(FieldError("body.to", cap_reached.detail))
             refused += _refused_by_provider(route, message)
         return SendPreview(route, is_own, refused)

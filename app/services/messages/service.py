@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, and_, case, func, null, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.addresses import any_address
@@ -23,7 +23,6 @@ from app.errors import (
 )
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
-from app.services.limits.daily_caps import Charge
 from app.services.messages.reading import MessageFilter, load_message, load_timeline
 from app.services.messages.send_rules import SendRules, passed_times
 from app.services.messages.timeline import Step
@@ -47,6 +46,7 @@ class MessageService:
         self._writer = writer
         self._sessions = sessions
         self._rules = rules
+        self._caps = rules.daily_caps
         self._settings = settings
         self._on_due = on_due
         self._waiting = 0
@@ -69,7 +69,7 @@ class MessageService:
         if (errors := passed_times(message)) and not await self._is_repeat(message):
             raise InvalidRequest("A time in this request has passed.", errors=errors)
         try:
-            charge = await self._rules.spending.set_aside(message)
+            charge = await self._caps.set_aside(message.tenant_id, message.channel, message.recipient, message.body)
         except DailyCapReached:
             if not await self._is_repeat(message):
                 raise
@@ -77,15 +77,11 @@ class MessageService:
         try:
             stored = await self.accept(message)
         except (IdempotencyConflict, Overloaded):  # after other errors it may have been stored
-            self._give_back(charge)
+            self._caps.give_back(charge)
             raise
         if stored.duplicate:
-            self._give_back(charge)
+            self._caps.give_back(charge)
         return stored
-
-    def _give_back(self, charge: Charge | None) -> None:
-        if charge is not None:
-            self._rules.spending.give_back(charge)
 
     async def accept(self, message: NewMessage) -> StoredMessage:
         """Store a message durably; `MessageWriter.write` describes duplicates and errors.
@@ -161,14 +157,10 @@ class MessageService:
 
     async def cancel(self, tenant_id: int, message_id: int) -> Message:
         """Cancel a message that has not left. Raises `MessageNotFound` and `NotCancelable`."""
-        may_have_left = (
-            select(DeliveryAttempt.number)
-            .where(
-                DeliveryAttempt.tenant_id == tenant_id,
-                DeliveryAttempt.message_id == Message.id,
-                DeliveryAttempt.outcome.in_([AttemptOutcome.UNKNOWN.value, AttemptOutcome.ACCEPTED.value]),
-            )
-            .exists()
+        may_have_left = exists().where(
+            DeliveryAttempt.tenant_id == tenant_id,
+            DeliveryAttempt.message_id == Message.id,
+            DeliveryAttempt.outcome.in_([AttemptOutcome.UNKNOWN.value, AttemptOutcome.ACCEPTED.value]),
         )
         canceled = (
             update(Message)
@@ -180,9 +172,8 @@ class MessageService:
         async with self._sessions.begin() as session:
             if (await session.execute(canceled)).scalar() is None:
                 message = await load_message(session, tenant_id, message_id)
-                raise NotCancelable(
-                    f"The message is {message.status}: only one that has not left can be called back."
-                )
+                reason = f"The message is {message.status}: only one that has not left can be called back."
+                raise NotCancelable(reason)
             await note(await session.connection(), tenant_id, MessageStatus.CANCELED, [message_id])
             return await load_message(session, tenant_id, message_id)
 
@@ -201,40 +192,23 @@ class MessageService:
             message = await load_message(session, tenant_id, message_id)
         if message.status not in _RETRIABLE:
             raise _not_retriable(message)
-        charge = await self._rules.spending.set_aside(self._as_new(message))
+        recipient = any_address(message.to_address, region=self._settings.default_region)
+        charge = await self._caps.set_aside(tenant_id, message.channel, recipient, message.body)
         try:
             message = await self._queue_again(tenant_id, message_id)
         except (MessageNotFound, NotRetriable):  # after other errors it may have been queued
-            self._give_back(charge)
+            self._caps.give_back(charge)
             raise
         self._on_due()
         return message
 
-    def _as_new(self, message: Message) -> NewMessage:
-        """A stored message as a new one, for the daily cap."""
-        sender, recipient = (
-            any_address(address, region=self._settings.default_region)
-            for address in (message.from_address, message.to_address)
-        )
-        return NewMessage(
-            Direction.OUTBOUND,
-            message.channel,
-            message.type,
-            sender,
-            recipient,
-            message.body,
-            tenant_id=message.tenant_id,
-        )
-
     async def _queue_again(self, tenant_id: int, message_id: int) -> Message:
         # A temporary failure says nothing of the attempts before it; a permanent one and a late answer do.
-        in_doubt = (
-            select(
-                and_(
-                    DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value,
-                    DeliveryAttempt.provider_message_id.is_(None),
-                )
-            )
+        is_in_doubt = and_(
+            DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value, DeliveryAttempt.provider_message_id.is_(None)
+        )
+        last_in_doubt = (
+            select(is_in_doubt)
             .where(
                 DeliveryAttempt.tenant_id == tenant_id,
                 DeliveryAttempt.message_id == Message.id,
@@ -255,7 +229,7 @@ class MessageService:
                 expires_at=null(),
                 attempt_limit=Message.attempt_count + self._settings.max_attempts,
                 worker_deaths=0,
-                retry_count=Message.retry_count + case((func.coalesce(in_doubt, False), 0), else_=1),
+                retry_count=Message.retry_count + case((func.coalesce(last_in_doubt, False), 0), else_=1),
             )
             .returning(Message.id)
         )

@@ -46,32 +46,27 @@ _WORDS = {
 
 
 def timeline_of(
-    message: Message,
-    attempts: Sequence[DeliveryAttempt],
-    events: Sequence[StoredReceipt],
-    deeds: Sequence[MessageEvent],
-    waits_for: Sequence[str] = (),
+    message: Message, events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent], waits_for: Sequence[str]
 ) -> list[Step]:
     """The steps in the order in which they happened here; the next attempt, if there is one, comes last.
 
     `waits_for` are the reasons why that one waits, as parts of its sentence.
     """
     steps, way = [_beginning(message)], None
-    for attempt in attempts:
+    for attempt in message.attempts:
         if way != (way := (attempt.provider_type, attempt.routed_because)):
             steps.append(_routing(attempt))
         steps += _attempt(attempt)
     steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
-    steps += _receipts(attempts, events, deeds)
+    steps += _receipts(message.attempts, events, deeds)
     steps.sort(key=lambda step: step.at)
     return steps + _next(message, waits_for, after=steps[-1].at)
 
 
 def _beginning(message: Message) -> Step:
     if message.direction == Direction.INBOUND:
-        return Step(
-            message.created_at, "received", f"It came in from {message.provider_type}.", message.provider_type
-        )
+        provider = message.provider_type
+        return Step(message.created_at, "received", f"It came in from {provider}.", provider)
     return Step(message.created_at, "accepted", "It was accepted and stored.")
 
 
@@ -89,22 +84,15 @@ def _attempt(attempt: DeliveryAttempt) -> list[Step]:
         return [start]
     seconds = (attempt.finished_at - attempt.started_at).total_seconds()
     said = f": {attempt.detail.rstrip('.')}" if attempt.detail else ""
+    named = f" as {attempt.provider_message_id}" if attempt.provider_message_id else ""
+    learned_later = f" It did,{named}." if named else ""
     sentence = {
-        AttemptOutcome.ACCEPTED: f"{provider} accepted it{_as(attempt.provider_message_id)}{said}.",
+        AttemptOutcome.ACCEPTED: f"{provider} accepted it{named}{said}.",
         AttemptOutcome.TEMPORARY: f"{provider} did not take it this time{said}.",
         AttemptOutcome.PERMANENT: f"{provider} refused it for good{said}.",
-        AttemptOutcome.UNKNOWN: f"Whether {provider} got it can't be told{said}.{_after_all(attempt)}",
+        AttemptOutcome.UNKNOWN: f"Whether {provider} got it can't be told{said}.{learned_later}",
     }[AttemptOutcome(attempt.outcome)]
     return [start, Step(attempt.finished_at, "outcome", sentence, provider, attempt.number, round(seconds, 3))]
-
-
-def _after_all(attempt: DeliveryAttempt) -> str:
-    """The result of an attempt in doubt that became known after it was closed."""
-    return f" It did, as {attempt.provider_message_id}." if attempt.provider_message_id else ""
-
-
-def _as(provider_message_id: str | None) -> str:
-    return f" as {provider_message_id}" if provider_message_id else ""
 
 
 def _receipts(
@@ -136,9 +124,8 @@ def _is_of_an_earlier_try(
     if not told_of:
         return False
     later = [each.started_at for each in attempts if each.number > told_of[-1].number]
-    later += [
-        each.created_at for each in deeds if each.kind == "retried" and each.created_at > told_of[-1].started_at
-    ]
+    retries = [each.created_at for each in deeds if each.kind == "retried"]
+    later += [moment for moment in retries if moment > told_of[-1].started_at]
     return any(moment <= event.received_at for moment in later)
 
 

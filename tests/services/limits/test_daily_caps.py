@@ -14,7 +14,7 @@ from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import Channel, Direction, NewMessage
 from app.errors import DailyCapReached
-from app.services.limits.daily_caps import DailyCaps, forget_daily_budgets
+from app.services.limits.daily_caps import Charge, DailyCaps, forget_daily_budgets
 from app.services.limits.tenant_limits import TenantLimitsCache
 from tests.cases import each_case
 from tests.wire import rows_of
@@ -57,12 +57,16 @@ def mail() -> NewMessage:
     return NewMessage(Direction.OUTBOUND, Channel.EMAIL, "email", sender, recipient, "Hello!")
 
 
+async def set_aside(daily_caps: DailyCaps, message: NewMessage) -> Charge | None:
+    return await daily_caps.set_aside(1, message.channel, message.recipient, message.body)
+
+
 async def allowed(daily_caps: DailyCaps, count: int, message: NewMessage | None = None) -> int:
     """Of so many messages at once, the number that the cap allows."""
 
     async def one() -> bool:
         try:
-            await daily_caps.set_aside(message or text())
+            await set_aside(daily_caps, message or text())
         except DailyCapReached:
             return False
         return True
@@ -109,7 +113,7 @@ async def test_who_stands_in_line_behind_a_row_that_does_not_answer_gives_up_tog
     with closing(psycopg2.connect(database_url)) as other:
         other.cursor().execute("LOCK TABLE daily_budgets")
         async with asyncio.timeout(60):  # one after another, they would take 80 seconds
-            calls = (daily_caps.set_aside(text()) for _ in range(600))
+            calls = (set_aside(daily_caps, text()) for _ in range(600))
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {TimeoutError}
     assert await allowed(daily_caps, 1) == 1
@@ -132,7 +136,7 @@ async def test_what_is_not_named_has_no_cap_and_is_not_counted(process: Process,
 
 async def test_what_was_not_stored_is_given_back(process: Process) -> None:
     daily_caps = await process(US=1)
-    charge = await daily_caps.set_aside(text())
+    charge = await set_aside(daily_caps, text())
     assert charge is not None
     assert await allowed(daily_caps, 1) == 0
     daily_caps.give_back(charge)
@@ -142,7 +146,7 @@ async def test_what_was_not_stored_is_given_back(process: Process) -> None:
 async def test_whoever_is_refused_is_told_to_come_back_after_midnight(process: Process) -> None:
     daily_caps = await process(US=0)
     with pytest.raises(DailyCapReached) as refused:
-        await daily_caps.set_aside(text())
+        await set_aside(daily_caps, text())
     assert refused.value.retry_after is not None
     now = datetime.now(UTC)
     midnight = 86_400 - (now.hour * 3600 + now.minute * 60 + now.second)

@@ -8,10 +8,12 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    FromClause,
     Integer,
     Interval,
     TableValuedAlias,
     Text,
+    and_,
     bindparam,
     case,
     column,
@@ -45,6 +47,12 @@ def given(tenant_id: int, names: Sequence[str], values: Iterable[Sequence[Any]])
 
 #: The tenant whose rows a statement touches.
 TENANT = bindparam("tenant", type_=BigInteger())
+
+
+def same(model: type[Any], other: FromClause, *names: str) -> ColumnElement[bool]:
+    """The condition that a row of the tenant has the values of another table in the columns of these names."""
+    return and_(model.tenant_id == TENANT, *(getattr(model, name) == other.c[name] for name in names))
+
 
 #: The channel of the messages.
 CHANNEL = bindparam("on_channel", type_=Text())

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import BigInteger, DateTime, Text, and_, func, select
+from sqlalchemy import BigInteger, DateTime, Text, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows
+from app.db.batches import TENANT, given, rows, same
 from app.db.models import Contact, Conversation, ConversationParticipant
 from app.domain import NewMessage, ParticipantRole
 
@@ -22,14 +22,7 @@ _wanted_pairs = rows(customer_address=Text(), contact_address=Text())
 #: The lock keeps an erasure from removing the rows until the end of the transaction. It blocks no other writer.
 _FIND_CONVERSATIONS = (
     select(Conversation.customer_address, Conversation.contact_address)
-    .join(
-        _wanted_pairs,
-        and_(
-            Conversation.tenant_id == TENANT,
-            Conversation.customer_address == _wanted_pairs.c.customer_address,
-            Conversation.contact_address == _wanted_pairs.c.contact_address,
-        ),
-    )
+    .join(_wanted_pairs, same(Conversation, _wanted_pairs, "customer_address", "contact_address"))
     .with_for_update(of=Conversation, read=True, key_share=True)
 )
 
@@ -58,14 +51,7 @@ _INSERT_PARTICIPANTS = insert(ConversationParticipant).from_select(
 _wanted_contacts = rows(address=Text(), address_type=Text())
 _FIND_CONTACTS = (
     select(Contact.address, Contact.address_type, Contact.id)
-    .join(
-        _wanted_contacts,
-        and_(
-            Contact.tenant_id == TENANT,
-            Contact.address == _wanted_contacts.c.address,
-            Contact.address_type == _wanted_contacts.c.address_type,
-        ),
-    )
+    .join(_wanted_contacts, same(Contact, _wanted_contacts, "address", "address_type"))
     .with_for_update(of=Contact, read=True, key_share=True)
 )
 
@@ -86,8 +72,9 @@ _INSERT_CONTACTS = (
 async def make_conversations(connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]) -> None:
     """Create the conversations of messages where they are missing, with their contacts."""
     by_key = {conversation_key(message): message for message in messages}
-    found = await _find_conversations(connection, tenant_id, by_key)
-    missing = sorted(key for key in by_key if key not in found)
+    parameters = given(tenant_id, ("customer_address", "contact_address"), by_key)
+    found = {(customer, contact) for customer, contact in await connection.execute(_FIND_CONVERSATIONS, parameters)}
+    missing = sorted(by_key.keys() - found)
     if not missing:
         return
     contacts = await _contact_ids(connection, tenant_id, [by_key[key] for key in missing])
@@ -107,13 +94,6 @@ async def make_conversations(connection: AsyncConnection, tenant_id: int, messag
     await connection.execute(_INSERT_PARTICIPANTS, parameters)
 
 
-async def _find_conversations(
-    connection: AsyncConnection, tenant_id: int, keys: Iterable[ConversationKey]
-) -> set[ConversationKey]:
-    parameters = given(tenant_id, ("customer_address", "contact_address"), keys)
-    return {(customer, contact) for customer, contact in await connection.execute(_FIND_CONVERSATIONS, parameters)}
-
-
 async def _contact_ids(
     connection: AsyncConnection, tenant_id: int, messages: Iterable[NewMessage]
 ) -> dict[ContactKey, int]:
@@ -124,12 +104,10 @@ async def _contact_ids(
         for address in (message.customer, message.contact)
     }
     found = await _find_contacts(connection, tenant_id, written)
-    missing = sorted(key for key in written if key not in found)
+    missing = sorted(written.keys() - found.keys())
     new = [(*key, written[key]) for key in missing]
-    inserted = await connection.execute(
-        _INSERT_CONTACTS, given(tenant_id, ("address", "address_type", "written"), new)
-    )
-    made = {(address, address_type): id for address, address_type, id in inserted}
+    parameters = given(tenant_id, ("address", "address_type", "written"), new)
+    made = {(row.address, row.address_type): row.id for row in await connection.execute(_INSERT_CONTACTS, parameters)}
     missed = [key for key in missing if key not in made]  # another writer committed them meanwhile
     return found | made | (await _find_contacts(connection, tenant_id, missed) if missed else {})
 
@@ -137,5 +115,5 @@ async def _contact_ids(
 async def _find_contacts(
     connection: AsyncConnection, tenant_id: int, keys: Iterable[ContactKey]
 ) -> dict[ContactKey, int]:
-    found = await connection.execute(_FIND_CONTACTS, given(tenant_id, ("address", "address_type"), keys))
-    return {(address, address_type): id for address, address_type, id in found}
+    parameters = given(tenant_id, ("address", "address_type"), keys)
+    return {(row.address, row.address_type): row.id for row in await connection.execute(_FIND_CONTACTS, parameters)}

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.types import TypeEngine
 
-from app.db.batches import TENANT, rows
+from app.db.batches import TENANT, rows, same
 from app.db.models import Conversation, Message
 from app.domain import Direction, MessageStatus, NewMessage
 
@@ -74,21 +74,12 @@ def message_values(message: NewMessage) -> tuple[Any, ...]:
 
 
 def _has_provider_id_of(other: FromClause) -> ColumnElement[bool]:
-    return and_(
-        Message.tenant_id == TENANT,
-        Message.provider_type == other.c.provider_type,
-        Message.provider_message_id == other.c.provider_message_id,
-        Message.provider_message_id.is_not(None),  # lets PostgreSQL use the partial index
-    )
+    has_id = Message.provider_message_id.is_not(None)  # lets PostgreSQL use the partial index
+    return and_(same(Message, other, "provider_type", "provider_message_id"), has_id)
 
 
 def _has_key_of(other: FromClause) -> ColumnElement[bool]:
-    return and_(
-        Message.tenant_id == TENANT,
-        Message.channel == other.c.channel,
-        Message.idempotency_key == other.c.idempotency_key,
-        Message.idempotency_key.is_not(None),
-    )
+    return and_(same(Message, other, "channel", "idempotency_key"), Message.idempotency_key.is_not(None))
 
 
 _wanted_ids = rows(provider_type=Text(), provider_message_id=Text())
@@ -104,14 +95,7 @@ _arriving = rows(customer_address=Text(), contact_address=Text(), **MESSAGE_COLU
 _pairs = select(_arriving.c.customer_address, _arriving.c.contact_address).distinct().subquery("pairs")
 _locked = (
     select(Conversation.id, Conversation.customer_address, Conversation.contact_address)
-    .join(
-        _pairs,
-        and_(
-            Conversation.tenant_id == TENANT,
-            Conversation.customer_address == _pairs.c.customer_address,
-            Conversation.contact_address == _pairs.c.contact_address,
-        ),
-    )
+    .join(_pairs, same(Conversation, _pairs, "customer_address", "contact_address"))
     .order_by(Conversation.id)
     .with_for_update(of=Conversation, key_share=True)
     .cte("locked")

@@ -52,7 +52,7 @@ async def get_callback(session: AsyncSession, call_id: int, tenant_id: int | Non
     statement = _EVERY_CALLBACK.where(KeptCallback.id == call_id)
     if tenant_id is not None:
         statement = statement.where(KeptCallback.tenant_id == tenant_id)
-    found = (await session.scalars(statement)).one_or_none()
+    found = await session.scalar(statement)
     if found is None:
         raise WebhookCallNotFound("There is no call with this id.")
     return found

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import InstrumentedAttribute, selectinload
 
 from app.db.models import Contact, Conversation, ConversationParticipant, File, Message, MessageEvent, StoredReceipt
-from app.db.paging import Page, fetch_page, rows_of_all
+from app.db.paging import Page, Row, fetch_page, rows_of_all
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
 from app.services.callbacks.kept_callbacks import count_callbacks_about
@@ -45,17 +46,12 @@ class ContactService:
         statement = select(Contact).where(*self._own())
         if address is not None:
             statement = statement.where(Contact.address == address.value, Contact.address_type == address.type)
-        async with self._sessions() as session:
-            return await fetch_page(
-                session, statement, order=(Contact.id,), newest_first=False, limit=limit, cursor=cursor
-            )
+        return await self._page(statement, (Contact.id,), limit, cursor)
 
     async def contact(self, contact_id: int) -> Contact:
         """Raises `ContactNotFound`, also for one that is being erased."""
         async with self._sessions() as session:
-            found = (
-                await session.scalars(select(Contact).where(*self._own(), Contact.id == contact_id))
-            ).one_or_none()
+            found = await session.scalar(select(Contact).where(*self._own(), Contact.id == contact_id))
         if found is None:
             raise ContactNotFound("There is no contact with this id.")
         return found
@@ -69,26 +65,15 @@ class ContactService:
         """The conversations in which it is the contact, the oldest first."""
         statement = (
             select(Conversation)
-            .join(
-                ConversationParticipant,
-                (ConversationParticipant.tenant_id == Conversation.tenant_id)
-                & (ConversationParticipant.conversation_id == Conversation.id),
-            )
+            .join(ConversationParticipant, ConversationParticipant.conversation_id == Conversation.id)
             .where(
                 Conversation.tenant_id == self._tenant_id,
+                ConversationParticipant.tenant_id == self._tenant_id,
                 ConversationParticipant.contact_id == contact_id,
                 ConversationParticipant.role == ParticipantRole.CONTACT.value,
             )
         )
-
-        async def page_at(cursor: str | None) -> Page[Conversation]:
-            async with self._sessions() as session:
-                order = (Conversation.id,)
-                return await fetch_page(
-                    session, statement, order=order, newest_first=False, limit=_CONVERSATIONS, cursor=cursor
-                )
-
-        return rows_of_all(page_at)
+        return rows_of_all(lambda cursor: self._page(statement, (Conversation.id,), _CONVERSATIONS, cursor))
 
     def exported_messages(self, conversation_id: int) -> AsyncIterator[MessageExport]:
         """The messages of a conversation, oldest first by `sent_at`; at most a page of them is in memory."""
@@ -99,37 +84,36 @@ class ContactService:
         )
 
         async def page_at(cursor: str | None) -> Page[MessageExport]:
-            async with self._sessions() as session:
-                order = (Message.sent_at, Message.id)
-                page = await fetch_page(
-                    session, statement, order=order, newest_first=False, limit=_MESSAGES, cursor=cursor
-                )
-                return Page(await self._completed(session, page.rows), page.next, page.previous)
+            page = await self._page(statement, (Message.sent_at, Message.id), _MESSAGES, cursor)
+            return Page(await self._completed(page.rows), page.next, page.previous)
 
         return rows_of_all(page_at)
 
-    async def _completed(self, session: AsyncSession, messages: Sequence[Message]) -> list[MessageExport]:
+    async def _page(
+        self, statement: Select[Row], order: Sequence[InstrumentedAttribute[Any]], limit: int, cursor: str | None
+    ) -> Page[Row]:
+        async with self._sessions() as session:
+            return await fetch_page(session, statement, order=order, newest_first=False, limit=limit, cursor=cursor)
+
+    async def _completed(self, messages: Sequence[Message]) -> list[MessageExport]:
         exports: dict[int | None, MessageExport] = {message.id: MessageExport(message) for message in messages}
         inbound = {
             (message.provider_type, message.provider_message_id): exports[message.id]
             for message in messages
             if message.direction == Direction.INBOUND
         }
-        files = select(File).where(
-            File.tenant_id == self._tenant_id, tuple_(File.provider_type, File.provider_message_id).in_(inbound)
-        )
-        receipts = select(StoredReceipt).where(
-            StoredReceipt.tenant_id == self._tenant_id, StoredReceipt.message_id.in_(exports)
-        )
-        events = select(MessageEvent).where(
-            MessageEvent.tenant_id == self._tenant_id, MessageEvent.message_id.in_(exports)
-        )
-        for file in await session.scalars(files.order_by(File.created_at, File.id)):
-            inbound[file.provider_type, file.provider_message_id].files.append(file)
-        for receipt in await session.scalars(receipts.order_by(StoredReceipt.id)):
-            exports[receipt.message_id].receipts.append(receipt)
-        for event in await session.scalars(events.order_by(MessageEvent.id)):
-            exports[event.message_id].history.append(event)
+        own = self._tenant_id
+        came_with = tuple_(File.provider_type, File.provider_message_id).in_(inbound)
+        files = select(File).where(File.tenant_id == own, came_with)
+        receipts = select(StoredReceipt).where(StoredReceipt.tenant_id == own, StoredReceipt.message_id.in_(exports))
+        events = select(MessageEvent).where(MessageEvent.tenant_id == own, MessageEvent.message_id.in_(exports))
+        async with self._sessions() as session:
+            for file in await session.scalars(files.order_by(File.created_at, File.id)):
+                inbound[file.provider_type, file.provider_message_id].files.append(file)
+            for receipt in await session.scalars(receipts.order_by(StoredReceipt.id)):
+                exports[receipt.message_id].receipts.append(receipt)
+            for event in await session.scalars(events.order_by(MessageEvent.id)):
+                exports[event.message_id].history.append(event)
         return list(exports.values())
 
     async def erase(self, contact_id: int, *, actor: str | None, client: str | None) -> Counter[str]:

@@ -35,7 +35,7 @@ class AdministrationService:
     async def create_tenant(self, name: str) -> Tenant:
         """Raises `TenantExists`."""
         adding = insert(Tenant).values(name=name).on_conflict_do_nothing().returning(Tenant)
-        tenant = (await self._session.scalars(adding)).one_or_none()
+        tenant = await self._session.scalar(adding)
         if tenant is None:
             raise TenantExists("There is a tenant of this name.")
         await self._record(tenant.id, "tenant_created", name=name)
@@ -43,16 +43,14 @@ class AdministrationService:
 
     async def set_retention(self, tenant_id: int, days: int | None) -> Tenant:
         """Keep a tenant's messages for so many days; None goes by the settings. Raises `TenantNotFound`."""
-        tenant = await self._changed(tenant_id, {"retention_days": days})
-        await self._record(tenant_id, "retention_set", days=days)
-        return tenant
+        return await self._change(tenant_id, {"retention_days": days}, "retention_set", days=days)
 
     async def tenant(self, name_or_id: str) -> Tenant:
         """The tenant of this name, or of this id. Raises `TenantNotFound`."""
         is_it = Tenant.name == name_or_id
         if name_or_id.isdecimal() and len(name_or_id) <= 18:
             is_it |= Tenant.id == int(name_or_id)
-        found = (await self._session.scalars(select(Tenant).where(is_it).order_by(Tenant.id))).first()
+        found = await self._session.scalar(select(Tenant).where(is_it).order_by(Tenant.id))
         if found is None:
             raise TenantNotFound("There is no such tenant.")
         return found
@@ -62,9 +60,7 @@ class AdministrationService:
 
         They take effect in every process within three seconds. Raises `TenantNotFound`.
         """
-        tenant = await self._changed(tenant_id, limits)
-        await self._record(tenant_id, "limits_set", **limits)
-        return tenant
+        return await self._change(tenant_id, limits, "limits_set", **limits)
 
     async def keys(self, tenant_id: int | None, *, limit: int, cursor: str | None = None) -> Page[ApiKey]:
         """The keys of a tenant, or all, the newest first; revoked ones too."""
@@ -103,7 +99,7 @@ class AdministrationService:
         if revoked is not None:
             await self._record(tenant_id, "key_revoked", key_id=key_id, prefix=revoked.prefix)
             return revoked
-        known = (await self._session.scalars(select(ApiKey).where(*is_it))).one_or_none()
+        known = await self._session.scalar(select(ApiKey).where(*is_it))
         if known is None:
             raise KeyNotFound("There is no key with this id.")
         return known
@@ -123,33 +119,21 @@ class AdministrationService:
         another tenant owns the address.
         """
         await self._must_exist(tenant_id)
-        adding = (
-            insert(TenantAddress)
-            .values(tenant_id=tenant_id, address=address.value, address_type=address.type)
-            .on_conflict_do_nothing()
-            .returning(TenantAddress)
-        )
-        added = (await self._session.scalars(adding)).one_or_none()
+        values = {"tenant_id": tenant_id, "address": address.value, "address_type": address.type}
+        adding = insert(TenantAddress).values(values).on_conflict_do_nothing().returning(TenantAddress)
+        added = await self._session.scalar(adding)
         if added is not None:
             await self._record(tenant_id, "address_added", address_id=added.id, address_type=added.address_type)
             return added
-        own = select(TenantAddress).where(
-            TenantAddress.tenant_id == tenant_id,
-            TenantAddress.address == address.value,
-            TenantAddress.address_type == address.type,
-        )
-        known = (await self._session.scalars(own)).one_or_none()
+        known = await self._session.scalar(select(TenantAddress).filter_by(**values))
         if known is None:
             raise AddressTaken("This address belongs to another tenant.")
         return known
 
     async def remove_address(self, tenant_id: int, address_id: int) -> TenantAddress:
         """Take an address from a tenant. It then counts as tenant 1's. Raises `AddressNotFound`."""
-        removing = (
-            delete(TenantAddress)
-            .where(TenantAddress.tenant_id == tenant_id, TenantAddress.id == address_id)
-            .returning(TenantAddress)
-        )
+        is_it = (TenantAddress.tenant_id == tenant_id, TenantAddress.id == address_id)
+        removing = delete(TenantAddress).where(*is_it).returning(TenantAddress)
         removed = (await self._session.scalars(removing)).one_or_none()
         if removed is None:
             raise AddressNotFound("There is no address with this id.")
@@ -167,11 +151,12 @@ class AdministrationService:
         """Record that a provider was resumed. Providers belong to the installation, so the event is tenant 1's."""
         await self._record(DEFAULT_TENANT_ID, "provider_resumed", provider=name)
 
-    async def _changed(self, tenant_id: int, values: Mapping[str, object]) -> Tenant:
+    async def _change(self, tenant_id: int, values: Mapping[str, object], kind: str, **detail: object) -> Tenant:
         changing = update(Tenant).where(Tenant.id == tenant_id).values(**values).returning(Tenant)
         tenant = (await self._session.scalars(changing)).one_or_none()
         if tenant is None:
             raise TenantNotFound("There is no tenant with this id.")
+        await self._record(tenant_id, kind, **detail)
         return tenant
 
     async def _must_exist(self, tenant_id: int) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 from pydantic import Field, JsonValue, SecretStr, field_validator
 from pydantic_core import from_json
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -35,7 +35,7 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.http_client import LONGEST_ID, HttpProvider, exchange, outcome_of
 from app.providers.toolbox.models import HttpVendorSettings
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
@@ -53,10 +53,8 @@ _REFUSED = {MessageStatus.FAILED, MessageStatus.UNDELIVERED, MessageStatus.EXPIR
 Path = Annotated[str, Field(pattern=r"^[^.\[\]]+(\.[^.\[\]]+|\[[0-9]+\])*$")]
 
 
-class HttpSettings(HttpVendorSettings):
+class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     """Each setting as HTTP_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="HTTP_")
 
     #: `https://sms.example/send?to={to}`; like the body it may have a key in it.
     url: str | None = Field(None, repr=False)
@@ -162,7 +160,7 @@ class GenericProvider(HttpProvider[HttpSettings]):
         if settings.id_path is None:
             return ProviderResult()
         id_ = _text(_at(content, settings.id_path))
-        if not id_ or len(id_) > 512:
+        if not id_ or len(id_) > LONGEST_ID:
             raise UnknownOutcome(f"{response.status_code} without an id at HTTP_ID_PATH.")
         return ProviderResult(id_)
 

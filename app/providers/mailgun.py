@@ -15,8 +15,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
 import httpx
-from pydantic import Field, SecretStr
-from pydantic_settings import SettingsConfigDict
+from pydantic import AliasPath, Field, SecretStr
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -35,7 +34,7 @@ from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
 from app.providers.toolbox.multipart import parts_of
-from app.providers.toolbox.verification import must_be_recent, must_match, secrets_in
+from app.providers.toolbox.verification import first_secret, must_be_recent, must_match, secrets_in
 
 #: The missing ones (clicked, complained, unsubscribed, stored) do not change the status, and neither does a temporary
 #: `failed`.
@@ -54,10 +53,8 @@ RETRIED_FOR = timedelta(hours=8, minutes=5)
 _REFERENCE = "reference"
 
 
-class MailgunSettings(HttpVendorSettings):
+class MailgunSettings(HttpVendorSettings, env_prefix="MAILGUN_"):
     """Each setting as MAILGUN_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="MAILGUN_")
 
     api_key: SecretStr | None = None
     #: The domain that sends, as Mailgun lists it; the sandbox's works too.
@@ -66,10 +63,6 @@ class MailgunSettings(HttpVendorSettings):
     signing_key: SecretStr | None = None
     #: https://api.eu.mailgun.net for domains of that region.
     api_url: ApiUrl = "https://api.mailgun.net"
-
-
-class _Accepted(VendorModel):
-    id: VendorId
 
 
 class _Signature(VendorModel):
@@ -84,23 +77,6 @@ class _Signed(VendorModel):
     signature: _Signature
 
 
-class _Headers(VendorModel):
-    message_id: VendorId | None = Field(None, alias="message-id")
-
-
-class _Message(VendorModel):
-    headers: _Headers = _Headers()
-
-
-class _DeliveryStatus(VendorModel):
-    message: str | None = None
-    description: str | None = None
-
-
-class _Rejection(VendorModel):
-    reason: str | None = None
-
-
 class _Event(VendorModel):
     id: VendorId
     event: str
@@ -108,9 +84,10 @@ class _Event(VendorModel):
     severity: str | None = None
     reason: str | None = None
     recipient: str | None = None
-    message: _Message = _Message()
-    delivery_status: _DeliveryStatus = Field(_DeliveryStatus(), alias="delivery-status")
-    reject: _Rejection = _Rejection()
+    message_id: VendorId | None = Field(None, validation_alias=AliasPath("message", "headers", "message-id"))
+    description: str | None = Field(None, validation_alias=AliasPath("delivery-status", "description"))
+    answer: str | None = Field(None, validation_alias=AliasPath("delivery-status", "message"))
+    rejection: str | None = Field(None, validation_alias=AliasPath("reject", "reason"))
     #: An empty list where a mail has none.
     user_variables: dict[str, Any] | list[Any] = Field({}, alias="user-variables")
 
@@ -127,16 +104,15 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         mail = await self._composer.mail(payload)
-        assert self._settings.api_key is not None
         request = self.client.build_request(
             "POST",
             f"{self._settings.api_url}/v3/{self._settings.domain}/messages",
             data=_fields(mail, payload.idempotency_key),
             files=[("attachment", (file.name, file.content, file.content_type)) for file in mail.files] or None,
-            headers={"Authorization": basic("api", self._settings.api_key.get_secret_value())},
+            headers={"Authorization": basic("api", first_secret(self._settings.api_key))},
         )
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.id.strip("<>"))
+        id = await self.submit(request, "id", failure=_failure_of)
+        return ProviderResult(id.strip("<>"))
 
     async def verify(self, callback: Callback) -> str:
         """The result is the token: the signature does not cover the body."""
@@ -197,15 +173,14 @@ def _signature_in(callback: Callback) -> _Signature:
 def _receipt(raw: dict[str, Any]) -> Receipt:
     event = _Event.model_validate(raw)
     variables = event.user_variables if isinstance(event.user_variables, dict) else {}
-    reference, status = variables.get(_REFERENCE), event.delivery_status
+    reference = variables.get(_REFERENCE)
     is_temporary = event.event == "failed" and event.severity == "temporary"
-    id = event.message.headers.message_id
     return Receipt(
         event_id=f"{event.id}:{event.timestamp}",  # an id is unique within a day only
         status=None if is_temporary else STATUSES.get(event.event),
-        provider_message_id=id.strip("<>") if id else None,
+        provider_message_id=event.message_id.strip("<>") if event.message_id else None,
         idempotency_key=reference if isinstance(reference, str) else None,
-        detail=status.description or status.message or event.reject.reason or event.reason,
+        detail=event.description or event.answer or event.rejection or event.reason,
         occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.recipient,

@@ -20,8 +20,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import AliasPath, Field, SecretStr
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, SecretStr
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -67,19 +66,13 @@ _MEDIA = re.compile(r"Media([0-9]{1,3})", re.ASCII)
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class PlivoSettings(HttpVendorSettings):
+class PlivoSettings(HttpVendorSettings, env_prefix="PLIVO_"):
     """Each setting as PLIVO_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="PLIVO_")
 
     auth_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
     #: Two with a space between them during a rotation, first the one to send with.
     auth_token: SecretStr | None = None
     api_url: ApiUrl = "https://api.plivo.com"
-
-
-class _Accepted(VendorModel):
-    id: _Id = Field(validation_alias=AliasPath("message_uuid", 0))
 
 
 class _ReceiptCallback(VendorModel):
@@ -127,8 +120,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
         authorization = basic(str(settings.auth_id), first_secret(settings.auth_token))
         headers = {"Authorization": authorization, "Accept": "application/json"}
         request = self.client.build_request("POST", url, json=message, headers=headers)
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.id)
+        return ProviderResult(await self.submit(request, "message_uuid", 0, failure=_failure_of))
 
     def verify(self, callback: Callback) -> None:
         tokens = secrets_in(PLIVO_AUTH_TOKEN=self._settings.auth_token)

@@ -10,29 +10,27 @@ Postmark signs nothing. A callback has a shared secret instead: a password in th
 
 import base64
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import httpx
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
 from app.providers.base import (
     BaseProvider,
     Callback,
     CallbackItem,
-    CredentialsRefused,
     OutboundMessage,
     ProviderFailure,
     ProviderResult,
     Receipt,
-    TemporaryFailure,
+    UnknownOutcome,
 )
 from app.providers.mail.inbound import postmark_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
-from app.providers.toolbox.http_client import outcome_of
+from app.providers.toolbox.http_client import outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
-from app.providers.toolbox.verification import must_be_secret, password_of, secrets_in
+from app.providers.toolbox.verification import first_secret, must_be_secret, password_of, secrets_in
 
 #: By `RecordType`. The missing ones (Click, SpamComplaint, SubscriptionChange) do not change the status.
 STATUSES = {"Delivery": MessageStatus.DELIVERED, "Open": MessageStatus.READ}
@@ -54,7 +52,6 @@ BOUNCES = {
 TOKEN_HEADER = "x-webhook-token"  # noqa: S105 - a name
 
 _MAINTENANCE = 100
-_TOO_MANY_REQUESTS = 429
 #: A bad token, an account that is out of credit, pending, or may not send.
 _REFUSES_US = {10, 405, 412, 413}
 #: The name of our reference among a mail's metadata.
@@ -62,10 +59,8 @@ _REFERENCE = "reference"
 _LONGEST_METADATA = 80
 
 
-class PostmarkSettings(HttpVendorSettings):
+class PostmarkSettings(HttpVendorSettings, env_prefix="POSTMARK_"):
     """Each setting as POSTMARK_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="POSTMARK_")
 
     server_token: SecretStr | None = None
     message_stream: str = "outbound"
@@ -80,11 +75,6 @@ class _Answer(VendorModel):
 
     def __str__(self) -> str:
         return f"{self.error_code} {self.message}"[:200]
-
-
-class _Accepted(VendorModel):
-    error_code: Literal[0] = Field(alias="ErrorCode")
-    message_id: VendorId = Field(alias="MessageID")
 
 
 class _Event(VendorModel):
@@ -111,18 +101,16 @@ class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
 
     async def send(self, payload: OutboundMessage) -> ProviderResult:
         mail = await self._composer.mail(payload)
-        assert self._settings.server_token is not None
         request = self.client.build_request(
             "POST",
             f"{self._settings.api_url}/email",
             json=_submission(mail, payload.idempotency_key, self._settings.message_stream),
             headers={
                 "Accept": "application/json",
-                "X-Postmark-Server-Token": self._settings.server_token.get_secret_value(),
+                "X-Postmark-Server-Token": first_secret(self._settings.server_token),
             },
         )
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.message_id)
+        return ProviderResult(await self.submit(request, "MessageID", failure=_failure_of))
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(POSTMARK_WEBHOOK_TOKEN=self._settings.webhook_token)
@@ -176,14 +164,13 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     try:
         answer = _Answer.model_validate_json(response.content)
     except ValidationError:
-        return outcome_of(response)
-    if answer.error_code in _REFUSES_US:
-        return CredentialsRefused(str(answer))
-    if answer.error_code == _MAINTENANCE:
-        return TemporaryFailure(str(answer))
-    if answer.error_code == _TOO_MANY_REQUESTS:
-        return TemporaryFailure(str(answer), throttled=True)
-    return outcome_of(response, str(answer))
+        return outcome_of(response) or UnknownOutcome(f"{response.status_code} without an id, and without a code.")
+    failure = outcome_of_code(
+        response, answer.error_code, str(answer), throttled={429}, temporary={_MAINTENANCE}, refuses_us=_REFUSES_US
+    )
+    if failure is None and answer.error_code != 0:
+        return UnknownOutcome(f"{response.status_code} without an id: {answer}")
+    return failure
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

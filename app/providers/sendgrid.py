@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, Ellip
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -45,7 +44,7 @@ from app.providers.base import (
 )
 from app.providers.mail.inbound import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
-from app.providers.toolbox.http_client import bearer, exchange, outcome_of, reason_in
+from app.providers.toolbox.http_client import LONGEST_ID, bearer, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
@@ -70,10 +69,8 @@ _AFTER_THE_ID = re.compile(r"\.(filter|recvd)")
 _NO_SUBJECT = "(no subject)"
 
 
-class SendgridSettings(HttpVendorSettings):
+class SendgridSettings(HttpVendorSettings, env_prefix="SENDGRID_"):
     """Each setting as SENDGRID_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="SENDGRID_")
 
     api_key: SecretStr | None = None
     #: The public key of the Signed Event Webhook, in base64; two with a space between them during a rotation.
@@ -112,11 +109,9 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
             json=_submission(mail, payload.idempotency_key),
             headers={"Authorization": bearer(self._settings.api_key)},
         )
-        response = await exchange(self.client, request)
-        if failure := _failure_of(response):
-            raise failure
+        response = await self.answer(request, _failure_of)
         id = response.headers.get("x-message-id", "")
-        if not 0 < len(id) <= 512:
+        if not 0 < len(id) <= LONGEST_ID:
             raise UnknownOutcome(f"{response.status_code} without an id.")
         return ProviderResult(id)
 

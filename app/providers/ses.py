@@ -20,7 +20,6 @@ from typing import Any
 import httpx
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import from_json
-from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -40,6 +39,7 @@ from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, UtcTime, VendorId, VendorModel
 from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription, notification_in
+from app.providers.toolbox.verification import first_secret
 
 #: The missing ones (Click, Complaint, DeliveryDelay, Subscription) do not change the status. A transient bounce is an
 #: end state, too: it comes after SES's own retries.
@@ -67,10 +67,8 @@ _TAG = re.compile(r"[A-Za-z0-9_.@-]{1,256}")
 _TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
 
 
-class SesSettings(HttpVendorSettings):
+class SesSettings(HttpVendorSettings, env_prefix="SES_"):
     """Each setting as SES_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="SES_")
 
     region: str | None = Field(None, pattern=r"^[a-z0-9-]{3,32}$")
     access_key_id: str | None = None
@@ -82,10 +80,6 @@ class SesSettings(HttpVendorSettings):
     topic_arn: str = ""
     #: Unset: https://email.<region>.amazonaws.com.
     api_url: ApiUrl | None = None
-
-
-class _Accepted(VendorModel):
-    id: VendorId = Field(alias="MessageId")
 
 
 class _Mail(VendorModel):
@@ -120,8 +114,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
         if self._settings.configuration_set:
             submission["ConfigurationSetName"] = self._settings.configuration_set
         request = self._request(json.dumps(submission).encode())
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.id)
+        return ProviderResult(await self.submit(request, "MessageId", failure=_failure_of))
 
     async def verify(self, callback: Callback) -> None:
         await self._topics.verify(callback, self.client)
@@ -146,27 +139,22 @@ class SesProvider(HttpMailProvider[SesSettings]):
 
     def _request(self, body: bytes) -> httpx.Request:
         settings = self._settings
-        assert settings.region is not None
-        assert settings.access_key_id is not None
-        assert settings.secret_access_key is not None
         credentials = AwsCredentials(
-            settings.access_key_id,
-            settings.secret_access_key.get_secret_value(),
-            settings.session_token.get_secret_value() if settings.session_token else None,
+            str(settings.access_key_id),
+            first_secret(settings.secret_access_key),
+            first_secret(settings.session_token) or None,
         )
-        url = httpx.URL(
-            f"{settings.api_url or f'https://email.{settings.region}.amazonaws.com'}/v2/email/outbound-emails"
-        )
-        headers = signed_headers(credentials, settings.region, "ses", "POST", url, body, datetime.now(UTC))
+        api_url = settings.api_url or f"https://email.{settings.region}.amazonaws.com"
+        url = httpx.URL(f"{api_url}/v2/email/outbound-emails")
+        headers = signed_headers(credentials, str(settings.region), "ses", "POST", url, body, datetime.now(UTC))
         return self.client.build_request("POST", url, content=body, headers=headers)
 
 
 def configured() -> BaseProvider | None:
     """The provider, if SES_REGION, SES_ACCESS_KEY_ID and SES_SECRET_ACCESS_KEY are set."""
     settings = SesSettings()
-    return (
-        SesProvider(settings) if settings.region and settings.access_key_id and settings.secret_access_key else None
-    )
+    is_complete = settings.region and settings.access_key_id and settings.secret_access_key
+    return SesProvider(settings) if is_complete else None
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import httpx
-from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -22,7 +21,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.simulated.behaviours import SimulatorSettings
-from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of, reason_in
+from app.providers.toolbox.http_client import HttpProvider, outcome_of, reason_in
 from app.providers.toolbox.models import VendorId, VendorModel
 
 STATUSES = {
@@ -33,16 +32,14 @@ STATUSES = {
 }
 
 
-class _Accepted(VendorModel):
-    """The answer to POST /messages."""
-
+class _Message(VendorModel):
     id: VendorId
 
 
 class _Found(VendorModel):
     """The answer to GET /messages?reference=."""
 
-    messages: list[_Accepted]
+    messages: list[_Message]
 
 
 class _ReceiptBody(VendorModel):
@@ -54,9 +51,7 @@ class _ReceiptBody(VendorModel):
     occurred_at: AwareDatetime | None = None
 
 
-class _InboundBody(VendorModel):
-    model_config = ConfigDict(validate_by_name=True)
-
+class _InboundBody(VendorModel, validate_by_name=True):
     provider_message_id: VendorId = Field(alias="id")
     channel: str
     type: str
@@ -97,15 +92,13 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
             "reference": payload.idempotency_key,
         }
         request = self.client.build_request("POST", self._url, json=submission, headers=headers)
-        return ProviderResult((await self.submit(request, _Accepted, failure=_failure)).id)
+        return ProviderResult(await self.submit(request, "id", failure=_failure))
 
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
         """As `BaseProvider` promises. Raises `TemporaryFailure` where the simulator gives no usable answer."""
         request = self.client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
         try:
-            response = await exchange(self.client, request)
-            if failure := _failure(response):
-                raise failure
+            response = await self.answer(request, _failure)
             found = _Found.model_validate_json(response.content)
         except (UnknownOutcome, PermanentFailure, ValidationError) as error:  # about the look-up, not the message
             raise TemporaryFailure(f"The look-up failed: {error}") from error
@@ -116,7 +109,7 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
 
     def parse(self, callback: Callback) -> Sequence[CallbackItem]:
         """The receipts and messages of a callback, which holds one or a list of them."""
-        content = from_json(callback.body, allow_inf_nan=False)
+        content = callback.json()
         items = content if isinstance(content, list) else [content]
         return [_item(each) for each in _CALLBACK.validate_python(items)]
 

@@ -18,25 +18,22 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import httpx
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic import AliasPath, Field, SecretStr, ValidationError
 
 from app.providers.base import (
     BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
-    CredentialsRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
     ProviderFailure,
     ProviderResult,
     Reply,
-    TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of
+from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
@@ -78,10 +75,8 @@ _Id = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,40}$")]
 _Timestamp = Annotated[str, Field(pattern=r"^[0-9]{1,11}\.[0-9]{1,9}$")]
 
 
-class SlackSettings(HttpVendorSettings):
+class SlackSettings(HttpVendorSettings, env_prefix="SLACK_"):
     """Each setting as SLACK_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="SLACK_")
 
     #: `xoxb-...`, with the scope `chat:write`.
     bot_token: SecretStr | None = None
@@ -92,14 +87,10 @@ class SlackSettings(HttpVendorSettings):
     api_url: str = Field("https://slack.com/api", pattern=r"^https?://[^/]+(/[^/]+)*$")
 
 
-class _Metadata(VendorModel):
-    messages: list[str] = Field(default_factory=list)
-
-
 class _Answer(VendorModel):
     ok: bool
     error: str | None = None
-    response_metadata: _Metadata = _Metadata()
+    messages: list[str] = Field([], validation_alias=AliasPath("response_metadata", "messages"))
 
 
 class _Accepted(VendorModel):
@@ -163,7 +154,11 @@ class SlackProvider(HttpProvider[SlackSettings]):
         }
         url = f"{self._settings.api_url}/chat.postMessage"
         request = self.client.build_request("POST", url, json=_written(payload), headers=headers)
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
+        response = await self.answer(request, _failure_of)
+        try:
+            accepted = _Accepted.model_validate_json(response.content)
+        except ValidationError:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
         return ProviderResult(f"{accepted.channel}:{accepted.ts}")
 
     def verify(self, callback: Callback) -> None:
@@ -229,16 +224,13 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     if answer.ok:
         return None
     error = answer.error or "an error without a name"
-    detail = "; ".join([error, *answer.response_metadata.messages])[:300]
-    if error in THROTTLED:
-        return TemporaryFailure(detail, throttled=True)
-    if error in TEMPORARY:
-        return TemporaryFailure(detail)
+    detail = "; ".join([error, *answer.messages])[:300]
     if error in IN_DOUBT:
         return UnknownOutcome(detail)
-    if error in REFUSES_US:
-        return CredentialsRefused(detail)
-    return PermanentFailure(detail)
+    failure = outcome_of_code(
+        response, error, detail, throttled=THROTTLED, temporary=TEMPORARY, refuses_us=REFUSES_US
+    )
+    return failure or PermanentFailure(detail)
 
 
 def _inbound(message: _Message, app_id: str) -> InboundMessage:

@@ -21,7 +21,6 @@ from aiosmtplib import (
     SMTPTimeoutError,
 )
 from pydantic import Field, SecretStr
-from pydantic_settings import SettingsConfigDict
 
 from app.providers.base import (
     BaseProvider,
@@ -47,10 +46,8 @@ _STARTS_WITH_A_DOT = re.compile(rb"^\.", re.MULTILINE)
 _LONGEST_REASON = 200
 
 
-class SmtpSettings(VendorSettings):
+class SmtpSettings(VendorSettings, env_prefix="SMTP_"):
     """The server, each setting as SMTP_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="SMTP_")
 
     host: str | None = None
     #: Unset: 587 for starttls, 465 for tls, 25 for none.

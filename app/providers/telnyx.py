@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 import httpx
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import AliasPath, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -26,7 +25,6 @@ from app.providers.base import (
     CallbackItem,
     CallbackRefused,
     CallbackUnverifiable,
-    CredentialsRefused,
     InboundMessage,
     OutboundMessage,
     PermanentFailure,
@@ -37,7 +35,7 @@ from app.providers.base import (
     UnknownOutcome,
     hint,
 )
-from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, temporary_failure
+from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import must_be_recent, only_header, reference_in, with_reference
 
@@ -57,18 +55,14 @@ STATUSES = {
 #: can't be used just now. The others come in receipts: a spam filter that says it is temporary, the carrier's server
 #: away, the carrier's limit.
 TEMPORARY_ERRORS = {"10007", "10008", "10011", "40002", "40006", "40011", "40318", "40320"}
-_TOO_MANY_REQUESTS = {"10011", "40011", "40318"}
+THROTTLED = {"10011", "40011", "40318"}
 #: Errors of the account. The secret of the profile is missing or wrong; the profile or the account is switched off;
 #: the profile has reached its daily spending limit.
 REFUSES_US = {"40311", "40312", "40313", "40314", "40333"}
-#: Errors of one message, such as a recipient who has said STOP, also where the status refuses our account.
-_OF_THE_MESSAGE = "40"
 
 
-class TelnyxSettings(HttpVendorSettings):
+class TelnyxSettings(HttpVendorSettings, env_prefix="TELNYX_"):
     """Each setting as TELNYX_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="TELNYX_")
 
     api_key: SecretStr | None = None
     #: The key that verifies callbacks, in base64; two with a space between them during a rotation.
@@ -78,9 +72,7 @@ class TelnyxSettings(HttpVendorSettings):
     api_url: ApiUrl = "https://api.telnyx.com"
 
 
-class _Error(VendorModel):
-    model_config = ConfigDict(hide_input_in_errors=True, coerce_numbers_to_str=True)
-
+class _Error(VendorModel, coerce_numbers_to_str=True):
     code: str = ""
     title: str = ""
     detail: str | None = None
@@ -91,10 +83,6 @@ class _Error(VendorModel):
 
 class _Errors(VendorModel):
     errors: list[_Error] = Field(min_length=1)
-
-
-class _Accepted(VendorModel):
-    id: VendorId = Field(validation_alias=AliasPath("data", "id"))
 
 
 class _Party(VendorModel):
@@ -159,8 +147,7 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
         url = f"{self._settings.api_url}/v2/messages"
         headers = {"Authorization": bearer(self._settings.api_key), "Idempotency-Key": payload.idempotency_key}
         request = self.client.build_request("POST", url, json=message, headers=headers)
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.id)
+        return ProviderResult(await self.submit(request, "data", "id", failure=_failure_of))
 
     def verify(self, callback: Callback) -> None:
         keys = _keys(self._settings.public_key)
@@ -200,14 +187,12 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     # An earlier request with this key was accepted with another body, or is still in progress.
     if response.status_code in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY} and "dempoten" in str(error):
         return UnknownOutcome(str(error))
-    if error.code in TEMPORARY_ERRORS:
-        return temporary_failure(response, str(error), throttled=error.code in _TOO_MANY_REQUESTS)
-    if error.code in REFUSES_US:
-        return CredentialsRefused(str(error))
-    failure = outcome_of(response, str(error))
-    if isinstance(failure, TemporaryFailure) or not error.code.startswith(_OF_THE_MESSAGE):
+    failure = outcome_of_code(
+        response, error.code, str(error), throttled=THROTTLED, temporary=TEMPORARY_ERRORS, refuses_us=REFUSES_US
+    )
+    if isinstance(failure, TemporaryFailure) or error.code in REFUSES_US or not error.code.startswith("40"):
         return failure
-    return PermanentFailure(str(error))
+    return PermanentFailure(str(error))  # such as a recipient who has said STOP, also with a 403
 
 
 def _keys(setting: str | None) -> list[Ed25519PublicKey]:

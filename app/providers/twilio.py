@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import structlog
 from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -29,7 +28,6 @@ from app.providers.base import (
     CallbackRefused,
     InboundMessage,
     OutboundMessage,
-    PermanentFailure,
     ProviderFailure,
     ProviderResult,
     Receipt,
@@ -37,7 +35,7 @@ from app.providers.base import (
     TemporaryFailure,
     hint,
 )
-from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, temporary_failure
+from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import (
     first_secret,
@@ -72,7 +70,7 @@ PERMANENT_ERRORS = {
     *(21211, 21408, 21606, 21608, 21610, 21612, 21614, 21617, 21620, 21623),
     *(30003, 30004, 30005, 30006, 30007, 30008, 30019, 30032, 30034, 63016),
 }
-_TOO_MANY_REQUESTS = 20429
+THROTTLED = {20429}
 
 #: A page of the list has fifty messages of up to 1,600 characters, each of which may be escaped.
 _PAGE_SIZE = 50
@@ -87,13 +85,11 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _Rfc2822 = Annotated[AwareDatetime, BeforeValidator(lambda written: parsedate_to_datetime(written))]
 
 
-class TwilioSettings(HttpVendorSettings):
+class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_"):
     """Each setting as TWILIO_ and its name.
 
     Requests use the API key where there is one. Callbacks are always signed with the auth token or a shared key.
     """
-
-    model_config = SettingsConfigDict(env_prefix="TWILIO_")
 
     account_sid: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
     #: Two with a space between them during a rotation, first the one to send with.
@@ -105,10 +101,6 @@ class TwilioSettings(HttpVendorSettings):
     #: The service whose rules (opt-out, compliance, senders) apply to the messages.
     messaging_service_sid: str | None = None
     api_url: ApiUrl = "https://api.twilio.com"
-
-
-class _Accepted(VendorModel):
-    sid: VendorId
 
 
 class _ReceiptCallback(VendorModel):
@@ -187,8 +179,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
             form["StatusCallback"] = with_reference(payload.callback_url, payload.idempotency_key)
         url = f"{self._settings.api_url}{self._account}/Messages.json"
         request = self.client.build_request("POST", url, data=form, headers=self._headers)
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.sid)
+        return ProviderResult(await self.submit(request, "sid", failure=_failure_of))
 
     def verify(self, callback: Callback) -> None:
         if _is_by_shared_key(callback):
@@ -291,11 +282,9 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     except ValidationError:
         return outcome_of(response)
     detail = f"{refusal.code} {refusal.message[:200]}".strip()
-    if refusal.code in TEMPORARY_ERRORS:
-        return temporary_failure(response, detail, throttled=refusal.code == _TOO_MANY_REQUESTS)
-    if refusal.code in PERMANENT_ERRORS:
-        return PermanentFailure(detail)
-    return outcome_of(response, detail)
+    return outcome_of_code(
+        response, refusal.code, detail, throttled=THROTTLED, temporary=TEMPORARY_ERRORS, permanent=PERMANENT_ERRORS
+    )
 
 
 def _is_by_shared_key(callback: Callback) -> bool:

@@ -25,9 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import to_json
-from pydantic_settings import SettingsConfigDict
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -44,7 +43,7 @@ from app.providers.base import (
     Receipt,
     hint,
 )
-from app.providers.toolbox.http_client import HttpProvider, outcome_of, temporary_failure
+from app.providers.toolbox.http_client import HttpProvider, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorModel
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
 
@@ -56,9 +55,8 @@ STATUSES = {
     "rejected": MessageStatus.FAILED,
 }
 
-#: Throttled, and an error of Vonage's own: temporary with any status.
-TEMPORARY_ERRORS = {"1000", "1030"}
-_THROTTLED = "1000"
+#: Temporary with any status: too many requests, and an error of Vonage's own.
+THROTTLED, TEMPORARY = {"1000"}, {"1030"}
 
 #: Vonage retries a callback for a day, and doesn't say whether it signs it again.
 RETRIED_FOR = timedelta(hours=24)
@@ -70,10 +68,8 @@ _MEDIA = ("image", "audio", "video", "file", "vcard")
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class VonageSettings(HttpVendorSettings):
+class VonageSettings(HttpVendorSettings, env_prefix="VONAGE_"):
     """Each setting as VONAGE_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="VONAGE_")
 
     application_id: str | None = None
     #: The application's private key as PEM, with line breaks or \\n, or the path of a file with it.
@@ -83,12 +79,8 @@ class VonageSettings(HttpVendorSettings):
     api_url: ApiUrl = "https://api.nexmo.com"
 
 
-class _Model(VendorModel):
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-
-class _Accepted(_Model):
-    message_uuid: _Id
+class _Model(VendorModel, coerce_numbers_to_str=True):
+    """Ids and codes may come as numbers."""
 
 
 class _Problem(_Model):
@@ -171,8 +163,7 @@ class VonageProvider(HttpProvider[VonageSettings]):
         url = f"{self._settings.api_url}/v1/messages"
         headers = {"Authorization": f"Bearer {self._jwt()}", "Accept": "application/json"}
         request = self.client.build_request("POST", url, json=message, headers=headers)
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.message_uuid)
+        return ProviderResult(await self.submit(request, "message_uuid", failure=_failure_of))
 
     def verify(self, callback: Callback) -> None:
         secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
@@ -267,9 +258,7 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
         problem = _Problem.model_validate_json(response.content)
     except ValidationError:
         return outcome_of(response)
-    if problem.code in TEMPORARY_ERRORS:
-        return temporary_failure(response, str(problem), throttled=problem.code == _THROTTLED)
-    return outcome_of(response, str(problem))
+    return outcome_of_code(response, problem.code, str(problem), throttled=THROTTLED, temporary=TEMPORARY)
 
 
 def _base64url(content: bytes) -> str:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
 from app.providers.base import (
@@ -27,7 +27,6 @@ from app.providers.base import (
     Callback,
     CallbackItem,
     CallbackRefused,
-    CredentialsRefused,
     InboundMessage,
     OutboundMessage,
     ProviderFailure,
@@ -36,8 +35,8 @@ from app.providers.base import (
     Reply,
     Unread,
 )
-from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, temporary_failure
-from app.providers.toolbox.models import HttpVendorSettings, VendorId, VendorModel, moment_of
+from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
+from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
 from app.providers.toolbox.verification import (
     must_be_secret,
     must_match,
@@ -74,10 +73,8 @@ _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 _Id = Annotated[str, Field(min_length=1, max_length=400)]
 
 
-class WhatsappSettings(HttpVendorSettings):
+class WhatsappSettings(HttpVendorSettings, env_prefix="WHATSAPP_"):
     """Each setting as WHATSAPP_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="WHATSAPP_")
 
     access_token: SecretStr | None = None
     #: Our numbers with their ids: `+12016661234:106540352242922`, spaces between them.
@@ -99,22 +96,14 @@ class WhatsappSettings(HttpVendorSettings):
         return {number: id_ for number, _, id_ in pairs}
 
 
-class _Accepted(VendorModel):
-    id: VendorId = Field(validation_alias=AliasPath("messages", 0, "id"))
-
-
-class _ErrorData(VendorModel):
-    details: str | None = None
-
-
 class _Error(VendorModel):
     code: int
     title: str | None = None
     message: str | None = None
-    error_data: _ErrorData = _ErrorData()
+    details: str | None = Field(None, validation_alias=AliasPath("error_data", "details"))
 
     def __str__(self) -> str:
-        said = self.error_data.details or self.title or self.message
+        said = self.details or self.title or self.message
         return f"{self.code} {said}".strip()[:300] if said else str(self.code)
 
 
@@ -122,13 +111,9 @@ class _Refused(VendorModel):
     error: _Error
 
 
-class _Metadata(VendorModel):
-    display_phone_number: str
-    phone_number_id: str
-
-
 class _Value(VendorModel):
-    metadata: _Metadata
+    phone_number: str = Field(validation_alias=AliasPath("metadata", "display_phone_number"))
+    phone_number_id: str = Field(validation_alias=AliasPath("metadata", "phone_number_id"))
     messages: list[dict[str, Any]] = Field(default_factory=list)
     statuses: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -240,8 +225,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
             json=_written(payload),
             headers={"Authorization": bearer(self._settings.access_token)},
         )
-        accepted = await self.submit(request, _Accepted, failure=_failure_of)
-        return ProviderResult(accepted.id)
+        return ProviderResult(await self.submit(request, "messages", 0, "id", failure=_failure_of))
 
     def verify(self, callback: Callback) -> None:
         if callback.method == "GET":  # a handshake is not signed: its address has a token
@@ -270,8 +254,8 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
         except ValidationError as error:
             yield Unread(str(error))
             return
-        number = self._numbers.get(value.metadata.phone_number_id)
-        ours = number or f"+{re.sub(r'[^0-9]', '', value.metadata.display_phone_number)}"
+        number = self._numbers.get(value.phone_number_id)
+        ours = number or f"+{re.sub(r'[^0-9]', '', value.phone_number)}"
         for raw in value.messages:
             try:
                 if message := _inbound(_Message.model_validate(raw), ours):
@@ -334,13 +318,9 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
         error = _Refused.model_validate_json(response.content).error
     except ValidationError:
         return outcome_of(response)
-    if error.code in THROTTLED:
-        return temporary_failure(response, str(error), throttled=True)
-    if error.code in TEMPORARY:
-        return temporary_failure(response, str(error))
-    if error.code in REFUSES_US:
-        return CredentialsRefused(str(error))
-    return outcome_of(response, str(error))
+    return outcome_of_code(
+        response, error.code, str(error), throttled=THROTTLED, temporary=TEMPORARY, refuses_us=REFUSES_US
+    )
 
 
 def _moment(timestamp: str) -> datetime | None:

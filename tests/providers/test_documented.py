@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import app.providers.registry  # noqa: F401 - it imports every vendor
+from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.toolbox.models import HttpVendorSettings, VendorSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def vendors(base: type[VendorSettings] = VendorSettings) -> Iterator[type[VendorSettings]]:
     for each in base.__subclasses__():
-        if each is not HttpVendorSettings:
+        if each not in {HttpVendorSettings, SimulatorSettings}:  # the simulator has a page of its own
             yield each
         yield from vendors(each)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from email.utils import getaddresses
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AliasPath, Field, TypeAdapter
 
 from app.domain import Channel, MessageType
 from app.providers.base import Callback, InboundFile, InboundMessage
@@ -33,6 +33,7 @@ from app.providers.mail.parts import (
     time_of,
 )
 from app.providers.mail.quotes import split_quoted
+from app.providers.toolbox.models import VendorModel
 from app.providers.toolbox.multipart import FormPart, parts_of
 
 #: Characters of a message. The whole text of a longer mail is in a file.
@@ -44,11 +45,7 @@ _LONGEST_ID = 512
 _HEADER_FIELDS = ("from", "subject", "Date", "Message-Id")
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
-
-
-class _Envelope(_Lenient):
+class _Envelope(VendorModel):
     to: list[str]
     sender: str = Field("", alias="from")
 
@@ -101,18 +98,18 @@ def mailgun_inbound(callback: Callback) -> list[InboundMessage]:
     return _messages(mail, recipients, sender, attachments=urls)
 
 
-class _PostmarkHeader(_Lenient):
+class _PostmarkHeader(VendorModel):
     name: str = Field(alias="Name")
     value: str = Field(alias="Value")
 
 
-class _PostmarkFile(_Lenient):
+class _PostmarkFile(VendorModel):
     name: str = Field("", alias="Name")
     content: str = Field(alias="Content", repr=False)
     content_type: str = Field("", alias="ContentType")
 
 
-class _PostmarkMail(_Lenient):
+class _PostmarkMail(VendorModel):
     sender: str = Field(alias="From")
     to: str = Field("", alias="To")
     original_recipient: str = Field("", alias="OriginalRecipient")
@@ -138,22 +135,10 @@ def postmark_inbound(payload: Mapping[str, Any]) -> list[InboundMessage]:
     return _messages(mail, [address for _, address in getaddresses([recipients[:10_000]])])
 
 
-class _SesAction(_Lenient):
-    encoding: str = "UTF8"
-
-
-class _SesReceipt(_Lenient):
-    recipients: list[str]
-    action: _SesAction = _SesAction()
-
-
-class _SesMail(_Lenient):
-    source: str = ""
-
-
-class _SesNotification(_Lenient):
-    mail: _SesMail
-    receipt: _SesReceipt
+class _SesNotification(VendorModel):
+    source: str = Field("", validation_alias=AliasPath("mail", "source"))
+    recipients: list[str] = Field(validation_alias=AliasPath("receipt", "recipients"))
+    encoding: str = Field("UTF8", validation_alias=AliasPath("receipt", "action", "encoding"))
     content: str = Field(repr=False)
 
 
@@ -163,9 +148,9 @@ def ses_inbound(notification: Mapping[str, Any]) -> list[InboundMessage]:
     Raises `ValueError`, also for the notification of another action, which does not contain the mail.
     """
     received = _SesNotification.model_validate(notification)
-    is_base64 = received.receipt.action.encoding.upper() == "BASE64"
+    is_base64 = received.encoding.upper() == "BASE64"
     raw = _from_base64(received.content) if is_base64 else received.content.encode("utf-8", "surrogateescape")
-    return _messages(read_mail(raw), received.receipt.recipients, received.mail.source)
+    return _messages(read_mail(raw), received.recipients, received.source)
 
 
 def _messages(

@@ -17,7 +17,6 @@ from urllib.parse import quote
 import httpx
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from app.providers.base import OutboundMessage, PermanentFailure
 from app.providers.mail.html_source import looks_like_html, text_of_html
@@ -38,10 +37,8 @@ _NO_TEXT = "(no text)"
 _LONG_BODY = 20_000  # characters
 
 
-class MailSettings(VendorSettings):
+class MailSettings(VendorSettings, env_prefix="MAIL_"):
     """Settings for all mail vendors, each read from MAIL_ and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="MAIL_")
 
     #: Fetch attachments and send them along; otherwise mails link to them.
     fetch_attachments: bool = False

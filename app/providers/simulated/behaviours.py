@@ -5,7 +5,9 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
+
+from app.providers.toolbox.models import HttpVendorSettings
 
 
 class Behaviour(StrEnum):
@@ -72,24 +74,21 @@ def magic_behaviour(to_address: str) -> Behaviour | None:
     return None
 
 
-class SimulatorSettings(BaseSettings):
-    """The carrier's settings, each read from SIMULATOR_ and its name, such as `SIMULATOR_MIX`."""
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-    model_config = SettingsConfigDict(
-        env_prefix="SIMULATOR_", env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
-    )
+
+class SimulatorSettings(HttpVendorSettings, env_prefix="SIMULATOR_"):
+    """The carrier's settings, each read from SIMULATOR_ and its name, such as `SIMULATOR_MIX`."""
 
     #: ENV, as for the service. In production every recipient is `ok` and nothing comes back.
     environment: str = Field("development", validation_alias="ENV")
     #: The HTTP simulator's address, such as http://127.0.0.1:9100. Without it there is no provider `simulator`.
     url: str | None = Field(None, pattern=r"^https?://[^/]")
-    #: The provider `simulator` waits this long for the next piece of an answer.
-    timeout_seconds: float = Field(10, gt=0)
 
     #: Another seed draws other behaviours.
     seed: int = 0
     #: Behaviours and their weights for recipients that are not magic: `ok:0.9 failing:0.1`.
-    mix: Annotated[dict[Behaviour, Annotated[float, Field(ge=0, allow_inf_nan=False)]], NoDecode] = {Behaviour.OK: 1}
+    mix: Annotated[dict[Behaviour, Weight], NoDecode] = Field({Behaviour.OK: 1})
     #: A repeated key gets the first answer's id and sends nothing.
     honours_idempotency_key: bool = True
     #: Messages that the in-process carriers remember. The HTTP simulator remembers all.

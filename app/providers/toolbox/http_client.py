@@ -3,14 +3,14 @@
 import asyncio
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import httpx
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr
 from pydantic_core import from_json
 
 from app.providers.base import (
@@ -21,12 +21,15 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.toolbox.models import HttpVendorSettings
 from app.providers.toolbox.transport import new_client
 
 #: A day. A larger value is a vendor's mistake, and must not hold a queue for years.
 LONGEST_RETRY_AFTER = 86_400.0
 #: An answer to `send` is an id and a few words. A larger one is not read to its end, unless more was expected.
 LARGEST_ANSWER = 65_536
+#: Of a message, in characters.
+LONGEST_ID = 512
 _LONGEST_REASON = 200
 
 _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -126,15 +129,41 @@ def temporary_failure(response: httpx.Response, detail: str, *, throttled: bool 
     return TemporaryFailure(detail, retry_after=wait, throttled=throttled)
 
 
+def outcome_of_code(
+    response: httpx.Response,
+    code: object,
+    detail: str,
+    *,
+    throttled: Container[object] = (),
+    temporary: Container[object] = (),
+    refuses_us: Container[object] = (),
+    permanent: Container[object] = (),
+) -> ProviderFailure | None:
+    """The failure that a vendor's own code means, or else the status: a code says more, with any status."""
+    if code in throttled or code in temporary:
+        return temporary_failure(response, detail, throttled=code in throttled)
+    if code in refuses_us:
+        return CredentialsRefused(detail)
+    if code in permanent:
+        return PermanentFailure(detail)
+    return outcome_of(response, detail)
+
+
 def reason_in(response: httpx.Response, *path: str | int) -> str | None:
-    """The beginning of the text at a path in a JSON answer, such as `"errors", 0, "message"`, or None."""
+    """The beginning of the text at a path in a JSON answer, or None."""
+    text = text_at(response, *path)
+    return text and text[:_LONGEST_REASON]
+
+
+def text_at(response: httpx.Response, *path: str | int) -> str | None:
+    """The text at a path in a JSON answer, such as `"errors", 0, "message"`, or None."""
     try:
         found = from_json(response.content)
         for step in path:
             found = found[step]
     except (ValueError, TypeError, KeyError, IndexError):
         return None
-    return found[:_LONGEST_REASON] if isinstance(found, str) else None
+    return found if isinstance(found, str) else None
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -160,13 +189,7 @@ def bounded(seconds: float) -> float:
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
-class _HasTimeout(Protocol):
-    @property
-    def timeout_seconds(self) -> float: ...
-
-
-ProviderSettings = TypeVar("ProviderSettings", bound=_HasTimeout)
-Accepted = TypeVar("Accepted", bound=BaseModel)
+ProviderSettings = TypeVar("ProviderSettings", bound=HttpVendorSettings)
 #: The failure that an answer means; None for one that accepts the message.
 FailureOf = Callable[[httpx.Response], ProviderFailure | None]
 
@@ -189,21 +212,27 @@ class HttpProvider(BaseProvider, Generic[ProviderSettings]):
             self._made = loop, new_client(self._settings.timeout_seconds)
         return self._made[1]
 
-    async def submit(
-        self, request: httpx.Request, accepted: type[Accepted], *, failure: FailureOf = outcome_of
-    ) -> Accepted:
-        """Send a request that hands a message over; the answer that accepts it, as a model with the vendor's id.
+    async def answer(self, request: httpx.Request, failure: FailureOf = outcome_of) -> httpx.Response:
+        """Send a request; the answer, if it is no failure.
 
         `failure` reads the vendor's own codes, where they say more than the status. Raises the failure that the
-        answer means, what `exchange` raises, and `UnknownOutcome` for an answer that can't be read.
+        answer means, and what `exchange` raises.
         """
         response = await exchange(self.client, request)
         if found := failure(response):
             raise found
-        try:
-            return accepted.model_validate_json(response.content)
-        except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        return response
+
+    async def submit(self, request: httpx.Request, *id_path: str | int, failure: FailureOf = outcome_of) -> str:
+        """Send a request that hands a message over; the vendor's id, at a path in the JSON answer (`"data", "id"`).
+
+        Raises as `answer` does, and `UnknownOutcome` for an answer without an id.
+        """
+        response = await self.answer(request, failure)
+        id = text_at(response, *id_path)
+        if not id or len(id) > LONGEST_ID:
+            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.")
+        return id
 
     async def close(self) -> None:
         made, self._made = self._made, None

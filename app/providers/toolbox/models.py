@@ -3,21 +3,17 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic_settings import BaseSettings
 
 from app.domain import is_possible_date
 
 
-class VendorSettings(BaseSettings):
+class VendorSettings(BaseSettings, env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True):
     """A vendor's settings, from the environment and `.env`.
 
-    A subclass names its prefix: `model_config = SettingsConfigDict(env_prefix="TWILIO_")`.
+    A subclass names its prefix: `class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_")`.
     """
-
-    model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
-    )
 
 
 class HttpVendorSettings(VendorSettings):
@@ -27,10 +23,8 @@ class HttpVendorSettings(VendorSettings):
     timeout_seconds: float = Field(10, gt=0)
 
 
-class VendorModel(BaseModel):
+class VendorModel(BaseModel, hide_input_in_errors=True):
     """A part of a vendor's document. Its errors do not quote the document, which may hold a message or a secret."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 def _in_utc(time: datetime) -> datetime:

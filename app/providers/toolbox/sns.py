@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from app.providers.base import (
     Callback,
@@ -26,7 +26,7 @@ from app.providers.base import (
     hint,
 )
 from app.providers.toolbox.http_client import exchange
-from app.providers.toolbox.models import UtcTime
+from app.providers.toolbox.models import UtcTime, VendorModel
 from app.providers.toolbox.verification import TOLERANCE
 
 #: A notification has the time of its publication, also in a retry. SNS retries for an hour.
@@ -40,10 +40,8 @@ _TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
 _MOST_CERTIFICATES = 16
 
 
-class Notification(BaseModel):
+class Notification(VendorModel, strict=True):
     """The envelope of a notification."""
-
-    model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=True)
 
     type: Literal["Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"] = Field(alias="Type")
     message_id: str = Field(alias="MessageId", min_length=1, max_length=512)

@@ -360,7 +360,7 @@ async def send_through(provider: BaseProvider, payload: OutboundMessage, *, thre
     else:
         if provider not in _threads:
             _threads[provider] = ThreadPoolExecutor(threads, thread_name_prefix=type(provider).__name__)
-        running = _threads[provider].submit(copy_context().run, _send, provider, payload)
+        running = _threads[provider].submit(copy_context().run, provider.send, payload)
         try:
             answer = await asyncio.wrap_future(running)
         except asyncio.CancelledError:
@@ -371,10 +371,6 @@ async def send_through(provider: BaseProvider, payload: OutboundMessage, *, thre
     if not isinstance(result, ProviderResult):  # it did not raise, so it may have taken the message
         raise UnknownOutcome(f"`send` returned {type(result).__name__} where a ProviderResult belongs.")
     return result
-
-
-def _send(provider: BaseProvider, payload: OutboundMessage) -> Sending:
-    return provider.send(payload)
 
 
 #: One pool each, so that a provider that blocks its threads blocks no other.

@@ -22,7 +22,6 @@ from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -117,10 +116,8 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     @classmethod
     def _names_only_the_reference(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, value in headers.items():
-            if (
-                not f"{name}{value.get_secret_value()}".isascii()
-                or not f"{name}{value.get_secret_value()}".isprintable()
-            ):
+            written = name + value.get_secret_value()
+            if not (written.isascii() and written.isprintable()):
                 raise ValueError("a header has visible ASCII characters")
             _must_be_known(value.get_secret_value(), {"reference"})
         return headers
@@ -143,7 +140,7 @@ class GenericProvider(HttpProvider[HttpSettings]):
         self.honours_idempotency_key = settings.honours_reference
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
-        values = _values(payload, without=_prefix_of(self._settings.channels.get(payload.channel)))
+        values = self._values(payload)
         # In a path these would lead to another address.
         return {end: "There is no such address." for end in ("from", "to") if values[end] in {"", ".", ".."}}
 
@@ -164,9 +161,21 @@ class GenericProvider(HttpProvider[HttpSettings]):
             raise UnknownOutcome(f"{response.status_code} without an id at HTTP_ID_PATH.")
         return ProviderResult(id_)
 
+    def _values(self, payload: OutboundMessage) -> dict[str, JsonValue]:
+        prefix = _prefix_of(self._settings.channels.get(payload.channel))
+        return {
+            "from": payload.from_address.removeprefix(prefix),
+            "to": payload.to_address.removeprefix(prefix),
+            "body": payload.body,
+            "subject": payload.subject,
+            "attachments": list(payload.attachments),
+            "reference": payload.idempotency_key,
+            "callback_url": payload.callback_url,
+        }
+
     def _request(self, payload: OutboundMessage) -> httpx.Request:
         settings = self._settings
-        values = _values(payload, without=_prefix_of(settings.channels.get(payload.channel)))
+        values = self._values(payload)
         url = _PLACEHOLDER.sub(lambda found: quote(_joined(values[found[1]]), safe=""), settings.url or "")
         headers = {
             name: _PLACEHOLDER.sub(lambda _: payload.idempotency_key, value.get_secret_value())
@@ -177,13 +186,9 @@ class GenericProvider(HttpProvider[HttpSettings]):
         body = _filled(settings.body, lambda text: _with_values(text, values))
         if settings.body_as == "json":
             return self.client.build_request(settings.method, url, headers=headers, json=body)
-        form = urlencode([(name, _joined(value)) for name, value in body.items()])
-        return self.client.build_request(
-            settings.method,
-            url,
-            headers={"Content-Type": "application/x-www-form-urlencoded"} | headers,
-            content=form.encode(),
-        )
+        form = urlencode([(name, _joined(value)) for name, value in body.items()]).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} | headers
+        return self.client.build_request(settings.method, url, headers=headers, content=form)
 
     def verify(self, callback: Callback) -> None:
         keys = [_key_of(secret) for secret in secrets_in(HTTP_SECRET=self._settings.secret)]
@@ -227,11 +232,11 @@ class GenericProvider(HttpProvider[HttpSettings]):
             status=settings.statuses.get(status),
             provider_message_id=id_,
             idempotency_key=reference,
-            raw=_as_raw(item),
+            raw=item if isinstance(item, dict) else {"event": item},
         )
 
 
-def configured() -> BaseProvider | None:
+def configured() -> GenericProvider | None:
     """The provider, if HTTP_URL is set."""
     settings = HttpSettings()
     return None if settings.url is None else GenericProvider(settings)
@@ -246,18 +251,6 @@ def _must_be_known(text: str, names: set[str]) -> str:
 def _prefix_of(kind: str | None) -> str:
     """The prefix of our addresses that the vendor's don't have: `device:`, or none for numbers and mail addresses."""
     return "" if kind is None or kind in _KINDS.values() else f"{kind}:"
-
-
-def _values(payload: OutboundMessage, *, without: str) -> dict[str, JsonValue]:
-    return {
-        "from": payload.from_address.removeprefix(without),
-        "to": payload.to_address.removeprefix(without),
-        "body": payload.body,
-        "subject": payload.subject,
-        "attachments": list(payload.attachments),
-        "reference": payload.idempotency_key,
-        "callback_url": payload.callback_url,
-    }
 
 
 def _filled(template: Any, fill: Callable[[str], Any]) -> Any:
@@ -310,10 +303,6 @@ def _at(document: JsonValue, path: str) -> JsonValue:
 def _text(value: JsonValue) -> str | None:
     """A string or a number, as text; None for anything else."""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
-
-
-def _as_raw(item: JsonValue) -> dict[str, object]:
-    return dict(item) if isinstance(item, dict) else {"event": item}
 
 
 def _key_of(secret: bytes) -> bytes:

@@ -19,7 +19,6 @@ from pydantic import AliasPath, Field, SecretStr
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -130,7 +129,7 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
         return [_receipt(_EventCallback.model_validate(callback.json()).event_data)]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> MailgunProvider | None:
     """The provider, if MAILGUN_API_KEY and MAILGUN_DOMAIN are set."""
     settings = MailgunSettings()
     return MailgunProvider(settings) if settings.api_key and settings.domain else None

@@ -24,7 +24,6 @@ from pydantic import Field, SecretStr
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -154,7 +153,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
         ]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> PlivoProvider | None:
     """The provider, if PLIVO_AUTH_ID and PLIVO_AUTH_TOKEN are set."""
     settings = PlivoSettings()
     return PlivoProvider(settings) if settings.auth_id and settings.auth_token else None

@@ -17,7 +17,6 @@ from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     OutboundMessage,
@@ -127,7 +126,7 @@ class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
         return postmark_inbound(raw) if "FromFull" in raw else [_receipt(raw)]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> PostmarkProvider | None:
     """The provider, if POSTMARK_SERVER_TOKEN is set."""
     settings = PostmarkSettings()
     return PostmarkProvider(settings) if settings.server_token else None

@@ -28,7 +28,6 @@ from pydantic import SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -146,7 +145,7 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
         return [_item(item) for item in items]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> SendgridProvider | None:
     """The provider, if SENDGRID_API_KEY is set."""
     settings = SendgridSettings()
     return SendgridProvider(settings) if settings.api_key else None

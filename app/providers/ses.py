@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
@@ -23,7 +24,6 @@ from pydantic_core import from_json
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CredentialsRefused,
@@ -34,11 +34,11 @@ from app.providers.base import (
     Reply,
 )
 from app.providers.mail.inbound import ses_inbound
-from app.providers.mail.outbound import Composer, HttpMailProvider
+from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, UtcTime, VendorId, VendorModel
-from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription, notification_in
+from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription
 from app.providers.toolbox.verification import first_secret
 
 #: The missing ones (Click, Complaint, DeliveryDelay, Subscription) do not change the status. A transient bounce is an
@@ -91,11 +91,9 @@ class _Mail(VendorModel):
 class SesProvider(HttpMailProvider[SesSettings]):
     """A client of the SES v2 API, in one region."""
 
-    def __init__(
-        self, settings: SesSettings, client: httpx.AsyncClient | None = None, composer: Composer | None = None
-    ) -> None:
-        super().__init__(settings, client, composer)
-        self._topics = SnsTopics(settings.topic_arn.split())
+    @cached_property
+    def _topics(self) -> SnsTopics:
+        return SnsTopics(self._settings.topic_arn.split())
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
         ends = {"from": payload.from_address, "to": payload.to_address}
@@ -121,7 +119,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
 
     def parse(self, callback: Callback) -> Sequence[CallbackItem] | Awaitable[Reply]:
         """An event or a mail. The subscription of a topic that is set is confirmed, which takes a request to SNS."""
-        notification = notification_in(callback)
+        notification = Notification.model_validate_json(callback.body)
         if notification.type == "SubscriptionConfirmation":
             return self._confirmed(notification)
         if notification.type != "Notification" or notification.message.startswith(_TOPIC_WORKS):
@@ -150,7 +148,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
         return self.client.build_request("POST", url, content=body, headers=headers)
 
 
-def configured() -> BaseProvider | None:
+def configured() -> SesProvider | None:
     """The provider, if SES_REGION, SES_ACCESS_KEY_ID and SES_SECRET_ACCESS_KEY are set."""
     settings = SesSettings()
     is_complete = settings.region and settings.access_key_id and settings.secret_access_key

@@ -8,7 +8,6 @@ from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     InboundMessage,
@@ -42,11 +41,11 @@ class _Found(VendorModel):
     messages: list[_Message]
 
 
-class _ReceiptBody(VendorModel):
+class _ReceiptBody(VendorModel, validate_by_name=True):
     event_id: VendorId
     status: str
-    id: VendorId | None = None
-    reference: VendorId | None = None
+    provider_message_id: VendorId | None = Field(None, alias="id")
+    idempotency_key: VendorId | None = Field(None, alias="reference")
     detail: str | None = None
     occurred_at: AwareDatetime | None = None
 
@@ -114,7 +113,7 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
         return [_item(each) for each in _CALLBACK.validate_python(items)]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> SimulatorProvider | None:
     """The provider if SIMULATOR_URL is set; never in production."""
     settings = SimulatorSettings()
     return None if settings.url is None or settings.in_production else SimulatorProvider(settings=settings)
@@ -122,33 +121,16 @@ def configured() -> BaseProvider | None:
 
 def callback_body(item: CallbackItem) -> dict[str, object]:
     """The JSON that the simulator posts for a receipt or message, and that `parse` reads."""
-    if isinstance(item, Receipt):
-        receipt = _ReceiptBody(
-            event_id=item.event_id,
-            status=str(item.raw["status"]),
-            id=item.provider_message_id,
-            reference=item.idempotency_key,
-            detail=item.detail,
-            occurred_at=item.occurred_at,
-        )
-        return {"event": "receipt", **receipt.model_dump(mode="json")}
-    message = _InboundBody.model_validate(item, from_attributes=True)
-    return {"event": "message", **message.model_dump(mode="json", by_alias=True)}
+    event, body = ("receipt", _ReceiptBody) if isinstance(item, Receipt) else ("message", _InboundBody)
+    return {"event": event, **body.model_validate(item, from_attributes=True).model_dump(mode="json", by_alias=True)}
 
 
 def _item(content: dict[str, Any]) -> CallbackItem:
     if content.get("event") == "message":
         return InboundMessage(**dict(_InboundBody.model_validate(content)))
-    receipt = _ReceiptBody.model_validate(content)
-    return Receipt(
-        event_id=receipt.event_id,
-        status=STATUSES.get(receipt.status),
-        provider_message_id=receipt.id,
-        idempotency_key=receipt.reference,
-        detail=receipt.detail,
-        occurred_at=receipt.occurred_at,
-        raw=content,
-    )
+    receipt = dict(_ReceiptBody.model_validate(content))
+    receipt["status"] = STATUSES.get(receipt["status"])
+    return Receipt(**receipt, raw=content)
 
 
 def _failure(response: httpx.Response) -> ProviderFailure | None:

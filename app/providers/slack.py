@@ -21,7 +21,6 @@ import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError
 
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -190,7 +189,7 @@ class SlackProvider(HttpProvider[SlackSettings]):
         return [_inbound(message, content.api_app_id)]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> SlackProvider | None:
     """The provider, if SLACK_BOT_TOKEN and SLACK_APP_ID are set."""
     settings = SlackSettings()
     return SlackProvider(settings) if settings.bot_token and settings.app_id else None

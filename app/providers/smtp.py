@@ -139,7 +139,7 @@ class SmtpProvider(BaseProvider):
         return session
 
 
-def configured() -> BaseProvider | None:
+def configured() -> SmtpProvider | None:
     """The provider, if SMTP_HOST names a server."""
     settings = SmtpSettings()
     return SmtpProvider(settings) if settings.host else None

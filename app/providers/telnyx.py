@@ -20,7 +20,6 @@ from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -170,7 +169,7 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
         return [_receipt(event, _Outcome.model_validate(event.payload))]
 
 
-def configured() -> BaseProvider | None:
+def configured() -> TelnyxProvider | None:
     """The provider, if TELNYX_API_KEY is set."""
     settings = TelnyxSettings()
     return None if settings.api_key is None else TelnyxProvider(settings)

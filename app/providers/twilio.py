@@ -22,7 +22,6 @@ from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, Validatio
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -258,18 +257,16 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         return response.content
 
 
-def configured() -> BaseProvider | None:
+def configured() -> TwilioProvider | None:
     """The provider, if TWILIO_ACCOUNT_SID is set with TWILIO_AUTH_TOKEN, or with an API key and its secret."""
     settings = TwilioSettings()
-    has_key = settings.api_key is not None and settings.api_secret is not None
-    if settings.account_sid is None or not (settings.auth_token or has_key):
-        return None
-    return TwilioProvider(settings)
+    can_log_in = settings.auth_token or (settings.api_key and settings.api_secret)
+    return TwilioProvider(settings) if settings.account_sid and can_log_in else None
 
 
 def _authorization(settings: TwilioSettings) -> str:
-    if settings.api_key is not None and settings.api_secret is not None:
-        return basic(settings.api_key, settings.api_secret.get_secret_value())
+    if settings.api_key and settings.api_secret:
+        return basic(settings.api_key, first_secret(settings.api_secret))
     return basic(str(settings.account_sid), first_secret(settings.auth_token))
 
 

@@ -30,7 +30,6 @@ from pydantic_core import to_json
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -210,7 +209,7 @@ class VonageProvider(HttpProvider[VonageSettings]):
         return self._token
 
 
-def configured() -> BaseProvider | None:
+def configured() -> VonageProvider | None:
     """The provider, if VONAGE_APPLICATION_ID and VONAGE_PRIVATE_KEY are set."""
     settings = VonageSettings()
     return VonageProvider(settings) if settings.application_id and settings.private_key else None

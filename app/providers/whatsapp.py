@@ -23,7 +23,6 @@ from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
 from app.providers.base import (
-    BaseProvider,
     Callback,
     CallbackItem,
     CallbackRefused,
@@ -269,7 +268,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
                 yield Unread(str(error))
 
 
-def configured() -> BaseProvider | None:
+def configured() -> WhatsappProvider | None:
     """The provider, if WHATSAPP_ACCESS_TOKEN and WHATSAPP_PHONE_NUMBER_IDS are set."""
     settings = WhatsappSettings()
     return WhatsappProvider(settings) if settings.access_token and settings.phone_number_ids else None

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
 from uuid import uuid4
 
 import httpx
@@ -32,25 +31,12 @@ class Submission(BaseModel):
 
     channel: str
     type: str
-    sender: str = Field(alias="from")
-    to: str
+    from_address: str = Field(alias="from")
+    to_address: str = Field(alias="to")
     body: str
     subject: str | None = None
     attachments: list[str] = []
-    reference: Annotated[str, Field(min_length=1)]
-
-    def message(self) -> OutboundMessage:
-        return OutboundMessage(
-            message_id=0,  # the service's own, unknown to a carrier
-            channel=self.channel,
-            type=self.type,
-            from_address=self.sender,
-            to_address=self.to,
-            body=self.body,
-            idempotency_key=self.reference,
-            subject=self.subject,
-            attachments=self.attachments,
-        )
+    idempotency_key: str = Field(alias="reference", min_length=1)
 
 
 class OwnFormat(WireFormat):
@@ -79,9 +65,9 @@ class OwnFormat(WireFormat):
         except ValidationError as error:
             return JSONResponse({"error": f"malformed in {error.error_count()} places"}, 422)
         request = SendRequest(
-            submission.message(),
+            OutboundMessage(message_id=0, **dict(submission)),  # the service's own id, unknown to a carrier
             id=f"sim-{uuid4()}",
-            key=http_request.headers.get("idempotency-key", submission.reference),
+            key=http_request.headers.get("idempotency-key", submission.idempotency_key),
             sink=partial(_post, http_request.state.client, self._callback_url) if self._callback_url else None,
         )
         return await self.answer(http_request, request)

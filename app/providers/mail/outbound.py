@@ -130,7 +130,10 @@ class Composer:
         is_long = len(message.body) > _LONG_BODY
         mail = await asyncio.to_thread(_mail_of, message) if is_long else _mail_of(message)
         if self._fetches:
-            within = None if message.give_up_at is None else _time_to_fetch(message.give_up_at)
+            within = None
+            if message.give_up_at is not None:
+                # Half of the time, for the vendor needs the rest; a timeout before the request leaves no doubt.
+                within = (message.give_up_at - asyncio.get_running_loop().time()) / 2
             mail = replace(mail, files=await self._files.fetch(message.attachments, within_seconds=within))
         elif message.attachments:
             mail = _with_links(mail, message.attachments)
@@ -148,11 +151,6 @@ class HttpMailProvider(HttpProvider[ProviderSettings]):
     ) -> None:
         super().__init__(settings, client)
         self._composer = composer or Composer()
-
-
-def _time_to_fetch(give_up_at: float) -> float:
-    """Half of the remaining time. The vendor needs the rest, and a timeout before the request leaves no doubt."""
-    return (give_up_at - asyncio.get_running_loop().time()) / 2
 
 
 def _mail_of(message: OutboundMessage) -> Mail:

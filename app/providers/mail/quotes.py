@@ -140,12 +140,9 @@ def _without_quoted_lines(lines: list[str], start: int) -> tuple[list[str], list
         # There are replies in it: only the quotation after the last of them is removed.
         while last > first and (_is_quoted(lines[last - 1]) or not lines[last - 1].strip()):
             last -= 1
-        return (lines[:last], lines[last:]) if quoted[-1] == _last_line(lines) else (lines, [])
+        is_at_the_end = not any(line.strip() for line in lines[quoted[-1] + 1 :])
+        return (lines[:last], lines[last:]) if is_at_the_end else (lines, [])
     begin = start if start and first - start <= _MOST_LINES_OF_ATTRIBUTION + 1 else first
     if start == 0 and first <= _MOST_LINES_OF_ATTRIBUTION + 1 and _is_attribution(lines, 0):
         begin = 0
     return lines[:begin] + lines[last + 1 :], lines[begin : last + 1]
-
-
-def _last_line(lines: list[str]) -> int:
-    return max(number for number, line in enumerate(lines) if line.strip())

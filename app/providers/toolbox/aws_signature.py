@@ -41,17 +41,8 @@ def signed_headers(
     if credentials.session_token:
         headers["x-amz-security-token"] = credentials.session_token
     names = ";".join(headers)  # in alphabetical order
-    canonical = "\n".join(
-        [
-            method,
-            url.path,
-            "",
-            *(f"{name}:{value}" for name, value in headers.items()),
-            "",
-            names,
-            headers["x-amz-content-sha256"],
-        ]
-    )
+    lines = [f"{name}:{value}" for name, value in headers.items()]
+    canonical = "\n".join([method, url.path, "", *lines, "", names, headers["x-amz-content-sha256"]])
     to_sign = "\n".join([_ALGORITHM, amz_date, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     key = f"AWS4{credentials.secret_access_key}".encode()
     for part in scope.split("/"):

@@ -57,7 +57,7 @@ class _Reader:
     def __init__(self, body: bytes) -> None:
         self._body = body
         self._headers: dict[bytes, bytes] = {}
-        self._name = self._value = b""
+        self._name = b""
         self._place = 0, 0
         self.parts: list[tuple[dict[bytes, bytes], int, int]] = []
         self.is_complete = False
@@ -68,8 +68,7 @@ class _Reader:
             {
                 "on_part_begin": self._begin,
                 "on_header_field": self._field,
-                "on_header_value": self._content,
-                "on_header_end": self._header,
+                "on_header_value": self._value,
                 "on_part_data": self._data,
                 "on_part_end": self._end,
                 "on_end": self._finish,
@@ -83,14 +82,10 @@ class _Reader:
         self._headers, self._place = {}, (0, 0)
 
     def _field(self, data: bytes, start: int, end: int) -> None:
-        self._name = data[start:end]
+        self._name = data[start:end].lower()
 
-    def _content(self, data: bytes, start: int, end: int) -> None:
-        self._value = data[start:end]
-
-    def _header(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
+    def _value(self, data: bytes, start: int, end: int) -> None:
+        self._headers[self._name] = data[start:end]
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         first = start if self._place == (0, 0) else self._place[0]

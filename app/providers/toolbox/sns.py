@@ -75,11 +75,6 @@ class Notification(VendorModel, strict=True):
         return "".join(f"{name}\n{value}\n" for name, value in values.items() if value is not None).encode()
 
 
-def notification_in(callback: Callback) -> Notification:
-    """The notification in a callback. Raises `ValueError` for any other body."""
-    return Notification.model_validate_json(callback.body)
-
-
 class SnsTopics:
     """Verifies notifications of our topics. Certificates are fetched once."""
 
@@ -92,7 +87,7 @@ class SnsTopics:
         if not self._arns:
             raise CallbackUnverifiable("SES_TOPIC_ARN is not set: no notification can be ours.")
         try:
-            notification = notification_in(callback)
+            notification = Notification.model_validate_json(callback.body)
             age = callback.received_at - notification.published_at
             signature = base64.b64decode(notification.signature, validate=True)
             signed = notification.signed()

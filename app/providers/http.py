@@ -7,7 +7,6 @@ paths such as `data.messages[0].id`. Callbacks are signed as Standard Webhooks
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -39,8 +38,6 @@ from app.providers.toolbox.models import HttpVendorSettings
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
-#: The placeholders in the path of an address.
-_NAMES_IN_A_PATH = {"from", "to", "reference"}
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _STEP = re.compile(r"[^.\[\]]+")
 _CHANNEL = re.compile(r"([a-z][a-z0-9_-]{0,62})(?::([a-z][a-z0-9_-]{0,30}))?")
@@ -108,7 +105,7 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "{" in parts.netloc or parts.fragment:
             raise ValueError("write it as https://sms.example/send, with placeholders after the host")
-        _must_be_known(parts.path, _NAMES_IN_A_PATH)
+        _must_be_known(parts.path, {"from", "to", "reference"})
         _must_be_known(parts.query, _NAMES)
         return url
 
@@ -310,5 +307,5 @@ def _key_of(secret: bytes) -> bytes:
         return secret
     try:
         return base64.b64decode(secret.removeprefix(b"whsec_"), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise CallbackUnverifiable("HTTP_SECRET can't be read: after whsec_ a secret is base64.") from None

@@ -50,7 +50,7 @@ BOUNCES = {
 #: The header with the shared secret, where that isn't the password in the address.
 TOKEN_HEADER = "x-webhook-token"  # noqa: S105 - a name
 
-_MAINTENANCE = 100
+_THROTTLED, _MAINTENANCE = {429}, {100}
 #: A bad token, an account that is out of credit, pending, or may not send.
 _REFUSES_US = {10, 405, 412, 413}
 #: The name of our reference among a mail's metadata.
@@ -165,7 +165,7 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     except ValidationError:
         return outcome_of(response) or UnknownOutcome(f"{response.status_code} without an id, and without a code.")
     failure = outcome_of_code(
-        response, answer.error_code, str(answer), throttled={429}, temporary={_MAINTENANCE}, refuses_us=_REFUSES_US
+        response, answer.error_code, str(answer), throttled=_THROTTLED, temporary=_MAINTENANCE, refuses_us=_REFUSES_US
     )
     if failure is None and answer.error_code != 0:
         return UnknownOutcome(f"{response.status_code} without an id: {answer}")

@@ -50,8 +50,9 @@ class _ReceiptBody(VendorModel, validate_by_name=True):
     occurred_at: AwareDatetime | None = None
 
 
-class _InboundBody(VendorModel, validate_by_name=True):
-    provider_message_id: VendorId = Field(alias="id")
+class MessageBody(VendorModel, validate_by_name=True):
+    """A message in either direction."""
+
     channel: str
     type: str
     from_address: str = Field(alias="from")
@@ -59,6 +60,10 @@ class _InboundBody(VendorModel, validate_by_name=True):
     body: str
     subject: str | None = None
     attachments: list[str] = Field(default_factory=list)
+
+
+class _InboundBody(MessageBody):
+    provider_message_id: VendorId = Field(alias="id")
     sent_at: AwareDatetime | None = None
 
 

@@ -60,7 +60,6 @@ REFUSES_US = {
 }
 #: The kinds of messages that a person or an app wrote. Others report edits, deletions, arrivals and departures.
 _WRITTEN = {None, "bot_message", "file_share", "me_message", "thread_broadcast"}
-_MENTION_OR_MESSAGE = {"message", "app_mention"}
 
 _KIND = "slack:"
 _ADDRESS = re.compile(r"slack:([A-Z0-9]{2,40})(?:/([0-9]{1,12}\.[0-9]{1,9}))?")
@@ -180,7 +179,7 @@ class SlackProvider(HttpProvider[SlackSettings]):
         if content.event is None or content.api_app_id is None:
             raise ValueError("an event is about something")
         event = _Event.model_validate(content.event)
-        if event.type not in _MENTION_OR_MESSAGE or event.subtype not in _WRITTEN:
+        if event.type not in {"message", "app_mention"} or event.subtype not in _WRITTEN:
             return []
         message = _Message.model_validate(content.event)
         ourselves = {each.user_id for each in content.authorizations if each.is_bot and each.user_id}

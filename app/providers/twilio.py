@@ -74,7 +74,6 @@ THROTTLED = {20429}
 #: A page of the list has fifty messages of up to 1,600 characters, each of which may be escaped.
 _PAGE_SIZE = 50
 _LARGEST_PAGE = 2_000_000
-_DAY = timedelta(days=1)
 _MEDIA = re.compile(r"MediaUrl([0-9]{1,3})", re.ASCII)
 #: Names the key and the algorithm of a callback that is signed with a shared key.
 _SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
@@ -221,7 +220,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
                     if message is not None and (message.sent_at is None or message.sent_at >= since):
                         yield message
                 page = listed.next_page_uri
-            day += _DAY
+            day += timedelta(days=1)
 
     async def _listed(self, written: dict[str, Any]) -> InboundMessage | None:
         """The inbound text in an entry of the list; None for another entry."""

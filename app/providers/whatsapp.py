@@ -64,8 +64,6 @@ REFUSES_US = {0, 3, 10, 190, 368, 131005, 131031, 131042, 133010, *range(200, 30
 
 #: The kind and the prefix of the address of a person without a visible number.
 _NUMBERLESS = "whatsapp:"
-#: Media that can't have a caption.
-_WITHOUT_CAPTION = {"audio"}
 _MILLISECONDS = 10**11  # times in seconds have fewer digits, times in milliseconds have more
 _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 
@@ -304,9 +302,8 @@ def _written(payload: OutboundMessage) -> dict[str, object]:
 def _kind_of(link: str, *, has_text: bool) -> str:
     """The kind of the file behind a link, going by its name; `document` may be any file."""
     kind = (mimetypes.guess_type(urlsplit(link).path)[0] or "").partition("/")[0]
-    if kind not in {"image", "video", "audio"} or (has_text and kind in _WITHOUT_CAPTION):
-        return "document"
-    return kind
+    may_be = {"image", "video"} if has_text else {"image", "video", "audio"}  # audio can't have a caption
+    return kind if kind in may_be else "document"
 
 
 def _failure_of(response: httpx.Response) -> ProviderFailure | None:

@@ -5,7 +5,7 @@ from functools import partial
 from uuid import uuid4
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from app.providers.base import CallbackItem, OutboundMessage
 from app.providers.simulated.script import CarrierAnswer
-from app.providers.simulator import callback_body
+from app.providers.simulator import MessageBody, callback_body
 from app.simulator.carrier import KEY_REUSED, Carrier, SendRequest
 from app.simulator.ledger import Entry
 from app.simulator.wire import WireFormat, call_back
@@ -26,16 +26,9 @@ _REFUSALS = {
 }
 
 
-class Submission(BaseModel):
+class Submission(MessageBody):
     """The body of POST /messages. `reference` names the message on every request for it and in its receipts."""
 
-    channel: str
-    type: str
-    from_address: str = Field(alias="from")
-    to_address: str = Field(alias="to")
-    body: str
-    subject: str | None = None
-    attachments: list[str] = []
     idempotency_key: str = Field(alias="reference", min_length=1)
 
 

@@ -98,7 +98,6 @@ class _Reader(HTMLParser):
 
     _PARAGRAPHS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "blockquote", "pre"})
     _LINES = frozenset({"div", "br", "tr", "li", "hr", "section", "article", "header", "footer", "center"})
-    _CELLS = frozenset({"td", "th"})
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -130,7 +129,7 @@ class _Reader(HTMLParser):
         self._break(tag)
         if tag == "pre":
             self._preformatted = max(0, self._preformatted - 1)
-        elif tag in self._CELLS:
+        elif tag in {"td", "th"}:
             self._pieces.append(" ")
         elif tag == "a" and self._link is not None:
             address, start = self._link

@@ -7,7 +7,6 @@ SES: https://docs.aws.amazon.com/ses/latest/dg/receiving-email-notifications-con
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -234,5 +233,5 @@ def _json(fields: Mapping[str, bytes], name: str, kind: type) -> Any:
 def _from_base64(written: str) -> bytes:
     try:
         return base64.b64decode(written)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ValueError("This is not base64.") from error

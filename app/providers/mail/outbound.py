@@ -155,6 +155,7 @@ class HttpMailProvider(HttpProvider[ProviderSettings]):
 
 def _mail_of(message: OutboundMessage) -> Mail:
     is_html = looks_like_html(message.body)
+    references = [id for id in message.thread if len(id) <= _LONGEST_MESSAGE_ID and MESSAGE_ID.fullmatch(id)]
     return Mail(
         message_id=message_id_of(message.idempotency_key, message.from_address),
         sender=_mailbox(message.from_address, "sender"),
@@ -162,7 +163,7 @@ def _mail_of(message: OutboundMessage) -> Mail:
         subject=one_line(message.subject or "").strip(),
         text=text_of_html(message.body) if is_html else message.body,
         html=message.body if is_html else None,
-        references=[id for id in message.thread if _is_message_id(id)][-MOST_REFERENCES:],
+        references=references[-MOST_REFERENCES:],
     )
 
 
@@ -174,10 +175,6 @@ def message_id_of(idempotency_key: str, from_address: str) -> str:
     except EmailNotValidError:
         domain = quote(domain, safe="") or "localhost"
     return f"<{quote(idempotency_key, safe='')}@{domain}>"
-
-
-def _is_message_id(text: str) -> bool:
-    return len(text) <= _LONGEST_MESSAGE_ID and MESSAGE_ID.fullmatch(text) is not None
 
 
 def _with_links(mail: Mail, urls: Sequence[str]) -> Mail:

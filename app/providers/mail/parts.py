@@ -58,7 +58,8 @@ def read_mail(raw: bytes) -> MailParts:
         leaves = list(_leaves(mail))
         texts = [_text(part) for part in leaves if _is_text(part, "plain")]
         htmls = [_text(part) for part in leaves if _is_text(part, "html")]
-        files = [_file(part, number) for number, part in enumerate(_files(leaves), 1)]
+        others = (part for part in leaves if not _is_any_text(part))
+        files = [_file(part, number) for number, part in enumerate(others, 1)]
     except RecursionError:
         raise ValueError("The mail is nested too deeply.") from None
     return MailParts(list(mail.raw_items()), "\n".join(texts), "\n".join(htmls), files)
@@ -186,10 +187,6 @@ def _is_text(part: Message, subtype: str) -> bool:
 
 def _is_any_text(part: Message) -> bool:
     return _is_text(part, "plain") or _is_text(part, "html")
-
-
-def _files(leaves: list[Message]) -> Iterator[Message]:
-    return (leaf for leaf in leaves if not _is_any_text(leaf))
 
 
 def _text(part: Message) -> str:

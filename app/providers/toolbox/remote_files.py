@@ -9,11 +9,12 @@ import asyncio
 import re
 import socket
 import ssl
+import string
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv6Address, IPv6Network, ip_address
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpcore
 import httpx
@@ -163,13 +164,10 @@ def _target(url: str, which: str) -> httpcore.URL:
         if not plain:
             raise ValueError
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return httpcore.URL(scheme=b"https", host=host.encode(), port=443, target=_ascii(path))
+        quoted = quote(path, safe=string.punctuation)
+        return httpcore.URL(scheme=b"https", host=host.encode(), port=443, target=quoted.encode())
     except (ValueError, UnicodeError):
         raise PermanentFailure(f"{which} is not fetched: its address is not a plain one of https.") from None
-
-
-def _ascii(path: str) -> bytes:
-    return b"".join(bytes([byte]) if 0x21 <= byte <= 0x7E else b"%%%02X" % byte for byte in path.encode())
 
 
 def _check(response: httpcore.Response, which: str) -> None:

@@ -5,35 +5,38 @@ They are coroutines, because FastAPI runs plain functions in a thread.
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.addresses import InvalidAddress, any_address
 from app.db.paging import Page
+from app.domain import Address
+from app.errors import FieldError, InvalidRequest
 from app.services.messages.conversations import ConversationService
 from app.services.messages.service import MessageService
 from app.services.people.contacts import ContactService
 from app.services.tenancy.administration import AdministrationService
 from app.services.tenancy.audit import network_of
+from app.wiring import Services
 
 Row = TypeVar("Row")
 
-_CANONICAL_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_CANONICAL_LIMIT = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+_PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _LARGEST_ID = 2**63 - 1
 _LONGEST_PAGE = 1000
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?", re.IGNORECASE | re.ASCII)
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    async with request.app.state.services.sessions() as session:
+    async with services_of(request).sessions() as session:
         yield session
 
 
 async def _begin(request: Request) -> AsyncIterator[AsyncSession]:
-    async with request.app.state.services.sessions.begin() as session:
+    async with services_of(request).sessions.begin() as session:
         yield session
 
 
@@ -41,6 +44,12 @@ ReadSession = Annotated[AsyncSession, Depends(_session, scope="function")]
 #: Committed after the endpoint has returned and before its answer leaves, so that a failed commit is answered as the
 #: error that it is. With the scope `request` it would be committed after the answer.
 WriteSession = Annotated[AsyncSession, Depends(_begin, scope="function")]
+
+
+def services_of(request: Request) -> Services:
+    """The services of the process. Hot routes call this directly."""
+    services: Services = request.app.state.services
+    return services
 
 
 def tenant_id(request: Request) -> int:
@@ -64,10 +73,18 @@ ConversationsDep = Annotated[ConversationService, Depends(_conversations)]
 
 
 async def _contacts(request: Request, tenant: TenantDep) -> ContactService:
-    return ContactService(request.app.state.services.sessions, tenant)
+    return ContactService(services_of(request).sessions, tenant)
 
 
 ContactsDep = Annotated[ContactService, Depends(_contacts)]
+
+
+def address_in(request: Request, written: str, *, location: str) -> Address:
+    """The address that a field of the request holds. Raises `InvalidRequest`, with that location."""
+    try:
+        return any_address(written, region=request.app.state.settings.default_region)
+    except InvalidAddress as error:
+        raise InvalidRequest("This is not an address.", errors=[FieldError(location, str(error))]) from None
 
 
 def client_network(request: Request) -> str | None:
@@ -82,35 +99,26 @@ async def _administration(request: Request, session: WriteSession) -> Administra
 AdministrationDep = Annotated[AdministrationService, Depends(_administration)]
 
 
-def message_service(request: Request) -> MessageService:
-    """The message service. Hot routes call this directly."""
-    service: MessageService = request.app.state.services.messages
-    return service
-
-
 async def _messages(request: Request) -> MessageService:
-    return message_service(request)
+    return services_of(request).messages
 
 
 MessagesDep = Annotated[MessageService, Depends(_messages)]
 
 
-def _canonical_id(value: Any) -> Any:
-    if not isinstance(value, str) or not _CANONICAL_ID.fullmatch(value) or int(value) > _LARGEST_ID:
-        raise ValueError(f"an id is a whole number from 1 to {_LARGEST_ID}, in plain digits")
-    return value
+def _canonical(name: str, largest: int) -> BeforeValidator:
+    def canonical(value: object) -> object:
+        if not isinstance(value, str) or not _PLAIN_DIGITS.fullmatch(value) or int(value) > largest:
+            raise ValueError(f"{name} is a whole number from 1 to {largest}, in plain digits")
+        return value
+
+    return BeforeValidator(canonical)
 
 
-def _canonical_limit(value: Any) -> Any:
-    if not isinstance(value, str) or not _CANONICAL_LIMIT.fullmatch(value) or int(value) > _LONGEST_PAGE:
-        raise ValueError(f"a limit is a whole number from 1 to {_LONGEST_PAGE}, in plain digits")
-    return value
-
-
-Id = Annotated[int, BeforeValidator(_canonical_id), Path(json_schema_extra={"minimum": 1, "maximum": _LARGEST_ID})]
+Id = Annotated[int, _canonical("an id", _LARGEST_ID), Path(json_schema_extra={"minimum": 1, "maximum": _LARGEST_ID})]
 _Limit = Annotated[
     int,
-    BeforeValidator(_canonical_limit),
+    _canonical("a limit", _LONGEST_PAGE),
     Query(description="How many to answer at most.", json_schema_extra={"minimum": 1, "maximum": _LONGEST_PAGE}),
 ]
 _Cursor = Annotated[str | None, Query(max_length=200, description="From the `Link` header of another page.")]

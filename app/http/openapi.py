@@ -1,7 +1,6 @@
 """The parts of the OpenAPI document that concern all routes: keys, common errors, and links between operations."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,28 +8,20 @@ from fastapi import FastAPI
 from app.config import Settings
 from app.http.access import NEEDS
 from app.http.problems import responses
+from app.schemas.views import Problem
 
 #: Errors before routing: a request that is too slow, too large or malformed.
-_ANYWHERE = responses(
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.REQUEST_URI_TOO_LONG,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-)
+_ANYWHERE = responses(400, 408, 413, 414, 415, 431)
 #: Errors of routes that need a key.
-_REFUSALS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
+_REFUSALS = responses(401, 403, 429)
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...`. Development asks for none."}
 
+_ACCEPTED = {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"}
 #: Parameters of other operations that an answer holds: route -> parameter -> place in the answer.
 _LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("post", "/api/messages/sms"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
-    ("post", "/api/messages/email"): {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"},
-    ("post", "/api/messages/{channel}"): {
-        "message_id": "body#/message_id",
-        "conversation_id": "body#/conversation_id",
-    },
+    ("post", "/api/messages/sms"): _ACCEPTED,
+    ("post", "/api/messages/email"): _ACCEPTED,
+    ("post", "/api/messages/{channel}"): _ACCEPTED,
     ("get", "/api/messages"): {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
     ("get", "/api/conversations"): {"conversation_id": "body#/0/id"},
     ("get", "/api/contacts"): {"contact_id": "body#/0/id"},
@@ -50,16 +41,19 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is not None:
             return app.openapi_schema
         document = describe()
-        document["components"].setdefault("securitySchemes", {})["key"] = _KEY
-        _tell_limits(document["components"]["schemas"], app.state.settings)
+        document["components"]["securitySchemes"] = {"key": _KEY}
+        schemas = document["components"]["schemas"]
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs") | {"Problem": problem}
+        _tell_limits(schemas, app.state.settings)
         for path, item in document["paths"].items():
             for method, operation in item.items():
-                operation["responses"] |= _written(_ANYWHERE)
+                operation["responses"] |= _ANYWHERE
                 for parameter in operation.get("parameters", []):
                     parameter["schema"] = _without_null(parameter["schema"])
                 if scope := NEEDS.get(path, {}).get(method.upper()):
                     operation["security"] = [{"key": [scope.value]}]
-                    operation["responses"] |= _written(_REFUSALS)
+                    operation["responses"] |= _REFUSALS
         for (method, path), leads in _LEADS.items():
             operation = document["paths"][path][method]
             operation["responses"]["200"]["links"] = _links(document, path, leads)
@@ -90,10 +84,6 @@ def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:
         if "subject" in fields:
             fields["subject"]["anyOf"][0]["maxLength"] = settings.max_subject_length
     schemas["SmsSend"]["properties"]["body"]["maxLength"] = settings.max_text_length
-
-
-def _written(answers: Mapping[int | str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {str(status): answer for status, answer in answers.items()}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

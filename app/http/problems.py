@@ -16,7 +16,6 @@ from app.db.engine import is_unavailable, sqlstate_of
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
 from app.http.access import needs_of
 from app.log import request_id
-from app.schemas.views import Problem
 
 log = structlog.get_logger(__name__)
 
@@ -77,10 +76,10 @@ def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None =
     return InvalidRequest(f"{count} not as they should be.", errors=list(fields.values()))
 
 
-def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route for OpenAPI. `install` adds the schema that they refer to."""
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route for OpenAPI. `app.http.openapi` adds the schema that they refer to."""
     schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status.value: {"description": status.phrase, "content": schema} for status in statuses}
+    return {str(status): {"description": HTTPStatus(status).phrase, "content": schema} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
@@ -88,16 +87,6 @@ def install(app: FastAPI) -> None:
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _pass_on)
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {}) | {"Problem": schema}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def service_problem(error: ServiceError) -> Response:

@@ -6,16 +6,13 @@ It takes the scope `admin` of a key of tenant 1, who operates the installation (
 import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from app.addresses import InvalidAddress, any_address
 from app.db.models import ApiKey, AuditEvent, KeptCallback, Tenant, TenantAddress
-from app.dependencies import AdministrationDep, Id, PagesDep, ReadSession, client_network
+from app.dependencies import AdministrationDep, Id, PagesDep, ReadSession, address_in, client_network, services_of
 from app.domain import CallbackVerdict
-from app.errors import FieldError, InvalidRequest
 from app.http.json_body import JsonRoute
 from app.http.problems import responses
 from app.schemas.administration import (
@@ -37,13 +34,8 @@ from app.schemas.fields import Timestamp, Words
 from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
 
-router = APIRouter(
-    prefix="/api/admin",
-    route_class=JsonRoute,
-    tags=["administration"],
-    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-)
-_BODY = responses(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+router = APIRouter(prefix="/api/admin", route_class=JsonRoute, tags=["administration"], responses=responses(422, 503))
+_BODY = responses(413, 415)
 _OfTenant = Annotated[Id | None, Query(description="Of this tenant; of all, if left out.")]
 
 
@@ -53,23 +45,22 @@ async def list_tenants(service: AdministrationDep, pages: PagesDep) -> Sequence[
     return pages.linked(await service.tenants(limit=pages.limit, cursor=pages.cursor))
 
 
-@router.post("/tenants", response_model=TenantView, responses=_BODY | responses(HTTPStatus.CONFLICT))
+@router.post("/tenants", response_model=TenantView, responses=_BODY | responses(409))
 async def create_tenant(new: NewTenant, service: AdministrationDep) -> Tenant:
     """Create a tenant. It has no key and no address yet."""
     return await service.create_tenant(new.name)
 
 
-@router.patch("/tenants/{tenant_id}", response_model=TenantView, responses=_BODY | responses(HTTPStatus.NOT_FOUND))
+@router.patch("/tenants/{tenant_id}", response_model=TenantView, responses=_BODY | responses(404))
 async def change_tenant(tenant_id: Id, change: TenantChange, service: AdministrationDep) -> Tenant:
     """Set how long a tenant's messages are kept, and how much it may ask for and send.
 
     From the next minute on, older messages are removed for good. Limits apply within three seconds. A field that is
     left out stays as it is.
     """
-    given = change.model_dump(exclude_unset=True)
-    limits = {name: value for name, value in given.items() if name != "retention_days"}
-    if "retention_days" in given:
-        tenant = await service.set_retention(tenant_id, given["retention_days"])
+    limits = change.model_dump(exclude_unset=True)
+    if "retention_days" in limits:
+        tenant = await service.set_retention(tenant_id, limits.pop("retention_days"))
     if limits:
         tenant = await service.set_limits(tenant_id, limits)
     return tenant
@@ -81,7 +72,7 @@ async def list_keys(service: AdministrationDep, pages: PagesDep, tenant_id: _OfT
     return pages.linked(await service.keys(tenant_id, limit=pages.limit, cursor=pages.cursor))
 
 
-@router.post("/keys", responses=_BODY | responses(HTTPStatus.NOT_FOUND))
+@router.post("/keys", responses=_BODY | responses(404))
 async def create_key(new: NewKey, service: AdministrationDep) -> KeyCreated:
     """Create a key for a tenant. Its token is in this answer and is not stored."""
     expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
@@ -89,40 +80,25 @@ async def create_key(new: NewKey, service: AdministrationDep) -> KeyCreated:
     return KeyCreated(**KeyView.model_validate(key).model_dump(), token=token)
 
 
-@router.delete("/keys/{tenant_id}/{key_id}", response_model=KeyView, responses=responses(HTTPStatus.NOT_FOUND))
+@router.delete("/keys/{tenant_id}/{key_id}", response_model=KeyView, responses=responses(404))
 async def revoke_key(tenant_id: Id, key_id: Id, service: AdministrationDep) -> ApiKey:
     """Revoke a key, in every process within five seconds. It stays in the list."""
     return await service.revoke_key(tenant_id, key_id)
 
 
-@router.get(
-    "/tenants/{tenant_id}/addresses", response_model=list[AddressView], responses=responses(HTTPStatus.NOT_FOUND)
-)
+@router.get("/tenants/{tenant_id}/addresses", response_model=list[AddressView], responses=responses(404))
 async def list_addresses(tenant_id: Id, service: AdministrationDep, pages: PagesDep) -> Sequence[TenantAddress]:
     """A tenant's addresses, the oldest first."""
     return pages.linked(await service.addresses(tenant_id, limit=pages.limit, cursor=pages.cursor))
 
 
-@router.post(
-    "/tenants/{tenant_id}/addresses",
-    response_model=AddressView,
-    responses=_BODY | responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-)
+@router.post("/tenants/{tenant_id}/addresses", response_model=AddressView, responses=_BODY | responses(404, 409))
 async def add_address(tenant_id: Id, new: NewAddress, service: AdministrationDep, request: Request) -> TenantAddress:
     """Give a tenant an address. Messages to it are the tenant's, and only the tenant may send from it."""
-    try:
-        address = any_address(new.address, region=request.app.state.settings.default_region)
-    except InvalidAddress as error:
-        field = FieldError("body.address", str(error))
-        raise InvalidRequest("This is not an address.", errors=[field]) from None
-    return await service.add_address(tenant_id, address)
+    return await service.add_address(tenant_id, address_in(request, new.address, location="body.address"))
 
 
-@router.delete(
-    "/tenants/{tenant_id}/addresses/{address_id}",
-    response_model=AddressView,
-    responses=responses(HTTPStatus.NOT_FOUND),
-)
+@router.delete("/tenants/{tenant_id}/addresses/{address_id}", response_model=AddressView, responses=responses(404))
 async def remove_address(tenant_id: Id, address_id: Id, service: AdministrationDep) -> TenantAddress:
     """Take an address away. Later messages to it are tenant 1's; earlier ones stay with the tenant."""
     return await service.remove_address(tenant_id, address_id)
@@ -147,19 +123,13 @@ async def list_webhook_calls(
 ) -> Sequence[KeptCallback]:
     """Callbacks that are kept, the newest first."""
     page = await list_callbacks(
-        session,
-        provider=provider,
-        verdict=verdict,
-        since=since,
-        until=until,
-        limit=pages.limit,
-        cursor=pages.cursor,
+        session, provider=provider, verdict=verdict, since=since, until=until, limit=pages.limit, cursor=pages.cursor
     )
     return pages.linked(page)
 
 
 _CALL = "/webhook-calls/{tenant_id}/{call_id}"
-_NO_CALL = responses(HTTPStatus.NOT_FOUND)
+_NO_CALL = responses(404)
 
 
 @router.get(_CALL, responses=_NO_CALL)
@@ -176,8 +146,7 @@ async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> 
 @router.post(_CALL + "/verify", response_model=CallVerification, responses=_NO_CALL)
 async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> CallbackResult:
     """Verify a callback again, with today's settings and the time at which it came. Nothing is changed."""
-    result: CallbackResult = await request.app.state.services.callbacks.verify(tenant_id, call_id)
-    return result
+    return await services_of(request).callbacks.verify(tenant_id, call_id)
 
 
 @router.post(_CALL + "/replay", response_model=CallJudgement, responses=_NO_CALL)
@@ -186,7 +155,5 @@ async def replay_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> C
 
     One that was refused has to be genuine with today's settings, at the time at which it came.
     """
-    result: CallbackResult = await request.app.state.services.callbacks.replay(
-        tenant_id, call_id, actor=request.state.access.prefix, client=client_network(request)
-    )
-    return result
+    actor, client = request.state.access.prefix, client_network(request)
+    return await services_of(request).callbacks.replay(tenant_id, call_id, actor=actor, client=client)

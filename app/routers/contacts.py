@@ -2,17 +2,14 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
-from app.addresses import InvalidAddress, any_address
 from app.db.models import Contact
-from app.dependencies import ContactsDep, Id, PagesDep, client_network
+from app.dependencies import ContactsDep, Id, PagesDep, address_in, client_network
 from app.domain import Address
-from app.errors import FieldError, InvalidRequest
 from app.http.problems import responses
 from app.schemas.personal_data import (
     ContactExport,
@@ -26,12 +23,8 @@ from app.schemas.personal_data import (
 )
 from app.services.people.contacts import ContactService, MessageExport
 
-router = APIRouter(
-    prefix="/api/contacts",
-    tags=["contacts"],
-    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-)
-_NOT_FOUND = responses(HTTPStatus.NOT_FOUND)
+router = APIRouter(prefix="/api/contacts", tags=["contacts"], responses=responses(422, 503))
+_NOT_FOUND = responses(404)
 _END = "]}"
 
 
@@ -55,11 +48,7 @@ async def list_contacts(
 def _address(written: str, request: Request) -> Address:
     # In a query, a plus sign that is not escaped is a space.
     plus = "+" if written[:1] == " " and written[1:2].isdigit() else ""
-    try:
-        return any_address(plus + written.lstrip(), region=request.app.state.settings.default_region)
-    except InvalidAddress as error:
-        field = FieldError("query.address", str(error))
-        raise InvalidRequest("This is not an address.", errors=[field]) from None
+    return address_in(request, plus + written.lstrip(), location="query.address")
 
 
 @router.get("/{contact_id}", response_model=ContactView, responses=_NOT_FOUND)
@@ -108,7 +97,7 @@ def _exported(export: MessageExport) -> ExportedMessage:
     return message
 
 
-@router.delete("/{contact_id}", response_model=Erased, responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
+@router.delete("/{contact_id}", response_model=Erased, responses=responses(404, 409))
 async def erase_contact(contact_id: Id, service: ContactsDep, request: Request) -> Erased:
     """Erase a contact for good, with its messages, attempts, receipts, idempotency keys and conversations.
 

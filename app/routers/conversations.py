@@ -1,7 +1,6 @@
 """Reading conversations, page by page."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from fastapi import APIRouter
 
@@ -10,11 +9,7 @@ from app.dependencies import ConversationsDep, Id, PagesDep
 from app.http.problems import responses
 from app.schemas.views import ConversationView, MessageView
 
-router = APIRouter(
-    prefix="/api/conversations",
-    tags=["conversations"],
-    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-)
+router = APIRouter(prefix="/api/conversations", tags=["conversations"], responses=responses(422, 503))
 
 
 @router.get("", response_model=list[ConversationView])
@@ -23,11 +18,7 @@ async def list_conversations(service: ConversationsDep, pages: PagesDep) -> Sequ
     return pages.linked(await service.recent(limit=pages.limit, cursor=pages.cursor))
 
 
-@router.get(
-    "/{conversation_id}/messages",
-    response_model=list[MessageView],
-    responses=responses(HTTPStatus.NOT_FOUND),
-)
+@router.get("/{conversation_id}/messages", response_model=list[MessageView], responses=responses(404))
 async def list_messages(conversation_id: Id, service: ConversationsDep, pages: PagesDep) -> Sequence[Message]:
     """The messages of a conversation, on all channels, oldest first by `sent_at`."""
     return pages.linked(await service.messages(conversation_id, limit=pages.limit, cursor=pages.cursor))

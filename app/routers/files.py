@@ -1,21 +1,16 @@
 """The files that came with messages."""
 
-from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Request
 from starlette.responses import StreamingResponse
 
-from app.dependencies import TenantDep
+from app.dependencies import TenantDep, services_of
 from app.http.problems import responses
-from app.services.messages.files import ANY_TYPE, FileStore
+from app.services.messages.files import ANY_TYPE
 
-router = APIRouter(
-    prefix="/api/files",
-    tags=["messages"],
-    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-)
+router = APIRouter(prefix="/api/files", tags=["messages"], responses=responses(422, 503))
 
 #: Types in which no browser runs anything. Other files are served without their type.
 _HARMLESS = {
@@ -47,11 +42,11 @@ _HARMLESS = {
     "/{file_id}/{name}",
     response_class=StreamingResponse,
     responses={
-        HTTPStatus.OK: {
+        200: {
             "description": "The file, as a download: a browser does not show it.",
             "content": {ANY_TYPE: {"schema": {"type": "string", "format": "binary"}}},
         },
-        **responses(HTTPStatus.NOT_FOUND),
+        **responses(404),
     },
 )
 async def get_file(
@@ -61,7 +56,7 @@ async def get_file(
     request: Request,
 ) -> StreamingResponse:
     """A file that came with a message, at the address that stands among the message's `attachments`."""
-    store: FileStore = request.app.state.services.files
+    store = services_of(request).files
     file = await store.find(tenant, file_id)
     headers = {
         "Content-Type": file.content_type if file.content_type in _HARMLESS else ANY_TYPE,

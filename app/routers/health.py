@@ -1,9 +1,8 @@
 """The probes of an orchestrator: liveness and readiness."""
 
-from http import HTTPStatus
-
 from fastapi import APIRouter, Request
 
+from app.dependencies import services_of
 from app.http.problems import responses
 from app.schemas.views import Health
 
@@ -16,8 +15,8 @@ async def alive() -> Health:
     return Health()
 
 
-@router.get("/readyz", responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
+@router.get("/readyz", responses=responses(503))
 async def ready(request: Request) -> Health:
     """The process has reached its database within the last half second, so it can take requests."""
-    await request.app.state.services.readiness.confirm()
+    await services_of(request).readiness.confirm()
     return Health()

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Coroutine, Sequence
-from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,15 +12,7 @@ from starlette.types import Scope
 
 from app.config import Settings
 from app.db.models import Message
-from app.dependencies import (
-    Id,
-    MessagesDep,
-    PagesDep,
-    TenantDep,
-    message_service,
-    preferred_wait,
-    tenant_id,
-)
+from app.dependencies import Id, MessagesDep, PagesDep, TenantDep, preferred_wait, services_of, tenant_id
 from app.domain import MessageStatus, MessageType, NewMessage, StoredMessage
 from app.errors import ChannelNotFound, FieldError, InvalidRequest
 from app.http.access import client_address
@@ -64,20 +55,10 @@ _CHANNEL = {
     "description": "Text and mail have routes of their own, with bodies of their own.",
     "example": "whatsapp",
 }
-_SEND_ERRORS = responses(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+SEND_ERRORS = responses(413, 415, 422, 429, 503)
 
-hot = APIRouter(prefix="/api/messages", tags=["messages"], route_class=HotRoute, responses=_SEND_ERRORS)
-router = APIRouter(
-    prefix="/api/messages",
-    tags=["messages"],
-    responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-)
+hot = APIRouter(prefix="/api/messages", tags=["messages"], route_class=HotRoute, responses=SEND_ERRORS)
+router = APIRouter(prefix="/api/messages", tags=["messages"], responses=responses(422, 503))
 
 
 class ChannelRoute(HotRoute):
@@ -103,7 +84,7 @@ channels = APIRouter(
     prefix="/api/messages",
     tags=["messages"],
     route_class=ChannelRoute,
-    responses=_SEND_ERRORS | responses(HTTPStatus.NOT_FOUND),
+    responses=SEND_ERRORS | responses(404),
 )
 
 
@@ -112,11 +93,9 @@ async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response
     """Send a text or a media message. Answered once it is durably stored."""
     new = message.new_message(tenant_id(request), _idempotency_key(request))
     stored = await _sent(new, request)
+    segments = segments_of(new.body) if new.type == MessageType.SMS else None
     answer = SmsAccepted(
-        message_id=str(stored.id),
-        provider_message_id=None,
-        conversation_id=stored.conversation_id,
-        segments=segments_of(new.body) if new.type == MessageType.SMS else None,
+        message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id, segments=segments
     )
     return await _answer(answer, new, stored, request)
 
@@ -124,14 +103,11 @@ async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response
 @hot.post("/email", response_model=SendAccepted, openapi_extra=_HEADERS)
 async def send_email(message: EmailSend, request: Request) -> SendAccepted | Response:
     """Send a mail. Answered once it is durably stored."""
-    new = message.new_message(tenant_id(request), _idempotency_key(request))
-    return await _accepted(new, request)
+    return await _accepted(message.new_message(tenant_id(request), _idempotency_key(request)), request)
 
 
 @channels.post(
-    "/{channel}",
-    response_model=SendAccepted,
-    openapi_extra={"parameters": [_CHANNEL, *_HEADERS["parameters"]]},
+    "/{channel}", response_model=SendAccepted, openapi_extra={"parameters": [_CHANNEL, *_HEADERS["parameters"]]}
 )
 async def send_on_a_channel(message: ChannelSend, request: Request) -> SendAccepted | Response:
     """Send a message on any other channel that a provider here carries, such as `whatsapp` or `slack`.
@@ -150,16 +126,14 @@ async def _accepted(new: NewMessage, request: Request) -> SendAccepted | Respons
 
 
 def _sent(new: NewMessage, request: Request) -> Coroutine[Any, Any, StoredMessage]:
-    scope = request.scope
-    return message_service(request).send(new, actor=scope["state"]["access"].prefix, client=client_address(scope))
+    actor, client = request.scope["state"]["access"].prefix, client_address(request.scope)
+    return services_of(request).messages.send(new, actor=actor, client=client)
 
 
 async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, request: Request) -> Accepted | Response:
     """The answer to a send, as the headers of the request ask for it."""
-    headers = {}
-    if stored.duplicate:
-        headers["Idempotent-Replayed"] = "true"
-    service = message_service(request)
+    headers = {"Idempotent-Replayed": "true"} if stored.duplicate else {}
+    service = services_of(request).messages
     prefers = b"prefer" in request.scope["headers_by_name"]
     if prefers and (seconds := preferred_wait(request)) and service.has_room_to_wait():
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -170,10 +144,10 @@ async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, requ
 
 
 def _idempotency_key(request: Request) -> str | None:
-    written = request.scope["headers_by_name"].get(b"idempotency-key")
+    written: bytes | None = request.scope["headers_by_name"].get(b"idempotency-key")
     if written is None:
         return None
-    key: str = written.decode("latin-1")
+    key = written.decode("latin-1")
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         error = FieldError("header.Idempotency-Key", "1 to 255 visible ASCII characters, such as a UUID")
         raise InvalidRequest("The Idempotency-Key is not as it should be.", errors=[error])
@@ -198,33 +172,25 @@ async def list_messages(
     return pages.linked(await service.newest(tenant, wanted, limit=pages.limit, cursor=pages.cursor))
 
 
-@router.get("/{message_id}", response_model=MessageDetail, responses=responses(HTTPStatus.NOT_FOUND))
+@router.get("/{message_id}", response_model=MessageDetail, responses=responses(404))
 async def get_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
     """A message, its status, and every attempt to deliver it."""
     return await service.detail(tenant, message_id)
 
 
-@router.get("/{message_id}/timeline", response_model=list[StepView], responses=responses(HTTPStatus.NOT_FOUND))
+@router.get("/{message_id}/timeline", response_model=list[StepView], responses=responses(404))
 async def get_timeline(message_id: Id, service: MessagesDep, tenant: TenantDep) -> list[Step]:
     """Every step of a message in order, each with its time and a sentence."""
     return await service.timeline(tenant, message_id)
 
 
-@router.post(
-    "/{message_id}/cancel",
-    response_model=MessageDetail,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-)
+@router.post("/{message_id}/cancel", response_model=MessageDetail, responses=responses(404, 409))
 async def cancel_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
     """Cancel a message that has not left."""
     return await service.cancel(tenant, message_id)
 
 
-@router.post(
-    "/{message_id}/retry",
-    response_model=MessageDetail,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-)
+@router.post("/{message_id}/retry", response_model=MessageDetail, responses=responses(404, 409))
 async def retry_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
     """Retry a message that has failed or whose outcome is unknown.
 

@@ -1,24 +1,22 @@
 """A preview of a message, which is not stored."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from app.dependencies import tenant_id
+from app.dependencies import services_of, tenant_id
 from app.domain import Address, Channel, MessageType, NewMessage
 from app.errors import FieldError
 from app.http.hot_route import HotRoute
-from app.http.problems import invalid_request, responses
-from app.routers.messages import channel_context
+from app.http.problems import invalid_request
+from app.routers.messages import SEND_ERRORS, channel_context
 from app.schemas.fields import ChannelRecipient, ChannelSender, EmailAddress, SmsRecipient, SmsSender
 from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, SmsSend
 from app.schemas.views import FieldProblem
 from app.segments import hints, segments_of
-from app.wiring import Services
 
 #: What each channel's send takes, and how its two ends are read; `ChannelSend` for all others.
 _SENDS: Mapping[str, type[SmsSend | EmailSend]] = {Channel.SMS: SmsSend, Channel.EMAIL: EmailSend}
@@ -28,18 +26,7 @@ _ENDS: Mapping[type[BaseModel], tuple[TypeAdapter[Address], TypeAdapter[Address]
     ChannelSend: (TypeAdapter(ChannelSender), TypeAdapter(ChannelRecipient)),
 }
 
-hot = APIRouter(
-    prefix="/api/messages",
-    tags=["messages"],
-    route_class=HotRoute,
-    responses=responses(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
-)
+hot = APIRouter(prefix="/api/messages", tags=["messages"], route_class=HotRoute, responses=SEND_ERRORS)
 
 
 @hot.post("/preview", response_model=PreviewView)
@@ -54,8 +41,7 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
     fields = preview.model_extra or {}
     message, errors = _read(fields, channel, context, tenant_id(request))
     sender, recipient = _ends(fields, channel, context)
-    services: Services = request.app.state.services
-    found = await services.send_rules.preview(tenant_id(request), channel, sender, message)
+    found = await services_of(request).send_rules.preview(tenant_id(request), channel, sender, message)
     text = _text_of(fields, channel, most=settings.max_text_length)
     return PreviewView(
         channel=channel,

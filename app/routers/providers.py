@@ -1,10 +1,8 @@
 """The health of the providers, and resuming one that was paused."""
 
-from http import HTTPStatus
-
 from fastapi import APIRouter, BackgroundTasks, Request
 
-from app.dependencies import AdministrationDep, ReadSession, WriteSession
+from app.dependencies import AdministrationDep, ReadSession, WriteSession, services_of
 from app.errors import ProviderNotFound
 from app.http.problems import responses
 from app.providers.registry import provider_registry
@@ -13,7 +11,7 @@ from app.schemas.views import ProviderView
 from app.services.delivery.notifier import Notifier
 from app.services.delivery.provider_states import WELL, health_of_providers, resume
 
-router = APIRouter(prefix="/api/providers", tags=["providers"], responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
+router = APIRouter(prefix="/api/providers", tags=["providers"], responses=responses(503))
 
 
 @router.get("")
@@ -31,7 +29,7 @@ async def list_providers(session: ReadSession, request: Request) -> list[Provide
     ]
 
 
-@router.post("/{name}/resume", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.post("/{name}/resume", responses=responses(404, 422))
 async def resume_provider(
     name: str,
     session: WriteSession,
@@ -44,7 +42,7 @@ async def resume_provider(
         raise ProviderNotFound("There is no provider of this name.")
     await resume(await session.connection(), name)
     await administration.provider_resumed(name)
-    after_the_answer.add_task(_wake_workers, request.app.state.services.notifier)  # the commit comes before it
+    after_the_answer.add_task(_wake_workers, services_of(request).notifier)  # the commit comes before it
     return await list_providers(session, request)
 
 

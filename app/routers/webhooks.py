@@ -1,13 +1,13 @@
 """Callbacks and inbound messages of providers. They are answered after the commit, and a duplicate alike."""
 
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from app.dependencies import services_of
 from app.errors import NotVerifiable, SignatureRefused
 from app.http.access import client_address
 from app.http.body_budget import BodyBudget
@@ -18,16 +18,10 @@ from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable
 from app.schemas.receiving import EmailInbound, SmsInbound, WebhookAccepted
 from app.services.callbacks.service import provider_of
 from app.services.limits.failed_keys import address_block
-from app.wiring import Services
 
 log = structlog.get_logger(__name__)
 
-_ERRORS = responses(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+_ERRORS = responses(413, 415, 422, 503)
 
 
 class SignedRoute(HotRoute):
@@ -61,10 +55,7 @@ def _replayed(body: bytes) -> Receive:
 
 
 hot = APIRouter(
-    prefix="/api/webhooks",
-    tags=["webhooks"],
-    route_class=SignedRoute,
-    responses=_ERRORS | responses(HTTPStatus.UNAUTHORIZED),
+    prefix="/api/webhooks", tags=["webhooks"], route_class=SignedRoute, responses=_ERRORS | responses(401)
 )
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], responses=_ERRORS)
 
@@ -72,27 +63,26 @@ router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], responses=_ERRORS)
 @hot.post("/sms", response_model=WebhookAccepted)
 async def receive_sms(message: SmsInbound, request: Request) -> WebhookAccepted:
     """A text or media message came in. Stored exactly once per `messaging_provider_id`."""
-    await _accept(message, request)
-    return WebhookAccepted()
+    return await _accepted(message, request)
 
 
 @hot.post("/email", response_model=WebhookAccepted)
 async def receive_email(message: EmailInbound, request: Request) -> WebhookAccepted:
     """A mail came in. Stored exactly once per `xillio_id`."""
-    await _accept(message, request)
-    return WebhookAccepted()
+    return await _accepted(message, request)
 
 
-async def _accept(message: SmsInbound | EmailInbound, request: Request) -> None:
+async def _accepted(message: SmsInbound | EmailInbound, request: Request) -> WebhookAccepted:
     """Store a message for the tenant that owns the address it was sent to, which its sender can't choose."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     await services.messages.accept(message.new_message(await services.addresses.tenant_of(message.to)))
+    return WebhookAccepted()
 
 
 _CALLBACK: dict[str, Any] = {
     "response_model": WebhookAccepted,
     "response_description": "Stored, now or before. Some providers get a reply in a format of their own.",
-    "responses": responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND),
+    "responses": responses(401, 404),
 }
 
 
@@ -105,7 +95,7 @@ async def receive_callback(provider: str, request: Request) -> Response:
     like any other.
     """
     vendor = provider_of(provider)
-    services: Services = request.app.state.services
+    services = services_of(request)
     client = client_address(request.scope)
     head = Callback(request.method, _called_at(request), _headers_of(request), b"")
 

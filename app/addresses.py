@@ -152,12 +152,7 @@ def _email_value(written: str, may_have_display_name: bool) -> str:
         text = text[text.find("<") + 1 : -1]
     try:
         # `test_environment` only admits the reserved domain .test, which reaches nobody.
-        return validate_email(
-            text,
-            check_deliverability=False,
-            test_environment=True,
-            strict=True,
-        ).normalized
+        return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
     except EmailNotValidError:
         raise InvalidAddress("not an email address; write it like name@example.com") from None
 

@@ -190,9 +190,7 @@ class Settings(BaseSettings):
     @field_validator("provider_rates", "provider_concurrencies", "daily_caps", mode="before")
     @classmethod
     def _name_and_number(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return dict(part.rpartition(":")[::2] for part in value.split())
+        return dict(part.rpartition(":")[::2] for part in value.split()) if isinstance(value, str) else value
 
     @field_validator("webhook_secret")
     @classmethod

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import structlog
@@ -102,7 +103,7 @@ def configure_logging(settings: Settings) -> None:
             foreign_pre_chain=[*shared, _first_line_of_asyncio],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.ExceptionRenderer(_Traceback(with_texts=level <= logging.DEBUG)),
+                structlog.processors.ExceptionRenderer(partial(_traceback, with_texts=level <= logging.DEBUG)),
                 _cleaned,
                 renderer,
             ],
@@ -178,14 +179,9 @@ _SAFE_TO_SHOW = (
 )
 
 
-class _Traceback:
-    """Shows exceptions from the first cause to the last effect; `with_texts` for debugging only."""
-
-    def __init__(self, *, with_texts: bool) -> None:
-        self._with_texts = with_texts
-
-    def __call__(self, exc_info: ExcInfo) -> str:
-        return "\n".join(_shown(exc_info[1], self._with_texts))
+def _traceback(exc_info: ExcInfo, *, with_texts: bool) -> str:
+    """Exceptions from the first cause to the last effect; `with_texts` for debugging only."""
+    return "\n".join(_shown(exc_info[1], with_texts))
 
 
 def _shown(error: BaseException, with_texts: bool) -> Iterator[str]:

@@ -24,38 +24,12 @@ _IS_BASIC = re.compile(f"[{re.escape(_BASIC)}]*")
 _WHOLE = 160
 #: Typographic characters of word processors and keyboards, with their equivalents in GSM-7.
 _PLAIN = str.maketrans(
-    {
-        "\u2018": "'",
-        "\u2019": "'",
-        "\u201a": "'",
-        "\u201b": "'",
-        "\u2032": "'",
-        "`": "'",
-        "\u00b4": "'",
-        "\u201c": '"',
-        "\u201d": '"',
-        "\u201e": '"',
-        "\u00ab": '"',
-        "\u00bb": '"',
-        "\u2033": '"',
-        "\u2010": "-",
-        "\u2011": "-",
-        "\u2012": "-",
-        "\u2013": "-",
-        "\u2014": "-",
-        "\u2015": "-",
-        "\u2212": "-",
-        "\u2022": "-",
-        "\u2026": "...",
-        "\t": " ",
-        "\u00a0": " ",
-        "\u2002": " ",
-        "\u2003": " ",
-        "\u2009": " ",
-        "\u202f": " ",
-        "\u200b": "",
-        "\ufeff": "",
-    }
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032`\u00b4", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u2033", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2022", "-")
+    | dict.fromkeys("\t\u00a0\u2002\u2003\u2009\u202f", " ")
+    | dict.fromkeys("\u200b\ufeff", "")
+    | {"\u2026": "..."}
 )
 _MOST_NAMED = 10
 #: Counting a long text takes 30 µs or more, and happens when it is charged for, accepted and sent. The longest have

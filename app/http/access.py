@@ -124,7 +124,7 @@ async def admit(scope: Scope) -> None:
         _tell_quota(scope, app.services.rates.take_at_once(access.tenant_id) or await _quota(scope, access))
     if need is None:
         if app.settings.is_production:
-            raise _nothing_for(needs)
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED if needs else HTTPStatus.NOT_FOUND)
     elif need not in access.scopes:
         _note_denied(scope, access, need)
         raise ScopeMissing(f"This key lacks the scope `{need}`.")
@@ -239,13 +239,6 @@ async def _quota(scope: Scope, access: Access) -> Quota | None:
 
 def client_address(scope: Scope) -> str | None:
     return scope["client"][0] if scope.get("client") else None
-
-
-def _nothing_for(needs: Mapping[str, KeyScope | None]) -> HTTPException:
-    """The router's own error for an address, or a method, that does not exist."""
-    if not needs:
-        return HTTPException(HTTPStatus.NOT_FOUND)
-    return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(needs)})
 
 
 def _tell_quota(scope: Scope, quota: Quota | None) -> None:

@@ -38,18 +38,15 @@ class Admission:
             return
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"][:-1]}
-        self._check_address(scope)
-        self._check_headers(scope)
+        self._check_head(scope)
         await admit(scope)
         route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
         receive = _limited(receive, scope, self._limit if route is not None else self._limit_of(scope["path"]))
         await (self._app if route is None else route.serve)(scope, receive, send)
 
-    def _check_address(self, scope: Scope) -> None:
+    def _check_head(self, scope: Scope) -> None:
         if len(scope["path"]) + len(scope["query_string"]) > self._longest_address:
             raise AddressTooLong(f"An address has at most {self._longest_address} characters.")
-
-    def _check_headers(self, scope: Scope) -> None:
         headers, by_name = scope["headers"], scope["headers_by_name"]
         if len(headers) > self._most_headers:
             raise TooManyHeaders(f"A request has at most {self._most_headers} headers.")

@@ -9,14 +9,13 @@ import inspect
 from typing import Any
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from app.http.json_body import check_shape, must_be_called_json, must_be_utf8
-from app.http.problems import invalid_request
+from app.http.json_body import must_be_called_json, read_json
 
 
 class HotRoute(APIRoute):
@@ -49,12 +48,7 @@ class HotRoute(APIRoute):
         request = Request(scope, receive, send)
         must_be_called_json(scope)
         content = await whole_body(receive)
-        must_be_utf8(content)
-        try:
-            body = self._validator.validate_json(content, context=self.context(request))
-        except ValidationError as error:
-            raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
-        check_shape(content)
+        body = read_json(content, self._validator, self.context(request))
         answer = await self.endpoint(body, request)
         if isinstance(answer, Response):
             await answer(scope, receive, send)

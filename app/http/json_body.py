@@ -8,14 +8,16 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
+from pydantic_core import SchemaValidator
+from pydantic_core.core_schema import any_schema
 from starlette.types import Scope
 
 from app.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from app.http.problems import invalid_request
 
 _OTHER_ENCODINGS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
+_ANY_JSON = SchemaValidator(any_schema())
 
 
 def must_be_called_json(scope: Scope) -> None:
@@ -25,10 +27,21 @@ def must_be_called_json(scope: Scope) -> None:
         raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
 
 
-def must_be_utf8(content: bytes) -> None:
-    """Raises `UnsupportedMediaType` where a body begins with a byte order mark."""
+def read_json(content: bytes, validator: SchemaValidator, context: dict[str, Any] | None = None) -> Any:
+    """The value in a body, validated.
+
+    Raises:
+        UnsupportedMediaType: The body begins with a byte order mark.
+        InvalidRequest: It is not valid, or valid JSON that is ambiguous or too expensive.
+    """
     if content.startswith(_OTHER_ENCODINGS):
         raise UnsupportedMediaType("Send JSON in UTF-8, without a byte order mark.")
+    try:
+        value = validator.validate_json(content, context=context)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
+    _check_shape(content)
+    return value
 
 
 class JsonRoute(APIRoute):
@@ -41,13 +54,7 @@ class JsonRoute(APIRoute):
 
         async def handle_json(request: Request) -> Response:
             must_be_called_json(request.scope)
-            content = await request.body()  # cached by the request
-            must_be_utf8(content)
-            try:
-                _ANY_JSON.validate_json(content)
-            except ValidationError as error:
-                raise invalid_request(error.errors(include_url=False, include_input=False), within="body") from None
-            check_shape(content)
+            read_json(await request.body(), _ANY_JSON)  # the request caches its body
             return await handle(request)
 
         return handle_json
@@ -60,25 +67,15 @@ _NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 
 
-class _Refused(Exception):
-    """Raised while a document is read; holds the place and the reason."""
+def _check_shape(content: bytes) -> None:
+    # A document with so few brackets can't be deep.
+    if content.count(b"[") + content.count(b"{") > _DEEPEST and _is_deep(content):
+        raise _refused("body", f"this is nested deeper than {_DEEPEST} levels")
+    _DECODER.raw_decode(content.decode().lstrip())
 
-    def __init__(self, location: str, message: str) -> None:
-        self.error = FieldError(location, message)
 
-
-def check_shape(content: bytes) -> None:
-    """Raises `InvalidRequest` for valid JSON that is ambiguous or too expensive.
-
-    Of a duplicate key, one reader takes the first value and another the last.
-    """
-    try:
-        # A document with so few brackets can't be deep.
-        if content.count(b"[") + content.count(b"{") > _DEEPEST and _is_deep(content):
-            raise _Refused("body", f"this is nested deeper than {_DEEPEST} levels")
-        _DECODER.raw_decode(content.decode().lstrip())
-    except _Refused as refused:
-        raise InvalidRequest("The JSON is not as it should be.", errors=[refused.error]) from None
+def _refused(location: str, message: str) -> InvalidRequest:
+    return InvalidRequest("The JSON is not as it should be.", errors=[FieldError(location, message)])
 
 
 def _is_deep(content: bytes) -> bool:
@@ -90,13 +87,14 @@ def _is_deep(content: bytes) -> bool:
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> None:
+    """Raises `InvalidRequest` for a duplicate key, of which one reader takes the first value and another the last."""
     if len(pairs) > _MOST_KEYS:
-        raise _Refused("body", f"an object has at most {_MOST_KEYS} keys")
+        raise _refused("body", f"an object has at most {_MOST_KEYS} keys")
     if len(dict(pairs)) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _Refused(f"body.{_shown(key)}", "this key stands twice in one object")
+                raise _refused(f"body.{_shown(key)}", "this key stands twice in one object")
             seen.add(key)
 
 

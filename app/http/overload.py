@@ -23,14 +23,23 @@ from app.services.limits.failed_keys import address_block
 NEVER_SHED = frozenset({"/healthz", "/readyz"})
 #: Bytes of incomplete bodies: of all requests together, and of those from one network address.
 _INCOMPLETE_BYTES, _INCOMPLETE_BYTES_OF_ONE = 300_000_000, 100_000_000
-_ID = b"0" * 24
+_ID = b"0" * 24  # stands for the request's id in the prepared answer
 
 
 class Refusal:
     """The answer to a request that is shed, rendered in advance except for the request's id."""
 
     def __init__(self, settings: Settings) -> None:
-        self._headers, self._body = _rendered(settings)
+        answer = problem(
+            Overloaded.status,
+            Overloaded.title,
+            "More requests are under way than the service can take on right now. Try again shortly.",
+            headers={"Retry-After": str(Overloaded.retry_after)},
+        )
+        body = json.loads(bytes(answer.body)) | {"request_id": _ID.decode()}
+        self._body = json.dumps(body, separators=(",", ":")).encode()
+        headers = [(name, value) for name, value in answer.raw_headers if name != b"content-length"]
+        self._headers = [*headers, *data_headers(settings)]
         self._ids = request_ids()
         self._shed = Seldom("requests_shed")
 
@@ -166,17 +175,3 @@ class OverloadGuard:
         finally:
             self.waiting -= 1
             scope[_STOPWATCH].began += time.monotonic() - began
-
-
-def _rendered(settings: Settings) -> tuple[Headers, bytes]:
-    """Headers and body of the answer, with `_ID` where the id goes and without the id's header and the length."""
-    answer = problem(
-        Overloaded.status,
-        Overloaded.title,
-        "More requests are under way than the service can take on right now. Try again shortly.",
-        headers={"Retry-After": str(Overloaded.retry_after)},
-    )
-    body = json.loads(bytes(answer.body)) | {"request_id": _ID.decode()}
-    content = json.dumps(body, separators=(",", ":")).encode()
-    headers = [(name, value) for name, value in answer.raw_headers if name != b"content-length"]
-    return [*headers, *data_headers(settings)], content

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from httptools import HttpParserInvalidMethodError
-from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.config import Settings
@@ -215,18 +214,15 @@ class TimedProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             id_ = id_for(dict(self._headers_so_far()).get(b"x-request-id"), request_ids())
-            self.transport.write(_as_bytes(problem(status, title, detail, headers=headers), id_, self._settings))
+            answer = problem(status, title, detail, headers=headers)
+            head = _head(status, [*answer.raw_headers, (b"x-request-id", id_), *data_headers(self._settings)])
+            self.transport.write(head + b"connection: close\r\n\r\n" + bytes(answer.body))
         self.transport.close()
 
     def _headers_so_far(self) -> Headers:
         """The headers of the current request; none where only the request before it has any."""
         is_answered = self.cycle is not None and self.cycle.response_complete and self.cycle.scope is self.scope
         return [] if self.headers is None or is_answered else self.headers
-
-
-def _as_bytes(answer: Response, id_: bytes, settings: Settings) -> bytes:
-    headers = [*answer.raw_headers, (b"x-request-id", id_), *data_headers(settings)]
-    return _head(answer.status_code, headers) + b"connection: close\r\n\r\n" + bytes(answer.body)
 
 
 def _head(status: int, headers: Headers) -> bytes:

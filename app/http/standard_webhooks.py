@@ -23,20 +23,26 @@ def must_be_signed(headers: Headers, body: bytes, secrets: Sequence[bytes]) -> N
 
     The timestamp has to be within five minutes of now, before or after.
     """
+    if not _is_signed(headers, body, secrets):
+        raise SignatureRefused(
+            "This needs a valid signature, as Standard Webhooks describe it, made within five minutes."
+        )
+
+
+def _is_signed(headers: Headers, body: bytes, secrets: Sequence[bytes]) -> bool:
     written = [headers.getlist(name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")]
     if any(len(values) != 1 for values in written):
-        raise _refused()
+        return False
     [[id], [timestamp], [signatures]] = written
     if not _ID.fullmatch(id) or not _TIMESTAMP.fullmatch(timestamp):
-        raise _refused()
+        return False
     if abs(time.time() - int(timestamp)) > _TOLERANCE_SECONDS:
-        raise _refused()
+        return False
     signed = f"{id}.{timestamp}.".encode() + body
     expected = [hmac.digest(secret, signed, hashlib.sha256) for secret in secrets]
     shown = [_signature(each) for each in signatures.split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]]
     # All pairs are compared, so that the time taken does not tell which secret fits.
-    if sum(hmac.compare_digest(one, other) for one in expected for other in shown) == 0:
-        raise _refused()
+    return sum(hmac.compare_digest(one, other) for one in expected for other in shown) > 0
 
 
 def _signature(written: str) -> bytes:
@@ -46,9 +52,3 @@ def _signature(written: str) -> bytes:
         return base64.b64decode(signature.encode("ascii"), validate=True) if version == "v1" else b""
     except (binascii.Error, UnicodeEncodeError):
         return b""
-
-
-def _refused() -> SignatureRefused:
-    return SignatureRefused(
-        "This needs a valid signature, as Standard Webhooks describe it, made within five minutes."
-    )

@@ -15,6 +15,9 @@ from functools import partial
 from typing import Any
 
 import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper
+from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from app.config import Settings
@@ -72,38 +75,25 @@ class Seldom:
 
 def configure_logging(settings: Settings) -> None:
     """Send the events of this service and of all libraries through one formatter to standard error."""
-    shared: list[Processor] = [
-        _with_facts,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True)
-        if settings.logs_json
-        else structlog.processors.TimeStamper("%H:%M:%S"),
-    ]
+    timestamper = TimeStamper("iso" if settings.logs_json else "%H:%M:%S")
+    shared: list[Processor] = [_with_facts, structlog.stdlib.add_log_level, timestamper]
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.logs_json
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    )
+    renderer: Processor = JSONRenderer()
+    if not settings.logs_json:
+        renderer = ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain_traceback)
     handler = logging.StreamHandler()
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        ProcessorFormatter(
             foreign_pre_chain=[*shared, _first_line_of_asyncio],
             processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.ExceptionRenderer(partial(_traceback, with_texts=level <= logging.DEBUG)),
+                ProcessorFormatter.remove_processors_meta,
+                ExceptionRenderer(partial(_traceback, with_texts=level <= logging.DEBUG)),
                 _cleaned,
                 renderer,
             ],
@@ -112,14 +102,11 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = True
-    # The access log is a line of `app.http.envelope`, with the request's id and without its query.
-    access = logging.getLogger("uvicorn.access")
-    access.handlers.clear()
-    access.propagate = False
+        # The access log is a line of `app.http.envelope`, with the request's id and without its query.
+        logger.propagate = name != "uvicorn.access"
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 

@@ -129,10 +129,9 @@ async def list_webhook_calls(
 
 
 _CALL = "/webhook-calls/{tenant_id}/{call_id}"
-_NO_CALL = responses(404)
 
 
-@router.get(_CALL, responses=_NO_CALL)
+@router.get(_CALL, responses=responses(404))
 async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> WebhookCallDetail:
     """A callback as it came, with headers and body. It may hold what people have written."""
     call = await get_callback(session, call_id, tenant_id)
@@ -143,13 +142,13 @@ async def get_webhook_call(tenant_id: Id, call_id: Id, session: ReadSession) -> 
     return WebhookCallDetail.model_validate(vars(call) | {"body": body, "encoding": encoding})
 
 
-@router.post(_CALL + "/verify", response_model=CallVerification, responses=_NO_CALL)
+@router.post(_CALL + "/verify", response_model=CallVerification, responses=responses(404))
 async def verify_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> CallbackResult:
     """Verify a callback again, with today's settings and the time at which it came. Nothing is changed."""
     return await services_of(request).callbacks.verify(tenant_id, call_id)
 
 
-@router.post(_CALL + "/replay", response_model=CallJudgement, responses=_NO_CALL)
+@router.post(_CALL + "/replay", response_model=CallJudgement, responses=responses(404))
 async def replay_webhook_call(tenant_id: Id, call_id: Id, request: Request) -> CallbackResult:
     """Replay a callback as if it came now. Its receipts and messages are stored once, however often it is replayed.
 

@@ -24,7 +24,6 @@ from app.schemas.personal_data import (
 from app.services.people.contacts import ContactService, MessageExport
 
 router = APIRouter(prefix="/api/contacts", tags=["contacts"], responses=responses(422, 503))
-_NOT_FOUND = responses(404)
 _END = "]}"
 
 
@@ -51,13 +50,13 @@ def _address(written: str, request: Request) -> Address:
     return address_in(request, plus + written.lstrip(), location="query.address")
 
 
-@router.get("/{contact_id}", response_model=ContactView, responses=_NOT_FOUND)
+@router.get("/{contact_id}", response_model=ContactView, responses=responses(404))
 async def get_contact(contact_id: Id, service: ContactsDep) -> Contact:
     """A contact and its address."""
     return await service.contact(contact_id)
 
 
-@router.get("/{contact_id}/export", response_model=ContactExport, responses=_NOT_FOUND)
+@router.get("/{contact_id}/export", response_model=ContactExport, responses=responses(404))
 async def export_contact(contact_id: Id, service: ContactsDep) -> Any:
     """Everything that is stored about a contact, as one document that is streamed."""
     contact = await service.contact(contact_id)

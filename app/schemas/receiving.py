@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from app.domain import Address, Channel, Direction, MessageType, NewMessage
 from app.schemas.fields import (
@@ -15,6 +16,25 @@ from app.schemas.fields import (
     SmsRecipient,
     SmsSender,
 )
+
+_SMS_EXAMPLE: JsonDict = {
+    "from": "+18045551234",
+    "to": "+12016661234",
+    "type": "sms",
+    "messaging_provider_id": "message-1",
+    "body": "text",
+    "attachments": None,
+    "timestamp": "2024-11-01T14:00:00Z",
+}
+_EMAIL_EXAMPLE: JsonDict = {
+    "from": "contact@example.com",
+    "to": "user@example.com",
+    "xillio_id": "message-3",
+    "subject": "Re: Greetings",
+    "body": "<p>Hello back!</p>",
+    "attachments": [],
+    "timestamp": "2024-11-01T14:00:00Z",
+}
 
 
 class _Inbound(BaseModel):
@@ -47,21 +67,7 @@ class _Inbound(BaseModel):
 class SmsInbound(_Inbound):
     """A text that a provider hands over."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "from": "+18045551234",
-                    "to": "+12016661234",
-                    "type": "sms",
-                    "messaging_provider_id": "message-1",
-                    "body": "text",
-                    "attachments": None,
-                    "timestamp": "2024-11-01T14:00:00Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_SMS_EXAMPLE]})
     from_: SmsSender = Field(alias="from")
     to: SmsRecipient
     type: Literal["sms", "mms"]
@@ -74,21 +80,7 @@ class SmsInbound(_Inbound):
 class EmailInbound(_Inbound):
     """A mail that a provider hands over."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "from": "contact@example.com",
-                    "to": "user@example.com",
-                    "xillio_id": "message-3",
-                    "subject": "Re: Greetings",
-                    "body": "<p>Hello back!</p>",
-                    "attachments": [],
-                    "timestamp": "2024-11-01T14:00:00Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE]})
     from_: EmailParty = Field(alias="from")
     to: EmailParty
     xillio_id: ProviderMessageId

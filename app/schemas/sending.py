@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from app.domain import Address, Channel, Direction, MessageType, NewMessage
 from app.schemas.fields import (
@@ -25,6 +26,29 @@ from app.schemas.views import FieldProblem
 from app.segments import Segments
 
 _LONGEST_AHEAD = timedelta(days=366)
+_SMS_EXAMPLE: JsonDict = {
+    "from": "+12016661234",
+    "to": "+18045551234",
+    "type": "sms",
+    "body": "Hello!",
+    "attachments": None,
+    "timestamp": "2024-11-01T14:00:00Z",
+}
+_EMAIL_EXAMPLE: JsonDict = {
+    "from": "user@example.com",
+    "to": "contact@example.com",
+    "subject": "Greetings",
+    "body": "<p>Hello!</p>",
+    "attachments": ["https://example.com/document.pdf"],
+    "timestamp": "2024-11-01T14:00:00Z",
+}
+_PREVIEW_EXAMPLE: JsonDict = {
+    "channel": "sms",
+    "from": "+12016661234",
+    "to": "(804) 555-1234",
+    "type": "sms",
+    "body": "“Hello!”",
+}
 
 
 class _Send(BaseModel):
@@ -45,13 +69,9 @@ class _Send(BaseModel):
         return moment
 
     @model_validator(mode="after")
-    def _leaves_before_it_expires(self) -> "_Send":
+    def _can_leave(self) -> "_Send":
         if self.send_at is not None and self.expires_at is not None and self.send_at >= self.expires_at:
             raise ValueError("a message can't expire before it leaves")
-        return self
-
-    @model_validator(mode="after")
-    def _says_something(self) -> "_Send":
         if not self.body.strip() and not self.attachments:
             raise ValueError("a message needs a body or an attachment")
         return self
@@ -87,20 +107,7 @@ class _Send(BaseModel):
 class SmsSend(_Send):
     """A text to send: `mms` where it carries media."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "from": "+12016661234",
-                    "to": "+18045551234",
-                    "type": "sms",
-                    "body": "Hello!",
-                    "attachments": None,
-                    "timestamp": "2024-11-01T14:00:00Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_SMS_EXAMPLE]})
     from_: SmsSender = Field(alias="from")
     to: SmsRecipient
     type: Literal["sms", "mms"]
@@ -113,20 +120,7 @@ class SmsSend(_Send):
 class EmailSend(_Send):
     """A mail to send. The body may hold HTML."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "from": "user@example.com",
-                    "to": "contact@example.com",
-                    "subject": "Greetings",
-                    "body": "<p>Hello!</p>",
-                    "attachments": ["https://example.com/document.pdf"],
-                    "timestamp": "2024-11-01T14:00:00Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE]})
     from_: EmailAddress = Field(alias="from")
     to: EmailAddress
     subject: Subject | None = None
@@ -152,20 +146,7 @@ class ChannelSend(_Send):
 class Preview(BaseModel):
     """A message that is not to be sent: what a send on its channel takes, and `channel`."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "channel": "sms",
-                    "from": "+12016661234",
-                    "to": "(804) 555-1234",
-                    "type": "sms",
-                    "body": "“Hello!”",
-                }
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_PREVIEW_EXAMPLE]})
     channel: Annotated[str, Field(max_length=63, json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)]
 
 

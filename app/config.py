@@ -31,10 +31,7 @@ def _none_or_countable(rate: float) -> float:
 RequestRate = Annotated[
     float,
     Field(
-        ge=0,
-        le=1e9,
-        allow_inf_nan=False,
-        json_schema_extra={"anyOf": [{"maximum": 0}, {"minimum": SLOWEST_RATE}]},
+        ge=0, le=1e9, allow_inf_nan=False, json_schema_extra={"anyOf": [{"maximum": 0}, {"minimum": SLOWEST_RATE}]}
     ),
     AfterValidator(_none_or_countable),
 ]

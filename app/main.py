@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.webhook_keys = settings.webhook_keys()
-    app.state.has_warned_of_public_profile = False
+    app.state.has_warned_of_public_use = False
     app.state.reading_context = reading_context(settings)
     hot = {
         route.path: route

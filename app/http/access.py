@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -139,12 +138,14 @@ def _without_a_key(scope: Scope) -> Access:
 
     The first request from another machine is logged as a warning, however the server was started.
     """
-    headers, client = scope["headers_by_name"], scope.get("client")
+    app, headers, client = scope["app"].state, scope["headers_by_name"], scope.get("client")
     if (b"sec-fetch-site" in headers or b"origin" in headers) and scope["method"] not in _SAFE_METHODS:
-        _must_be_of_this_site(headers, scope["app"].state.settings.cors_origins)
+        _must_be_of_this_site(headers, app.settings.cors_origins)
     # Most requests come from 127.0.0.1, and comparing is cheaper than a call.
-    if client and client[0] != "127.0.0.1" and not _is_this_machine(client[0]):
-        _warn_of_public_profile(scope["app"].state, client[0])
+    if client and client[0] != "127.0.0.1" and not _is_this_machine(client[0]) and not app.has_warned_of_public_use:
+        app.has_warned_of_public_use = True
+        reason = "anybody who reaches it may do anything"
+        log.warning("development_profile_is_public", client=network_of(client[0]), reason=reason)
     return _EVERYTHING
 
 
@@ -156,16 +157,6 @@ def _must_be_of_this_site(headers: Mapping[bytes, bytes], allowed: Sequence[str]
     is_ours = origin.partition(b"://")[2] == headers.get(b"host") if site is None else site in _OF_THIS_SITE
     if not is_ours:
         raise CrossSite("Without a key, pages of other sites change nothing here; CORS_ORIGINS names those that may.")
-
-
-def _warn_of_public_profile(app: Any, client: str) -> None:
-    if not app.has_warned_of_public_profile:
-        app.has_warned_of_public_profile = True
-        log.warning(
-            "development_profile_is_public",
-            client=network_of(client),
-            reason="anybody who reaches it may do anything",
-        )
 
 
 @lru_cache(maxsize=1024)
@@ -201,29 +192,23 @@ def needs_of(path: str) -> Mapping[str, KeyScope | None]:
 
 
 async def _access(scope: Scope, shown: list[bytes]) -> Access:
-    """The access that the credentials give. Refused ones are recorded in the audit."""
+    """The access that the credentials give. Refused ones are recorded in the audit; wrong ones count as failures."""
     services, client = scope["app"].state.services, client_address(scope)
     try:
         if not shown:
             raise Unauthorized("missing")
-        return await _looked_up(services, shown, client)
-    except Unauthorized as refusal:
-        prefix = {"prefix": refusal.prefix} if refusal.prefix else {}
-        services.refusals.refused("authentication_failed", client=client, reason=refusal.reason, **prefix)
-        raise
-
-
-async def _looked_up(services: Any, shown: list[bytes], client: str | None) -> Access:
-    seconds = services.failures.seconds_left(client)
-    # A key that was valid lately is no guess: a client that shares an address with one that guesses keeps working.
-    if seconds and not services.keys.has_let_in(shown[0]):
-        raise TooManyFailures("Too many wrong keys came from this address.", retry_after=seconds)
-    try:
+        seconds = services.failures.seconds_left(client)
+        # A key that was valid lately is no guess: a client that shares its address with a guesser keeps working.
+        if seconds and not services.keys.has_let_in(shown[0]):
+            raise TooManyFailures("Too many wrong keys came from this address.", retry_after=seconds)
         if len(shown) != 1:
             raise Unauthorized("malformed")
         access: Access = await services.keys.access(shown[0])
-    except Unauthorized:
-        services.failures.note(client)
+    except Unauthorized as refusal:
+        if shown:
+            services.failures.note(client)
+        prefix = {"prefix": refusal.prefix} if refusal.prefix else {}
+        services.refusals.refused("authentication_failed", client=client, reason=refusal.reason, **prefix)
         raise
     return access
 

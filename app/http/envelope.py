@@ -30,10 +30,7 @@ _EVERYWHERE: Headers = [
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 ]
 _DATA: Headers = [
-    (
-        b"content-security-policy",
-        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 ]
 #: For the API reference, whose files are revalidated at every visit. Swagger UI sets style attributes and shows
@@ -46,8 +43,6 @@ _REFERENCE: Headers = [
     ),
     (b"cache-control", b"no-cache"),
 ]
-_ONE_YEAR = 31_536_000
-
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, Prefer, X-Request-Id"),
@@ -143,4 +138,4 @@ def _transport_security(settings: Settings) -> Headers:
     """The HSTS header, where clients reach us by TLS. It would lock out an installation without."""
     if not (settings.public_url or "").lower().startswith("https://"):
         return []
-    return [(b"strict-transport-security", b"max-age=%d" % _ONE_YEAR)]
+    return [(b"strict-transport-security", b"max-age=31536000")]  # a year

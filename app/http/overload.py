@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.errors import Overloaded
+from app.http.access import client_address
 from app.http.body_budget import BodyBudget
 from app.http.envelope import Headers, data_headers, id_for, request_ids
-from app.http.problems import problem
+from app.http.problems import service_problem
 from app.log import Seldom
 from app.services.limits.failed_keys import address_block
 
@@ -30,11 +31,8 @@ class Refusal:
     """The answer to a request that is shed, rendered in advance except for the request's id."""
 
     def __init__(self, settings: Settings) -> None:
-        answer = problem(
-            Overloaded.status,
-            Overloaded.title,
-            "More requests are under way than the service can take on right now. Try again shortly.",
-            headers={"Retry-After": str(Overloaded.retry_after)},
+        answer = service_problem(
+            Overloaded("More requests are under way than the service can take on right now. Try again shortly.")
         )
         body = json.loads(bytes(answer.body)) | {"request_id": _ID.decode()}
         self._body = json.dumps(body, separators=(",", ":")).encode()
@@ -143,7 +141,7 @@ class OverloadGuard:
             finally:
                 self.waiting -= 1
             if message.get("more_body"):
-                sender = address_block(scope["client"][0] if scope.get("client") else None)
+                sender = address_block(client_address(scope))
                 self._bodies.take(sender, len(message["body"]))
                 held += len(message["body"])
             elif held:

@@ -81,10 +81,7 @@ def channel_context(settings: Settings, channel: str) -> dict[str, str | None]:
 
 
 channels = APIRouter(
-    prefix="/api/messages",
-    tags=["messages"],
-    route_class=ChannelRoute,
-    responses=SEND_ERRORS | responses(404),
+    prefix="/api/messages", tags=["messages"], route_class=ChannelRoute, responses=SEND_ERRORS | responses(404)
 )
 
 

@@ -27,8 +27,7 @@ class NewTenant(BaseModel):
 
 
 _DailyCaps = Annotated[
-    dict[Destination, Annotated[DailyCap, _NUMBER]],
-    Field(json_schema_extra={"additionalProperties": False}),
+    dict[Destination, Annotated[DailyCap, _NUMBER]], Field(json_schema_extra={"additionalProperties": False})
 ]
 
 

@@ -42,12 +42,12 @@ def found(settings: Settings, check: str) -> list[Finding]:
     """The findings of the check of that name."""
     for of_settings in examination.SETTINGS_CHECKS:
         if examination.name_of(of_settings) == check:
-            return list(of_settings(settings))
+            return examination.listed(of_settings(settings))
     [of_database] = [each for each in examination.DATABASE_CHECKS if examination.name_of(each) == check]
     assert settings.database_url is not None
     engine = create_command_engine(settings.database_url.get_secret_value())
     with engine.connect() as connection:
-        findings = list(of_database(settings, connection))
+        findings = examination.listed(of_database(settings, connection))
     engine.dispose()
     return findings
 
@@ -544,7 +544,7 @@ def test_the_disk_of_the_embedded_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, level: Level
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(free))
-    [finding] = installation.disk(make_settings(data_dir=tmp_path / "not" / "there" / "yet"))
+    finding = installation.disk(make_settings(data_dir=tmp_path / "not" / "there" / "yet"))
     assert finding.level is level
 
 
@@ -567,5 +567,5 @@ def test_the_public_url_is_fetched_only_when_told_to(settings: Settings) -> None
     assert asked == ["/healthz"]
     assert finding.text == "PUBLIC_URL/healthz is answered 404, and not by this service."
     nowhere = settings.model_copy(update={"public_url": f"http://127.0.0.1:{free_port()}"})
-    [finding] = list(installation.online(nowhere))
+    finding = installation.online(nowhere)
     assert finding.text == "PUBLIC_URL can't be fetched from here: ConnectError."

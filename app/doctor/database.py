@@ -16,34 +16,33 @@ from app.doctor.findings import APP, Finding, counted, ok, problem, warning
 _OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with
 _SKEW_WARNING, _SKEW_PROBLEM = 1.0, 30.0  # seconds
 _SHOWN = 5  # of a list; the next run shows the rest
+_OUR_TABLES = {"tables": list(Base.metadata.tables)}
 
 
-def database(_: Settings, connection: Connection) -> Iterator[Finding]:
+def database(_: Settings, connection: Connection) -> Finding:
     """The first check, because it shows that the database can be reached."""
     version, number = connection.execute(
         text("SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000")
     ).one()
     name = f"PostgreSQL {version.split()[0]}"
     if number < _OLDEST:
-        yield problem(f"{name} is too old.", f"Move the database to PostgreSQL {_OLDEST} to {_NEWEST}.")
-    elif number > _NEWEST:
-        yield warning(
+        return problem(f"{name} is too old.", f"Move the database to PostgreSQL {_OLDEST} to {_NEWEST}.")
+    if number > _NEWEST:
+        return warning(
             f"{name} is newer than what this version is tested with.",
             f"Look for a newer version of this service, or use PostgreSQL {_OLDEST} to {_NEWEST}.",
         )
-    else:
-        yield ok(f"{name} answers")
+    return ok(f"{name} answers")
 
 
-def encoding(_: Settings, connection: Connection) -> Iterator[Finding]:
+def encoding(_: Settings, connection: Connection) -> Finding:
     found = connection.execute(text("SELECT current_setting('server_encoding')")).scalar_one()
     if found != "UTF8":
-        yield problem(
+        return problem(
             f"The database is encoded as {found}, which can't store every character.",
             "Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and move over with pg_dump.",
         )
-    else:
-        yield ok("UTF8")
+    return ok("UTF8")
 
 
 _RISKS = {
@@ -88,17 +87,16 @@ _A_ROLE = (
 )
 
 
-def role(settings: Settings, connection: Connection) -> Iterator[Finding]:
+def role(settings: Settings, connection: Connection) -> Finding:
     """The rights that an attacker would gain together with the service."""
-    is_superuser, changes_schema = connection.execute(_TRAITS, {"tables": list(Base.metadata.tables)}).one()
+    is_superuser, changes_schema = connection.execute(_TRAITS, _OUR_TABLES).one()
     if not settings.is_production:
-        yield ok("a superuser, as development may have" if is_superuser else "no superuser")
-    elif is_superuser:
-        yield problem("The service is a superuser of the whole database server.", _A_ROLE)
-    elif changes_schema:
-        yield warning("The service may change and drop its tables, which it never needs.", _A_ROLE)
-    else:
-        yield ok("no superuser, and may not change the schema")
+        return ok("a superuser, as development may have" if is_superuser else "no superuser")
+    if is_superuser:
+        return problem("The service is a superuser of the whole database server.", _A_ROLE)
+    if changes_schema:
+        return warning("The service may change and drop its tables, which it never needs.", _A_ROLE)
+    return ok("no superuser, and may not change the schema")
 
 
 _ALLOWED = text("""
@@ -111,7 +109,7 @@ _ALLOWED = text("""
 """)
 
 
-def connections(settings: Settings, connection: Connection) -> Iterator[Finding]:
+def connections(settings: Settings, connection: Connection) -> Finding:
     allowed, others = connection.execute(_ALLOWED).one()
     each = settings.database_pool_size + settings.database_pool_overflow + 1  # one listens for what is due
     needed = settings.web_concurrency * each
@@ -124,20 +122,19 @@ def connections(settings: Settings, connection: Connection) -> Iterator[Finding]
         "DATABASE_POOL_SIZE, DATABASE_POOL_OVERFLOW or WEB_CONCURRENCY."
     )
     if needed > allowed:
-        yield problem(f"{facts}: under load requests will be answered 503.", mending)
-    elif needed + others > allowed:
-        yield warning(f"{facts}, of which others use {others} now.", mending)
-    else:
-        yield ok(facts)
+        return problem(f"{facts}: under load requests will be answered 503.", mending)
+    if needed + others > allowed:
+        return warning(f"{facts}, of which others use {others} now.", mending)
+    return ok(facts)
 
 
-def clock(_: Settings, connection: Connection) -> Iterator[Finding]:
+def clock(_: Settings, connection: Connection) -> Finding:
     before = datetime.now(UTC)
     theirs, zone = connection.execute(text("SELECT clock_timestamp(), current_setting('TimeZone')")).one()
     after = datetime.now(UTC)
     # The database read its clock at an unknown moment in between, so half of the round trip is allowed for.
     half = (after - before) / 2
-    yield skew_finding((abs(theirs - (before + half)) - half).total_seconds(), zone)
+    return skew_finding((abs(theirs - (before + half)) - half).total_seconds(), zone)
 
 
 def skew_finding(seconds: float, zone: str) -> Finding:
@@ -152,7 +149,7 @@ def skew_finding(seconds: float, zone: str) -> Finding:
     )
 
 
-def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
+def schema(settings: Settings, connection: Connection) -> Finding:
     """The schema, compared with the one that this version's migrations create."""
     current = MigrationContext.configure(connection).get_current_revision()
     history = ScriptDirectory.from_config(alembic_config())
@@ -166,20 +163,18 @@ def schema(settings: Settings, connection: Connection) -> Iterator[Finding]:
         elif not settings.is_production:
             mending = f"Start the service, or run `{APP} migrate`: either migrates it."
         say = problem if is_unknown or settings.is_production else warning
-        yield say(text_, mending, hides_the_rest=True)
-        return
+        return say(text_, mending, hides_the_rest=True)
     found = [_described(each) for each in differences(connection)]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         until_then = "only whole tables come back, empty, at the next start."
         if settings.is_production:
             until_then = "the service does not start with it."
-        yield problem(
+        return problem(
             f"It was changed by hand: {', '.join(found[:_SHOWN])}{more}.",
             f"Put it back as app/db/models.py has it, or restore a backup: {until_then}",
         )
-    else:
-        yield ok(f"at revision {newest}, as the migrations left it")
+    return ok(f"at revision {newest}, as the migrations left it")
 
 
 _KINDS = {"add": "missing", "remove": "unknown", "modify": "changed"}
@@ -211,9 +206,8 @@ _INVALID_CONSTRAINTS = text("""
 
 
 def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
-    ours = {"tables": list(Base.metadata.tables)}
-    broken = connection.execute(_INVALID_INDEXES, ours).scalars().all()
-    unchecked = connection.execute(_INVALID_CONSTRAINTS, ours).all()
+    broken = connection.execute(_INVALID_INDEXES, _OUR_TABLES).scalars().all()
+    unchecked = connection.execute(_INVALID_CONSTRAINTS, _OUR_TABLES).all()
     for name in broken:
         yield problem(
             f"The index {name} was not built completely: it is not used, and enforces nothing.",
@@ -240,7 +234,7 @@ _UNTIDY = text("""
 
 def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
     is_on = connection.execute(text("SELECT current_setting('autovacuum') = 'on'")).scalar_one()
-    untidy = connection.execute(_UNTIDY, {"tables": list(Base.metadata.tables)}).all()
+    untidy = connection.execute(_UNTIDY, _OUR_TABLES).all()
     if not is_on:
         yield warning(
             "autovacuum is off: tables grow, and everything gets slower.",

@@ -1,7 +1,7 @@
 """Runs the checks, each within a time limit. A check that fails is a finding too."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from app.config import Settings
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import create_command_engine, provided_database
 from app.doctor import database, installation, operation
-from app.doctor.findings import DatabaseCheck, Finding, Level, SettingsCheck, problem
+from app.doctor.findings import DatabaseCheck, Finding, Found, Level, SettingsCheck, problem
 
 #: A check's name is its function's.
 SETTINGS_CHECKS: list[SettingsCheck] = [
@@ -56,6 +56,9 @@ class Report:
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
+    def add(self, check: SettingsCheck | DatabaseCheck, found: list[Finding]) -> None:
+        self.findings += [(name_of(check), finding) for finding in found]
+
     def count(self, level: Level) -> int:
         return sum(finding.level is level for _, finding in self.findings)
 
@@ -64,62 +67,66 @@ def examine(settings: Settings, *, online: bool = False) -> Report:
     """Run every check, with `online` also the one that fetches PUBLIC_URL. Errors of checks become findings."""
     report = Report()
     for check in [*SETTINGS_CHECKS, *([installation.online] if online else [])]:
-        report.findings += _findings(name_of(check), partial(check, settings))
+        report.add(check, _within_limits(partial(check, settings)))
     try:
         with provided_database(settings) as url:
             engine = create_command_engine(url)
-            _check_database(engine, settings, report)
+            for position, of_database in enumerate(DATABASE_CHECKS):
+                found = _within_limits(partial(_read_only, engine, of_database, settings))
+                report.add(of_database, found)
+                if any(finding.hides_the_rest for finding in found):
+                    report.left_out = [name_of(left) for left in DATABASE_CHECKS[position + 1 :]]
+                    break
             engine.dispose()
     except (EmbeddedPostgresError, OSError) as error:
         mending = "Correct that, let DATA_DIR be a place that can be written, or set DATABASE_URL."
-        report.findings.append(("database", problem(f"The embedded PostgreSQL can't be used: {error}", mending)))
+        report.add(database.database, [problem(f"The embedded PostgreSQL can't be used: {error}", mending)])
         report.left_out = [name_of(check) for check in DATABASE_CHECKS[1:]]
     return report
-
-
-def _check_database(engine: Engine, settings: Settings, report: Report) -> None:
-    for position, check in enumerate(DATABASE_CHECKS):
-        found = _findings(name_of(check), partial(_of_database, engine, check, settings))
-        report.findings += found
-        if any(finding.hides_the_rest for _, finding in found):
-            report.left_out = [name_of(left) for left in DATABASE_CHECKS[position + 1 :]]
-            return
 
 
 def name_of(check: SettingsCheck | DatabaseCheck) -> str:
     return check.__name__.replace("_", " ")
 
 
-def _of_database(engine: Engine, check: DatabaseCheck, settings: Settings) -> Iterator[Finding]:
+def _read_only(engine: Engine, check: DatabaseCheck, settings: Settings) -> list[Finding]:
     """Run a check in a read-only transaction with short timeouts."""
     with engine.connect() as connection:
         connection.execute(text("SET TRANSACTION READ ONLY"))
         for name in ("statement_timeout", "lock_timeout"):
             connection.execute(text(f"SET LOCAL {name} = '{_STATEMENT_SECONDS}s'"))
-        yield from check(settings, connection)
+        return listed(check(settings, connection))
 
 
-def _findings(name: str, check: Callable[[], Iterator[Finding]]) -> list[tuple[str, Finding]]:
+def listed(found: Found) -> list[Finding]:
+    return [found] if isinstance(found, Finding) else list(found)
+
+
+def _within_limits(check: Callable[[], Found]) -> list[Finding]:
+    """Run a check in a thread, which is abandoned after the time limit. Errors become findings.
+
+    A frozen server blocks libpq despite all its timeouts, and only a thread can be abandoned.
+    """
+    outcome: Future[list[Finding]] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(listed(check()))
+        except Exception as error:  # raised again by `result`
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
     try:
-        found = _within(_CHECK_SECONDS, check)
+        return outcome.result(timeout=_CHECK_SECONDS)
     except TimeoutError:
-        found = [
-            problem(
-                f"No answer within {_CHECK_SECONDS:g} seconds.",
-                "See whether PostgreSQL's machine is overloaded or frozen, or something on the way drops packets.",
-                hides_the_rest=True,
-            )
-        ]
+        said = f"No answer within {_CHECK_SECONDS:g} seconds."
+        mending = "See whether PostgreSQL's machine is overloaded or frozen, or something on the way drops packets."
+        return [problem(said, mending, hides_the_rest=True)]
     except DBAPIError as error:
-        found = [_database_trouble(error)]
+        return [_database_trouble(error)]
     except Exception as error:  # the other checks still have something to say
-        found = [
-            problem(
-                f"The check itself failed: {type(error).__name__}.",
-                "Mend the other findings and try again; if this one stays, it is a bug in this version.",
-            )
-        ]
-    return [(name, finding) for finding in found]
+        mending = "Mend the other findings and try again; if this one stays, it is a bug in this version."
+        return [problem(f"The check itself failed: {type(error).__name__}.", mending)]
 
 
 #: By SQLSTATE. The texts of these errors name tables, columns and roles, but contain no stored data.
@@ -143,20 +150,3 @@ def _database_trouble(error: DBAPIError) -> Finding:
         )
     said = error.orig.diag.message_primary if code in _MENDINGS and error.orig is not None else f"SQLSTATE {code}"  # type: ignore[attr-defined]
     return problem(f"The check could not be made: {said}.", _MENDINGS.get(code, "PostgreSQL's log says more."))
-
-
-def _within(seconds: float, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """Run a check in a thread; after a `TimeoutError` the thread is abandoned.
-
-    A frozen server blocks libpq despite all its timeouts, and only a thread can be abandoned.
-    """
-    outcome: Future[list[Finding]] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(list(check()))
-        except Exception as error:  # raised again by `result`
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return outcome.result(timeout=seconds)

@@ -1,6 +1,6 @@
 """The findings of checks, and the words that they share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -31,8 +31,9 @@ class Finding:
     hides_the_rest: bool = False
 
 
-SettingsCheck = Callable[[Settings], Iterator[Finding]]
-DatabaseCheck = Callable[[Settings, Connection], Iterator[Finding]]
+Found = Finding | Iterable[Finding]
+SettingsCheck = Callable[[Settings], Found]
+DatabaseCheck = Callable[[Settings, Connection], Found]
 
 
 def ok(text: str) -> Finding:

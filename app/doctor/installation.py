@@ -5,7 +5,7 @@ import ipaddress
 import shutil
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -23,38 +23,34 @@ _SHORTEST_KEY = 24  # bytes, says Standard Webhooks
 _FETCH_SECONDS = 4
 
 
-def profile(settings: Settings) -> Iterator[Finding]:
+def profile(settings: Settings) -> Finding:
     """The profile: development asks for no key, so it must not be reachable from outside."""
     if settings.is_production:
-        yield ok("production")
-        return
+        return ok("production")
     public = urlsplit(settings.public_url or "").hostname
     if public and not _is_local(public):
-        yield problem(
+        return problem(
             "ENV is development, where requests need no key, and PUBLIC_URL says that the world reaches it.",
             f"Set ENV=production, and make keys with `{APP} keys create`.",
         )
-    elif not _is_local(settings.host):
-        yield warning(
+    if not _is_local(settings.host):
+        return warning(
             f"ENV is development, and HOST={settings.host} lets other machines in: they may do anything.",
             "Set HOST=127.0.0.1 or ENV=production; in a container see that its port is published on 127.0.0.1 only.",
         )
-    else:
-        yield ok("development, for this machine only")
+    return ok("development, for this machine only")
 
 
-def webhook_secret(settings: Settings) -> Iterator[Finding]:
+def webhook_secret(settings: Settings) -> Finding:
     keys = settings.webhook_keys()
     make = "Set WEBHOOK_SECRET to what `openssl rand -base64 32` prints, here and where the webhooks are signed."
     if not keys:
         if settings.is_production:
-            yield problem("WEBHOOK_SECRET is not set, so anybody can forge inbound messages.", make)
-        else:
-            yield ok("not set: in development webhooks need no signature")
-    elif min(map(len, keys)) < _SHORTEST_KEY:
-        yield warning(f"WEBHOOK_SECRET is shorter than {_SHORTEST_KEY} bytes and might be guessed.", make)
-    else:
-        yield ok("set" if len(keys) == 1 else f"{len(keys)} are valid: remove the old one when it is out of use")
+            return problem("WEBHOOK_SECRET is not set, so anybody can forge inbound messages.", make)
+        return ok("not set: in development webhooks need no signature")
+    if min(map(len, keys)) < _SHORTEST_KEY:
+        return warning(f"WEBHOOK_SECRET is shorter than {_SHORTEST_KEY} bytes and might be guessed.", make)
+    return ok("set" if len(keys) == 1 else f"{len(keys)} are valid: remove the old one when it is out of use")
 
 
 #: A callback of each kind that may have a secret of its own. They carry an invalid one, and are refused.
@@ -102,50 +98,44 @@ async def _missing_secrets(provider: BaseProvider) -> list[str]:
 _A_URL = "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example."
 
 
-def public_url(settings: Settings) -> Iterator[Finding]:
+def public_url(settings: Settings) -> Finding:
     if settings.public_url is None:
         signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
         if settings.is_production and signing:
             said = f"PUBLIC_URL is not set, and {', '.join(signing)} signs the address that it calls: nothing starts."
-            yield problem(said, _A_URL)
-        elif settings.is_production:
+            return problem(said, _A_URL)
+        if settings.is_production:
             said = "PUBLIC_URL is not set: links between pages are relative, and browsers may leave https."
-            yield warning(said, _A_URL)
-        else:
-            yield ok("not set: no requests from outside are expected")
-        return
+            return warning(said, _A_URL)
+        return ok("not set: no requests from outside are expected")
     parts = urlsplit(settings.public_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        yield problem("PUBLIC_URL is not a web address.", "Write it as https://messaging.example.")
-    elif settings.is_production and parts.scheme != "https" and not _is_local(parts.hostname):
-        yield problem(
+        return problem("PUBLIC_URL is not a web address.", "Write it as https://messaging.example.")
+    if settings.is_production and parts.scheme != "https" and not _is_local(parts.hostname):
+        return problem(
             "PUBLIC_URL begins with http: keys and messages can be read on the way.",
             "Put a proxy with a certificate in front, and let PUBLIC_URL begin with https.",
         )
-    else:
-        yield ok(_without_secrets(parts))
+    return ok(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")))
 
 
-def online(settings: Settings) -> Iterator[Finding]:
+def online(settings: Settings) -> Finding:
     """Only on request, because it resolves and fetches PUBLIC_URL."""
     if settings.public_url is None:
-        yield warning("There is no PUBLIC_URL to fetch.", "Set PUBLIC_URL.")
-        return
+        return warning("There is no PUBLIC_URL to fetch.", "Set PUBLIC_URL.")
     try:
         answer = httpx.get(f"{settings.public_url.rstrip('/')}/healthz", timeout=_FETCH_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        yield problem(
+        return problem(
             f"PUBLIC_URL can't be fetched from here: {type(error).__name__}.",
             "See that its name resolves, that the proxy runs, and that its certificate is valid.",
         )
-        return
     if answer.status_code == httpx.codes.OK and answer.text.replace(" ", "") == '{"status":"ok"}':
-        yield ok("PUBLIC_URL leads to this service")
-    else:
-        yield problem(
-            f"PUBLIC_URL/healthz is answered {answer.status_code}, and not by this service.",
-            f"Start the service, and have the proxy pass requests on to port {settings.port}, with their paths.",
-        )
+        return ok("PUBLIC_URL leads to this service")
+    return problem(
+        f"PUBLIC_URL/healthz is answered {answer.status_code}, and not by this service.",
+        f"Start the service, and have the proxy pass requests on to port {settings.port}, with their paths.",
+    )
 
 
 def routes(settings: Settings) -> Iterator[Finding]:
@@ -176,32 +166,27 @@ def routes(settings: Settings) -> Iterator[Finding]:
             yield ok(f"{channel} goes to {', then '.join(route)}" + (" (simulated)" if simulated else ""))
 
 
-def log_format(settings: Settings) -> Iterator[Finding]:
+def log_format(settings: Settings) -> Finding:
     if settings.is_production and settings.log_format == "console":
-        yield warning("LOG_FORMAT is console, which log collectors can't read.", "Take LOG_FORMAT away, or set json.")
-    elif settings.is_production and settings.log_level == "debug":
-        yield warning(
-            "LOG_LEVEL is debug: the texts of exceptions are logged, which may quote messages.",
-            "Set LOG_LEVEL=info.",
-        )
-    else:
-        yield ok(settings.log_format or ("json" if settings.is_production else "console"))
+        said = "LOG_FORMAT is console, which log collectors can't read."
+        return warning(said, "Take LOG_FORMAT away, or set json.")
+    if settings.is_production and settings.log_level == "debug":
+        said = "LOG_LEVEL is debug: the texts of exceptions are logged, which may quote messages."
+        return warning(said, "Set LOG_LEVEL=info.")
+    return ok(settings.log_format or ("json" if settings.is_production else "console"))
 
 
-def api_reference(settings: Settings) -> Iterator[Finding]:
+def api_reference(settings: Settings) -> Finding:
     if settings.is_production and settings.serves_docs:
-        yield warning(
-            "DOCS_ENABLED shows the API reference to everyone.", "Take DOCS_ENABLED away, unless that is intended."
-        )
-    else:
-        yield ok("served at /docs" if settings.serves_docs else "not served")
+        mending = "Take DOCS_ENABLED away, unless that is intended."
+        return warning("DOCS_ENABLED shows the API reference to everyone.", mending)
+    return ok("served at /docs" if settings.serves_docs else "not served")
 
 
-def disk(settings: Settings) -> Iterator[Finding]:
+def disk(settings: Settings) -> Finding:
     """The free space of the embedded server; the disk of another server can't be seen from here."""
     if settings.database_url is not None:
-        yield ok("to be watched on the database's own machine: DATABASE_URL is set")
-        return
+        return ok("to be watched on the database's own machine: DATABASE_URL is set")
     directory = settings.data_dir.resolve()
     while not directory.exists():
         directory = directory.parent
@@ -209,15 +194,10 @@ def disk(settings: Settings) -> Iterator[Finding]:
     left = f"{free / _GIGABYTE:.1f} GB are free where DATA_DIR is"
     mending = "Make room, or move DATA_DIR to a larger disk while the service is stopped."
     if free < _NO_DISK:
-        yield problem(f"{left}: PostgreSQL is about to stop.", mending)
-    elif free < _LITTLE_DISK:
-        yield warning(f"{left}.", mending)
-    else:
-        yield ok(left)
-
-
-def _without_secrets(url: SplitResult) -> str:
-    return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment=""))
+        return problem(f"{left}: PostgreSQL is about to stop.", mending)
+    if free < _LITTLE_DISK:
+        return warning(f"{left}.", mending)
+    return ok(left)
 
 
 def _is_local(host: str) -> bool:

@@ -52,16 +52,16 @@ _TROUBLED = text("""
     SELECT provider_type, paused_at IS NOT NULL AS is_paused,
            extract(epoch FROM now() - paused_at) AS paused_for,
            coalesce(open_until > now(), false) AS is_open, failure_count,
-           coalesce(throttled_until > now(), false) AS is_throttled,
            extract(epoch FROM throttled_until - now()) AS throttled_for
-    FROM provider_states ORDER BY provider_type
+    FROM provider_states
+    WHERE paused_at IS NOT NULL OR open_until > now() OR throttled_until > now() ORDER BY provider_type
 """)
 
 
 def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
     """The providers in trouble. The reason of a pause quotes the vendor, and is not repeated here."""
-    in_trouble = False
-    for name, is_paused, paused_for, is_open, failures, is_throttled, throttled_for in connection.execute(_TROUBLED):
+    troubled = connection.execute(_TROUBLED).all()
+    for name, is_paused, paused_for, is_open, failures, throttled_for in troubled:
         if is_paused:
             yield problem(
                 f"{name} refused our credentials {duration(float(paused_for))} ago and is paused; its queue is kept.",
@@ -73,13 +73,12 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
                 "It is tried again by itself. See the vendor's status page, and the last attempts in "
                 f"GET /api/messages?provider={name}.",
             )
-        elif is_throttled:
+        else:
             yield warning(
                 f"{name} asked for a pause of which {duration(float(throttled_for))} are left.",
                 f"It goes on by itself. If that comes often, set PROVIDER_RATES={name}:N to what the vendor allows.",
             )
-        in_trouble |= is_paused or is_open or is_throttled
-    if not in_trouble:
+    if not troubled:
         yield ok("none is paused, throttled or failing")
 
 
@@ -91,24 +90,22 @@ _WORKERS = text("""
 """)
 
 
-def queue(_: Settings, connection: Connection) -> Iterator[Finding]:
+def queue(_: Settings, connection: Connection) -> Finding:
     overdue, age = connection.execute(QUEUE_AGE).one()
     oldest = float(age or 0)
     workers = connection.execute(_WORKERS).scalar_one()
     at_work = counted(workers, "worker is", "workers are") + " connected" if workers else "no worker is connected"
     if not overdue:
         waiting = f"the oldest due message waits for {duration(oldest)}" if age else "nothing is due"
-        yield ok(f"{waiting}; {at_work}")
-        return
+        return ok(f"{waiting}; {at_work}")
     text_ = f"{counted(overdue, 'message')} should have left, the oldest {duration(oldest)} ago, and {at_work}."
     if workers:
-        yield warning(
+        return warning(
             text_,
             "If a provider above is paused or asked for a pause, they wait for it. Otherwise start more workers "
             f"(`{APP} worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES.",
         )
-    else:
-        yield problem(text_, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
+    return problem(text_, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
 
 
 _ENDED = text("""

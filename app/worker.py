@@ -17,7 +17,7 @@ from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 from app.services.delivery.claims import Claim, DueWork, Wanted, claim_due, due_work
-from app.services.delivery.hand_over import HandOver
+from app.services.delivery.hand_over import hand_over
 from app.services.delivery.housekeeping import Housekeeping, PeriodicTask
 from app.services.delivery.provider_states import Capacity, give_back_probe, take_probe
 from app.services.delivery.recorder import OutcomeRecorder
@@ -46,7 +46,6 @@ class DeliveryWorker:
         self._poison_suspect: asyncio.Task[None] | None = None
         self._claim_in_doubt_at = 0.0
         self._capacity = Capacity(settings)
-        self._hand_over = HandOver(settings)
         self._recorder = OutcomeRecorder(engine, settings, is_flawless=self._capacity.is_flawless)
         cleaning = PeriodicTask("retention", 30, partial(remove_what_is_over, engine, settings), "not_cleaned")
         self._housekeeping = Housekeeping(
@@ -182,7 +181,7 @@ class DeliveryWorker:
         # has at most one such message that may go out twice.
         is_safe = is_safe_to_repeat(provider_registry.get(claim.provider_type))
         try:
-            result = await self._hand_over(claim, wait)
+            result = await hand_over(claim, wait, self._settings)
             if not is_safe:
                 await self._recorder.write_down(result)
         finally:

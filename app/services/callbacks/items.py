@@ -19,7 +19,7 @@ from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
-from app.services.delivery.references import tenant_in
+from app.services.delivery.references import parse_reference
 from app.services.messages.files import FileStore, NewFile, new_files
 from app.services.tenancy.addresses import AddressOwners
 
@@ -150,7 +150,8 @@ class CallbackItems:
                 raw=storable_document(receipt.raw),
             )
         )
-        storable.tenants.add(tenant_in(receipt.idempotency_key) or DEFAULT_TENANT_ID)
+        claimed = parse_reference(receipt.idempotency_key)
+        storable.tenants.add(claimed[0] if claimed else DEFAULT_TENANT_ID)
         if receipt.recipient:
             try:
                 storable.addresses.add(any_address(receipt.recipient, region=self._region).value)

@@ -12,7 +12,6 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     ColumnElement,
     Float,
@@ -24,7 +23,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    column,
     extract,
     false,
     func,
@@ -102,11 +100,7 @@ class DueWork:
     wait_seconds: float  #: until its first message is due; zero or less if one is
 
 
-_channels = (
-    func.unnest(bindparam("channels", type_=ARRAY(Text())))
-    .table_valued(column("channel", Text()), name="channels")
-    .render_derived()
-)
+_channels = rows(channel=Text())
 _next = (
     select(Message.due_at)
     .where(Message.tenant_id == Tenant.id, Message.channel == _channels.c.channel, Message.due_at.is_not(None))
@@ -125,7 +119,7 @@ _DUE_WORK = (
 
 async def due_work(connection: AsyncConnection, channels: Iterable[str]) -> list[DueWork]:
     """The queues that are not empty, in random order, so that none is always last."""
-    found = await connection.execute(_DUE_WORK, {"channels": list(channels)})
+    found = await connection.execute(_DUE_WORK, {"given_channel": list(channels)})
     return [DueWork(tenant_id, channel, float(seconds)) for tenant_id, channel, seconds in found]
 
 

@@ -18,39 +18,34 @@ log = structlog.get_logger(__name__)
 _STOPPED = "The service was stopped before the provider answered."
 
 
-class HandOver:
-    """Waits for a message's turn, sends it, and decides what follows."""
+async def hand_over(claim: Claim, wait: float, settings: Settings) -> AttemptResult:
+    """Send after `wait` seconds, and decide what follows. Never raises: a cancellation also becomes a result."""
+    provider = provider_registry.get(claim.provider_type)
+    try:
+        if wait:
+            await _its_turn(wait)
+        result = await _send(claim, provider, settings)
+    except asyncio.CancelledError:
+        cut_off = replace(claim.attempt, cut_off=True)
+        return _result(claim, in_doubt(_STOPPED, cut_off, provider, settings))
+    except Exception as error:
+        if not isinstance(error, ProviderFailure | TimeoutError):
+            facts = {"tenant": claim.tenant_id, "message_id": claim.message_id}
+            log.exception("provider_raised", provider=claim.provider_type, **facts)
+        return _result(claim, after_failure(error, claim.attempt, provider, settings), error=error)
+    return _result(claim, ACCEPTED, result.provider_message_id)
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
 
-    async def __call__(self, claim: Claim, wait: float) -> AttemptResult:
-        """Send after `wait` seconds. Never raises: a cancellation also becomes a result."""
-        provider = provider_registry.get(claim.provider_type)
-        try:
-            if wait:
-                await _its_turn(wait)
-            result = await self._send(claim, provider)
-        except asyncio.CancelledError:
-            cut_off = replace(claim.attempt, cut_off=True)
-            return _result(claim, in_doubt(_STOPPED, cut_off, provider, self._settings))
-        except Exception as error:
-            if not isinstance(error, ProviderFailure | TimeoutError):
-                facts = {"tenant": claim.tenant_id, "message_id": claim.message_id}
-                log.exception("provider_raised", provider=claim.provider_type, **facts)
-            return _result(claim, after_failure(error, claim.attempt, provider, self._settings), error=error)
-        return _result(claim, ACCEPTED, result.provider_message_id)
-
-    async def _send(self, claim: Claim, provider: BaseProvider | None) -> ProviderResult:
-        if provider is None:
-            raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
-        async with asyncio.timeout(self._settings.provider_timeout_seconds) as timeout:
-            payload = claim.payload(give_up_at=timeout.when())
-            if claim.in_doubt and can_be_asked(provider):
-                earlier = await provider.look_up(payload)
-                if earlier is not None:
-                    return earlier
-            return await send_through(provider, payload, threads=self._settings.concurrency_of(claim.provider_type))
+async def _send(claim: Claim, provider: BaseProvider | None, settings: Settings) -> ProviderResult:
+    if provider is None:
+        raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
+    async with asyncio.timeout(settings.provider_timeout_seconds) as timeout:
+        payload = claim.payload(give_up_at=timeout.when())
+        if claim.in_doubt and can_be_asked(provider):
+            earlier = await provider.look_up(payload)
+            if earlier is not None:
+                return earlier
+        return await send_through(provider, payload, threads=settings.concurrency_of(claim.provider_type))
 
 
 async def _its_turn(wait: float) -> None:

@@ -5,34 +5,25 @@ has had no trouble yet.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
-from sqlalchemy import (
-    Float,
-    Text,
-    bindparam,
-    case,
-    cast,
-    extract,
-    func,
-    literal,
-    null,
-    select,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Float, Integer, Text, bindparam, case, cast, extract, func, null, or_, select, update
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import Settings
 from app.db.batches import SECOND
 from app.db.models import ProviderState
+from app.redaction import redacted
 from app.routing import route_of
 from app.segments import units_of
 from app.services.delivery.claims import Claim
 
 _NAME = bindparam("provider", type_=Text())
+_UPDATE = update(ProviderState).where(ProviderState.provider_type == _NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +84,10 @@ async def health_of_providers(connection: AsyncConnection) -> dict[str, Provider
     return {row.provider_type: ProviderHealth(*row[1:]) for row in found}
 
 
+_in_a_pause = func.now() + bindparam("pause", type_=Float()) * SECOND
 _PROBE = (
-    update(ProviderState)
-    .where(ProviderState.provider_type == _NAME, ProviderState.open_until <= func.now())
-    .values(open_until=func.now() + bindparam("pause", type_=Float()) * SECOND)
+    _UPDATE.where(ProviderState.open_until <= func.now())
+    .values(open_until=_in_a_pause)
     .returning(ProviderState.provider_type)
 )
 
@@ -107,7 +98,7 @@ async def take_probe(connection: AsyncConnection, provider_type: str, settings: 
     return (await connection.execute(_PROBE, parameters)).scalar() is not None
 
 
-_GIVE_BACK = update(ProviderState).where(ProviderState.provider_type == _NAME).values(open_until=func.now())
+_GIVE_BACK = _UPDATE.values(open_until=func.now())
 
 
 async def give_back_probe(connection: AsyncConnection, provider_type: str) -> None:
@@ -115,16 +106,16 @@ async def give_back_probe(connection: AsyncConnection, provider_type: str) -> No
     await connection.execute(_GIVE_BACK, {"provider": provider_type})
 
 
+def _upsert(given: Mapping[str, Any], changed: Mapping[str, Any]) -> Insert:
+    added = insert(ProviderState).values(provider_type=_NAME, **given)
+    return added.on_conflict_do_update(index_elements=["provider_type"], set_=changed)
+
+
 _span = bindparam("span", type_=Float()) * SECOND
-_DRAW = (
-    insert(ProviderState)
-    .values(provider_type=_NAME, next_slot_at=func.now() + _span)
-    .on_conflict_do_update(
-        index_elements=["provider_type"],
-        set_={"next_slot_at": func.greatest(ProviderState.next_slot_at, func.now()) + _span},
-    )
-    .returning(cast(extract("epoch", ProviderState.next_slot_at - func.clock_timestamp() - _span), Float))
-)
+_DRAW = _upsert(
+    {"next_slot_at": func.now() + _span},
+    {"next_slot_at": func.greatest(ProviderState.next_slot_at, func.now()) + _span},
+).returning(cast(extract("epoch", ProviderState.next_slot_at - func.clock_timestamp() - _span), Float))
 
 
 async def draw_from_rate(connection: AsyncConnection, provider_type: str, units: int, rate: float) -> float:
@@ -136,17 +127,71 @@ async def draw_from_rate(connection: AsyncConnection, provider_type: str, units:
     return max(float(booked.scalar_one()), 0.0)
 
 
-_RESUMED = (
-    update(ProviderState)
-    .where(ProviderState.provider_type == _NAME)
-    .values(failure_count=0, open_until=null(), throttled_until=null(), paused_at=null(), paused_reason=null())
-    .returning(literal(1))
-)
+_RESUMED = _UPDATE.values(
+    failure_count=0, open_until=null(), throttled_until=null(), paused_at=null(), paused_reason=null()
+).returning(ProviderState.provider_type)
 
 
 async def resume(connection: AsyncConnection, provider_type: str) -> bool:
     """Clear a provider's pause, throttle and failures; False if it has no state to clear."""
     return (await connection.execute(_RESUMED, {"provider": provider_type})).scalar() is not None
+
+
+@dataclass(slots=True)
+class ProviderSignals:
+    """The effect of a batch of results on the health of one provider."""
+
+    successes: int = 0
+    failures: int = 0
+    throttled_for: float = 0  #: seconds
+    refused: str | None = None
+
+
+_failing = bindparam("failures", type_=Integer())
+_threshold = bindparam("threshold", type_=Integer())
+_failed = ProviderState.failure_count + _failing
+_FAILED = _upsert(
+    {"failure_count": _failing, "open_until": case((_failing >= _threshold, _in_a_pause), else_=null())},
+    {
+        "failure_count": _failed,
+        "open_until": case((_failed >= _threshold, _in_a_pause), else_=ProviderState.open_until),
+    },
+)
+_had_failures = or_(ProviderState.failure_count > 0, ProviderState.open_until.is_not(None))
+_RECOVERED = _UPDATE.where(_had_failures).values(failure_count=0, open_until=null())
+_until = func.now() + bindparam("seconds", type_=Float()) * SECOND
+_THROTTLED = _upsert(
+    {"throttled_until": _until}, {"throttled_until": func.greatest(ProviderState.throttled_until, _until)}
+)
+_reason = bindparam("reason", type_=Text())
+_PAUSED = _upsert(
+    {"paused_at": func.now(), "paused_reason": _reason},
+    {"paused_at": func.coalesce(ProviderState.paused_at, func.now()), "paused_reason": _reason},
+)
+
+
+async def record_signals(
+    connection: AsyncConnection, signals: Mapping[str, ProviderSignals], settings: Settings
+) -> None:
+    """Open and close breakers, throttle and pause, in the order of the providers' names.
+
+    A pause keeps the provider's own reason, without secrets and whole addresses.
+    """
+    for name, own in sorted(signals.items()):
+        if own.refused is not None:
+            await connection.execute(_PAUSED, {"provider": name, "reason": redacted(own.refused)})
+        if own.throttled_for:
+            await connection.execute(_THROTTLED, {"provider": name, "seconds": own.throttled_for})
+        if own.successes:
+            await connection.execute(_RECOVERED, {"provider": name})
+        elif own.failures:
+            failed = {
+                "provider": name,
+                "failures": own.failures,
+                "threshold": settings.breaker_failures,
+                "pause": settings.breaker_seconds,
+            }
+            await connection.execute(_FAILED, failed)
 
 
 AHEAD_SECONDS = 0.25  # a provider with a rate gets its messages claimed this long before their turn

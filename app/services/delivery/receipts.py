@@ -7,12 +7,14 @@ that were stored at the same moment.
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     DateTime,
     Delete,
     Executable,
@@ -33,13 +35,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.db.batches import TENANT, given, rank_of, rows
 from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
 from app.providers.base import Receipt
 from app.redaction import redacted
-from app.services.delivery.references import parse_reference, tenant_in
+from app.services.delivery.references import parse_reference
 
 #: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)
@@ -76,14 +79,25 @@ _by_reference = (
     .with_for_update(of=Message, read=True, key_share=True)
     .lateral("by_reference")
 )
+
+
+def _has_id_of(
+    row: type[DeliveryAttempt | Message],
+    theirs: type[StoredReceipt] | ReadOnlyColumnCollection[str, Any],
+    tenant: SQLColumnExpression[int],
+) -> ColumnElement[bool]:
+    """True of an attempt or message that has the provider's id in `theirs`."""
+    return and_(
+        row.tenant_id == tenant,
+        row.provider_type == theirs.provider_type,
+        row.provider_message_id == theirs.provider_message_id,
+        row.provider_message_id.is_not(None),  # says that the partial index will do
+    )
+
+
 _attempt_by_their_id = (
     select(DeliveryAttempt.message_id)
-    .where(
-        DeliveryAttempt.tenant_id == Tenant.id,
-        DeliveryAttempt.provider_type == _received.c.provider_type,
-        DeliveryAttempt.provider_message_id == _received.c.provider_message_id,
-        DeliveryAttempt.provider_message_id.is_not(None),
-    )
+    .where(_has_id_of(DeliveryAttempt, _received.c, Tenant.id))
     .limit(1)
     .correlate(Tenant, _received)
     .scalar_subquery()
@@ -139,30 +153,22 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
     A duplicate is stored once. A receipt belongs to the tenant of its message; a parked one belongs to tenant 1 until
     its message is known. `detail` is stored without secrets and whole addresses, `raw` as it came.
     """
-    once = {(provider_type, receipt.event_id): (provider_type, receipt) for provider_type, receipt in receipts}
-    values = []
-    for _, (provider_type, receipt) in sorted(once.items(), key=lambda item: item[0]):
-        values.append(
-            (
-                provider_type,
-                receipt.event_id,
-                *_named_in(receipt.idempotency_key),
-                receipt.provider_message_id,
-                receipt.status.value if receipt.status else None,
-                receipt.detail and redacted(receipt.detail),
-                json.dumps(dict(receipt.raw)),
-                receipt.occurred_at,
-            )
+    once = {(provider_type, receipt.event_id): receipt for provider_type, receipt in receipts}
+    values = [
+        (
+            provider_type,
+            event_id,
+            *(parse_reference(receipt.idempotency_key) or (None, None, None)),
+            receipt.provider_message_id,
+            receipt.status.value if receipt.status else None,
+            receipt.detail and redacted(receipt.detail),
+            json.dumps(dict(receipt.raw)),
+            receipt.occurred_at,
         )
+        for (provider_type, event_id), receipt in sorted(once.items(), key=itemgetter(0))
+    ]
     inserted = await connection.execute(_INSERT, given(DEFAULT_TENANT_ID, _RECEIVED, values))
     await _raise_statuses(connection, [(row.tenant_id, row.id) for row in inserted if row.message_id is not None])
-
-
-def _named_in(reference: str | None) -> tuple[int, int, datetime] | tuple[None, None, None]:
-    """The tenant, the message id and the time of creation in our reference."""
-    tenant_id = tenant_in(reference)
-    named = None if tenant_id is None else parse_reference(reference, tenant_id)
-    return (tenant_id, *named) if tenant_id is not None and named is not None else (None, None, None)
 
 
 _recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())
@@ -214,10 +220,7 @@ async def attach_parked(
 _CROSSED = (
     *_PARKED,
     StoredReceipt.received_at > func.now() - _SWEEP_BACK,
-    DeliveryAttempt.tenant_id == Tenant.id,
-    DeliveryAttempt.provider_type == StoredReceipt.provider_type,
-    DeliveryAttempt.provider_message_id == StoredReceipt.provider_message_id,
-    DeliveryAttempt.provider_message_id.is_not(None),
+    _has_id_of(DeliveryAttempt, StoredReceipt, Tenant.id),
 )
 _SWEEP = (
     update(StoredReceipt)
@@ -246,10 +249,8 @@ _FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
 _attempt_of_receipt = (
     select(func.max(DeliveryAttempt.number))
     .where(
-        DeliveryAttempt.tenant_id == TENANT,
         DeliveryAttempt.message_id == StoredReceipt.message_id,
-        DeliveryAttempt.provider_type == StoredReceipt.provider_type,
-        DeliveryAttempt.provider_message_id == StoredReceipt.provider_message_id,
+        _has_id_of(DeliveryAttempt, StoredReceipt, TENANT),
     )
     .correlate(StoredReceipt)
     .scalar_subquery()
@@ -282,16 +283,7 @@ _locked = (
 )
 _other = aliased(Message)
 _other_with_id = (
-    select(_other.id)
-    .where(
-        _other.tenant_id == TENANT,
-        _other.provider_type == _locked.c.provider_type,
-        _other.provider_message_id == _locked.c.provider_message_id,
-        _other.provider_message_id.is_not(None),  # says that the partial index will do
-    )
-    .limit(1)
-    .correlate(_locked)
-    .scalar_subquery()
+    select(_other.id).where(_has_id_of(_other, _locked.c, TENANT)).limit(1).correlate(_locked).scalar_subquery()
 )
 _has_no_id = Message.provider_message_id.is_(None)
 _is_failure = _locked.c.status.in_(_FAILURES)

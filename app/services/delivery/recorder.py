@@ -1,26 +1,21 @@
 """Records the results of attempts, many in one transaction, and with them the health of the providers."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
-from sqlalchemy import Float, Integer, Text, bindparam, case, func, null, or_, update
-from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.batches import SECOND
 from app.db.engine import is_unavailable, sqlstate_of
-from app.db.models import ProviderState
 from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
 from app.providers.base import CredentialsRefused, NotBegun, ProviderFailure, TemporaryFailure
-from app.redaction import redacted
 from app.services.accept.group_commit import GroupCommit
 from app.services.delivery.outcomes import AttemptResult, record_outcomes
+from app.services.delivery.provider_states import ProviderSignals, record_signals
 
 log = structlog.get_logger(__name__)
 
@@ -28,16 +23,14 @@ _LOST_A_RACE = {"40001", "40P01"}  # serialization failure, deadlock: a repeat c
 _UNIQUE_VIOLATION = "23505"
 
 
-class OutcomeRecorder:
+class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
     """Records results in batches; an async context manager, which writes everything before it ends.
 
     `is_flawless` says of a provider that a success has no earlier failure to clear.
     """
 
     def __init__(self, engine: AsyncEngine, settings: Settings, *, is_flawless: Callable[[str], bool]) -> None:
-        self._settings = settings
-        self._is_flawless = is_flawless
-        self._commits: GroupCommit[AttemptResult, bool] = GroupCommit(
+        super().__init__(
             engine,
             self._record,
             batch_size=settings.accept_batch_size,
@@ -46,20 +39,15 @@ class OutcomeRecorder:
             tenant_of=lambda result: result.tenant_id,
             name="outcomes",
         )
-
-    async def __aenter__(self) -> Self:
-        await self._commits.__aenter__()
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._commits.__aexit__(*exception)
+        self._settings = settings
+        self._is_flawless = is_flawless
 
     async def write_down(self, result: AttemptResult) -> None:
         """Record a result, however long that takes: a provider's answer must not be lost."""
         facts = {"tenant": result.tenant_id, "message_id": result.message_id, "attempt": result.number}
         while True:
             try:
-                counted = await self._commits.submit(result)
+                counted = await self.submit(result)
                 break
             except DatabaseUnavailable:
                 await asyncio.sleep(self._settings.worker_poll_seconds)
@@ -113,16 +101,6 @@ def _in_our_words(result: AttemptResult, error: DBAPIError) -> AttemptResult:
     return replace(result, reason=reason, provider_message_id=None)
 
 
-@dataclass(slots=True)
-class ProviderSignals:
-    """The effect of a batch of results on the health of one provider."""
-
-    successes: int = 0
-    failures: int = 0
-    throttled_for: float = 0  #: seconds
-    refused: str | None = None
-
-
 def _count(own: ProviderSignals, result: AttemptResult, settings: Settings) -> None:
     """Count a result for its provider's health.
 
@@ -139,63 +117,3 @@ def _count(own: ProviderSignals, result: AttemptResult, settings: Settings) -> N
         own.successes += 1
     elif isinstance(error, ProviderFailure | OSError) and not isinstance(error, NotBegun):
         own.failures += 1  # an OSError is a failed connection or a timeout
-
-
-_NAME = bindparam("provider", type_=Text())
-
-
-def _upsert(given: Mapping[str, Any], changed: Mapping[str, Any]) -> Insert:
-    added = insert(ProviderState).values(provider_type=_NAME, **given)
-    return added.on_conflict_do_update(index_elements=["provider_type"], set_=changed)
-
-
-_failing = bindparam("failures", type_=Integer())
-_threshold = bindparam("threshold", type_=Integer())
-_opened = func.now() + bindparam("pause", type_=Float()) * SECOND
-_failed = ProviderState.failure_count + _failing
-_FAILED = _upsert(
-    {"failure_count": _failing, "open_until": case((_failing >= _threshold, _opened), else_=null())},
-    {
-        "failure_count": _failed,
-        "open_until": case((_failed >= _threshold, _opened), else_=ProviderState.open_until),
-    },
-)
-_had_failures = or_(ProviderState.failure_count > 0, ProviderState.open_until.is_not(None))
-_RECOVERED = (
-    update(ProviderState)
-    .where(ProviderState.provider_type == _NAME, _had_failures)
-    .values(failure_count=0, open_until=null())
-)
-_until = func.now() + bindparam("seconds", type_=Float()) * SECOND
-_THROTTLED = _upsert(
-    {"throttled_until": _until}, {"throttled_until": func.greatest(ProviderState.throttled_until, _until)}
-)
-_reason = bindparam("reason", type_=Text())
-_PAUSED = _upsert(
-    {"paused_at": func.now(), "paused_reason": _reason},
-    {"paused_at": func.coalesce(ProviderState.paused_at, func.now()), "paused_reason": _reason},
-)
-
-
-async def record_signals(
-    connection: AsyncConnection, signals: Mapping[str, ProviderSignals], settings: Settings
-) -> None:
-    """Open and close breakers, throttle and pause, in the order of the providers' names.
-
-    A pause keeps the provider's own reason, without secrets and whole addresses.
-    """
-    for name, own in sorted(signals.items()):
-        if own.refused is not None:
-            await connection.execute(_PAUSED, {"provider": name, "reason": redacted(own.refused)})
-        if own.throttled_for:
-            await connection.execute(_THROTTLED, {"provider": name, "seconds": own.throttled_for})
-        if own.successes:
-            await connection.execute(_RECOVERED, {"provider": name})
-        elif own.failures:
-            failed = {
-                "provider": name,
-                "failures": own.failures,
-                "threshold": settings.breaker_failures,
-                "pause": settings.breaker_seconds,
-            }
-            await connection.execute(_FAILED, failed)

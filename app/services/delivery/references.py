@@ -17,15 +17,7 @@ def reference_of(tenant_id: int, message_id: int, created_at: datetime, retry_co
     return f"{name}-{retry_count}" if retry_count else name
 
 
-def parse_reference(reference: str | None, tenant_id: int) -> tuple[int, datetime] | None:
-    """The message id and the time of creation in a reference; None if it is not ours, or another tenant's."""
+def parse_reference(reference: str | None) -> tuple[int, int, datetime] | None:
+    """The tenant, message id and time of creation that a reference claims, unchecked; None if it is not ours."""
     match = _REFERENCE.fullmatch(reference or "")
-    if match is None or int(match[1]) != tenant_id:
-        return None
-    return int(match[2]), _EPOCH + int(match[3]) * _MICROSECOND
-
-
-def tenant_in(reference: str | None) -> int | None:
-    """The tenant that a reference claims. It is neither checked that it exists nor that it owns the message."""
-    match = _REFERENCE.fullmatch(reference or "")
-    return int(match[1]) if match else None
+    return (int(match[1]), int(match[2]), _EPOCH + int(match[3]) * _MICROSECOND) if match else None

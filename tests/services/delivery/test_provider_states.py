@@ -30,12 +30,13 @@ from app.segments import units_of
 from app.services.delivery.provider_states import (
     WELL,
     ProviderHealth,
+    ProviderSignals,
     draw_from_rate,
     health_of_providers,
+    record_signals,
     resume,
     take_probe,
 )
-from app.services.delivery.recorder import ProviderSignals, record_signals
 from tests.conftest import client_of, started
 from tests.factories import email, sms, until
 from tests.logs import captured

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from app.config import Settings
 from app.db.models import Base
 from app.db.schema import alembic_config, differences
-from app.doctor.findings import APP, Finding, counted, ok, problem, warning
+from app.doctor.findings import APP, DatabaseCheck, Finding, counted, ok, problem, warning
 
 _OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with
 _SKEW_WARNING, _SKEW_PROBLEM = 1.0, 30.0  # seconds
@@ -28,20 +28,16 @@ def database(_: Settings, connection: Connection) -> Finding:
     if number < _OLDEST:
         return problem(f"{name} is too old.", f"Move the database to PostgreSQL {_OLDEST} to {_NEWEST}.")
     if number > _NEWEST:
-        return warning(
-            f"{name} is newer than what this version is tested with.",
-            f"Look for a newer version of this service, or use PostgreSQL {_OLDEST} to {_NEWEST}.",
-        )
+        mending = f"Look for a newer version of this service, or use PostgreSQL {_OLDEST} to {_NEWEST}."
+        return warning(f"{name} is newer than what this version is tested with.", mending)
     return ok(f"{name} answers")
 
 
 def encoding(_: Settings, connection: Connection) -> Finding:
     found = connection.execute(text("SELECT current_setting('server_encoding')")).scalar_one()
     if found != "UTF8":
-        return problem(
-            f"The database is encoded as {found}, which can't store every character.",
-            "Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and move over with pg_dump.",
-        )
+        mending = "Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and move over with pg_dump."
+        return problem(f"The database is encoded as {found}, which can't store every character.", mending)
     return ok("UTF8")
 
 
@@ -155,25 +151,22 @@ def schema(settings: Settings, connection: Connection) -> Finding:
     history = ScriptDirectory.from_config(alembic_config())
     newest = history.get_current_head()
     if current != newest:
-        is_unknown = current is not None and current not in {each.revision for each in history.walk_revisions()}
-        text_ = f"The database is at revision {current or 'none'}, and this version needs {newest}."
-        mending = f"Run `{APP} migrate`."
-        if is_unknown:
+        said = f"The database is at revision {current or 'none'}, and this version needs {newest}."
+        if current is not None and current not in {each.revision for each in history.walk_revisions()}:
             mending = "Run the version of the service that migrated this database, or a newer one."
-        elif not settings.is_production:
-            mending = f"Start the service, or run `{APP} migrate`: either migrates it."
-        say = problem if is_unknown or settings.is_production else warning
-        return say(text_, mending, hides_the_rest=True)
+            return problem(said, mending, hides_the_rest=True)
+        if settings.is_production:
+            return problem(said, f"Run `{APP} migrate`.", hides_the_rest=True)
+        mending = f"Start the service, or run `{APP} migrate`: either migrates it."
+        return warning(said, mending, hides_the_rest=True)
     found = [_described(each) for each in differences(connection)]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         until_then = "only whole tables come back, empty, at the next start."
         if settings.is_production:
             until_then = "the service does not start with it."
-        return problem(
-            f"It was changed by hand: {', '.join(found[:_SHOWN])}{more}.",
-            f"Put it back as app/db/models.py has it, or restore a backup: {until_then}",
-        )
+        mending = f"Put it back as app/db/models.py has it, or restore a backup: {until_then}"
+        return problem(f"It was changed by hand: {', '.join(found[:_SHOWN])}{more}.", mending)
     return ok(f"at revision {newest}, as the migrations left it")
 
 
@@ -209,15 +202,11 @@ def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
     broken = connection.execute(_INVALID_INDEXES, _OUR_TABLES).scalars().all()
     unchecked = connection.execute(_INVALID_CONSTRAINTS, _OUR_TABLES).all()
     for name in broken:
-        yield problem(
-            f"The index {name} was not built completely: it is not used, and enforces nothing.",
-            f"Run `REINDEX INDEX CONCURRENTLY {name}`; where that finds duplicates, remove them first.",
-        )
+        mending = f"Run `REINDEX INDEX CONCURRENTLY {name}`; where that finds duplicates, remove them first."
+        yield problem(f"The index {name} was not built completely: it is not used, and enforces nothing.", mending)
     for table, name in unchecked:
-        yield warning(
-            f"The constraint {name} was not checked against earlier rows.",
-            f"Run `ALTER TABLE {table} VALIDATE CONSTRAINT {name}`.",
-        )
+        mending = f"Run `ALTER TABLE {table} VALIDATE CONSTRAINT {name}`."
+        yield warning(f"The constraint {name} was not checked against earlier rows.", mending)
     if not broken and not unchecked:
         yield ok("all of them, and all constraints, are valid")
 
@@ -236,14 +225,13 @@ def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
     is_on = connection.execute(text("SELECT current_setting('autovacuum') = 'on'")).scalar_one()
     untidy = connection.execute(_UNTIDY, _OUR_TABLES).all()
     if not is_on:
-        yield warning(
-            "autovacuum is off: tables grow, and everything gets slower.",
-            "Set autovacuum = on in postgresql.conf or with ALTER SYSTEM, and run `SELECT pg_reload_conf()`.",
-        )
+        mending = "Set autovacuum = on in postgresql.conf or with ALTER SYSTEM, and run `SELECT pg_reload_conf()`."
+        yield warning("autovacuum is off: tables grow, and everything gets slower.", mending)
     for table, dead, live in untidy:
-        yield warning(
-            f"{table} has {dead} dead rows beside {live} living ones, or was never vacuumed.",
-            f"Run `VACUUM (ANALYZE) {table}`, and look in pg_stat_activity for a transaction that is long open.",
-        )
+        mending = f"Run `VACUUM (ANALYZE) {table}`, and look in pg_stat_activity for a transaction that is long open."
+        yield warning(f"{table} has {dead} dead rows beside {live} living ones, or was never vacuumed.", mending)
     if is_on and not untidy:
         yield ok("tables are tidy")
+
+
+CHECKS: list[DatabaseCheck] = [database, encoding, durability, connections, clock, role, schema, indexes, vacuum]

@@ -13,37 +13,11 @@ from app.config import Settings
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import create_command_engine, provided_database
 from app.doctor import database, installation, operation
-from app.doctor.findings import DatabaseCheck, Finding, Found, Level, SettingsCheck, problem
+from app.doctor.findings import DatabaseCheck, Finding, Found, Level, LocalCheck, problem
 
-#: A check's name is its function's.
-SETTINGS_CHECKS: list[SettingsCheck] = [
-    installation.profile,
-    installation.webhook_secret,
-    installation.callbacks,
-    installation.public_url,
-    installation.routes,
-    installation.log_format,
-    installation.api_reference,
-    installation.disk,
-]
+SETTINGS_CHECKS = installation.CHECKS
 #: In this order, because each relies on those before it.
-DATABASE_CHECKS: list[DatabaseCheck] = [
-    database.database,
-    database.encoding,
-    database.durability,
-    database.connections,
-    database.clock,
-    database.role,
-    database.schema,
-    database.indexes,
-    database.vacuum,
-    operation.keys,
-    operation.providers,
-    operation.queue,
-    operation.outcomes,
-    operation.receipts,
-    operation.calls,
-]
+DATABASE_CHECKS = [*database.CHECKS, *operation.CHECKS]
 
 _STATEMENT_SECONDS = 4  # the timeout at the server
 _CHECK_SECONDS = 12.0  # ours, for a server that is silent; libpq tries to connect for 10
@@ -56,7 +30,7 @@ class Report:
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def add(self, check: SettingsCheck | DatabaseCheck, found: list[Finding]) -> None:
+    def add(self, check: LocalCheck | DatabaseCheck, found: list[Finding]) -> None:
         self.findings += [(name_of(check), finding) for finding in found]
 
     def count(self, level: Level) -> int:
@@ -85,7 +59,8 @@ def examine(settings: Settings, *, online: bool = False) -> Report:
     return report
 
 
-def name_of(check: SettingsCheck | DatabaseCheck) -> str:
+def name_of(check: LocalCheck | DatabaseCheck) -> str:
+    """The name of its function, in words."""
     return check.__name__.replace("_", " ")
 
 

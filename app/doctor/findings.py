@@ -32,7 +32,7 @@ class Finding:
 
 
 Found = Finding | Iterable[Finding]
-SettingsCheck = Callable[[Settings], Found]
+LocalCheck = Callable[[Settings], Found]
 DatabaseCheck = Callable[[Settings, Connection], Found]
 
 

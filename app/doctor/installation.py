@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from app.config import Settings
-from app.doctor.findings import APP, Finding, ok, problem, warning
+from app.doctor.findings import APP, Finding, LocalCheck, ok, problem, warning
 from app.domain import Channel
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable
 from app.providers.registry import provider_registry
@@ -29,10 +29,8 @@ def profile(settings: Settings) -> Finding:
         return ok("production")
     public = urlsplit(settings.public_url or "").hostname
     if public and not _is_local(public):
-        return problem(
-            "ENV is development, where requests need no key, and PUBLIC_URL says that the world reaches it.",
-            f"Set ENV=production, and make keys with `{APP} keys create`.",
-        )
+        said = "ENV is development, where requests need no key, and PUBLIC_URL says that the world reaches it."
+        return problem(said, f"Set ENV=production, and make keys with `{APP} keys create`.")
     if not _is_local(settings.host):
         return warning(
             f"ENV is development, and HOST={settings.host} lets other machines in: they may do anything.",
@@ -112,10 +110,8 @@ def public_url(settings: Settings) -> Finding:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         return problem("PUBLIC_URL is not a web address.", "Write it as https://messaging.example.")
     if settings.is_production and parts.scheme != "https" and not _is_local(parts.hostname):
-        return problem(
-            "PUBLIC_URL begins with http: keys and messages can be read on the way.",
-            "Put a proxy with a certificate in front, and let PUBLIC_URL begin with https.",
-        )
+        mending = "Put a proxy with a certificate in front, and let PUBLIC_URL begin with https."
+        return problem("PUBLIC_URL begins with http: keys and messages can be read on the way.", mending)
     return ok(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")))
 
 
@@ -126,16 +122,12 @@ def online(settings: Settings) -> Finding:
     try:
         answer = httpx.get(f"{settings.public_url.rstrip('/')}/healthz", timeout=_FETCH_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return problem(
-            f"PUBLIC_URL can't be fetched from here: {type(error).__name__}.",
-            "See that its name resolves, that the proxy runs, and that its certificate is valid.",
-        )
+        mending = "See that its name resolves, that the proxy runs, and that its certificate is valid."
+        return problem(f"PUBLIC_URL can't be fetched from here: {type(error).__name__}.", mending)
     if answer.status_code == httpx.codes.OK and answer.text.replace(" ", "") == '{"status":"ok"}':
         return ok("PUBLIC_URL leads to this service")
-    return problem(
-        f"PUBLIC_URL/healthz is answered {answer.status_code}, and not by this service.",
-        f"Start the service, and have the proxy pass requests on to port {settings.port}, with their paths.",
-    )
+    mending = f"Start the service, and have the proxy pass requests on to port {settings.port}, with their paths."
+    return problem(f"PUBLIC_URL/healthz is answered {answer.status_code}, and not by this service.", mending)
 
 
 def routes(settings: Settings) -> Iterator[Finding]:
@@ -146,10 +138,8 @@ def routes(settings: Settings) -> Iterator[Finding]:
         unknown = [name for name in route if name not in provider_registry]
         simulated = [name for name in route if name in provider_registry and provider_registry[name].simulated]
         if not route:
-            yield warning(
-                f"{channel} has no provider: messages on it are refused.",
-                f"Name one in ROUTES, as {channel}:NAME; if {channel} is not needed, leave it so.",
-            )
+            mending = f"Name one in ROUTES, as {channel}:NAME; if {channel} is not needed, leave it so."
+            yield warning(f"{channel} has no provider: messages on it are refused.", mending)
         elif unknown:
             yield problem(
                 f"{channel} goes to {', '.join(unknown)}, which is not there.",
@@ -205,3 +195,6 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+CHECKS: list[LocalCheck] = [profile, webhook_secret, callbacks, public_url, routes, log_format, api_reference, disk]

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, func, select, text
 
 from app.config import Settings
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback
-from app.doctor.findings import APP, Finding, counted, duration, ok, problem, warning
+from app.doctor.findings import APP, DatabaseCheck, Finding, counted, duration, ok, problem, warning
 from app.domain import CallbackVerdict
 from app.services.delivery.claims import QUEUE_AGE
 
@@ -33,15 +33,11 @@ def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield problem("There is no valid API key: every request is refused.", f"Make one: {make}.")
     for name, is_over, seconds in expiring[:_SHOWN]:
         if is_over:
-            yield warning(
-                f"Key {name} has expired: its clients are refused.",
-                f"If it is still needed, make another with {make}; then `{APP} keys revoke TENANT ID`.",
-            )
+            mending = f"If it is still needed, make another with {make}; then `{APP} keys revoke TENANT ID`."
+            yield warning(f"Key {name} has expired: its clients are refused.", mending)
         else:
-            yield warning(
-                f"Key {name} expires in {duration(float(seconds))}.",
-                f"Make another with {make}, hand it over, and then `{APP} keys revoke TENANT ID`.",
-            )
+            mending = f"Make another with {make}, hand it over, and then `{APP} keys revoke TENANT ID`."
+            yield warning(f"Key {name} expires in {duration(float(seconds))}.", mending)
     if len(expiring) > _SHOWN:
         yield warning(f"{len(expiring) - _SHOWN} more expired or will within 14 days.", f"See `{APP} keys list`.")
     if not expiring and (valid or not settings.is_production):
@@ -98,14 +94,14 @@ def queue(_: Settings, connection: Connection) -> Finding:
     if not overdue:
         waiting = f"the oldest due message waits for {duration(oldest)}" if age else "nothing is due"
         return ok(f"{waiting}; {at_work}")
-    text_ = f"{counted(overdue, 'message')} should have left, the oldest {duration(oldest)} ago, and {at_work}."
+    said = f"{counted(overdue, 'message')} should have left, the oldest {duration(oldest)} ago, and {at_work}."
     if workers:
         return warning(
-            text_,
+            said,
             "If a provider above is paused or asked for a pause, they wait for it. Otherwise start more workers "
             f"(`{APP} worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES.",
         )
-    return problem(text_, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
+    return problem(said, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
 
 
 _ENDED = text("""
@@ -169,3 +165,6 @@ def calls(_: Settings, connection: Connection) -> Iterator[Finding]:
         )
     if not not_understood:
         yield ok("every one that is kept has been understood")
+
+
+CHECKS: list[DatabaseCheck] = [keys, providers, queue, outcomes, receipts, calls]

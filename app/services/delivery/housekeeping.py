@@ -26,11 +26,8 @@ from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)
 
-#: The time in which the death of a worker on this host is noticed.
-_WATCH_SECONDS = 0.2
-#: The time in which the last other worker on this host is expected back.
-_RETURN_SECONDS = 30.0
-
+_WATCH_SECONDS = 0.2  # the time in which the death of a worker on this host is noticed
+_RETURN_SECONDS = 30.0  # the time in which the last other worker on this host is expected back
 #: The reason of an attempt whose worker died.
 WORKER_LOST = "The worker that had it went away before it could say what came of this attempt."
 
@@ -100,22 +97,18 @@ class Housekeeping:
         return asyncio.get_running_loop().time() - self._left_alone_at < _RETURN_SECONDS
 
     async def _watch_workers(self) -> None:
-        dead = self._dead_workers()
-        if dead:
-            await self.rescue_and_expire(dead)
-
-    def _dead_workers(self) -> list[str]:
-        """The dead workers of this host. Those of other hosts are found when their leases end."""
+        """Look for dead workers of this host. Those of other hosts are found when their leases end."""
         try:
             found = self._presence.living_and_dead()
         except OSError:
-            return []
+            return
         had_neighbours, self._has_neighbours = self._has_neighbours, len(found.living) > 1
         if had_neighbours and not self._has_neighbours:
             self._left_alone_at = asyncio.get_running_loop().time()
         if self._has_neighbours and not had_neighbours:
             self._on_change()  # risky messages may be tried again
-        return [name for name in found.dead if name.rsplit("-", 2)[0] == HERE]
+        if dead := [name for name in found.dead if name.rsplit("-", 2)[0] == HERE]:
+            await self.rescue_and_expire(dead)
 
     async def rescue_and_expire(self, dead: Sequence[str] = ()) -> None:
         """Rescue messages whose worker died, those of the `dead` at once, and expire overdue ones."""

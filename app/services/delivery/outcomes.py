@@ -42,6 +42,7 @@ _given = rows(
     retry_in=Float(),
     attempt_limit=Integer(),
 )
+_COLUMNS = [column.name for column in _given.c][:-1]
 _settled = select(_given).cte("settled")
 _closed = (
     update(DeliveryAttempt)
@@ -111,8 +112,7 @@ async def record_outcomes(connection: AsyncConnection, results: Sequence[Attempt
     """
     settled: set[tuple[int, int]] = set()
     for tenant_id, own in by_tenant(results):
-        columns = [each.name for each in _given.c][:-1]
-        parameters = given(tenant_id, columns, [_settlement(each) for each in own])
+        parameters = given(tenant_id, _COLUMNS, [_settlement(each) for each in own])
         settled |= {(tenant_id, id) for (id,) in await connection.execute(_SETTLE, parameters)}
         named = [
             (each.message_id, each.provider_type, each.provider_message_id)

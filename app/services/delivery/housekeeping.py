@@ -26,8 +26,9 @@ from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)
 
-_WATCH_SECONDS = 0.2  # the time in which the death of a worker on this host is noticed
-_RETURN_SECONDS = 30.0  # the time in which the last other worker on this host is expected back
+_WATCH_SECONDS = 0.2  # between two looks for dead workers of this host
+_RETURN_SECONDS = 30.0  # for a worker of this host to come back
+
 #: The reason of an attempt whose worker died.
 WORKER_LOST = "The worker that had it went away before it could say what came of this attempt."
 

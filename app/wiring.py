@@ -11,9 +11,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.db.engine import PromptSessions, create_serving_engine, database_name
+from app.db.engine import PromptSessions, Readiness, create_serving_engine, database_name
 from app.db.process_lock import ProcessLock
-from app.db.readiness import Readiness
 from app.errors import ConfigurationError
 from app.providers.registry import provider_registry
 from app.providers.simulated.in_process import SimulatedCarrier

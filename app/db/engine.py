@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import asyncpg
 import psycopg2
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy import exc as sqlalchemy_exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres
 from app.db.tenant_guard import guard
+from app.short_cache import ShortCache
 
 _APPLICATION_NAME = "messaging-service"
 
@@ -27,6 +28,8 @@ _APPLICATION_NAME = "messaging-service"
 _IDLE_IN_TRANSACTION_SECONDS = 10.0
 #: A healthy server needs milliseconds to end a connection, and its own timeouts end it in any case.
 _CLOSE_SECONDS = 0.5
+#: An answer of the database to the readiness check is repeated for so long.
+_READY_SECONDS = 0.5
 #: Classes and codes of SQLSTATE for temporary trouble: connection, resources, operator intervention.
 _AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
 
@@ -135,6 +138,26 @@ class PromptSessions(async_sessionmaker[AsyncSession]):
     async def begin(self) -> AsyncIterator[AsyncSession]:  # type: ignore[override]  # theirs doesn't enter the session
         async with self() as session, session.begin():
             yield session
+
+
+class Readiness:
+    """The readiness check of the database: at most one query at a time, and none for half a second after a success.
+
+    Anyone may ask, so the cost must not grow with the number of requests.
+    """
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
+        self._sessions = sessions
+        self._reached: ShortCache[str, bool] = ShortCache(size=1)
+
+    async def confirm(self) -> None:
+        """Return if the database answers, else raise its error, which is not cached."""
+        await self._reached.get_or_load("database", self._reach)
+
+    async def _reach(self) -> tuple[bool, float]:
+        async with self._sessions() as session:
+            await session.execute(text("SELECT 1"))
+        return True, _READY_SECONDS
 
 
 class _Connection(asyncpg.Connection):

@@ -5,6 +5,7 @@ provider can bring its own. Constraint names follow the convention below, and mi
 """
 
 from datetime import date, datetime
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
@@ -41,7 +42,10 @@ from app.domain import (
 #: The revision of `app/db/migrations` that results in these tables.
 REVISION = "20261127_02"
 
-_IS_PENDING = text("due_at IS NOT NULL")
+_IS_PENDING = "due_at IS NOT NULL"
+_HAS_KEY = "idempotency_key IS NOT NULL"
+_PROVIDER_HAS_IT = "provider_message_id IS NOT NULL"
+_PROVIDERS_ID = ("provider_type", "provider_message_id")
 #: Of a kept callback: it was not taken, or erasure has to search its content for an address.
 CALL_NEEDS_ATTENTION = text("(verdict <> 'taken' OR addresses = '{}'::text[])")
 
@@ -67,9 +71,7 @@ class Base(DeclarativeBase):
     }
 
 
-def _one_of(
-    column: str, words: type[Direction | MessageStatus | ParticipantRole | AttemptOutcome | CallbackVerdict]
-) -> CheckConstraint:
+def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
     allowed = ", ".join(f"'{word.value}'" for word in words)
     return CheckConstraint(f"{column} IN ({allowed})", name=column)
 
@@ -77,6 +79,19 @@ def _one_of(
 def _is_name(column: str) -> CheckConstraint:
     # `{0,62}` in the expression would take ten times as long, at every update of a row.
     return CheckConstraint(f"{column} ~ '^[a-z][a-z0-9_-]*$' AND length({column}) <= 63", name=column)
+
+
+def _index(name: str, *columns: str, where: str | None = None, unique: bool = False) -> Index:
+    """An index by tenant first; `where` makes it a partial one."""
+    return Index(name, "tenant_id", *columns, unique=unique, postgresql_where=None if where is None else text(where))
+
+
+class _OfTenant(Base):
+    """A row of a tenant, with an id of its own. Its key is the first two columns of the table."""
+
+    __abstract__ = True
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"), primary_key=True, sort_order=-1)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True, sort_order=-1)
 
 
 class Tenant(Base):
@@ -100,37 +115,32 @@ class Tenant(Base):
     )
 
 
-class Contact(Base):
+class Contact(_OfTenant):
     """An address on either side of conversations. `address` is normalised, `written` is not.
 
     `erasing_since` is set when its erasure begins; the address itself is removed at that moment.
     """
 
     __tablename__ = "contacts"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     address: Mapped[str]
     address_type: Mapped[str]
     written: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     erasing_since: Mapped[datetime | None]
     __table_args__ = (
-        PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "address", "address_type"),
         _is_name("address_type"),
-        Index("ix_contacts_erasing", "tenant_id", "id", postgresql_where=text("erasing_since IS NOT NULL")),
+        _index("ix_contacts_erasing", "id", where="erasing_since IS NOT NULL"),
     )
 
 
-class Conversation(Base):
+class Conversation(_OfTenant):
     """All messages between one customer address and one contact address, on any channel.
 
     `last_activity_at` and `message_count` are maintained by the writer, so that no page has to count.
     """
 
     __tablename__ = "conversations"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     customer_address: Mapped[str]
     contact_address: Mapped[str]
     message_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -139,18 +149,10 @@ class Conversation(Base):
     participants: Mapped[list["ConversationParticipant"]] = relationship(
         lazy="raise", viewonly=True, order_by="ConversationParticipant.role.desc()"
     )
-    __table_args__ = (
-        PrimaryKeyConstraint("tenant_id", "id"),
-        UniqueConstraint("tenant_id", "customer_address", "contact_address"),
-    )
+    __table_args__ = (UniqueConstraint("tenant_id", "customer_address", "contact_address"),)
 
 
-Index(
-    "ix_conversations_recent",
-    Conversation.tenant_id,
-    Conversation.last_activity_at.desc(),
-    Conversation.id.desc(),
-)
+Index("ix_conversations_recent", Conversation.tenant_id, Conversation.last_activity_at.desc(), Conversation.id.desc())
 
 
 class ConversationParticipant(Base):
@@ -167,11 +169,11 @@ class ConversationParticipant(Base):
         ForeignKeyConstraint(["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"]),
         ForeignKeyConstraint(["tenant_id", "contact_id"], ["contacts.tenant_id", "contacts.id"]),
         _one_of("role", ParticipantRole),
-        Index("ix_conversation_participants_contact", "tenant_id", "contact_id"),
+        _index("ix_conversation_participants_contact", "contact_id"),
     )
 
 
-class Message(Base):
+class Message(_OfTenant):
     """One message, in or out; an outbound one is its own place in the delivery queue.
 
     - `sent_at` is the caller's time, `created_at` ours.
@@ -186,8 +188,6 @@ class Message(Base):
     """
 
     __tablename__ = "messages"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     conversation_id: Mapped[int]
     direction: Mapped[str]
     channel: Mapped[str]
@@ -216,7 +216,6 @@ class Message(Base):
         lazy="raise", viewonly=True, order_by="DeliveryAttempt.number"
     )
     __table_args__ = (
-        PrimaryKeyConstraint("tenant_id", "id"),
         ForeignKeyConstraint(["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"]),
         _one_of("direction", Direction),
         _one_of("status", MessageStatus),
@@ -225,53 +224,17 @@ class Message(Base):
         _is_name("provider_type"),
         CheckConstraint(f"sent_at >= '{EARLIEST_DATE}' AND sent_at < '{DATES_END}'", name="sent_at"),
         CheckConstraint("length(provider_message_id) <= 512", name="provider_message_id"),
-        Index(
-            "uq_messages_provider_message_id",
-            "tenant_id",
-            "provider_type",
-            "provider_message_id",
-            unique=True,
-            postgresql_where=text("provider_message_id IS NOT NULL"),
+        _index("uq_messages_provider_message_id", *_PROVIDERS_ID, where=_PROVIDER_HAS_IT, unique=True),
+        _index("ix_messages_conversation", "conversation_id", "sent_at", "id"),
+        _index("uq_messages_idempotency_key", "channel", "idempotency_key", where=_HAS_KEY, unique=True),
+        _index("ix_messages_idempotency_age", "created_at", where=_HAS_KEY),
+        _index("ix_messages_due", "channel", "due_at", "id", where=_IS_PENDING),
+        _index("ix_messages_tried", "channel", "due_at", "id", where="due_at IS NOT NULL AND attempt_count > 0"),
+        _index(
+            "ix_messages_expiring", "channel", "expires_at", where="due_at IS NOT NULL AND expires_at IS NOT NULL"
         ),
-        Index("ix_messages_conversation", "tenant_id", "conversation_id", "sent_at", "id"),
-        Index(
-            "uq_messages_idempotency_key",
-            "tenant_id",
-            "channel",
-            "idempotency_key",
-            unique=True,
-            postgresql_where=text("idempotency_key IS NOT NULL"),
-        ),
-        Index(
-            "ix_messages_idempotency_age",
-            "tenant_id",
-            "created_at",
-            postgresql_where=text("idempotency_key IS NOT NULL"),
-        ),
-        Index("ix_messages_due", "tenant_id", "channel", "due_at", "id", postgresql_where=_IS_PENDING),
-        Index(
-            "ix_messages_tried",
-            "tenant_id",
-            "channel",
-            "due_at",
-            "id",
-            postgresql_where=text("due_at IS NOT NULL AND attempt_count > 0"),
-        ),
-        Index(
-            "ix_messages_expiring",
-            "tenant_id",
-            "channel",
-            "expires_at",
-            postgresql_where=text("due_at IS NOT NULL AND expires_at IS NOT NULL"),
-        ),
-        Index("ix_messages_pending", "tenant_id", "conversation_id", "id", postgresql_where=_IS_PENDING),
-        Index(
-            "ix_messages_attention",
-            "tenant_id",
-            "status",
-            "id",
-            postgresql_where=text("status IN ('unknown', 'undelivered', 'failed')"),
-        ),
+        _index("ix_messages_pending", "conversation_id", "id", where=_IS_PENDING),
+        _index("ix_messages_attention", "status", "id", where="status IN ('unknown', 'undelivered', 'failed')"),
     )
 
 
@@ -298,25 +261,17 @@ class DeliveryAttempt(Base):
         ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
         _one_of("outcome", AttemptOutcome),
         _is_name("provider_type"),
-        Index(
-            "ix_delivery_attempts_provider_message_id",
-            "tenant_id",
-            "provider_type",
-            "provider_message_id",
-            postgresql_where=text("provider_message_id IS NOT NULL"),
-        ),
+        _index("ix_delivery_attempts_provider_message_id", *_PROVIDERS_ID, where=_PROVIDER_HAS_IT),
     )
 
 
-class StoredReceipt(Base):
+class StoredReceipt(_OfTenant):
     """A receipt of a provider, as it came in; rows are only added.
 
     `message_id` is null while the receipt is parked: no attempt has its provider message id yet.
     """
 
     __tablename__ = "provider_events"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     provider_type: Mapped[str]
     event_id: Mapped[str]
     message_id: Mapped[int | None]
@@ -327,29 +282,17 @@ class StoredReceipt(Base):
     occurred_at: Mapped[datetime | None]
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
     __table_args__ = (
-        PrimaryKeyConstraint("tenant_id", "id"),
         ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
         UniqueConstraint("tenant_id", "provider_type", "event_id"),
         _is_name("provider_type"),
         _one_of("status", MessageStatus),
-        Index("ix_provider_events_message", "tenant_id", "message_id", "id"),
-        Index(
-            "ix_provider_events_parked",
-            "tenant_id",
-            "provider_type",
-            "provider_message_id",
-            postgresql_where=text("message_id IS NULL"),
-        ),
-        Index(
-            "ix_provider_events_parked_age",
-            "tenant_id",
-            "received_at",
-            postgresql_where=text("message_id IS NULL"),
-        ),
+        _index("ix_provider_events_message", "message_id", "id"),
+        _index("ix_provider_events_parked", *_PROVIDERS_ID, where="message_id IS NULL"),
+        _index("ix_provider_events_parked_age", "received_at", where="message_id IS NULL"),
     )
 
 
-class KeptCallback(Base):
+class KeptCallback(_OfTenant):
     """A callback as it came, kept for some days to be inspected and replayed.
 
     Its tenant is the one that all of its items name, else tenant 1. `headers` are ordered pairs of name and value;
@@ -359,8 +302,6 @@ class KeptCallback(Base):
     """
 
     __tablename__ = "webhook_calls"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     provider_type: Mapped[str]
     received_at: Mapped[datetime]
     method: Mapped[str]
@@ -375,7 +316,6 @@ class KeptCallback(Base):
     addresses: Mapped[list[str]] = mapped_column(ARRAY(Text))
     replayed_at: Mapped[datetime | None]
     __table_args__ = (
-        PrimaryKeyConstraint("tenant_id", "id"),
         _is_name("provider_type"),
         _one_of("verdict", CallbackVerdict),
         # The next three span tenants: the operator lists all, and erasure looks for an address everywhere.
@@ -401,7 +341,7 @@ class SignatureToken(Base):
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "provider_type", "token"),
         _is_name("provider_type"),
-        Index("ix_signature_tokens_age", "tenant_id", "created_at"),
+        _index("ix_signature_tokens_age", "created_at"),
     )
 
 
@@ -427,8 +367,8 @@ class File(Base):
         PrimaryKeyConstraint("tenant_id", "id"),
         _is_name("provider_type"),
         CheckConstraint("(content IS NULL) <> (path IS NULL)", name="content"),
-        Index("ix_files_message", "tenant_id", "provider_type", "provider_message_id"),
-        Index("ix_files_age", "tenant_id", "created_at"),
+        _index("ix_files_message", *_PROVIDERS_ID),
+        _index("ix_files_age", "created_at"),
     )
 
 
@@ -445,7 +385,7 @@ class MessageEvent(Base):
         PrimaryKeyConstraint("tenant_id", "id"),
         ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
         _is_name("kind"),
-        Index("ix_message_events_message", "tenant_id", "message_id", "id"),
+        _index("ix_message_events_message", "message_id", "id"),
     )
 
 
@@ -468,7 +408,7 @@ class ProviderState(Base):
     __table_args__ = (_is_name("provider_type"),)
 
 
-class ApiKey(Base):
+class ApiKey(_OfTenant):
     """An API key. Its token is shown once and not stored: `prefix` is the part that names the key, `secret_hash` the
     SHA-256 of the whole.
 
@@ -476,8 +416,6 @@ class ApiKey(Base):
     """
 
     __tablename__ = "api_keys"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     prefix: Mapped[str]
     name: Mapped[str]
     secret_hash: Mapped[bytes]
@@ -486,7 +424,6 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     __table_args__ = (
-        PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "prefix"),
         CheckConstraint("length(secret_hash) = 32", name="secret_hash"),
     )
@@ -508,11 +445,11 @@ class TenantAddress(Base):
     __table_args__ = (
         PrimaryKeyConstraint("address", "address_type"),
         _is_name("address_type"),
-        Index("ix_tenant_addresses_tenant", "tenant_id", "id"),
+        _index("ix_tenant_addresses_tenant", "id"),
     )
 
 
-class AuditEvent(Base):
+class AuditEvent(_OfTenant):
     """A change to the installation, or a refused access; rows are only added.
 
     `actor` is a key's prefix or `command line`, null if unknown. `client` is the address that the request came from,
@@ -520,14 +457,12 @@ class AuditEvent(Base):
     """
 
     __tablename__ = "audit_events"
-    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
-    id: Mapped[int] = mapped_column(Identity())
     kind: Mapped[str]
     actor: Mapped[str | None]
     detail: Mapped[dict[str, object]] = mapped_column(JSONB)
     client: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    __table_args__ = (PrimaryKeyConstraint("tenant_id", "id"), _is_name("kind"))
+    __table_args__ = (_is_name("kind"),)
 
 
 class RateBudget(Base):

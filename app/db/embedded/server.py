@@ -34,8 +34,8 @@ class EmbeddedPostgres:
         self._directory = directory.resolve()
         self._bindir = bindir
         self._options = dict(options or {})
-        self._cluster: Cluster | None = None
-        self._user: ProcessLock | None = None
+        self._user = ProcessLock(self._directory / "users")
+        self._cluster: Cluster | None = None  #: set while this user counts
 
     def start(self) -> str:
         """Start the server if it does not run, and return the libpq URL of our database in it.
@@ -54,10 +54,11 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(
                 f"{error.filename} belongs to another user: run as its owner, or choose another DATA_DIR."
             ) from error
-        self._cluster = Cluster(self._directory, programs, self._options)
+        cluster = Cluster(self._directory, programs, self._options)
         with self._undisturbed():
-            url = self._cluster.ensure_running([user for user in self._living() if user.rsplit("-", 2)[0] != HERE])
-            self._user = self._user or self._register()
+            url = cluster.ensure_running([user for user in self._living() if user.rsplit("-", 2)[0] != HERE])
+            self._user.enter()
+            self._cluster = cluster
         return url
 
     def stop(self) -> None:
@@ -65,13 +66,13 @@ class EmbeddedPostgres:
 
         Does nothing if not started, or the second time.
         """
-        user, self._user = self._user, None
-        if self._cluster is None or user is None:
+        cluster, self._cluster = self._cluster, None
+        if cluster is None:
             return
         with self._undisturbed():
-            user.leave()
+            self._user.leave()
             if not self._living():
-                self._cluster.shut_down()
+                cluster.shut_down()
 
     def __enter__(self) -> str:
         return self.start()
@@ -93,19 +94,10 @@ class EmbeddedPostgres:
         finally:
             state.release()
 
-    def _register(self) -> ProcessLock:
-        user = self._new_lock()
-        user.enter()
-        return user
-
     def _living(self) -> list[str]:
         """The living users of the server. Removes the files of the dead ones."""
         (self._directory / "users").mkdir(mode=0o700, exist_ok=True)
-        user = self._user or self._new_lock()
-        names = user.living_and_dead()
+        names = self._user.living_and_dead()
         for name in names.dead:
-            user.forget_dead(name)
+            self._user.forget_dead(name)
         return names.living
-
-    def _new_lock(self) -> ProcessLock:
-        return ProcessLock(self._directory / "users")

@@ -4,27 +4,17 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, overload
+from typing import Any, TypeVar
 
 from app.domain import is_possible_date
+
+Written = TypeVar("Written", str, str | None)
 
 #: Characters that no text in PostgreSQL can hold: NUL, and halves of surrogate pairs.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-@overload
-def storable_text(written: str) -> str: ...
-
-
-@overload
-def storable_text(written: None) -> None: ...
-
-
-@overload
-def storable_text(written: str | None) -> str | None: ...
-
-
-def storable_text(written: str | None) -> str | None:
+def storable_text(written: Written) -> Written:
     """The text, with U+FFFD in place of each character that can't be stored."""
     return written if written is None else _UNSTORABLE.sub("\ufffd", written)
 

@@ -155,11 +155,7 @@ def _equalities(condition: Any) -> Iterator[_Equality]:
             pairs = [(each, right) for each in left.clauses]  # the load of a relationship: (tenant_id, id) IN (...)
         else:
             pairs = []
-        yield from ((own, value) for own, value in pairs if _is_tenant_id(own))
-
-
-def _is_tenant_id(column: Any) -> bool:
-    return isinstance(column, ColumnClause) and column.name == "tenant_id"
+        yield from ((own, value) for own, value in pairs if isinstance(own, ColumnClause) and own.name == "tenant_id")
 
 
 def _sources(source: FromClause) -> set[FromClause]:

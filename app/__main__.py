@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=help)
         if name in words[:1]:
             chosen = _loaded(name)
-            chosen.add_arguments(command)
+            if hasattr(chosen, "add_arguments"):
+                chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
     options, further = parser.parse_known_args(words)
     if further and options.command != _PASSES_ON:

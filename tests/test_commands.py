@@ -1,5 +1,6 @@
 """The command line itself: what it says of its commands, and that it loads none but the chosen one."""
 
+import logging
 import os
 import pkgutil
 import socket
@@ -73,12 +74,25 @@ def test_psql_opens_the_database_that_is_served(
     assert main(["psql", "-v", "ON_ERROR_STOP=1", "-c", "SELECT nonsense"]) == 1
 
 
-def test_a_busy_port_is_named_in_one_sentence(database_url: str) -> None:
+@each_case("words", ["serve", "simulate --ledger {ledger} --port {port}"])
+def test_a_busy_port_is_named_in_one_sentence(database_url: str, tmp_path: Path, words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         environment = os.environ | {"DATABASE_URL": database_url, "PORT": str(port)}
-        command = [sys.executable, "-m", "app", "serve"]
+        options = words.format(ledger=tmp_path / "ledger.jsonl", port=port).split()
+        command = [sys.executable, "-m", "app", *options]
         run = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert f"Port {port} is used by another program" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_only_long_running_commands_tell_of_the_embedded_server(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert main(["migrate"]) == 0
+    assert not logging.getLogger("app.db.embedded.cluster").isEnabledFor(logging.INFO)
+    monkeypatch.setattr("app.commands.worker.run", lambda *_: 0)
+    assert main(["worker"]) == 0
+    assert logging.getLogger("app.db.embedded.cluster").isEnabledFor(logging.INFO)

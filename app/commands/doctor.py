@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import sys
 
+from app.commands import say
 from app.config import Settings
 from app.doctor import Report, examine
 from app.doctor.findings import Level, counted
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
     """Print the findings; 1 if there is a problem among them, else 0."""
     report = examine(settings, online=chosen.online)
-    print(_as_json(report) if chosen.json else _as_text(report), file=sys.stdout)  # noqa: T201 - the output of the command
+    say(_as_json(report) if chosen.json else _as_text(report))
     return 1 if report.count(Level.PROBLEM) else 0
 
 

@@ -36,14 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _create_key(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
     tenant = await service.tenant(chosen.tenant)
-    new = NewKey.model_validate(
-        {
-            "tenant_id": tenant.id,
-            "name": chosen.name,
-            "scopes": chosen.scopes.split(","),
-            "expires_in_days": chosen.expires_in_days,
-        }
-    )
+    asked = {"name": chosen.name, "scopes": chosen.scopes.split(","), "expires_in_days": chosen.expires_in_days}
+    new = NewKey.model_validate({"tenant_id": tenant.id, **asked})
     expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
     _key, token = await service.create_key(tenant.id, name=new.name, scopes=new.scopes, expires_at=expires_at)
     return [token]

@@ -7,10 +7,6 @@ from app.db.engine import provided_database
 from app.db.migrate import migrate
 
 
-def add_arguments(_: argparse.ArgumentParser) -> None:
-    """The command has no arguments."""
-
-
 def run(settings: Settings, _: argparse.Namespace) -> int:
     with provided_database(settings) as url:
         migrate(url)

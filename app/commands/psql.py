@@ -5,10 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from app.commands import say
 from app.config import Settings
 from app.db.embedded.programs import EXE, wheel_programs
 from app.db.engine import provided_database
@@ -25,7 +25,7 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
     program = None if chosen.url else _psql(settings)
     with provided_database(settings) as url:
         if program is None:
-            print(url, file=sys.stdout)  # noqa: T201 - the output of the command
+            say(url)
             return 0
         # Other users of this machine can read arguments, but not the environment.
         parameters = parse_dsn(url)

@@ -5,16 +5,15 @@ They are stored in the same way as callbacks are. So it can be run any number of
 
 import argparse
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 
+from app.commands import moment, say
 from app.config import Settings
-from app.db.engine import provided_database
-from app.db.migrate import prepare
+from app.db.migrate import prepared_database
 from app.db.models import Message, Tenant
 from app.domain import Direction
 from app.errors import ConfigurationError, ServiceError
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("provider", help="the provider's name, such as twilio")
     parser.add_argument(
         "--since",
-        type=_moment,
+        type=moment,
         help="a date or time, such as 2026-03-01 or 2026-03-01T12:00:00Z, UTC unless it says otherwise (a day before"
         " the last message that came in from the provider)",
     )
@@ -58,14 +57,8 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
     if chosen.provider not in provider_registry:
         there = ", ".join(sorted(provider_registry))
         raise ConfigurationError(f"There is no provider {chosen.provider}; there are {there}.")
-    with provided_database(settings) as url:
-        prepare(url, production=settings.is_production)
+    with prepared_database(settings) as url:
         return asyncio.run(_repair(url, settings, chosen.provider, chosen.since))
-
-
-def _moment(written: str) -> datetime:
-    moment = datetime.fromisoformat(written)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 async def _repair(url: str, settings: Settings, name: str, since: datetime | None) -> int:
@@ -75,16 +68,16 @@ async def _repair(url: str, settings: Settings, name: str, since: datetime | Non
             listed = provider_registry[name].inbound_since(since)
         except NotImplementedError:
             raise ConfigurationError(f"{name} offers no list of the messages that came in.") from None
-        _say(f"Asking {name} for messages since {since:%Y-%m-%d %H:%M:%S} UTC.")
+        say(f"Asking {name} for messages since {since:%Y-%m-%d %H:%M:%S} UTC.")
         count = _Count()
         try:
             async for batch in _batches(listed):
                 await _recover(services, name, batch, count)
-                _say(f"{count}.")
+                say(f"{count}.")
         except (ProviderFailure, ServiceError) as failure:
-            _say(f"It broke off: {failure}", f"So far {count}. Run it again with --since {since:%Y-%m-%dT%H:%M:%SZ}.")
+            say(f"It broke off: {failure}", f"So far {count}. Run it again with --since {since:%Y-%m-%dT%H:%M:%SZ}.")
             return 1
-    _say(f"Done: {count}.")
+    say(f"Done: {count}.")
     return 0
 
 
@@ -129,9 +122,4 @@ async def _recover(services: Services, name: str, batch: Sequence[InboundMessage
     count.listed += len(batch)
     count.recovered += sum(map(len, missing.values()))
     count.refused += len(reading.faults)
-    _say(*reading.faults)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stdout, flush=True)  # noqa: T201 - the output of the command
+    say(*reading.faults)

@@ -2,23 +2,19 @@
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import socket
 import sys
 from types import FrameType
-from typing import Any
 
 import structlog
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from app.commands import leave_no_core
+from app.commands import bound, leave_no_core
 from app.config import Settings
-from app.db.engine import provided_database
-from app.db.migrate import prepare
-from app.errors import ConfigurationError
+from app.db.migrate import prepared_database
 from app.http.protocol import TimedProtocol
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
@@ -43,13 +39,8 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
         )
     leave_no_core()
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again after an orderly shutdown
-    try:
-        listener = _bound(settings)
-    except ConfigurationError as error:
-        log.error("cannot_start", reason=str(error))
-        return 1
-    with provided_database(settings) as url:
-        prepare(url, production=settings.is_production)
+    listener = bound(settings.host, settings.port, "PORT=…")
+    with prepared_database(settings):
         try:
             return _serve(settings, listener, reload=chosen.reload)
         finally:
@@ -58,21 +49,20 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
-    options: dict[str, Any] = {
-        "host": settings.host,
-        "port": settings.port,
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "http": TimedProtocol,
-        # Otherwise later requests of a connection inherit the log facts of its first one.
-        "reset_contextvars": True,
-        "timeout_keep_alive": settings.keep_alive_seconds,
-        "timeout_graceful_shutdown": settings.shutdown_grace_seconds,
+    config = uvicorn.Config(
+        "app.main:app",
+        workers=settings.web_concurrency,
+        reload=reload,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=TimedProtocol,
+        reset_contextvars=True,  # otherwise later requests of a connection inherit the log facts of its first one
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
         # A process that has not answered by then is killed, even while it starts, which can take seconds.
-        "timeout_worker_healthcheck": 30,
-    }
-    config = uvicorn.Config("app.main:app", workers=settings.web_concurrency, reload=reload, **options)
+        timeout_worker_healthcheck=30,
+    )
     # uvloop accepts one connection per socket and turn of its loop. Under load turns are long, and new clients would
     # wait for seconds. Duplicates of the socket multiply the number.
     listeners = [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
@@ -88,26 +78,6 @@ def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
     with contextlib.suppress(KeyboardInterrupt):  # raised again after an orderly shutdown
         server.run(sockets=listeners)
     return 0 if server.started else 3
-
-
-def _bound(settings: Settings) -> socket.socket:
-    """A socket at HOST and PORT, which does not listen yet. Raises `ConfigurationError` where there can be none."""
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    if sys.platform != "win32":  # there it would let two programs share a port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            reason = f"Port {settings.port} is used by another program: stop that one, or choose another with PORT=…"
-        elif error.errno == errno.EACCES:
-            reason = f"Port {settings.port} needs the rights of an administrator: choose one above 1023 with PORT=…"
-        else:
-            reason = f"{settings.host} is no address of this machine ({error.strerror}): set HOST to one that is."
-        raise ConfigurationError(reason) from None
-    listener.set_inheritable(True)
-    return listener
 
 
 def _announce(settings: Settings, listener: socket.socket) -> None:

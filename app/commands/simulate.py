@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from app.commands import bound
 from app.config import Settings
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.simulator.application import create_simulator
@@ -38,4 +39,4 @@ def simulate(chosen: argparse.Namespace, formats: Sequence[WireFormat] = ()) -> 
     app = create_simulator(SimulatorSettings(**values), chosen.ledger, chosen.callback, formats)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly shutdown
-        server_of(app, chosen.port).run()
+        server_of(app, chosen.port).run(sockets=[bound("127.0.0.1", chosen.port, "--port")])

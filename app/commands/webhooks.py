@@ -2,26 +2,21 @@
 
 import argparse
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.commands import table
+from app.commands import ACTOR, moment, refuse, say, table
 from app.config import Settings
-from app.db.engine import provided_database
-from app.db.migrate import prepare
+from app.db.migrate import prepared_database
 from app.db.models import KeptCallback
 from app.db.paging import Page, rows_of_all
 from app.domain import CallbackVerdict
-from app.errors import ServiceError
 from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
 from app.wiring import Services, running_services
 
-_ACTOR = "command line"
 _PAGE = 100
 
 #: Works on one callback; returns the outcome in a word, and its details.
@@ -45,39 +40,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider")
     parser.add_argument("--verdict", choices=[verdict.value for verdict in CallbackVerdict])
-    parser.add_argument("--since", type=_moment, help="received since (UTC): 2026-01-31 or 2026-01-31T12:00")
-
-
-def _moment(written: str) -> datetime:
-    moment = datetime.fromisoformat(written)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    parser.add_argument("--since", type=moment, help="received since (UTC): 2026-01-31 or 2026-01-31T12:00")
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
     """Run the chosen action; 1 if a callback is not genuine or not taken, 2 if the action is refused."""
-    with provided_database(settings) as url:
-        prepare(url, production=settings.is_production)
-        try:
-            return asyncio.run(_run(url, settings, chosen))
-        except ServiceError as error:
-            print(error, file=sys.stderr)  # noqa: T201 - the answer to the command
-    return 2
+    with prepared_database(settings) as url:
+        return asyncio.run(_run(url, settings, chosen))
 
 
 async def _run(url: str, settings: Settings, chosen: argparse.Namespace) -> int:
     async with running_services(url, settings, deliver=False) as services:
         if chosen.action == "list":
             calls = [_cells(call) async for call in _calls(services.sessions, chosen)]
-            for line in table(["ID", "RECEIVED", "PROVIDER", "VERDICT", "EVENTS", "REASON"], calls):
-                _say(line)
+            say(*table(["ID", "RECEIVED", "PROVIDER", "VERDICT", "EVENTS", "REASON"], calls))
             return 0
         if chosen.action == "show":
             async with services.sessions() as session:
                 _show(await get_callback(session, chosen.id))
             return 0
         if bool(chosen.ids) == chosen.all:
-            print("Name callbacks by their ids, or all that match with --all.", file=sys.stderr)  # noqa: T201 - as above
-            return 2
+            return refuse("Name callbacks by their ids, or all that match with --all.")
         return await _each(services, chosen, _verify if chosen.action == "verify" else _replay)
 
 
@@ -87,7 +70,7 @@ async def _verify(services: Services, call: KeptCallback) -> tuple[str, str]:
 
 
 async def _replay(services: Services, call: KeptCallback) -> tuple[str, str]:
-    found = await services.callbacks.replay(call.tenant_id, call.id, actor=_ACTOR, client=None)
+    found = await services.callbacks.replay(call.tenant_id, call.id, actor=ACTOR, client=None)
     return found.verdict, f"{found.events} events  {_why(found)}"
 
 
@@ -102,8 +85,8 @@ async def _each(services: Services, chosen: argparse.Namespace, action: Action) 
     async for call in _calls(services.sessions, chosen):
         outcome, details = await action(services, call)
         counts[outcome] += 1
-        _say(f"{call.id}  {call.provider_type}  {outcome}  {details}")
-    _say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none")
+        say(f"{call.id}  {call.provider_type}  {outcome}  {details}")
+    say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none")
     return 0 if counts.total() == counts["genuine"] + counts[CallbackVerdict.TAKEN] else 1
 
 
@@ -140,17 +123,9 @@ def _cells(call: KeptCallback) -> list[object]:
 
 
 def _show(call: KeptCallback) -> None:
-    _say("  ".join(str(cell) for cell in _cells(call) if cell is not None))
+    say("  ".join(str(cell) for cell in _cells(call) if cell is not None))
     if call.expected:
-        _say(f"seen {call.seen}, expected {call.expected}")
-    _say(f"{call.method} {call.url}")
-    for name, value in call.headers:
-        _say(f"{name}: {'(not kept)' if value is None else value}")
-    _say("")
-    _say(call.body.decode("utf-8", "replace"))
-
-
-def _say(line: str) -> None:
-    # Content from outside must not send control sequences to the terminal.
-    shown = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in line)
-    print(shown.rstrip(), flush=True)  # noqa: T201 - the output of the command
+        say(f"seen {call.seen}, expected {call.expected}")
+    say(f"{call.method} {call.url}")
+    say(*(f"{name}: {'(not kept)' if value is None else value}" for name, value in call.headers))
+    say("", call.body.decode("utf-8", "replace"))

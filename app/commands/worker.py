@@ -17,10 +17,6 @@ from app.wiring import must_have_providers, running_services
 log = structlog.get_logger(__name__)
 
 
-def add_arguments(_: argparse.ArgumentParser) -> None:
-    """The command has no arguments."""
-
-
 def run(settings: Settings, _: argparse.Namespace) -> int:
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         return runner.run(work(settings))

@@ -1,7 +1,6 @@
 """Migrate a database to the schema of this version, or check that it has it.
 
-Of several processes that start at once, the one that gets the advisory lock migrates. Development also recreates
-tables that were dropped by hand; production changes nothing by itself.
+Of several processes that start at once, the one that gets the advisory lock migrates.
 
 `app.db.schema` has the parts that need alembic. It is imported only if there is something to do, because that takes a
 sixth of a second.
@@ -13,7 +12,8 @@ from contextlib import contextmanager
 import structlog
 from sqlalchemy import Connection, inspect, text
 
-from app.db.engine import create_command_engine
+from app.config import Settings
+from app.db.engine import create_command_engine, provided_database
 from app.db.models import REVISION, Base
 from app.errors import ConfigurationError
 
@@ -41,6 +41,14 @@ def prepare(url: str, *, production: bool) -> None:
             return
         _upgrade(connection)
         _recreate_missing_tables(connection)
+
+
+@contextmanager
+def prepared_database(settings: Settings) -> Iterator[str]:
+    """The URL of the database to use, embedded or not, while the context is open; its schema is this version's."""
+    with provided_database(settings) as url:
+        prepare(url, production=settings.is_production)
+        yield url
 
 
 @contextmanager

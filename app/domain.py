@@ -1,14 +1,14 @@
 """The vocabulary of the service: statuses, outcomes, messages. It imports nothing of ours."""
 
+import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-#: The owner of everything until an installation has tenants of its own.
+#: The owner of everything until an installation has tenants of its own, and of anything without a known owner.
 DEFAULT_TENANT_ID = 1
 
-#: The span of dates that can be stored: from the first of these, and before the second. It ends long before the years
-#: that Python or PostgreSQL alone can hold.
+#: The span of dates that can be stored, from EARLIEST_DATE, inclusive, to DATES_END, exclusive.
 EARLIEST_DATE, DATES_END = datetime(1970, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
 
@@ -26,12 +26,12 @@ class KeyScope(StrEnum):
 
 
 class Direction(StrEnum):
-    INBOUND = "inbound"  #: from a contact to a customer, handed over by a provider
-    OUTBOUND = "outbound"  #: from a customer to a contact, handed to a provider
+    INBOUND = "inbound"  #: from a contact, through a provider
+    OUTBOUND = "outbound"  #: to a contact, through a provider
 
 
 class ParticipantRole(StrEnum):
-    CUSTOMER = "customer"  #: the address of a customer of this service
+    CUSTOMER = "customer"  #: the tenant's own address
     CONTACT = "contact"  #: the person at the other end
 
 
@@ -65,9 +65,9 @@ class MessageStatus(StrEnum):
     SENT = "sent"  #: accepted by the provider.
     UNDELIVERED = "undelivered"  #: accepted, but the provider could not deliver it.
     FAILED = "failed"  #: refused permanently, or out of attempts.
-    CANCELED = "canceled"  #: canceled before it left.
-    EXPIRED = "expired"  #: expired before it left.
-    SUPPRESSED = "suppressed"  #: not sent, because the contact has opted out.
+    CANCELED = "canceled"  #: canceled by us before it left, or by the provider.
+    EXPIRED = "expired"  #: expired before it left, or at the provider.
+    SUPPRESSED = "suppressed"  #: reserved: not sent, because the contact has opted out.
     DELIVERED = "delivered"  #: it arrived, according to a receipt.
     READ = "read"  #: it was opened, according to a receipt.
     RECEIVED = "received"  #: inbound, and final.
@@ -92,7 +92,7 @@ STATUS_RANK = {
 
 
 class AttemptOutcome(StrEnum):
-    """The outcome of one send to a provider. An attempt without an outcome is in flight, or in doubt."""
+    """The outcome of one send to a provider. An attempt without an outcome is in flight, or its worker died."""
 
     ACCEPTED = "accepted"  #: the provider accepted the message.
     TEMPORARY = "temporary"  #: a retry can help.
@@ -119,11 +119,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to be stored. Times are aware UTC; a `sent_at` of None means the moment it is stored.
+    """A message to be stored. Times are aware UTC. `sent_at` is the time that the caller or the sender gives; None
+    means the moment it is stored.
 
-    An outbound message leaves at `send_at`, or at once, and not after `expires_at`. Messages with equal
-    `idempotency_key` and `fingerprint` are the same message. `quoted` is the part of an inbound mail that repeats
-    earlier ones.
+    An outbound message leaves at `send_at`, or at once, and not after `expires_at`. Within a tenant and channel, an
+    equal `idempotency_key` is a repeat, and with another `fingerprint` a conflict. `quoted` is the part of an inbound
+    mail that repeats earlier ones.
     """
 
     direction: Direction
@@ -165,3 +166,24 @@ class StoredMessage:
     conversation_id: int
     duplicate: bool = False
     conflict: bool = False
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_REFERENCE = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,17})-([0-9]{1,16})(?:-[1-9][0-9]{0,8})?", re.ASCII)
+
+
+def reference_of(tenant_id: int, message_id: int, created_at: datetime, retry_count: int = 0) -> str:
+    """Our reference for a message at a provider, which serves as its idempotency key: the same for every attempt.
+
+    It contains the time of creation, because a new database starts its ids at 1 again and a provider remembers the
+    old ones. A manual retry gets a new reference: a provider that honours the old one would only repeat its refusal.
+    """
+    name = f"{tenant_id}-{message_id}-{(created_at - _EPOCH) // _MICROSECOND}"
+    return f"{name}-{retry_count}" if retry_count else name
+
+
+def parse_reference(reference: str | None) -> tuple[int, int, datetime] | None:
+    """The tenant, message id and time of creation that a reference claims, unchecked; None if it is not ours."""
+    match = _REFERENCE.fullmatch(reference or "")
+    return (int(match[1]), int(match[2]), _EPOCH + int(match[3]) * _MICROSECOND) if match else None

@@ -390,7 +390,7 @@ async def test_a_dead_worker_s_message_is_taken_over_and_its_late_word_changes_n
     assert await queue.rescue() == 0
     [second] = await queue.claim()
     assert (first.number, second.number) == (1, 2)
-    assert second.in_doubt
+    assert second.may_have_left
     refused = Decision(AttemptOutcome.PERMANENT, MessageStatus.FAILED, "refused")
     assert await queue.record(first, refused) is False
     assert await queue.record(second, ACCEPTED, "vendor-2") is True

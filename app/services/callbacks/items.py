@@ -14,12 +14,11 @@ from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
 from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
-from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage
+from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage, parse_reference
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
-from app.services.delivery.references import parse_reference
 from app.services.messages.files import FileStore, NewFile, new_files
 from app.services.tenancy.addresses import AddressOwners
 

@@ -1,8 +1,8 @@
 """The delivery queue: due messages, their claims, and the leases of these.
 
 The message row is the queue. A claim and its attempt row are committed before the send, and the attempt is closed
-after it. So a crash in between leaves an attempt in doubt, never one that seems not to have been made. Due times and
-leases go by the database's clock.
+after it. So a crash in between leaves an attempt in doubt, never one that seems not to have been made. `due_at` is
+the time of the next attempt, and for a message in flight the end of its lease, by the database's clock.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,11 +38,10 @@ from sqlalchemy.orm import aliased
 
 from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
 from app.db.models import DeliveryAttempt, Message, Tenant
-from app.domain import AttemptOutcome, Channel, MessageStatus
+from app.domain import AttemptOutcome, Channel, MessageStatus, reference_of
 from app.providers.base import OutboundMessage
 from app.services.delivery.mail_threads import threads_of
-from app.services.delivery.references import reference_of
-from app.services.delivery.retry_policy import Attempt
+from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +63,13 @@ class Claim:
         return int(self.row.attempt_count)
 
     @property
-    def in_doubt(self) -> bool:
+    def may_have_left(self) -> bool:
         """True if an earlier attempt may have left."""
         return self.row.in_doubt_with is not None
 
     @property
     def attempt(self) -> Attempt:
-        return Attempt(self.number, self.row.attempt_limit, may_have_left=self.in_doubt)
+        return Attempt(self.number, self.row.attempt_limit, may_have_left=self.may_have_left)
 
     def payload(self, give_up_at: float | None = None) -> OutboundMessage:
         """The message as the provider gets it; the send times out at `give_up_at`, by the event loop's clock."""
@@ -141,7 +140,7 @@ _was_tried = Message.attempt_count > 0
 
 
 def _goes_before(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    """True of an `_earlier` message that has to leave before `Message`.
+    """The SQL condition that the row `_earlier` has to leave before the row `Message`.
 
     In a conversation messages leave in the order in which they were accepted; a scheduled one counts once it is due.
     """
@@ -183,10 +182,7 @@ async def first_before(connection: AsyncConnection, tenant_id: int, message_id: 
 
 
 _lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
-_ITS_OWN = "it may have it already"
-#: After this many workers died with a message in flight, it is sent apart from others. So the next death shows that
-#: it is the poison message, and does not count against the messages beside it.
-DEATHS_BEFORE_SUSPICION = 2
+_MAY_HAVE_IT = "it may have it already"
 
 
 class Wanted(Enum):
@@ -194,10 +190,10 @@ class Wanted(Enum):
 
     ANYTHING = "anything"  #: all that may be sent by it
     IN_DOUBT = "in doubt"  #: only those that it may already have
-    POISON_SUSPECTS = "poison suspects"  #: of these, only those that workers died with
+    POISON_SUSPECTS = "poison suspects"  #: of these, only those that several workers died with
 
 
-def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
+def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Pick messages, lease them and open their attempts, in one statement.
 
     tests/services/delivery/claim.sql shows it as it is executed.
@@ -214,7 +210,7 @@ def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
                 Message.expires_at > func.now(),
                 Message.status == MessageStatus.UNKNOWN.value,  # it may have left in time
             ),
-            *wanted,
+            *conditions,
             # Without CASE, PostgreSQL makes a slow join of it while it has no statistics.
             case((Message.due_at.is_not(None), _is_next(TENANT)), else_=false()),
         )
@@ -253,7 +249,7 @@ def _claim(*wanted: ColumnElement[bool]) -> Select[Any]:
                 taken.c.id,
                 taken.c.attempt_count,
                 _PROVIDER,
-                case((taken.c.in_doubt_with.is_not(None), _ITS_OWN), else_=bindparam("because", type_=Text())),
+                case((taken.c.in_doubt_with.is_not(None), _MAY_HAVE_IT), else_=bindparam("because", type_=Text())),
                 bindparam("by_worker", type_=Text()),
                 func.clock_timestamp(),
             ),
@@ -295,8 +291,8 @@ async def claim_due(
     """Claim up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
     Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
-    conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that workers
-    died with are left to `POISON_SUSPECTS`: from the second death on, or with `skip_risky` from the first.
+    conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that several
+    workers died with are left to `POISON_SUSPECTS`. With `skip_risky`, one death is enough to leave a message.
     `callback_url` is our address for the provider. Costs one statement, for mail two.
     """
     parameters = {

@@ -41,7 +41,7 @@ async def _send(claim: Claim, provider: BaseProvider | None, settings: Settings)
         raise TemporaryFailure(f"No provider is registered as {claim.provider_type!r}.")
     async with asyncio.timeout(settings.provider_timeout_seconds) as timeout:
         payload = claim.payload(give_up_at=timeout.when())
-        if claim.in_doubt and can_be_asked(provider):
+        if claim.may_have_left and can_be_asked(provider):
             earlier = await provider.look_up(payload)
             if earlier is not None:
                 return earlier
@@ -62,8 +62,14 @@ def _result(
     """The result to record. The provider's words become storable, because an unstorable result would be lost."""
     if decision.reason is not None:
         decision = decision._replace(reason=storable_text(decision.reason))
-    # Some vendors number their messages.
+    # Some vendors' ids are integers.
     its_id = None if provider_message_id is None else storable_text(str(provider_message_id))
     return AttemptResult(
-        claim.tenant_id, claim.message_id, claim.number, claim.provider_type, *decision, its_id, error
+        claim.tenant_id,
+        claim.message_id,
+        claim.number,
+        claim.provider_type,
+        **decision._asdict(),
+        provider_message_id=its_id,
+        error=error,
     )

@@ -39,10 +39,9 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.db.batches import TENANT, given, rank_of, rows
 from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
-from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus
+from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus, parse_reference
 from app.providers.base import Receipt
 from app.redaction import redacted
-from app.services.delivery.references import parse_reference
 
 #: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)

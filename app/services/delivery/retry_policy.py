@@ -16,6 +16,10 @@ from app.providers.base import (
     UnknownOutcome,
 )
 
+#: After this many workers died with a message in flight, it is sent apart from others. So the next death shows that
+#: it is the poison message, and does not count against the messages beside it.
+DEATHS_BEFORE_SUSPICION = 2
+
 #: A poison message fails after this many workers died with it, the last one while it was sent apart from others.
 #: Where a repeat is safe, the limit of attempts is enough.
 DEATHS_BEFORE_GIVING_UP = 3

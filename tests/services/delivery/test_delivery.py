@@ -363,4 +363,4 @@ async def test_a_claim_carries_what_the_provider_needs_and_the_same_key_every_ti
     assert isinstance(second, Claim)
     assert (first.number, second.number) == (1, 2)
     assert first.payload() == second.payload()
-    assert not second.in_doubt
+    assert not second.may_have_left

@@ -14,13 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import DeliveryAttempt
-from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
+from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus, reference_of
 from app.providers.base import Callback, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.services.callbacks.items import CallbackItems
 from app.services.delivery.claims import Claim
 from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
-from app.services.delivery.references import reference_of
 from app.services.delivery.retry_policy import ACCEPTED, Decision
 from tests.factories import PENDING, make_messages, sms, until
 from tests.tenancy import make_tenant

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import Contact, Message
-from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
+from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage, reference_of
 from app.errors import ContactNotFound
 from app.providers.base import Receipt
 from app.services.accept import conversations
@@ -20,7 +20,6 @@ from app.services.accept import store as storing
 from app.services.accept.store import store_messages
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
-from app.services.delivery.references import reference_of
 from app.services.delivery.retry_policy import ACCEPTED
 from app.services.people.contacts import ContactService
 from app.services.people.erasure import erase, finish_erasures

@@ -47,18 +47,15 @@ def given(tenant_id: int, names: Sequence[str], values: Iterable[Sequence[Any]])
 
 #: The tenant whose rows a statement touches.
 TENANT = bindparam("tenant", type_=BigInteger())
+#: The channel of the messages.
+CHANNEL = bindparam("on_channel", type_=Text())
+#: For times by the clock of the database: `func.now() + seconds * SECOND`.
+SECOND = literal(timedelta(seconds=1), Interval())
 
 
 def same(model: type[Any], other: FromClause, *names: str) -> ColumnElement[bool]:
     """The condition that a row of the tenant has the values of another table in the columns of these names."""
     return and_(model.tenant_id == TENANT, *(getattr(model, name) == other.c[name] for name in names))
-
-
-#: The channel of the messages.
-CHANNEL = bindparam("on_channel", type_=Text())
-
-#: For times by the clock of the database: `func.now() + seconds * SECOND`.
-SECOND = literal(timedelta(seconds=1), Interval())
 
 
 def by_tenant(items: Iterable[Any]) -> list[tuple[int, list[Any]]]:

@@ -36,8 +36,7 @@ _AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
 
 def libpq_url(url: str) -> str:
     """The URL without SQLAlchemy's driver name and with the long scheme, as libpq and asyncpg read it."""
-    parsed = make_url(url).set(drivername="postgresql")
-    return parsed.render_as_string(hide_password=False)
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def database_name(url: str) -> str:

@@ -42,26 +42,20 @@ class _Cursor:
         try:
             padded = written.encode("ascii") + b"=" * (-len(written) % 4)
             *values, backwards = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            key = [
-                _moment(value) if kind is datetime else _id(value) for value, kind in zip(values, kinds, strict=True)
-            ]
-            return cls(key, bool(backwards))
+            return cls([_read(value, kind) for value, kind in zip(values, kinds, strict=True)], bool(backwards))
         except (ValueError, TypeError, RecursionError, binascii.Error):
             error = FieldError("query.cursor", "take the cursor from the Link header of an earlier page")
             raise InvalidRequest("The cursor is not one that this service has given out.", errors=[error]) from None
 
 
-def _moment(value: Any) -> datetime:
-    moment = datetime.fromisoformat(value)
-    if moment.tzinfo != UTC:
-        raise ValueError("not one of our cursors")
-    return moment
-
-
-def _id(value: Any) -> int:
-    if type(value) is not int or not 0 < value <= _LARGEST_ID:
-        raise ValueError("not one of our cursors")
-    return value
+def _read(value: Any, kind: type) -> datetime | int:
+    if kind is datetime:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo == UTC:
+            return moment
+    elif type(value) is int and 0 < value <= _LARGEST_ID:
+        return value
+    raise ValueError("not one of our cursors")
 
 
 async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> AsyncIterator[Row]:

@@ -95,8 +95,7 @@ def find_programs(bindir: Path | None, directory: Path) -> Programs:
     version = re.search(r"\) (\d+)", said)
     if version is None or int(version[1]) < 17:
         raise EmbeddedPostgresError(f"initdb of {bindir} answers {said!r}: {INSTEAD}.")
-    programs = replace(programs, major=int(version[1]))
-    return _not_as_root(programs, directory)
+    return _not_as_root(replace(programs, major=int(version[1])), directory)
 
 
 def _not_as_root(programs: Programs, directory: Path) -> Programs:

@@ -50,7 +50,7 @@ def run(chosen: argparse.Namespace) -> int:
     except ProgrammingError as error:
         if getattr(error.orig, "pgcode", None) != "42501":  # insufficient privilege
             raise
-        said = str(error.orig).splitlines()[0]
+        said = str(error.orig).partition("\n")[0]
         reason = (
             f"The user in DATABASE_URL lacks a right ({said}). To migrate it has to own the tables and have CREATE "
             "on the schema; to serve it needs SELECT, INSERT, UPDATE and DELETE on every table."

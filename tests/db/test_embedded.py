@@ -164,7 +164,7 @@ def url_of(user: subprocess.Popen[str]) -> str:
 def test_a_first_start_makes_a_server_that_is_safe_and_the_same_everywhere(state: Path) -> None:
     with EmbeddedPostgres(state) as url:
         assert url.startswith("postgresql://app:")
-        assert url.endswith(f"@127.0.0.1:{urlsplit(url).port}/messaging_service")
+        assert url.endswith(f"@127.0.0.1:{urlsplit(url).port}/messaging_service?sslmode=disable")
         settings = "timezone fsync full_page_writes synchronous_commit listen_addresses unix_socket_directories"
         names = ", ".join(f"current_setting('{name}')" for name in settings.split())
         assert query(url, f"SELECT {names}") == [("UTC", "on", "on", "on", "127.0.0.1", "")]

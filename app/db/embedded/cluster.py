@@ -51,7 +51,7 @@ class _Connection:
 
     @property
     def url(self) -> str:
-        return f"postgresql://{USER}:{self.password}@{HOST}:{self.port}/{DATABASE}"
+        return f"postgresql://{USER}:{self.password}@{HOST}:{self.port}/{DATABASE}?sslmode=disable"
 
 
 class Cluster:

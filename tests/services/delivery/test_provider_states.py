@@ -387,7 +387,7 @@ async def test_a_provider_that_refuses_messages_is_well(serve: Serve, quick: Set
 async def test_a_throttled_message_slows_its_provider_and_nobody_else(
     serve: Serve, quick: Settings, register: Register
 ) -> None:
-    first, second = Scripted(TemporaryFailure("429", retry_after=0.3, throttled=True), OK), Scripted(OK)
+    first, second = Scripted(TemporaryFailure("429", retry_after=3, throttled=True), OK), Scripted(OK)
     register("first", first)
     register("second", second)
     client = await serve(quick.model_copy(update={"routes": {"sms": ["first"], "email": ["second"]}}))

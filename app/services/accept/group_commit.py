@@ -13,6 +13,7 @@ from typing import Generic, Self, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.config import Settings
 from app.db.engine import is_unavailable
 from app.errors import DatabaseUnavailable, Overloaded
 
@@ -29,27 +30,28 @@ class GroupCommit(Generic[Item, Result]):
 
     `work` gets an open connection and the items, and returns one answer for each, in their order. A batch holds the
     items of one tenant only, and tenants take turns. With `single_statement`, `work` executes one statement only. It
-    is a transaction by itself, which saves two round trips. Leaving writes the items that still wait.
+    is a transaction by itself, which saves two round trips. Sizes that are not given are those of the settings.
+    Leaving writes the items that still wait.
     """
 
     def __init__(
         self,
         engine: AsyncEngine,
+        settings: Settings,
         work: Callable[[AsyncConnection, list[Item]], Awaitable[list[Result]]],
         *,
-        tenant_of: Callable[[Item], int],
-        batch_size: int,
-        queue_limit: int,
-        deadline_seconds: float,
         name: str,
+        tenant_of: Callable[[Item], int],
+        batch_size: int | None = None,
+        queue_limit: int | None = None,
         single_statement: bool = False,
     ) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT") if single_statement else engine
         self._work = work
         self._tenant_of = tenant_of
-        self._batch_size = batch_size
-        self._queue_limit = queue_limit
-        self._deadline_seconds = deadline_seconds
+        self._batch_size = batch_size or settings.accept_batch_size
+        self._queue_limit = queue_limit or settings.accept_queue_limit
+        self._deadline_seconds = settings.database_statement_timeout_seconds
         self._name = name
         self._waiting: dict[int, deque[tuple[Item, asyncio.Future[Result]]]] = {}
         self._size = 0

@@ -22,24 +22,12 @@ class MessageWriter:
     """Stores messages, and calls `on_outbound` after each outbound one. An async context manager."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
+        tenant_of = attrgetter("tenant_id")
         self._known: GroupCommit[NewMessage, StoredMessage | None] = GroupCommit(
-            engine,
-            _store_known,
-            tenant_of=attrgetter("tenant_id"),
-            batch_size=settings.accept_batch_size,
-            queue_limit=settings.accept_queue_limit,
-            deadline_seconds=settings.database_statement_timeout_seconds,
-            name="accept",
-            single_statement=True,
+            engine, settings, _store_known, name="accept", tenant_of=tenant_of, single_statement=True
         )
         self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
-            engine,
-            _store,
-            tenant_of=attrgetter("tenant_id"),
-            batch_size=settings.accept_batch_size,
-            queue_limit=settings.accept_queue_limit,
-            deadline_seconds=settings.database_statement_timeout_seconds,
-            name="accept-first",
+            engine, settings, _store, name="accept-first", tenant_of=tenant_of
         )
         self._on_outbound = on_outbound
         self._deadline_seconds = settings.database_statement_timeout_seconds

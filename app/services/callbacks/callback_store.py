@@ -112,10 +112,7 @@ _KEEP = (
     )
     .returning(KeptCallback.id)
 )
-_IS_REFUSED = (
-    CALL_NEEDS_ATTENTION,  # so that PostgreSQL uses the partial index
-    KeptCallback.verdict == CallbackVerdict.REFUSED.value,
-)
+_is_refused = KeptCallback.verdict == CallbackVerdict.REFUSED.value
 _latest_first = KeptCallback.id.desc()
 _counted = (
     select(
@@ -123,7 +120,7 @@ _counted = (
         func.row_number().over(order_by=_latest_first).label("calls"),
         func.sum(func.octet_length(KeptCallback.body)).over(order_by=_latest_first).label("bytes"),
     )
-    .where(KeptCallback.tenant_id == TENANT, *_IS_REFUSED)
+    .where(KeptCallback.tenant_id == TENANT, CALL_NEEDS_ATTENTION, _is_refused)  # the first names the partial index
     .subquery("counted")
 )
 _surplus = (
@@ -164,12 +161,11 @@ class CallbackStore:
         self._refused = self._refused_bytes = 0
         self._callbacks: GroupCommit[NewCallback, int] = GroupCommit(
             engine,
+            settings,
             _keep,
-            batch_size=_BATCH,
-            queue_limit=settings.accept_queue_limit,
-            deadline_seconds=self._deadline_seconds,
-            tenant_of=lambda _: DEFAULT_TENANT_ID,  # the statement looks the tenant up
             name="webhook-calls",
+            tenant_of=lambda _: DEFAULT_TENANT_ID,  # the statement looks the tenant up
+            batch_size=_BATCH,
             single_statement=True,
         )
 

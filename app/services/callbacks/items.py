@@ -77,12 +77,10 @@ class CallbackItems:
         self._region = settings.default_region
         self._ledger: GroupCommit[tuple[str, Receipt], None] = GroupCommit(
             engine,
+            settings,
             _store,
-            batch_size=settings.accept_batch_size,
-            queue_limit=settings.accept_queue_limit,
-            deadline_seconds=settings.database_statement_timeout_seconds,
-            tenant_of=lambda _: DEFAULT_TENANT_ID,  # the statement looks the tenant up
             name="receipts",
+            tenant_of=lambda _: DEFAULT_TENANT_ID,  # the statement looks the tenant up
         )
 
     async def __aenter__(self) -> Self:
@@ -98,8 +96,7 @@ class CallbackItems:
         Raises `ValueError` if an item can't be stored, once the others are, and what `GroupCommit.submit` raises.
         """
         storable = await self.read(provider_type, items)
-        faults = storable.faults + await self.store(provider_type, storable)
-        if faults:
+        if faults := storable.faults + await self.store(provider_type, storable):
             raise ValueError(" ".join(faults))
 
     async def read(self, provider_type: str, items: Sequence[CallbackItem | Unread]) -> StorableItems:

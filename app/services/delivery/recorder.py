@@ -32,12 +32,11 @@ class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
     def __init__(self, engine: AsyncEngine, settings: Settings, *, is_flawless: Callable[[str], bool]) -> None:
         super().__init__(
             engine,
+            settings,
             self._record,
-            batch_size=settings.accept_batch_size,
-            queue_limit=max(settings.accept_queue_limit, settings.worker_concurrency),
-            deadline_seconds=settings.database_statement_timeout_seconds,
-            tenant_of=lambda result: result.tenant_id,
             name="outcomes",
+            tenant_of=lambda result: result.tenant_id,
+            queue_limit=max(settings.accept_queue_limit, settings.worker_concurrency),
         )
         self._settings = settings
         self._is_flawless = is_flawless

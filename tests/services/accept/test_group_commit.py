@@ -11,6 +11,7 @@ from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.errors import DatabaseUnavailable, Overloaded
 from app.services.accept.group_commit import GroupCommit
+from tests.conftest import make_settings
 
 pytestmark = pytest.mark.anyio
 
@@ -42,15 +43,10 @@ class Divider:
 def group_commit(
     engine: AsyncEngine, work: Divider, *, queue_limit: int = 1000, deadline: float = 5
 ) -> GroupCommit[int, int]:
-    return GroupCommit(
-        engine,
-        work,
-        tenant_of=lambda item: 1,
-        batch_size=50,
-        queue_limit=queue_limit,
-        deadline_seconds=deadline,
-        name="test",
+    settings = make_settings(
+        accept_batch_size=50, accept_queue_limit=queue_limit, database_statement_timeout_seconds=deadline
     )
+    return GroupCommit(engine, settings, work, name="test", tenant_of=lambda item: 1)
 
 
 async def test_what_arrives_while_a_batch_is_written_forms_the_next(engine: AsyncEngine) -> None:

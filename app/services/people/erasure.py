@@ -7,10 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import BigInteger, Text, bindparam, exists, func, null, or_, select, update
+from sqlalchemy import exists, func, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
 from app.db.models import Contact, Conversation, ConversationParticipant, Message, TenantAddress
 from app.domain import MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
@@ -28,33 +27,6 @@ _PAUSE_SECONDS, _PATIENCE_SECONDS = 0.02, 10.0
 #: An erasure that has not ended after this time was interrupted.
 _INTERRUPTED_AFTER = timedelta(minutes=1)
 
-_ID = bindparam("id_", type_=BigInteger())
-
-_CONTACT = (
-    select(Contact.address, Contact.address_type, Contact.erasing_since)
-    .where(Contact.tenant_id == TENANT, Contact.id == _ID)
-    .with_for_update()
-)
-_IS_OWN = select(
-    or_(
-        exists().where(
-            ConversationParticipant.tenant_id == TENANT,
-            ConversationParticipant.contact_id == _ID,
-            ConversationParticipant.role == ParticipantRole.CUSTOMER.value,
-        ),
-        exists().where(
-            TenantAddress.tenant_id == TENANT,
-            TenantAddress.address == bindparam("address", type_=Text()),
-            TenantAddress.address_type == bindparam("address_type", type_=Text()),
-        ),
-    )
-)
-_BEGIN_ERASURE = (
-    update(Contact)
-    .where(Contact.tenant_id == TENANT, Contact.id == _ID)
-    .values(address=bindparam("nobody", type_=Text()), written="", erasing_since=func.now())
-)
-
 
 async def accept_erasure(
     connection: AsyncConnection, tenant_id: int, contact_id: int, *, actor: str | None, client: str | None
@@ -65,56 +37,30 @@ async def accept_erasure(
     removed at once, because nothing else finds them later; returns their number. A contact that is being erased
     already is left as it is. Raises `ContactNotFound`, and `NotErasable` for an address of the tenant's own.
     """
-    parameters = {"tenant": tenant_id, "id_": contact_id}
-    contact = (await connection.execute(_CONTACT, parameters)).one_or_none()
+    is_it = (Contact.tenant_id == tenant_id, Contact.id == contact_id)
+    question = select(Contact.address, Contact.address_type, Contact.erasing_since).where(*is_it).with_for_update()
+    contact = (await connection.execute(question)).one_or_none()
     if contact is None:
         raise ContactNotFound("There is no contact with this id.")
     if contact.erasing_since is not None:
         return Counter()
     # Under the lock, so that the tenant can't begin to use the address as its own meanwhile.
-    address = {"address": contact.address, "address_type": contact.address_type}
-    if (await connection.execute(_IS_OWN, parameters | address)).scalar_one():
+    is_customer = exists().where(
+        ConversationParticipant.tenant_id == tenant_id,
+        ConversationParticipant.contact_id == contact_id,
+        ConversationParticipant.role == ParticipantRole.CUSTOMER.value,
+    )
+    is_registered = exists().where(
+        TenantAddress.tenant_id == tenant_id,
+        TenantAddress.address == contact.address,
+        TenantAddress.address_type == contact.address_type,
+    )
+    if (await connection.execute(select(or_(is_customer, is_registered)))).scalar_one():
         raise NotErasable("This is an address of your own. Only the address of a person can be erased.")
-    await connection.execute(_BEGIN_ERASURE, parameters | {"nobody": f"erased:{contact_id}"})
+    nobody = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now()}
+    await connection.execute(update(Contact).where(*is_it).values(nobody))
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     return Counter(webhook_calls=await remove_callbacks_about(connection, tenant_id, contact.address))
-
-
-_CONVERSATIONS_WITH = (
-    select(ConversationParticipant.conversation_id)
-    .where(ConversationParticipant.tenant_id == TENANT, ConversationParticipant.contact_id == _ID)
-    .order_by(ConversationParticipant.conversation_id)
-)
-_CLOSE = (
-    update(Conversation)
-    .where(Conversation.tenant_id == TENANT, Conversation.id == _ID)
-    .values(contact_address=bindparam("nobody", type_=Text()))
-)
-_waiting = (
-    select(Message.id)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.conversation_id == _ID,
-        Message.due_at.is_not(None),
-        Message.status != MessageStatus.SENDING.value,
-    )
-    .order_by(Message.id)
-    .limit(BATCH)
-    .with_for_update(key_share=True)
-    .cte("waiting")
-)
-_CANCEL = (
-    update(Message).where(Message.tenant_id == TENANT, Message.id == _waiting.c.id).values(due_at=null())
-).returning(Message.id)
-_SOME_OF = (
-    select(Message.id, Message.conversation_id)
-    .where(Message.tenant_id == TENANT, Message.conversation_id == _ID)
-    .order_by(Message.sent_at, Message.id)
-    .limit(BATCH)
-)
-_LOCK_CONVERSATION = (
-    select(Conversation.id).where(Conversation.tenant_id == TENANT, Conversation.id == _ID).with_for_update()
-)
 
 
 async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:
@@ -124,9 +70,13 @@ async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:
     too; the result of its send is not recorded. An erasure can be interrupted anywhere and started again, also by
     several processes at once. Raises `DatabaseUnavailable` where rows stay locked for too long.
     """
+    conversations_with = (
+        select(ConversationParticipant.conversation_id)
+        .where(ConversationParticipant.tenant_id == tenant_id, ConversationParticipant.contact_id == contact_id)
+        .order_by(ConversationParticipant.conversation_id)
+    )
     async with begin() as connection:
-        found = await connection.execute(_CONVERSATIONS_WITH, {"tenant": tenant_id, "id_": contact_id})
-        conversations = list(found.scalars())
+        conversations = list((await connection.execute(conversations_with)).scalars())
     for conversation_id in conversations:
         await _close(begin, tenant_id, conversation_id)
     removed: Counter[str] = Counter()
@@ -140,27 +90,49 @@ async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:
 
 async def _close(begin: Begin, tenant_id: int, conversation_id: int) -> None:
     """Close a conversation to new messages, and cancel those that wait in it to be sent."""
-    parameters = {"tenant": tenant_id, "id_": conversation_id}
+    is_it = (Conversation.tenant_id == tenant_id, Conversation.id == conversation_id)
+    close = update(Conversation).where(*is_it).values(contact_address=f"erased:{conversation_id}")
     async with begin() as connection:
-        await connection.execute(_CLOSE, parameters | {"nobody": f"erased:{conversation_id}"})
+        await connection.execute(close)
+    waiting = (
+        select(Message.id)
+        .where(
+            Message.tenant_id == tenant_id,
+            Message.conversation_id == conversation_id,
+            Message.due_at.is_not(None),
+            Message.status != MessageStatus.SENDING.value,
+        )
+        .order_by(Message.id)
+        .limit(BATCH)
+        .with_for_update(key_share=True)
+        .cte("waiting")
+    )
+    cancel = update(Message).where(Message.tenant_id == tenant_id, Message.id == waiting.c.id).values(due_at=null())
     # In transactions of their own: one that locks messages must not hold a conversation.
     cancelled = BATCH
     while cancelled == BATCH:
         async with begin() as connection:
-            cancelled = len((await connection.execute(_CANCEL, parameters)).all())
+            cancelled = (await connection.execute(cancel)).rowcount
 
 
 async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[str]:
-    parameters = {"tenant": tenant_id, "id_": conversation_id}
+    conversation = select(Conversation.id).where(
+        Conversation.tenant_id == tenant_id, Conversation.id == conversation_id
+    )
+    some_of_it = (
+        select(Message.id)
+        .where(Message.tenant_id == tenant_id, Message.conversation_id == conversation_id)
+        .order_by(Message.sent_at, Message.id)
+        .limit(BATCH)
+    )
     removed: Counter[str] = Counter()
     clock = asyncio.get_running_loop().time
     progress_at = clock()
     while clock() - progress_at < _PATIENCE_SECONDS:
         async with begin() as connection:
-            found = await connection.execute(_SOME_OF, parameters)
-            places = [(row.id, row.conversation_id) for row in found]
+            places = [(id, conversation_id) for (id,) in await connection.execute(some_of_it)]
             if not places:
-                locked = (await connection.execute(_LOCK_CONVERSATION, parameters)).scalars()
+                locked = (await connection.execute(conversation.with_for_update())).scalars()
                 return removed + await remove_empty(connection, tenant_id, list(locked))
             batch = await remove_messages(connection, tenant_id, places, unfinished=True)
         removed += batch
@@ -171,16 +143,12 @@ async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[
     raise DatabaseUnavailable("Some of the data is in use. The rest is erased in the background, or ask again.")
 
 
-_INTERRUPTED = select(Contact.id).where(
-    Contact.tenant_id == TENANT,
-    Contact.erasing_since.is_not(None),
-    Contact.erasing_since < func.now() - _INTERRUPTED_AFTER,
-)
-
-
 async def finish_erasures(begin: Begin, tenant_id: int) -> None:
     """Complete the erasures that were accepted and then interrupted."""
+    interrupted = select(Contact.id).where(
+        Contact.tenant_id == tenant_id, Contact.erasing_since < func.now() - _INTERRUPTED_AFTER
+    )
     async with begin() as connection:
-        contacts = list((await connection.execute(_INTERRUPTED, {"tenant": tenant_id})).scalars())
+        contacts = list((await connection.execute(interrupted)).scalars())
     for contact_id in contacts:
         await erase(begin, tenant_id, contact_id)

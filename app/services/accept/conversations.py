@@ -10,11 +10,10 @@ from app.db.batches import TENANT, given, rows, same
 from app.db.models import Contact, Conversation, ConversationParticipant
 from app.domain import NewMessage, ParticipantRole
 
-ConversationKey = tuple[str, str]  #: customer address, contact address
 ContactKey = tuple[str, str]  #: address, address type
 
 
-def conversation_key(message: NewMessage) -> ConversationKey:
+def conversation_key(message: NewMessage) -> tuple[str, str]:
     return message.customer.value, message.contact.value
 
 

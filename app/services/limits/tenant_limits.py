@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import SLOWEST_RATE, Settings
@@ -29,11 +29,6 @@ class TenantLimits:
         return self.daily_caps.get(destination, self.daily_caps.get("*"))
 
 
-_OWN = select(Tenant.rate_limit_per_second, Tenant.rate_limit_burst, Tenant.daily_caps).where(
-    Tenant.id == bindparam("tenant", type_=BigInteger())
-)
-
-
 class TenantLimitsCache:
     """The limits of each tenant, as they were at most three seconds ago."""
 
@@ -55,8 +50,10 @@ class TenantLimitsCache:
 
     async def _look_up(self, tenant_id: int) -> tuple[TenantLimits, float]:
         settings = self._settings
+        own = select(Tenant.rate_limit_per_second, Tenant.rate_limit_burst, Tenant.daily_caps)
+        own = own.where(Tenant.id == tenant_id)
         async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
-            rate, burst, caps = (await session.execute(_OWN, {"tenant": tenant_id})).one_or_none() or (None,) * 3
+            rate, burst, caps = (await session.execute(own)).one_or_none() or (None,) * 3
         if rate:
             rate = max(rate, SLOWEST_RATE)  # slower ones were accepted once
         limits = TenantLimits(

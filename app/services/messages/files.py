@@ -13,15 +13,14 @@ import secrets
 import unicodedata
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import ARRAY, BigInteger, Executable, Float, any_, bindparam, delete, exists, func, select
+from sqlalchemy import Delete, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
-from app.db.batches import SECOND, TENANT
 from app.db.models import File, Message
 from app.errors import FileStoreUnavailable, MessageFileNotFound
 from app.providers.base import InboundFile
@@ -34,7 +33,7 @@ _PIECE = 1_000_000
 _LONGEST_NAME = 100
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
 #: A file without a message is an orphan after a day. Older than three days it has been looked at often enough.
-_ORPHAN_SECONDS, _FORGOTTEN_SECONDS = 24 * 3600, 3 * 24 * 3600
+_ORPHAN_AGE, _FORGOTTEN_AGE = timedelta(days=1), timedelta(days=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,10 @@ class FileStore:
     async def pieces(self, file: File) -> AsyncIterator[bytes]:
         """The bytes of a file, a megabyte at a time. They end early where the file is removed meanwhile."""
         for start in range(0, file.size, _PIECE):
-            piece = await (self._piece(file, start) if file.path is None else _part(file.path, start))
+            if file.path is None:
+                piece = await self._piece(file, start)
+            else:
+                piece = await asyncio.to_thread(_read, file.path, start)
             if not piece:
                 return
             yield piece
@@ -173,29 +175,13 @@ def _write(directory: Path, file: NewFile) -> str:
     return str(place)
 
 
-async def _part(path: str, start: int) -> bytes:
-    def read() -> bytes:
-        try:
-            with open(path, "rb") as file:
-                file.seek(start)
-                return file.read(_PIECE)
-        except FileNotFoundError:
-            return b""
-
-    return await asyncio.to_thread(read)
-
-
-_REMOVE_WITH = (
-    delete(File)
-    .where(
-        File.tenant_id == TENANT,
-        File.provider_type == Message.provider_type,
-        File.provider_message_id == Message.provider_message_id,
-        Message.tenant_id == TENANT,
-        Message.id == any_(bindparam("ids", type_=ARRAY(BigInteger()))),
-    )
-    .returning(File.path)
-)
+def _read(path: str, start: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read(_PIECE)
+    except FileNotFoundError:
+        return b""
 
 
 async def remove_files(connection: AsyncConnection, tenant_id: int, message_ids: Sequence[int]) -> int:
@@ -203,34 +189,35 @@ async def remove_files(connection: AsyncConnection, tenant_id: int, message_ids:
 
     Files on disk are unlinked at once: the messages will be removed even if this transaction fails.
     """
-    return await _removed(connection, _REMOVE_WITH, {"tenant": tenant_id, "ids": message_ids})
-
-
-_REMOVE_ORPHANS = (
-    delete(File)
-    .where(
-        File.tenant_id == TENANT,
-        File.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
-        File.created_at > func.now() - bindparam("oldest", type_=Float()) * SECOND,
-        ~exists().where(
-            Message.tenant_id == TENANT,
-            Message.provider_type == File.provider_type,
-            Message.provider_message_id == File.provider_message_id,
-            Message.provider_message_id.is_not(None),
-        ),
+    removal = delete(File).where(
+        File.tenant_id == tenant_id,
+        File.provider_type == Message.provider_type,
+        File.provider_message_id == Message.provider_message_id,
+        Message.tenant_id == tenant_id,
+        Message.id.in_(message_ids),
     )
-    .returning(File.path)
-)
+    return await _remove(connection, removal)
 
 
 async def remove_orphans(connection: AsyncConnection, tenant_id: int) -> int:
     """Remove files whose message was never stored, because its callback was cut off; returns how many."""
-    ages = {"age": _ORPHAN_SECONDS, "oldest": _FORGOTTEN_SECONDS}
-    return await _removed(connection, _REMOVE_ORPHANS, {"tenant": tenant_id} | ages)
+    has_message = exists().where(
+        Message.tenant_id == tenant_id,
+        Message.provider_type == File.provider_type,
+        Message.provider_message_id == File.provider_message_id,
+        Message.provider_message_id.is_not(None),
+    )
+    removal = delete(File).where(
+        File.tenant_id == tenant_id,
+        File.created_at < func.now() - _ORPHAN_AGE,
+        File.created_at > func.now() - _FORGOTTEN_AGE,
+        ~has_message,
+    )
+    return await _remove(connection, removal)
 
 
-async def _removed(connection: AsyncConnection, statement: Executable, parameters: dict[str, Any]) -> int:
-    paths = list((await connection.execute(statement, parameters)).scalars())
+async def _remove(connection: AsyncConnection, removal: Delete) -> int:
+    paths = list((await connection.execute(removal.returning(File.path))).scalars())
     lying = [path for path in paths if path is not None]
     if lying:
         await asyncio.to_thread(_unlink, lying)

@@ -26,16 +26,13 @@ _FIND_CONVERSATIONS = (
 )
 
 _new_pairs = rows(customer_address=Text(), contact_address=Text(), sent_at=DateTime(timezone=True))
+_begun_at = func.least(_new_pairs.c.sent_at, func.now())
+_new_conversations = select(TENANT, _new_pairs.c.customer_address, _new_pairs.c.contact_address, _begun_at)
 _INSERT_CONVERSATIONS = (
     insert(Conversation)
     .from_select(
         ["tenant_id", "customer_address", "contact_address", "last_activity_at"],
-        select(
-            TENANT,
-            _new_pairs.c.customer_address,
-            _new_pairs.c.contact_address,
-            func.least(_new_pairs.c.sent_at, func.now()),
-        ).order_by(_new_pairs.c.position),
+        _new_conversations.order_by(_new_pairs.c.position),
     )
     .on_conflict_do_nothing()
     .returning(Conversation.customer_address, Conversation.contact_address, Conversation.id)

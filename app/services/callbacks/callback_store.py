@@ -44,8 +44,7 @@ _PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=([^&#]*)")
 #: In bytes. A larger callback is written by itself, so that a batch has some tens of megabytes at most.
 _LARGE = 256_000
 _BATCH = 100
-#: The most refused callbacks, and bytes of their bodies, kept in a minute. Unknown callers must not keep the disk
-#: busy.
+#: The most refused callbacks, and bytes of them, kept in a minute: unknown callers must not keep the disk busy.
 _REFUSED_A_MINUTE, _BYTES_A_MINUTE = 600, 40_000_000
 #: The most bytes of refused bodies kept in all. A mail has up to 30 MB, and an erasure searches all of them.
 _MOST_BYTES = 100_000_000
@@ -102,16 +101,8 @@ _VALUES = {name: _new.c[name] for name in _NEW} | {
     "headers": cast(_new.c.headers, JSONB),
     "addresses": func.string_to_array(_new.c.addresses, "\n"),
 }
-_KEEP = (
-    insert(KeptCallback)
-    .from_select(
-        _NEW,
-        select(*(_VALUES[name] for name in _NEW))
-        .select_from(_new.outerjoin(Tenant, Tenant.id == _new.c.tenant_id))
-        .order_by(_new.c.position),
-    )
-    .returning(KeptCallback.id)
-)
+_kept = select(*_VALUES.values()).select_from(_new.outerjoin(Tenant, Tenant.id == _new.c.tenant_id))
+_KEEP = insert(KeptCallback).from_select(_NEW, _kept.order_by(_new.c.position)).returning(KeptCallback.id)
 _is_refused = KeptCallback.verdict == CallbackVerdict.REFUSED.value
 _latest_first = KeptCallback.id.desc()
 _counted = (
@@ -123,15 +114,13 @@ _counted = (
     .where(KeptCallback.tenant_id == TENANT, CALL_NEEDS_ATTENTION, _is_refused)  # the first names the partial index
     .subquery("counted")
 )
+_CALLS, _BYTES = (bindparam(name, type_=BigInteger()) for name in ("most", "most_bytes"))
 _surplus = (
     select(KeptCallback.id)
     .join(_counted, KeptCallback.id == _counted.c.id)
     .where(
         KeptCallback.tenant_id == TENANT,
-        or_(
-            _counted.c.calls > bindparam("most", type_=BigInteger()),
-            _counted.c.bytes > bindparam("most_bytes", type_=BigInteger()),
-        ),
+        or_(_counted.c.calls > _CALLS, _counted.c.bytes > _BYTES),
     )
     .with_for_update(of=KeptCallback, skip_locked=True)
     .cte("surplus")

@@ -49,9 +49,8 @@ class StorableItems:
     @property
     def hash_of_ids(self) -> str | None:
         """A hash of the items' ids, the same when they come again; None where no item could be read."""
-        ids = [receipt.event_id for receipt in self.receipts] + [
-            str(each.provider_message_id) for each in self.messages
-        ]
+        ids = [receipt.event_id for receipt in self.receipts]
+        ids += [str(message.provider_message_id) for message in self.messages]
         return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest() if ids else None
 
     @property

@@ -140,9 +140,8 @@ class CallbackService:
 
     async def _read(self, name: str, provider: BaseProvider, callback: Callback) -> StorableItems | Reply:
         try:
-            parsing = (
-                await asyncio.to_thread(provider.parse, callback) if callback.is_large else provider.parse(callback)
-            )
+            parse = provider.parse
+            parsing = await asyncio.to_thread(parse, callback) if callback.is_large else parse(callback)
             parsed = await parsing if isinstance(parsing, Awaitable) else parsing
         except (CallbackRefused, CallbackUnverifiable):
             raise
@@ -155,13 +154,9 @@ class CallbackService:
 
     async def _correct(self, call_id: int, result: CallbackResult) -> None:
         """Correct the result of a callback that was kept as taken."""
-        correcting = (
-            update(KeptCallback)
-            .where(KeptCallback.tenant_id == Tenant.id, KeptCallback.id == call_id)
-            .values(asdict(result))
-        )
+        is_it = (KeptCallback.tenant_id == Tenant.id, KeptCallback.id == call_id)
         async with self._sessions.begin() as session:
-            await session.execute(correcting)
+            await session.execute(update(KeptCallback).where(*is_it).values(asdict(result)))
 
 
 def provider_of(name: str) -> BaseProvider:

@@ -62,10 +62,8 @@ class RateLimited(TooManyRequests):
 
     def __init__(self, quota: Quota) -> None:
         assert quota.retry_after is not None
-        super().__init__(
-            f"This tenant may make {quota.rate:g} requests a second. Try again shortly.",
-            retry_after=quota.retry_after,
-        )
+        detail = f"This tenant may make {quota.rate:g} requests a second. Try again shortly."
+        super().__init__(detail, retry_after=quota.retry_after)
         self.quota = quota
 
 

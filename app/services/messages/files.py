@@ -114,7 +114,7 @@ class FileStore:
             except OSError as error:
                 raise FileStoreUnavailable("Files can't be kept just now.") from error
         values = [
-            asdict(file) | {"size": len(file.content), "path": path} | ({} if path is None else {"content": None})
+            asdict(file) | {"size": len(file.content), "content": None if path else file.content, "path": path}
             for file, path in zip(files, paths, strict=True)
         ]
         async with self._sessions.begin() as session:

@@ -48,9 +48,8 @@ class SendRules:
         The latter is recorded with `actor` and `client`, as in `AuditEvent`.
         """
         if not route_of(self._settings, message.channel):
-            raise ChannelNotServed(
-                f"Nobody is there to take messages for {message.channel}: this installation has no provider."
-            )
+            reason = f"Nobody is there to take messages for {message.channel}: this installation has no provider."
+            raise ChannelNotServed(reason)
         if await self._addresses.tenant_of(message.sender) != message.tenant_id:
             self._refusals.refused(
                 "sender_denied", tenant_id=message.tenant_id, actor=actor, client=client, channel=message.channel

@@ -57,8 +57,8 @@ async def accept_erasure(
     )
     if (await connection.execute(select(or_(is_customer, is_registered)))).scalar_one():
         raise NotErasable("This is an address of your own. Only the address of a person can be erased.")
-    nobody = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now()}
-    await connection.execute(update(Contact).where(*is_it).values(nobody))
+    anonymous = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now()}
+    await connection.execute(update(Contact).where(*is_it).values(anonymous))
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     return Counter(webhook_calls=await remove_callbacks_about(connection, tenant_id, contact.address))
 

@@ -11,10 +11,11 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Text, and_, bindparam, func, literal, select
+from sqlalchemy import Text, and_, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from app.db.batches import TENANT
 from app.db.models import ApiKey
 from app.domain import KeyScope
 from app.errors import Unauthorized
@@ -53,6 +54,7 @@ def new_token(tenant_id: int) -> Token:
 
 
 _wanted = select(bindparam("prefix", type_=Text()).label("prefix")).subquery("wanted")
+_is_wanted = and_(ApiKey.tenant_id == TENANT, ApiKey.prefix == _wanted.c.prefix)
 #: Finds one row in any case, of the same size, so that the response time doesn't tell if there is such a key.
 _FIND = select(
     ApiKey.id,
@@ -60,12 +62,7 @@ _FIND = select(
     func.coalesce(ApiKey.scopes, literal(list(KeyScope), JSONB())).label("scopes"),
     ApiKey.revoked_at,
     func.extract("epoch", ApiKey.expires_at - func.now()).label("seconds_left"),
-).select_from(
-    _wanted.outerjoin(
-        ApiKey,
-        and_(ApiKey.tenant_id == bindparam("tenant", type_=BigInteger()), ApiKey.prefix == _wanted.c.prefix),
-    )
-)
+).select_from(_wanted.outerjoin(ApiKey, _is_wanted))
 
 
 class KeyCache:

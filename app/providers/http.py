@@ -20,19 +20,7 @@ from pydantic_core import from_json
 from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    CallbackUnverifiable,
-    InboundMessage,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderResult,
-    Receipt,
-    UnknownOutcome,
-    Unread,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import LONGEST_ID, HttpProvider, exchange, outcome_of
 from app.providers.toolbox.models import HttpVendorSettings
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
@@ -136,12 +124,12 @@ class GenericProvider(HttpProvider[HttpSettings]):
         self.channels = settings.channels  # type: ignore[misc]  # the class variable of other vendors
         self.honours_idempotency_key = settings.honours_reference
 
-    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         values = self._values(payload)
         # In a path these would lead to another address.
         return {end: "There is no such address." for end in ("from", "to") if values[end] in {"", ".", ".."}}
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         settings = self._settings
         response = await exchange(self.client, self._request(payload))
         content = _document(response.content)
@@ -150,15 +138,15 @@ class GenericProvider(HttpProvider[HttpSettings]):
             raise failure
         status = settings.status_path and _text(_at(content, settings.status_path))
         if status and settings.statuses.get(status) in _REFUSED:
-            raise PermanentFailure(f"{status} {said or ''}".strip()[:300])
+            raise base.PermanentFailure(f"{status} {said or ''}".strip()[:300])
         if settings.id_path is None:
-            return ProviderResult()
+            return base.ProviderResult()
         id_ = _text(_at(content, settings.id_path))
         if not id_ or len(id_) > LONGEST_ID:
-            raise UnknownOutcome(f"{response.status_code} without an id at HTTP_ID_PATH.")
-        return ProviderResult(id_)
+            raise base.UnknownOutcome(f"{response.status_code} without an id at HTTP_ID_PATH.")
+        return base.ProviderResult(id_)
 
-    def _values(self, payload: OutboundMessage) -> dict[str, JsonValue]:
+    def _values(self, payload: base.OutboundMessage) -> dict[str, JsonValue]:
         prefix = _prefix_of(self._settings.channels.get(payload.channel))
         return {
             "from": payload.from_address.removeprefix(prefix),
@@ -170,7 +158,7 @@ class GenericProvider(HttpProvider[HttpSettings]):
             "callback_url": payload.callback_url,
         }
 
-    def _request(self, payload: OutboundMessage) -> httpx.Request:
+    def _request(self, payload: base.OutboundMessage) -> httpx.Request:
         settings = self._settings
         values = self._values(payload)
         url = _PLACEHOLDER.sub(lambda found: quote(_joined(values[found[1]]), safe=""), settings.url or "")
@@ -187,19 +175,19 @@ class GenericProvider(HttpProvider[HttpSettings]):
         headers = {"Content-Type": "application/x-www-form-urlencoded"} | headers
         return self.client.build_request(settings.method, url, headers=headers, content=form)
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         keys = [_key_of(secret) for secret in secrets_in(HTTP_SECRET=self._settings.secret)]
         id_ = only_header(callback, "webhook-id")
         timestamp = only_header(callback, "webhook-timestamp")
         shown = only_header(callback, "webhook-signature").split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
         if not _WEBHOOK_ID.fullmatch(id_):
-            raise CallbackRefused("The header webhook-id is none.")
+            raise base.CallbackRefused("The header webhook-id is none.")
         must_be_recent(timestamp, callback)
         signed = f"{id_}.{timestamp}.".encode() + callback.body
         digests = [hmac.digest(key, signed, hashlib.sha256) for key in keys]
         must_match(shown, [f"v1,{base64.b64encode(digest).decode()}" for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem | base.Unread]:
         """One event or several, each an inbound message or a receipt, by the paths that find a value in it."""
         content = callback.json()
         found = _at(content, self._settings.events_path) if self._settings.events_path else content
@@ -207,7 +195,7 @@ class GenericProvider(HttpProvider[HttpSettings]):
         id_ = callback.header("webhook-id") or ""
         return [self._item(item, f"{id_}:{number}") for number, item in enumerate(items)]
 
-    def _item(self, item: JsonValue, event_id: str) -> CallbackItem | Unread:
+    def _item(self, item: JsonValue, event_id: str) -> base.CallbackItem | base.Unread:
         settings = self._settings
 
         def find(path: str | None) -> str | None:
@@ -219,12 +207,12 @@ class GenericProvider(HttpProvider[HttpSettings]):
             channel = settings.inbound_channel or next(iter(settings.channels))
             prefix = _prefix_of(settings.channels.get(channel))
             sender, recipient = (prefix + end.removeprefix(prefix) for end in (sender, recipient))
-            return InboundMessage(inbound_id, channel, channel, sender, recipient, body)
+            return base.InboundMessage(inbound_id, channel, channel, sender, recipient, body)
         status = find(settings.receipt_status_path)
         id_, reference = find(settings.receipt_id_path), find(settings.receipt_reference_path)
         if not status or not (id_ or reference):
-            return Unread("the paths that are set find nothing in it")
-        return Receipt(
+            return base.Unread("the paths that are set find nothing in it")
+        return base.Receipt(
             event_id=event_id,
             status=settings.statuses.get(status),
             provider_message_id=id_,
@@ -308,4 +296,4 @@ def _key_of(secret: bytes) -> bytes:
     try:
         return base64.b64decode(secret.removeprefix(b"whsec_"), validate=True)
     except ValueError:
-        raise CallbackUnverifiable("HTTP_SECRET can't be read: after whsec_ a secret is base64.") from None
+        raise base.CallbackUnverifiable("HTTP_SECRET can't be read: after whsec_ a secret is base64.") from None

@@ -18,16 +18,7 @@ import httpx
 from pydantic import AliasPath, Field, SecretStr
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    CredentialsRefused,
-    OutboundMessage,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-)
+from app.providers import base
 from app.providers.mail.inbound import mailgun_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
@@ -101,7 +92,7 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
     #: A mail of 25 MB, its files and its parts side by side, and the form around them.
     largest_callback: ClassVar = 35_000_000
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         mail = await self._composer.mail(payload)
         request = self.client.build_request(
             "POST",
@@ -111,9 +102,9 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
             headers={"Authorization": basic("api", first_secret(self._settings.api_key))},
         )
         id = await self.submit(request, "id", failure=_failure_of)
-        return ProviderResult(id.strip("<>"))
+        return base.ProviderResult(id.strip("<>"))
 
-    async def verify(self, callback: Callback) -> str:
+    async def verify(self, callback: base.Callback) -> str:
         """The result is the token: the signature does not cover the body."""
         keys = secrets_in(MAILGUN_SIGNING_KEY=self._settings.signing_key)
         shown = await asyncio.to_thread(_signature_in, callback) if callback.is_large else _signature_in(callback)
@@ -123,7 +114,7 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
         must_match(signatures, [hmac.new(key, signed, hashlib.sha256).hexdigest() for key in keys])
         return shown.token
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         if callback.media_type != "application/json":
             return mailgun_inbound(callback)
         return [_receipt(_EventCallback.model_validate(callback.json()).event_data)]
@@ -148,14 +139,14 @@ def _fields(mail: Mail, reference: str) -> dict[str, str]:
     return fields if mail.html is None else {**fields, "html": mail.html}
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     failure = outcome_of(response, reason_in(response, "message"))
     if response.status_code == HTTPStatus.NOT_FOUND:  # an unknown domain
-        return CredentialsRefused(f"{failure}: is MAILGUN_DOMAIN right, and MAILGUN_API_URL its region's?")
+        return base.CredentialsRefused(f"{failure}: is MAILGUN_DOMAIN right, and MAILGUN_API_URL its region's?")
     return failure
 
 
-def _signature_in(callback: Callback) -> _Signature:
+def _signature_in(callback: base.Callback) -> _Signature:
     """The signature of a callback: in the body, in a route's form among the fields of the mail."""
     try:
         if callback.media_type == "application/json":
@@ -163,18 +154,18 @@ def _signature_in(callback: Callback) -> _Signature:
         names = ("timestamp", "token", "signature")
         found = [(part.name, part.content.decode()) for part in parts_of(callback) if part.name in names]
         if len(found) != len(names):
-            raise CallbackRefused("Its signature is missing, or there twice.")
+            raise base.CallbackRefused("Its signature is missing, or there twice.")
         return _Signature.model_validate(dict(found))
     except ValueError:
-        raise CallbackRefused("No signature can be read from it.") from None
+        raise base.CallbackRefused("No signature can be read from it.") from None
 
 
-def _receipt(raw: dict[str, Any]) -> Receipt:
+def _receipt(raw: dict[str, Any]) -> base.Receipt:
     event = _Event.model_validate(raw)
     variables = event.user_variables if isinstance(event.user_variables, dict) else {}
     reference = variables.get(_REFERENCE)
     is_temporary = event.event == "failed" and event.severity == "temporary"
-    return Receipt(
+    return base.Receipt(
         event_id=f"{event.id}:{event.timestamp}",  # an id is unique within a day only
         status=None if is_temporary else STATUSES.get(event.event),
         provider_message_id=event.message_id.strip("<>") if event.message_id else None,

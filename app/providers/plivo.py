@@ -23,18 +23,7 @@ import httpx
 from pydantic import Field, SecretStr
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    InboundMessage,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    Reply,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorModel
 from app.providers.toolbox.verification import (
@@ -102,9 +91,9 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
     signs_address: ClassVar = True
-    reply: ClassVar[Reply] = Reply(b"<Response/>", "application/xml")
+    reply: ClassVar[base.Reply] = base.Reply(b"<Response/>", "application/xml")
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         message: dict[str, object] = {"src": payload.from_address, "dst": payload.to_address}
         message["type"] = "mms" if payload.type == "mms" or payload.attachments else "sms"
         if payload.body:
@@ -119,20 +108,20 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
         authorization = basic(str(settings.auth_id), first_secret(settings.auth_token))
         headers = {"Authorization": authorization, "Accept": "application/json"}
         request = self.client.build_request("POST", url, json=message, headers=headers)
-        return ProviderResult(await self.submit(request, "message_uuid", 0, failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "message_uuid", 0, failure=_failure_of))
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         tokens = secrets_in(PLIVO_AUTH_TOKEN=self._settings.auth_token)
         shown = only_header(callback, "x-plivo-signature-v3").split(",", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
         nonce = only_header(callback, "x-plivo-signature-v3-nonce")
         try:
             signed = f"{_signed(callback)}.{nonce}".encode("utf-8", "replace")
         except ValueError:
-            raise CallbackRefused("The callback can't be read.") from None
+            raise base.CallbackRefused("The callback can't be read.") from None
         digests = [hmac.digest(token, signed, hashlib.sha256) for token in tokens]
         must_match([each.strip() for each in shown], [base64.b64encode(digest).decode() for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
         if "Status" in fields:
             return [_receipt(fields, reference_in(callback.url))]
@@ -141,7 +130,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
             raise ValueError("It is not a text.")
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
         return [
-            InboundMessage(
+            base.InboundMessage(
                 provider_message_id=message.uuid,
                 channel="sms",
                 type="mms" if media else message.type.lower(),
@@ -159,33 +148,33 @@ def configured() -> PlivoProvider | None:
     return PlivoProvider(settings) if settings.auth_id and settings.auth_token else None
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     reason = reason_in(response, "error")
     if response.status_code == HTTPStatus.FORBIDDEN:  # at this address: no permission for the recipient's country
-        return PermanentFailure(f"403 Forbidden - {reason}")
+        return base.PermanentFailure(f"403 Forbidden - {reason}")
     if failure := outcome_of(response, reason):
         return failure
     if reason_in(response, "invalid_number", 0) and not reason_in(response, "message_uuid", 0):
-        return PermanentFailure(f"{response.status_code}, and nothing was sent: the number is invalid.")
+        return base.PermanentFailure(f"{response.status_code}, and nothing was sent: the number is invalid.")
     return None
 
 
-def _signed(callback: Callback) -> str:
+def _signed(callback: base.Callback) -> str:
     """The signed text before the nonce: the address with its parameters by name, and a form's fields by name.
 
     Raises `ValueError`.
     """
-    base = urlsplit(callback.url)._replace(query="", fragment="").geturl()
+    address = urlsplit(callback.url)._replace(query="", fragment="").geturl()
     query = "&".join(f"{name}={value}" for name, value in sorted(callback.query()))
     if callback.method == "GET":
-        return f"{base}?{query}" if query else base
+        return f"{address}?{query}" if query else address
     fields = "".join(name + value for name, value in sorted(callback.form()))
     if query:
-        return f"{base}?{query}.{fields}" if fields else f"{base}?{query}"
-    return f"{base}?{fields}" if fields else base
+        return f"{address}?{query}.{fields}" if fields else f"{address}?{query}"
+    return f"{address}?{fields}" if fields else address
 
 
-def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
+def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
     receipt = _ReceiptCallback.model_validate(fields)
     status = STATUSES.get(receipt.status.lower())
     is_later_part = bool(receipt.parent) and receipt.parent != receipt.uuid
@@ -194,7 +183,7 @@ def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
         said.insert(0, f"part {receipt.part or 'of it'}: {receipt.status}")
         if status in {MessageStatus.DELIVERED, MessageStatus.READ}:
             status = MessageStatus.SENT
-    return Receipt(
+    return base.Receipt(
         event_id=f"{receipt.uuid}:{receipt.status}",
         status=status,
         provider_message_id=receipt.parent or receipt.uuid,

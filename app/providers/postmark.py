@@ -16,15 +16,7 @@ import httpx
 from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    OutboundMessage,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    UnknownOutcome,
-)
+from app.providers import base
 from app.providers.mail.inbound import postmark_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import outcome_of, outcome_of_code
@@ -98,7 +90,7 @@ class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
     #: A mail of 35 MB, in base64.
     largest_callback: ClassVar = 50_000_000
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         mail = await self._composer.mail(payload)
         request = self.client.build_request(
             "POST",
@@ -109,17 +101,17 @@ class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
                 "X-Postmark-Server-Token": first_secret(self._settings.server_token),
             },
         )
-        return ProviderResult(await self.submit(request, "MessageID", failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "MessageID", failure=_failure_of))
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         secrets = secrets_in(POSTMARK_WEBHOOK_TOKEN=self._settings.webhook_token)
         must_be_secret(callback.header(TOKEN_HEADER) or password_of(callback), secrets, callback)
 
-    def is_known_by_head(self, head: Callback) -> bool:
+    def is_known_by_head(self, head: base.Callback) -> bool:
         self.verify(head)  # it needs the headers only
         return True
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         raw = callback.json()
         if not isinstance(raw, dict):
             raise ValueError("An event comes as an object.")
@@ -158,26 +150,26 @@ def _submission(mail: Mail, reference: str, stream: str) -> dict[str, Any]:
     return submission
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by Postmark's own code, which says more than the status."""
     try:
         answer = _Answer.model_validate_json(response.content)
     except ValidationError:
-        return outcome_of(response) or UnknownOutcome(f"{response.status_code} without an id, and without a code.")
+        return outcome_of(response) or base.UnknownOutcome(f"{response.status_code} without an id or a code.")
     failure = outcome_of_code(
         response, answer.error_code, str(answer), throttled=_THROTTLED, temporary=_MAINTENANCE, refuses_us=_REFUSES_US
     )
     if failure is None and answer.error_code != 0:
-        return UnknownOutcome(f"{response.status_code} without an id: {answer}")
+        return base.UnknownOutcome(f"{response.status_code} without an id: {answer}")
     return failure
 
 
-def _receipt(raw: dict[str, Any]) -> Receipt:
+def _receipt(raw: dict[str, Any]) -> base.Receipt:
     event = _Event.model_validate(raw)
     kind = event.record_type
     at = event.delivered_at or event.bounced_at or event.received_at or event.changed_at
     recipient = event.recipient or event.email
-    return Receipt(
+    return base.Receipt(
         event_id=f"{kind}:{event.bounce_id}" if event.bounce_id else f"{kind}:{event.message_id}:{at}:{recipient}",
         status=BOUNCES.get(event.bounce_type or "") if kind == "Bounce" else STATUSES.get(kind),
         provider_message_id=event.message_id,

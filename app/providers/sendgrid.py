@@ -26,20 +26,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pydantic import SecretStr, ValidationError
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    CallbackUnverifiable,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    UnknownOutcome,
-    Unread,
-    hint,
-)
+from app.providers import base
 from app.providers.mail.inbound import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import LONGEST_ID, bearer, outcome_of, reason_in
@@ -97,7 +84,7 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
     #: A mail of 30 MB, and the form around it.
     largest_callback: ClassVar = 35_000_000
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         mail = await self._composer.mail(payload)
         request = self.client.build_request(
             "POST",
@@ -108,10 +95,10 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
         response = await self.answer(request, _failure_of)
         id = response.headers.get("x-message-id", "")
         if not 0 < len(id) <= LONGEST_ID:
-            raise UnknownOutcome(f"{response.status_code} without an id.")
-        return ProviderResult(id)
+            raise base.UnknownOutcome(f"{response.status_code} without an id.")
+        return base.ProviderResult(id)
 
-    async def verify(self, callback: Callback) -> None:
+    async def verify(self, callback: base.Callback) -> None:
         if not _is_mail(callback):
             keys = _public_keys("SENDGRID_WEBHOOK_KEY", self._settings.webhook_key)
             await _must_be_signed(callback, keys, RETRIED_FOR)
@@ -119,7 +106,7 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
             keys = _public_keys("SENDGRID_INBOUND_KEY", self._settings.inbound_key)
             await _must_be_signed(callback, keys, MAIL_RETRIED_FOR)
 
-    def is_known_by_head(self, head: Callback) -> bool:
+    def is_known_by_head(self, head: base.Callback) -> bool:
         """True for a mail with the token in its address. Signatures cover the body."""
         settings = self._settings
         if not _is_mail(head) or (settings.inbound_key and not settings.inbound_token):
@@ -127,13 +114,13 @@ class SendgridProvider(HttpMailProvider[SendgridSettings]):
         try:
             secrets = secrets_in(SENDGRID_INBOUND_TOKEN=settings.inbound_token)
             must_be_secret(only_parameter(head, "token"), secrets, head)
-        except CallbackRefused:
+        except base.CallbackRefused:
             if settings.inbound_key is None:
                 raise
             return False
         return True
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem | Unread]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem | base.Unread]:
         if _is_mail(callback):
             return sendgrid_inbound(callback)
         items = callback.json()
@@ -148,10 +135,10 @@ def configured() -> SendgridProvider | None:
     return SendgridProvider(settings) if settings.api_key else None
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     reason = reason_in(response, "errors", 0, "message")
     if response.status_code == HTTPStatus.FORBIDDEN and reason_in(response, "errors", 0, "field") == "from":
-        return PermanentFailure(f"403 {reason}")  # this sender is not verified; others are
+        return base.PermanentFailure(f"403 {reason}")  # this sender is not verified; others are
     return outcome_of(response, reason)
 
 
@@ -179,7 +166,7 @@ def _submission(mail: Mail, reference: str) -> dict[str, Any]:
     return submission
 
 
-def _is_mail(callback: Callback) -> bool:
+def _is_mail(callback: base.Callback) -> bool:
     return callback.media_type == "multipart/form-data"
 
 
@@ -190,30 +177,32 @@ def _public_keys(name: str, setting: str | None) -> list[EllipticCurvePublicKey]
         try:
             key = load_der_public_key(base64.b64decode(written, validate=True))
         except (ValueError, UnsupportedAlgorithm):
-            raise CallbackUnverifiable(f"{name} is not a public key in base64.") from None
+            raise base.CallbackUnverifiable(f"{name} is not a public key in base64.") from None
         if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
-            raise CallbackUnverifiable(f"{name} is not a key of the curve P-256.")
+            raise base.CallbackUnverifiable(f"{name} is not a key of the curve P-256.")
         keys.append(key)
     if not keys:
-        raise CallbackUnverifiable(f"{name} is not set.")
+        raise base.CallbackUnverifiable(f"{name} is not set.")
     return keys
 
 
-async def _must_be_signed(callback: Callback, keys: list[EllipticCurvePublicKey], retried_for: timedelta) -> None:
+async def _must_be_signed(
+    callback: base.Callback, keys: list[EllipticCurvePublicKey], retried_for: timedelta
+) -> None:
     """Raises `CallbackRefused` unless one of the keys has signed the time and the body."""
     written, timestamp = only_header(callback, SIGNATURE_HEADER), only_header(callback, TIMESTAMP_HEADER)
     must_be_recent(timestamp, callback, retried_for=retried_for)
     try:
         signature = base64.b64decode(written, validate=True)
     except ValueError:
-        raise CallbackRefused("The signature is not base64.", seen=hint(written)) from None
+        raise base.CallbackRefused("The signature is not base64.", seen=base.hint(written)) from None
 
     def is_genuine() -> bool:
         signed = timestamp.encode() + callback.body
         return any(_is_signed_by(key, signature, signed) for key in keys)
 
     if not (await asyncio.to_thread(is_genuine) if callback.is_large else is_genuine()):
-        raise CallbackRefused("The signature is not one of the key that is set.", seen=hint(written))
+        raise base.CallbackRefused("The signature is not one of the key that is set.", seen=base.hint(written))
 
 
 def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
@@ -224,17 +213,17 @@ def _is_signed_by(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     return True
 
 
-def _item(raw: Any) -> Receipt | Unread:
+def _item(raw: Any) -> base.Receipt | base.Unread:
     try:
         return _receipt(_Event.model_validate(raw), raw)
     except ValidationError as error:
-        return Unread(str(error))
+        return base.Unread(str(error))
 
 
-def _receipt(event: _Event, raw: dict[str, Any]) -> Receipt:
+def _receipt(event: _Event, raw: dict[str, Any]) -> base.Receipt:
     # `sg_machine_open`: a mail program has loaded the pictures by itself.
     status = None if event.sg_machine_open else STATUSES.get(event.event)
-    return Receipt(
+    return base.Receipt(
         event_id=event.sg_event_id or f"{event.sg_message_id}:{event.event}:{event.timestamp}",
         status=status,
         provider_message_id=_AFTER_THE_ID.split(event.sg_message_id)[0] if event.sg_message_id else None,

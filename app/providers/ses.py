@@ -23,16 +23,7 @@ from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CredentialsRefused,
-    OutboundMessage,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    Reply,
-)
+from app.providers import base
 from app.providers.mail.inbound import ses_inbound
 from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
@@ -95,12 +86,12 @@ class SesProvider(HttpMailProvider[SesSettings]):
     def _topics(self) -> SnsTopics:
         return SnsTopics(self._settings.topic_arn.split())
 
-    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         ends = {"from": payload.from_address, "to": payload.to_address}
         sentence = "SES can't take an address whose part before the @ is outside of ASCII."
         return {end: sentence for end, address in ends.items() if not address.rpartition("@")[0].isascii()}
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         mail = replace(await self._composer.mail(payload), is_renamed=True)
         submission: dict[str, Any] = {
             "FromEmailAddress": mail.sender,
@@ -112,12 +103,12 @@ class SesProvider(HttpMailProvider[SesSettings]):
         if self._settings.configuration_set:
             submission["ConfigurationSetName"] = self._settings.configuration_set
         request = self._request(json.dumps(submission).encode())
-        return ProviderResult(await self.submit(request, "MessageId", failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "MessageId", failure=_failure_of))
 
-    async def verify(self, callback: Callback) -> None:
+    async def verify(self, callback: base.Callback) -> None:
         await self._topics.verify(callback, self.client)
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem] | Awaitable[Reply]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem] | Awaitable[base.Reply]:
         """An event or a mail. The subscription of a topic that is set is confirmed, which takes a request to SNS."""
         notification = Notification.model_validate_json(callback.body)
         if notification.type == "SubscriptionConfirmation":
@@ -131,7 +122,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
             return ses_inbound(raw)
         return [_receipt(raw, notification)]
 
-    async def _confirmed(self, notification: Notification) -> Reply:
+    async def _confirmed(self, notification: Notification) -> base.Reply:
         await confirm_subscription(notification, self.client)
         return self.reply
 
@@ -155,7 +146,7 @@ def configured() -> SesProvider | None:
     return SesProvider(settings) if is_complete else None
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by the error's name, which says more than the status."""
     name = response.headers.get("x-amzn-errortype", "").partition(":")[0]
     failure = outcome_of(response, " ".join(part for part in (name, reason_in(response, "message")) if part))
@@ -164,11 +155,11 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     if name in _THROTTLED:
         return temporary_failure(response, str(failure), throttled=True)
     if name in _REFUSES_US or response.status_code == HTTPStatus.NOT_FOUND:
-        return CredentialsRefused(str(failure))
+        return base.CredentialsRefused(str(failure))
     return failure
 
 
-def _receipt(raw: dict[str, Any], notification: Notification) -> Receipt:
+def _receipt(raw: dict[str, Any], notification: Notification) -> base.Receipt:
     kind = raw.get("eventType") or raw.get("notificationType")
     mail = _Mail.model_validate(raw.get("mail"))
     if not isinstance(kind, str):
@@ -176,7 +167,7 @@ def _receipt(raw: dict[str, Any], notification: Notification) -> Receipt:
     details = raw.get(_DETAILS.get(kind, kind.lower()))
     details = details if isinstance(details, dict) else {}
     references = mail.tags.get(_REFERENCE, [])
-    return Receipt(
+    return base.Receipt(
         event_id=notification.message_id,
         status=STATUSES.get(kind),
         provider_message_id=mail.id,

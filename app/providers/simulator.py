@@ -7,18 +7,7 @@ import httpx
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    InboundMessage,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    TemporaryFailure,
-    UnknownOutcome,
-)
+from app.providers import base
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, reason_in
 from app.providers.toolbox.models import VendorId, VendorModel
@@ -83,7 +72,7 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
         self._url = httpx.URL(f"{(settings.url or '').rstrip('/')}/messages")  # parsed once, not for every message
         self.honours_idempotency_key = settings.honours_idempotency_key
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         headers = {"Idempotency-Key": payload.idempotency_key}
         submission = {
             "channel": payload.channel,
@@ -96,22 +85,23 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
             "reference": payload.idempotency_key,
         }
         request = self.client.build_request("POST", self._url, json=submission, headers=headers)
-        return ProviderResult(await self.submit(request, "id", failure=_failure))
+        return base.ProviderResult(await self.submit(request, "id", failure=_failure))
 
-    async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
+    async def look_up(self, payload: base.OutboundMessage) -> base.ProviderResult | None:
         """As `BaseProvider` promises. Raises `TemporaryFailure` where the simulator gives no usable answer."""
         request = self.client.build_request("GET", self._url, params={"reference": payload.idempotency_key})
         try:
             response = await self.answer(request, _failure)
             found = _Found.model_validate_json(response.content)
-        except (UnknownOutcome, PermanentFailure, ValidationError) as error:  # about the look-up, not the message
-            raise TemporaryFailure(f"The look-up failed: {error}") from error
-        return ProviderResult(found.messages[0].id) if found.messages else None
+        except (base.UnknownOutcome, base.PermanentFailure, ValidationError) as error:
+            # It is about the look-up, not about the message.
+            raise base.TemporaryFailure(f"The look-up failed: {error}") from error
+        return base.ProviderResult(found.messages[0].id) if found.messages else None
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         """Nothing is signed: it is a simulator."""
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         """The receipts and messages of a callback, which holds one or a list of them."""
         content = callback.json()
         items = content if isinstance(content, list) else [content]
@@ -124,19 +114,19 @@ def configured() -> SimulatorProvider | None:
     return None if settings.url is None or settings.in_production else SimulatorProvider(settings=settings)
 
 
-def callback_body(item: CallbackItem) -> dict[str, object]:
+def callback_body(item: base.CallbackItem) -> dict[str, object]:
     """The JSON that the simulator posts for a receipt or message, and that `parse` reads."""
-    event, body = ("receipt", _ReceiptBody) if isinstance(item, Receipt) else ("message", _InboundBody)
+    event, body = ("receipt", _ReceiptBody) if isinstance(item, base.Receipt) else ("message", _InboundBody)
     return {"event": event, **body.model_validate(item, from_attributes=True).model_dump(mode="json", by_alias=True)}
 
 
-def _item(content: dict[str, Any]) -> CallbackItem:
+def _item(content: dict[str, Any]) -> base.CallbackItem:
     if content.get("event") == "message":
-        return InboundMessage(**dict(_InboundBody.model_validate(content)))
+        return base.InboundMessage(**dict(_InboundBody.model_validate(content)))
     receipt = dict(_ReceiptBody.model_validate(content))
     receipt["status"] = STATUSES.get(receipt["status"])
-    return Receipt(**receipt, raw=content)
+    return base.Receipt(**receipt, raw=content)
 
 
-def _failure(response: httpx.Response) -> ProviderFailure | None:
+def _failure(response: httpx.Response) -> base.ProviderFailure | None:
     return outcome_of(response, reason_in(response, "error"))

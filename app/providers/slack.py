@@ -20,18 +20,7 @@ from typing import Annotated, Any, ClassVar
 import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError
 
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    InboundMessage,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    Reply,
-    UnknownOutcome,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
@@ -135,7 +124,7 @@ class SlackProvider(HttpProvider[SlackSettings]):
 
     channels: ClassVar = {"slack": "slack"}
 
-    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         refused: dict[str, str] = {}
         if payload.from_address != f"{_KIND}{self._settings.app_id}":
             refused["from"] = "The sender is not the app SLACK_APP_ID."
@@ -145,7 +134,7 @@ class SlackProvider(HttpProvider[SlackSettings]):
             refused["body"] = f"A message in Slack has at most {_LONGEST_TEXT} characters."
         return refused
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         headers = {
             "Authorization": bearer(self._settings.bot_token),
             "Content-Type": "application/json; charset=utf-8",  # without the charset, Slack adds a warning
@@ -156,10 +145,10 @@ class SlackProvider(HttpProvider[SlackSettings]):
         try:
             accepted = _Accepted.model_validate_json(response.content)
         except ValidationError:
-            raise UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
-        return ProviderResult(f"{accepted.channel}:{accepted.ts}")
+            raise base.UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
+        return base.ProviderResult(f"{accepted.channel}:{accepted.ts}")
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         secrets = secrets_in(SLACK_SIGNING_SECRET=self._settings.signing_secret)
         timestamp = only_header(callback, "x-slack-request-timestamp")
         shown = only_header(callback, "x-slack-signature")
@@ -167,13 +156,13 @@ class SlackProvider(HttpProvider[SlackSettings]):
         signed = f"v0:{timestamp}:".encode() + callback.body
         must_match([shown], [f"v0={hmac.new(secret, signed, hashlib.sha256).hexdigest()}" for secret in secrets])
 
-    def parse(self, callback: Callback) -> Reply | Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> base.Reply | Sequence[base.CallbackItem]:
         """A message, or a handshake. A mention of the app comes as two events with one message."""
         content = _Callback.model_validate(callback.json())
         if content.type == "url_verification":
             if not _CHALLENGE.fullmatch(content.challenge or ""):
-                raise CallbackRefused("It has no valid challenge.")
-            return Reply((content.challenge or "").encode(), "text/plain")
+                raise base.CallbackRefused("It has no valid challenge.")
+            return base.Reply((content.challenge or "").encode(), "text/plain")
         if content.type != "event_callback":
             return []
         if content.event is None or content.api_app_id is None:
@@ -194,7 +183,7 @@ def configured() -> SlackProvider | None:
     return SlackProvider(settings) if settings.bot_token and settings.app_id else None
 
 
-def _written(payload: OutboundMessage) -> dict[str, object]:
+def _written(payload: base.OutboundMessage) -> dict[str, object]:
     """The body of a request."""
     channel, _, thread = payload.to_address.removeprefix(_KIND).partition("/")
     return {
@@ -205,35 +194,35 @@ def _written(payload: OutboundMessage) -> dict[str, object]:
     }
 
 
-def _text(payload: OutboundMessage) -> str:
+def _text(payload: base.OutboundMessage) -> str:
     """The body with links below it, escaped: a text can mention no person and contain no link of its own."""
     links = [f"<{link.translate(_IN_A_LINK)}>" for link in payload.attachments]
     return "\n".join(part for part in (html.escape(payload.body, quote=False), *links) if part)
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer: an error usually comes with status 200 and Slack's own word for it."""
     if failure := outcome_of(response):
         return failure
     try:
         answer = _Answer.model_validate_json(response.content)
     except ValidationError:
-        return UnknownOutcome(f"{response.status_code} with an answer that can't be read.")
+        return base.UnknownOutcome(f"{response.status_code} with an answer that can't be read.")
     if answer.ok:
         return None
     error = answer.error or "an error without a name"
     detail = "; ".join([error, *answer.messages])[:300]
     if error in IN_DOUBT:
-        return UnknownOutcome(detail)
+        return base.UnknownOutcome(detail)
     failure = outcome_of_code(
         response, error, detail, throttled=THROTTLED, temporary=TEMPORARY, refuses_us=REFUSES_US
     )
-    return failure or PermanentFailure(detail)
+    return failure or base.PermanentFailure(detail)
 
 
-def _inbound(message: _Message, app_id: str) -> InboundMessage:
+def _inbound(message: _Message, app_id: str) -> base.InboundMessage:
     in_thread = message.thread_ts is not None and message.thread_ts != message.ts  # otherwise it begins a thread
-    return InboundMessage(
+    return base.InboundMessage(
         # The message's own id: that of the event differs where one message comes as two events.
         provider_message_id=f"{message.channel}:{message.ts}",
         channel="slack",

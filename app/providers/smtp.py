@@ -22,16 +22,7 @@ from aiosmtplib import (
 )
 from pydantic import Field, SecretStr
 
-from app.providers.base import (
-    BaseProvider,
-    CredentialsRefused,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    TemporaryFailure,
-    UnknownOutcome,
-)
+from app.providers import base
 from app.providers.mail.outbound import Composer, Mail
 from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.transport import CONNECT_SECONDS
@@ -60,7 +51,7 @@ class SmtpSettings(VendorSettings, env_prefix="SMTP_"):
     timeout_seconds: float = Field(8, gt=0)
 
 
-class SmtpProvider(BaseProvider):
+class SmtpProvider(base.BaseProvider):
     """A client of one SMTP server. Sessions are reused; `close` ends them."""
 
     channels: ClassVar = {"email": "email"}
@@ -76,7 +67,7 @@ class SmtpProvider(BaseProvider):
         self._ssl_context = ssl_context
         self._idle: list[tuple[float, AbstractEventLoop, SMTP]] = []
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         """As promised by `BaseProvider`. The provider's id of a mail is its Message-ID, which is ours."""
         mail = await self._composer.mail(payload)
         content = _STARTS_WITH_A_DOT.sub(b"..", await mail.encoded())
@@ -95,7 +86,7 @@ class SmtpProvider(BaseProvider):
                 session.close()  # its state is unknown
             raise
         self._idle.append((time.monotonic(), asyncio.get_running_loop(), session))
-        return ProviderResult(mail.message_id)
+        return base.ProviderResult(mail.message_id)
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
@@ -150,7 +141,7 @@ async def _begin(session: SMTP, mail: Mail) -> None:
     options: list[str] = []
     if mail.needs_smtputf8:
         if not session.supports_extension("smtputf8"):
-            raise PermanentFailure("The mail server can't take an address outside of ASCII (SMTPUTF8).")
+            raise base.PermanentFailure("The mail server can't take an address outside of ASCII (SMTPUTF8).")
         options = ["SMTPUTF8", "BODY=8BITMIME"]
     encoding = "utf-8" if mail.needs_smtputf8 else "ascii"
     await session.mail(mail.sender, options=options, encoding=encoding)
@@ -185,24 +176,24 @@ async def _finish(session: SMTP) -> None:
     try:
         response = await protocol.read_response()
     except (OSError, SMTPException) as error:
-        raise UnknownOutcome(f"The mail was handed over, and no answer came: {_told(error)}") from error
+        raise base.UnknownOutcome(f"The mail was handed over, and no answer came: {_told(error)}") from error
     if not 200 <= response.code < 300:
         raise _failure(SMTPResponseException(response.code, response.message))
 
 
-def _failure(error: Exception) -> ProviderFailure:
+def _failure(error: Exception) -> base.ProviderFailure:
     """The failure that an error before the end of the mail means."""
     text = _told(error)
     if isinstance(error, SMTPResponseException) and 400 <= error.code < 600:
         if error.code in _REFUSES_US:
-            return CredentialsRefused(text)
+            return base.CredentialsRefused(text)
         if error.code < 500:
-            return TemporaryFailure(text)
+            return base.TemporaryFailure(text)
         refuses_us = isinstance(error, SMTPAuthenticationError | SMTPConnectResponseError | SMTPHeloError)
-        return CredentialsRefused(text) if refuses_us else PermanentFailure(text)
+        return base.CredentialsRefused(text) if refuses_us else base.PermanentFailure(text)
     if isinstance(error, OSError | TimeoutError | SMTPTimeoutError | SMTPServerDisconnected):
-        return TemporaryFailure(f"The mail server can't be reached, or broke off: {text}")
-    return TemporaryFailure(text)
+        return base.TemporaryFailure(f"The mail server can't be reached, or broke off: {text}")
+    return base.TemporaryFailure(text)
 
 
 def _told(error: Exception) -> str:

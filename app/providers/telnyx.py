@@ -19,21 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    CallbackUnverifiable,
-    InboundMessage,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    TemporaryFailure,
-    UnknownOutcome,
-    hint,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import must_be_recent, only_header, reference_in, with_reference
@@ -132,7 +118,7 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
     honours_idempotency_key = True
     receipts_carry_key: ClassVar = True
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         message: dict[str, object] = {"from": payload.from_address, "to": payload.to_address}
         message["type"] = "MMS" if payload.type == "mms" or payload.attachments else "SMS"
         if payload.body:
@@ -146,9 +132,9 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
         url = f"{self._settings.api_url}/v2/messages"
         headers = {"Authorization": bearer(self._settings.api_key), "Idempotency-Key": payload.idempotency_key}
         request = self.client.build_request("POST", url, json=message, headers=headers)
-        return ProviderResult(await self.submit(request, "data", "id", failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "data", "id", failure=_failure_of))
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         keys = _keys(self._settings.public_key)
         timestamp = only_header(callback, "telnyx-timestamp")
         shown = only_header(callback, "telnyx-signature-ed25519")
@@ -156,11 +142,13 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
         try:
             signature = base64.b64decode(shown.encode("ascii"), validate=True)
         except ValueError:
-            raise CallbackRefused("The signature is not base64.", seen=hint(shown)) from None
+            raise base.CallbackRefused("The signature is not base64.", seen=base.hint(shown)) from None
         if not any(_is_signed(key, signature, timestamp.encode() + b"|" + callback.body) for key in keys):
-            raise CallbackRefused("The signature is not one of the key TELNYX_PUBLIC_KEY.", seen=hint(shown))
+            raise base.CallbackRefused(
+                "The signature is not one of the key TELNYX_PUBLIC_KEY.", seen=base.hint(shown)
+            )
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         event = _Callback.model_validate(callback.json()).data
         if event.event_type == "message.received":
             return [_inbound(_Message.model_validate(event.payload))]
@@ -175,7 +163,7 @@ def configured() -> TelnyxProvider | None:
     return None if settings.api_key is None else TelnyxProvider(settings)
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by Telnyx's own code, which says more than the status."""
     if response.is_success:
         return None
@@ -185,23 +173,23 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
         return outcome_of(response)
     # An earlier request with this key was accepted with another body, or is still in progress.
     if response.status_code in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY} and "dempoten" in str(error):
-        return UnknownOutcome(str(error))
+        return base.UnknownOutcome(str(error))
     failure = outcome_of_code(
         response, error.code, str(error), throttled=THROTTLED, temporary=TEMPORARY_ERRORS, refuses_us=REFUSES_US
     )
-    if isinstance(failure, TemporaryFailure) or error.code in REFUSES_US or not error.code.startswith("40"):
+    if isinstance(failure, base.TemporaryFailure) or error.code in REFUSES_US or not error.code.startswith("40"):
         return failure
-    return PermanentFailure(str(error))  # such as a recipient who has said STOP, also with a 403
+    return base.PermanentFailure(str(error))  # such as a recipient who has said STOP, also with a 403
 
 
 def _keys(setting: str | None) -> list[Ed25519PublicKey]:
     written = (setting or "").split()
     if not written:
-        raise CallbackUnverifiable("TELNYX_PUBLIC_KEY is not set.")
+        raise base.CallbackUnverifiable("TELNYX_PUBLIC_KEY is not set.")
     try:
         return [Ed25519PublicKey.from_public_bytes(base64.b64decode(each, validate=True)) for each in written]
     except ValueError:
-        raise CallbackUnverifiable("TELNYX_PUBLIC_KEY can't be read: it is 32 bytes in base64.") from None
+        raise base.CallbackUnverifiable("TELNYX_PUBLIC_KEY can't be read: it is 32 bytes in base64.") from None
 
 
 def _is_signed(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
@@ -212,12 +200,12 @@ def _is_signed(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
     return True
 
 
-def _receipt(event: _Event, outcome: _Outcome) -> Receipt:
+def _receipt(event: _Event, outcome: _Outcome) -> base.Receipt:
     recipient = outcome.to[0]  # our messages have one
     said = "; ".join(str(error) for error in outcome.errors)
     if recipient.status == "delivery_unconfirmed":
         said = said or "the carrier doesn't say whether it arrived"
-    return Receipt(
+    return base.Receipt(
         event_id=event.id,
         status=STATUSES.get(recipient.status or ""),
         provider_message_id=outcome.id,
@@ -230,8 +218,8 @@ def _receipt(event: _Event, outcome: _Outcome) -> Receipt:
     )
 
 
-def _inbound(message: _Message) -> InboundMessage:
-    return InboundMessage(
+def _inbound(message: _Message) -> base.InboundMessage:
+    return base.InboundMessage(
         provider_message_id=message.id,
         channel="sms",
         type="mms" if message.type.lower() == "mms" or message.media else "sms",

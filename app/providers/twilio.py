@@ -21,23 +21,12 @@ import structlog
 from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    InboundMessage,
-    OutboundMessage,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    Reply,
-    TemporaryFailure,
-    hint,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import (
     first_secret,
+    must_be_hash_of_body,
     must_match,
     only_header,
     reference_in,
@@ -157,14 +146,14 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
     signs_address: ClassVar = True
-    reply: ClassVar[Reply] = Reply(b"<Response/>", "text/xml")
+    reply: ClassVar[base.Reply] = base.Reply(b"<Response/>", "text/xml")
 
     def __init__(self, settings: TwilioSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(settings, client)
         self._account = f"/2010-04-01/Accounts/{settings.account_sid}"
         self._headers = {"Authorization": _authorization(settings), "Accept": "application/json"}
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         # The sender is named with a service, too: answers have to come to the conversation's own number.
         form: dict[str, str | list[str]] = {"To": payload.to_address, "From": payload.from_address}
         if self._settings.messaging_service_sid:
@@ -177,9 +166,9 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
             form["StatusCallback"] = with_reference(payload.callback_url, payload.idempotency_key)
         url = f"{self._settings.api_url}{self._account}/Messages.json"
         request = self.client.build_request("POST", url, data=form, headers=self._headers)
-        return ProviderResult(await self.submit(request, "sid", failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "sid", failure=_failure_of))
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         if _is_by_shared_key(callback):
             secrets = secrets_in(TWILIO_SHARED_KEYS=self._settings.shared_keys)
         else:
@@ -189,16 +178,18 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         shown = only_header(callback, "x-twilio-signature")
         algorithm = _ALGORITHMS.get(_algorithm_named(callback))
         if algorithm is None:
-            raise CallbackRefused("X-Twilio-Webhooks-Signature-Settings names an algorithm that is not accepted.")
+            raise base.CallbackRefused(
+                "X-Twilio-Webhooks-Signature-Settings names an algorithm that is not accepted."
+            )
         try:
             urls, fields = _urls_signed(callback.url), _fields_signed(callback)
         except ValueError:
-            raise CallbackRefused("The callback can't be read.") from None
+            raise base.CallbackRefused("The callback can't be read.") from None
         signed = [(url + fields).encode("utf-8", "replace") for url in urls]
         digests = [hmac.digest(secret, each, algorithm) for secret in secrets for each in signed]
         must_match([shown], [base64.b64encode(digest).decode() for digest in digests])
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
         if "MessageStatus" in fields:
             return [_receipt(fields, reference_in(callback.url))]
@@ -208,7 +199,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
         return [_inbound(message.sid, message.sender, message.recipient, message.body, [url for _, url in media])]
 
-    async def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
+    async def inbound_since(self, since: datetime) -> AsyncIterator[base.InboundMessage]:
         day = since.astimezone(UTC).date()
         while day <= datetime.now(UTC).date():
             query = f"?{httpx.QueryParams({'DateSent': day.isoformat(), 'PageSize': _PAGE_SIZE})}"
@@ -222,7 +213,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
                 page = listed.next_page_uri
             day += timedelta(days=1)
 
-    async def _listed(self, written: dict[str, Any]) -> InboundMessage | None:
+    async def _listed(self, written: dict[str, Any]) -> base.InboundMessage | None:
         """The inbound text in an entry of the list; None for another entry."""
         try:
             listed = _Listed.model_validate(written)
@@ -244,11 +235,11 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         try:
             return _Page.model_validate_json(await self._get(path))
         except ValidationError:
-            raise TemporaryFailure("The list of messages can't be read.") from None
+            raise base.TemporaryFailure("The list of messages can't be read.") from None
 
     async def _get(self, path: str) -> bytes:
         if not path.startswith(f"{self._account}/"):  # our credentials go nowhere else
-            raise TemporaryFailure("The list of messages leads to somewhere else.")
+            raise base.TemporaryFailure("The list of messages leads to somewhere else.")
         request = self.client.build_request("GET", f"{self._settings.api_url}{path}", headers=self._headers)
         response = await exchange(self.client, request, largest=_LARGEST_PAGE)
         if failure := _failure_of(response):
@@ -269,7 +260,7 @@ def _authorization(settings: TwilioSettings) -> str:
     return basic(str(settings.account_sid), first_secret(settings.auth_token))
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by Twilio's own code, which says more than the status."""
     if response.is_success:
         return None
@@ -283,11 +274,11 @@ def _failure_of(response: httpx.Response) -> ProviderFailure | None:
     )
 
 
-def _is_by_shared_key(callback: Callback) -> bool:
+def _is_by_shared_key(callback: base.Callback) -> bool:
     return any(name == _SETTINGS_HEADER for name, _ in callback.headers)
 
 
-def _algorithm_named(callback: Callback) -> str:
+def _algorithm_named(callback: base.Callback) -> str:
     """The algorithm of a callback; only one that is signed with a shared key names it."""
     if not _is_by_shared_key(callback):
         return "HMAC_SHA1"
@@ -306,16 +297,14 @@ def _urls_signed(url: str) -> list[str]:
     return [parts._replace(netloc=netloc).geturl() for netloc in (host, f"{host}:{port}")]
 
 
-def _fields_signed(callback: Callback) -> str:
+def _fields_signed(callback: base.Callback) -> str:
     """The part of the signed text after the address: the fields of a form by name, each value once.
 
     Nothing for a body whose hash is in the address. Raises `CallbackRefused` for another hash, and `ValueError`.
     """
     hashes = parse_qs(urlsplit(callback.url).query).get("bodySHA256")
     if hashes:
-        body = hashlib.sha256(callback.body).hexdigest()
-        if not hmac.compare_digest(hashes[0].encode("utf-8", "replace"), body.encode()):
-            raise CallbackRefused("The body is another one.", seen=hint(hashes[0]), expected=hint(body))
+        must_be_hash_of_body(hashes[0], callback)
         return ""
     return "".join(name + value for name, value in sorted(set(callback.form())))
 
@@ -325,12 +314,12 @@ def _is_text(*addresses: str) -> bool:
     return not any(":" in address for address in addresses)
 
 
-def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
+def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
     receipt = _ReceiptCallback.model_validate(fields)
     said = f"{receipt.error_code} {receipt.error_message}".strip()
     if receipt.status == "partially_delivered":
         said = said or "only in part"
-    return Receipt(
+    return base.Receipt(
         event_id=":".join(part for part in (receipt.sid, receipt.status, receipt.done) if part),
         status=STATUSES.get(receipt.status),
         provider_message_id=receipt.sid,
@@ -343,8 +332,8 @@ def _receipt(fields: dict[str, str], reference: str | None) -> Receipt:
 
 def _inbound(
     sid: str, sender: str, recipient: str, body: str, media: list[str], *, sent_at: datetime | None = None
-) -> InboundMessage:
-    return InboundMessage(
+) -> base.InboundMessage:
+    return base.InboundMessage(
         provider_message_id=sid,
         channel="sms",
         type="mms" if media else "sms",

@@ -29,22 +29,17 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import to_json
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    CallbackUnverifiable,
-    CredentialsRefused,
-    InboundMessage,
-    OutboundMessage,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    hint,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorModel
-from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in, with_plus
+from app.providers.toolbox.verification import (
+    must_be_hash_of_body,
+    must_be_recent,
+    must_match,
+    only_header,
+    secrets_in,
+    with_plus,
+)
 
 STATUSES = {
     "submitted": MessageStatus.SENT,
@@ -149,7 +144,7 @@ class VonageProvider(HttpProvider[VonageSettings]):
         self._token = ""
         self._token_until = 0.0
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         message: dict[str, object] = {
             "channel": "mms" if payload.type == "mms" or payload.attachments else "sms",
             "from": payload.from_address.removeprefix("+"),
@@ -162,16 +157,18 @@ class VonageProvider(HttpProvider[VonageSettings]):
         url = f"{self._settings.api_url}/v1/messages"
         headers = {"Authorization": f"Bearer {self._jwt()}", "Accept": "application/json"}
         request = self.client.build_request("POST", url, json=message, headers=headers)
-        return ProviderResult(await self.submit(request, "message_uuid", failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "message_uuid", failure=_failure_of))
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
         if not any(name == "authorization" for name, _ in callback.headers):
-            raise CallbackUnverifiable("It is not signed: Vonage may leave a signature out by an error of its own.")
+            raise base.CallbackUnverifiable(
+                "It is not signed: Vonage may leave a signature out by an error of its own."
+            )
         scheme, _, token = only_header(callback, "authorization").partition(" ")
         signed, _, signature = token.rpartition(".")
         if scheme.lower() != "bearer" or not signed:
-            raise CallbackRefused("The header authorization holds no JWT.")
+            raise base.CallbackRefused("The header authorization holds no JWT.")
         digests = [hmac.digest(secret, signed.encode("utf-8", "replace"), hashlib.sha256) for secret in secrets]
         must_match([signature], [_base64url(digest) for digest in digests])
         header, _, claimed = signed.partition(".")
@@ -179,15 +176,13 @@ class VonageProvider(HttpProvider[VonageSettings]):
             algorithm = _Header.model_validate_json(_from_base64url(header)).alg
             claims = _Claims.model_validate_json(_from_base64url(claimed))
         except ValueError:
-            raise CallbackRefused("The JWT says neither when it was made nor for which body.") from None
+            raise base.CallbackRefused("The JWT says neither when it was made nor for which body.") from None
         if algorithm != "HS256":
-            raise CallbackRefused("The JWT names an algorithm that is not accepted.")
+            raise base.CallbackRefused("The JWT names an algorithm that is not accepted.")
         must_be_recent(str(claims.iat), callback, retried_for=RETRIED_FOR)
-        body = hashlib.sha256(callback.body).hexdigest()
-        if not hmac.compare_digest(claims.payload_hash.lower().encode("utf-8", "replace"), body.encode()):
-            raise CallbackRefused("The body is another one.", seen=hint(claims.payload_hash), expected=hint(body))
+        must_be_hash_of_body(claims.payload_hash.lower(), callback)
 
-    def parse(self, callback: Callback) -> Sequence[CallbackItem]:
+    def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         content = callback.json()
         if isinstance(content, dict) and "status" in content:
             return [_receipt(content)]
@@ -221,13 +216,13 @@ def _private_key(settings: VonageSettings) -> RSAPrivateKey:
         pem = written.replace("\\n", "\n").encode() if written.startswith("-----") else Path(written).read_bytes()
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, OSError):
-        raise CredentialsRefused("VONAGE_PRIVATE_KEY can't be read.") from None
+        raise base.CredentialsRefused("VONAGE_PRIVATE_KEY can't be read.") from None
     if not isinstance(key, RSAPrivateKey):
-        raise CredentialsRefused("VONAGE_PRIVATE_KEY is not an RSA key.")
+        raise base.CredentialsRefused("VONAGE_PRIVATE_KEY is not an RSA key.")
     return key
 
 
-def _content(payload: OutboundMessage) -> dict[str, object]:
+def _content(payload: base.OutboundMessage) -> dict[str, object]:
     """A text, or media with the text below the first one. The ending of an address tells the kind of its medium."""
     media: list[dict[str, str]] = [{"url": url} for url in payload.attachments]
     if not media:
@@ -249,7 +244,7 @@ def _kind(url: str) -> str:
     return kind if kind in _MEDIA else "file"
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by Vonage's own code, which says more than the status."""
     if response.is_success:
         return None
@@ -269,9 +264,9 @@ def _from_base64url(written: str) -> bytes:
     return base64.b64decode(written.encode("ascii") + b"=" * (-len(written) % 4), altchars=b"-_", validate=True)
 
 
-def _receipt(written: dict[str, Any]) -> Receipt:
+def _receipt(written: dict[str, Any]) -> base.Receipt:
     receipt = _ReceiptCallback.model_validate(written)
-    return Receipt(
+    return base.Receipt(
         event_id=f"{receipt.message_uuid}:{receipt.status}",
         status=STATUSES.get(receipt.status),
         provider_message_id=receipt.message_uuid,
@@ -283,12 +278,12 @@ def _receipt(written: dict[str, Any]) -> Receipt:
     )
 
 
-def _inbound(message: _MessageCallback) -> InboundMessage:
+def _inbound(message: _MessageCallback) -> base.InboundMessage:
     if message.channel not in {"sms", "mms"}:
         raise ValueError("It is not a text.")
     media = [medium for kind in _MEDIA if (medium := getattr(message, kind)) is not None] + message.content
     captions = (medium.caption for medium in media if medium.caption)
-    return InboundMessage(
+    return base.InboundMessage(
         provider_message_id=message.message_uuid,
         channel="sms",
         type=message.channel,

@@ -22,18 +22,7 @@ from pydantic import AliasPath, Field, SecretStr, ValidationError, field_validat
 from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
-from app.providers.base import (
-    Callback,
-    CallbackItem,
-    CallbackRefused,
-    InboundMessage,
-    OutboundMessage,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    Reply,
-    Unread,
-)
+from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
 from app.providers.toolbox.verification import (
@@ -206,7 +195,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
         super().__init__(settings, client)
         self._numbers = {id_: number for number, id_ in settings.phone_number_ids.items()}
 
-    def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         refused: dict[str, str] = {}
         if payload.from_address not in self._settings.phone_number_ids:
             refused["from"] = "The sender is none of WHATSAPP_PHONE_NUMBER_IDS."
@@ -214,7 +203,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
             refused["attachments"] = "WhatsApp takes one attachment a message."
         return refused
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         sender = self._settings.phone_number_ids[payload.from_address]
         request = self.client.build_request(
             "POST",
@@ -222,9 +211,9 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
             json=_written(payload),
             headers={"Authorization": bearer(self._settings.access_token)},
         )
-        return ProviderResult(await self.submit(request, "messages", 0, "id", failure=_failure_of))
+        return base.ProviderResult(await self.submit(request, "messages", 0, "id", failure=_failure_of))
 
-    def verify(self, callback: Callback) -> None:
+    def verify(self, callback: base.Callback) -> None:
         if callback.method == "GET":  # a handshake is not signed: its address has a token
             tokens = secrets_in(WHATSAPP_VERIFY_TOKEN=self._settings.verify_token)
             must_be_secret(only_parameter(callback, "hub.verify_token"), tokens, callback)
@@ -234,7 +223,7 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
         expected = [hmac.new(secret, callback.body, hashlib.sha256).hexdigest() for secret in secrets]
         must_match([shown], [f"sha256={each}" for each in expected])
 
-    def parse(self, callback: Callback) -> Reply | Sequence[CallbackItem | Unread]:
+    def parse(self, callback: base.Callback) -> base.Reply | Sequence[base.CallbackItem | base.Unread]:
         """Messages and statuses, several of both in one callback, or a handshake. Other changes do not concern us."""
         if callback.method == "GET":
             return _subscription(callback)
@@ -244,12 +233,12 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
         values = [change.value for entry in content.entry for change in entry.changes if change.field == "messages"]
         return [item for value in values for item in self._items(value)]
 
-    def _items(self, raw_value: dict[str, Any]) -> Iterator[CallbackItem | Unread]:
+    def _items(self, raw_value: dict[str, Any]) -> Iterator[base.CallbackItem | base.Unread]:
         """The items of one change."""
         try:
             value = _Value.model_validate(raw_value)
         except ValidationError as error:
-            yield Unread(str(error))
+            yield base.Unread(str(error))
             return
         number = self._numbers.get(value.phone_number_id)
         ours = number or f"+{re.sub(r'[^0-9]', '', value.phone_number)}"
@@ -258,12 +247,12 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
                 if message := _inbound(_Message.model_validate(raw), ours):
                     yield message
             except ValueError as error:
-                yield Unread(str(error))
+                yield base.Unread(str(error))
         for raw in value.statuses:
             try:
                 yield _receipt(_Status.model_validate(raw), raw)
             except ValueError as error:
-                yield Unread(str(error))
+                yield base.Unread(str(error))
 
 
 def configured() -> WhatsappProvider | None:
@@ -272,14 +261,14 @@ def configured() -> WhatsappProvider | None:
     return WhatsappProvider(settings) if settings.access_token and settings.phone_number_ids else None
 
 
-def _subscription(callback: Callback) -> Reply:
+def _subscription(callback: base.Callback) -> base.Reply:
     challenge = only_parameter(callback, "hub.challenge")
     if only_parameter(callback, "hub.mode") != "subscribe" or not _CHALLENGE.fullmatch(challenge):
-        raise CallbackRefused("It asks for something else than to subscribe.")
-    return Reply(challenge.encode(), "text/plain")
+        raise base.CallbackRefused("It asks for something else than to subscribe.")
+    return base.Reply(challenge.encode(), "text/plain")
 
 
-def _written(payload: OutboundMessage) -> dict[str, object]:
+def _written(payload: base.OutboundMessage) -> dict[str, object]:
     """The body of a request."""
     to = payload.to_address
     addressed = {"recipient": to.removeprefix(_NUMBERLESS)} if to.startswith(_NUMBERLESS) else {"to": to.lstrip("+")}
@@ -306,7 +295,7 @@ def _kind_of(link: str, *, has_text: bool) -> str:
     return kind if kind in may_be else "document"
 
 
-def _failure_of(response: httpx.Response) -> ProviderFailure | None:
+def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by Meta's own code, which says more than the status."""
     if response.is_success:
         return None
@@ -325,7 +314,7 @@ def _moment(timestamp: str) -> datetime | None:
     return moment_of(number / 1000 if number >= _MILLISECONDS else number)
 
 
-def _inbound(message: _Message, ours: str) -> InboundMessage | None:
+def _inbound(message: _Message, ours: str) -> base.InboundMessage | None:
     """None for a `system` message, which reports a changed number."""
     if message.type == "system":
         return None
@@ -333,7 +322,7 @@ def _inbound(message: _Message, ours: str) -> InboundMessage | None:
         raise ValueError("a message has a sender")
     media = [message.image, message.video, message.audio, message.document, message.sticker]
     medium = next((each for each in media if each is not None), None)
-    return InboundMessage(
+    return base.InboundMessage(
         provider_message_id=message.id,
         channel="whatsapp",
         type="whatsapp",
@@ -363,9 +352,9 @@ def _text_of(message: _Message) -> str:
     return f"[{message.type}]"
 
 
-def _receipt(status: _Status, raw: dict[str, Any]) -> Receipt:
+def _receipt(status: _Status, raw: dict[str, Any]) -> base.Receipt:
     numberless = status.recipient_user_id and f"{_NUMBERLESS}{status.recipient_user_id}"
-    return Receipt(
+    return base.Receipt(
         event_id=f"{status.id}:{status.status}:{status.timestamp}",
         status=STATUSES.get(status.status),
         provider_message_id=status.id,

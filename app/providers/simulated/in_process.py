@@ -12,25 +12,14 @@ from uuid import uuid4
 
 import structlog
 
-from app.providers.base import (
-    BaseProvider,
-    CallbackItem,
-    CredentialsRefused,
-    OutboundMessage,
-    PermanentFailure,
-    ProviderFailure,
-    ProviderResult,
-    Receipt,
-    TemporaryFailure,
-    UnknownOutcome,
-)
+from app.providers import base
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.simulated.script import Arrival, CarrierAnswer, RateLimit, Script
 from app.providers.toolbox.http_client import bounded
 
 log = structlog.get_logger(__name__)
 
-Sink = Callable[[CallbackItem], Awaitable[None]]
+Sink = Callable[[base.CallbackItem], Awaitable[None]]
 
 _TICK_SECONDS = 0.01
 _TRIES = 8
@@ -48,9 +37,9 @@ class Outbox:
     def __init__(self, *, concurrency: int = 64, retry_seconds: float = 0.25) -> None:
         self._concurrency = concurrency
         self._retry_seconds = retry_seconds
-        self._later: list[tuple[float, int, int, CallbackItem, Sink]] = []
+        self._later: list[tuple[float, int, int, base.CallbackItem, Sink]] = []
         self._numbers = count()
-        self._due: deque[tuple[int, CallbackItem, Sink]] = deque()
+        self._due: deque[tuple[int, base.CallbackItem, Sink]] = deque()
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +53,7 @@ class Outbox:
             else:
                 self.put(arrival.item, arrival.after, sink)
 
-    def put(self, item: CallbackItem, after: float, sink: Sink, *, tries: int = 0) -> None:
+    def put(self, item: base.CallbackItem, after: float, sink: Sink, *, tries: int = 0) -> None:
         """Deliver the item in `after` seconds, give or take a hundredth. Does nothing once closed."""
         if self._closed:
             return
@@ -72,7 +61,7 @@ class Outbox:
         heappush(self._later, (due, next(self._numbers), tries, item, sink))
         self._set_timer()
 
-    async def deliver(self, item: CallbackItem, sink: Sink, *, tries: int = 0) -> None:
+    async def deliver(self, item: base.CallbackItem, sink: Sink, *, tries: int = 0) -> None:
         """Deliver the item now. Return when the sink has it, or has failed and a retry is scheduled."""
         try:
             await sink(item)
@@ -80,7 +69,7 @@ class Outbox:
             if tries + 1 < _TRIES:
                 self.put(item, self._retry_seconds * 2**tries, sink, tries=tries + 1)
                 return
-            id = item.event_id if isinstance(item, Receipt) else item.provider_message_id
+            id = item.event_id if isinstance(item, base.Receipt) else item.provider_message_id
             log.error("carrier_event_given_up", event_id=id, error=type(error).__name__)
 
     async def close(self) -> None:
@@ -136,7 +125,7 @@ class _Known:
     provider_message_id: str | None = None
 
 
-class SimulatedCarrier(BaseProvider):
+class SimulatedCarrier(base.BaseProvider):
     """A carrier that follows the script. Nothing leaves the machine.
 
     Without a sink (`connect`) it answers by the script, and nothing comes back. It remembers the last
@@ -165,7 +154,7 @@ class SimulatedCarrier(BaseProvider):
         if back is not None:
             await back[0].close()
 
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
+    async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         """Answer by the script. For a silent recipient it never returns."""
         if self._rate_limit.is_exceeded():
             raise self._failure(CarrierAnswer.THROTTLED)
@@ -183,7 +172,7 @@ class SimulatedCarrier(BaseProvider):
         if reaction.delay:
             await asyncio.sleep(reaction.delay)
         if reaction.answer is CarrierAnswer.ID:
-            return ProviderResult(id)
+            return base.ProviderResult(id)
         if reaction.answer is CarrierAnswer.SILENCE:
             await asyncio.Event().wait()
         raise self._failure(reaction.answer)
@@ -198,19 +187,19 @@ class SimulatedCarrier(BaseProvider):
             self._known.move_to_end(key)
         return known
 
-    def _failure(self, answer: CarrierAnswer) -> ProviderFailure:
+    def _failure(self, answer: CarrierAnswer) -> base.ProviderFailure:
         """The failure that an HTTP client would raise for the answer."""
         match answer:
             case CarrierAnswer.THROTTLED:
                 wait = bounded(self._settings.retry_after_seconds)
-                return TemporaryFailure("429 Too Many Requests", retry_after=wait, throttled=True)
+                return base.TemporaryFailure("429 Too Many Requests", retry_after=wait, throttled=True)
             case CarrierAnswer.ERROR:
-                return TemporaryFailure("500 Internal Server Error")
+                return base.TemporaryFailure("500 Internal Server Error")
             case CarrierAnswer.REFUSED:
-                return PermanentFailure("400 Bad Request - the carrier refuses this recipient")
+                return base.PermanentFailure("400 Bad Request - the carrier refuses this recipient")
             case CarrierAnswer.UNAUTHORISED:
-                return CredentialsRefused("401 Unauthorized")
+                return base.CredentialsRefused("401 Unauthorized")
             case CarrierAnswer.CUT:
-                return UnknownOutcome("The request left, and no answer came: the connection was reset.")
+                return base.UnknownOutcome("The request left, and no answer came: the connection was reset.")
             case _:
-                return UnknownOutcome(f"The request left, and the answer is of no use: {answer}.")
+                return base.UnknownOutcome(f"The request left, and the answer is of no use: {answer}.")

@@ -81,6 +81,13 @@ def must_be_secret(shown: str, secrets: Iterable[bytes], callback: Callback) -> 
         raise CallbackRefused("The secret is missing, or another one.")
 
 
+def must_be_hash_of_body(shown: str, callback: Callback) -> None:
+    """Raises `CallbackRefused` unless the shown text is the SHA-256 of the body, in lower-case hex."""
+    body = hashlib.sha256(callback.body).hexdigest()
+    if not hmac.compare_digest(shown.encode("utf-8", "replace"), body.encode()):
+        raise CallbackRefused("The body is another one.", seen=hint(shown), expected=hint(body))
+
+
 def hash_of(secret: str | bytes) -> str:
     """The hash of a secret, which is kept in place of it."""
     content = secret if isinstance(secret, bytes) else secret.encode("utf-8", "replace")

@@ -38,8 +38,6 @@ Path = Annotated[str, Field(pattern=r"^[^.\[\]]+(\.[^.\[\]]+|\[[0-9]+\])*$")]
 
 
 class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
-    """Each setting as HTTP_ and its name."""
-
     #: `https://sms.example/send?to={to}`; like the body it may have a key in it.
     url: str | None = Field(None, repr=False)
     method: Literal["GET", "POST", "PUT"] = "POST"

@@ -44,8 +44,6 @@ _REFERENCE = "reference"
 
 
 class MailgunSettings(HttpVendorSettings, env_prefix="MAILGUN_"):
-    """Each setting as MAILGUN_ and its name."""
-
     api_key: SecretStr | None = None
     #: The domain that sends, as Mailgun lists it; the sandbox's works too.
     domain: str | None = Field(None, pattern=r"^[A-Za-z0-9.-]+$")

@@ -55,8 +55,6 @@ _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class PlivoSettings(HttpVendorSettings, env_prefix="PLIVO_"):
-    """Each setting as PLIVO_ and its name."""
-
     auth_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
     #: Two with a space between them during a rotation, first the one to send with.
     auth_token: SecretStr | None = None

@@ -51,8 +51,6 @@ _LONGEST_METADATA = 80
 
 
 class PostmarkSettings(HttpVendorSettings, env_prefix="POSTMARK_"):
-    """Each setting as POSTMARK_ and its name."""
-
     server_token: SecretStr | None = None
     message_stream: str = "outbound"
     #: The shared secret of its webhooks; two with a space between them during a rotation.

@@ -53,8 +53,6 @@ _AFTER_THE_ID = re.compile(r"\.(filter|recvd)")
 
 
 class SendgridSettings(HttpVendorSettings, env_prefix="SENDGRID_"):
-    """Each setting as SENDGRID_ and its name."""
-
     api_key: SecretStr | None = None
     #: The public key of the Signed Event Webhook, in base64; two with a space between them during a rotation.
     webhook_key: str | None = None

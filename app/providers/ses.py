@@ -59,8 +59,6 @@ _TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
 
 
 class SesSettings(HttpVendorSettings, env_prefix="SES_"):
-    """Each setting as SES_ and its name."""
-
     region: str | None = Field(None, pattern=r"^[a-z0-9-]{3,32}$")
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None

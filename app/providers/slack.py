@@ -63,8 +63,6 @@ _Timestamp = Annotated[str, Field(pattern=r"^[0-9]{1,11}\.[0-9]{1,9}$")]
 
 
 class SlackSettings(HttpVendorSettings, env_prefix="SLACK_"):
-    """Each setting as SLACK_ and its name."""
-
     #: `xoxb-...`, with the scope `chat:write`.
     bot_token: SecretStr | None = None
     #: `A024BE7LH`: the sender of its messages is `slack:A024BE7LH`.

@@ -47,8 +47,6 @@ REFUSES_US = {"40311", "40312", "40313", "40314", "40333"}
 
 
 class TelnyxSettings(HttpVendorSettings, env_prefix="TELNYX_"):
-    """Each setting as TELNYX_ and its name."""
-
     api_key: SecretStr | None = None
     #: The key that verifies callbacks, in base64; two with a space between them during a rotation.
     public_key: str | None = None

@@ -73,10 +73,7 @@ _Rfc2822 = Annotated[AwareDatetime, BeforeValidator(lambda written: parsedate_to
 
 
 class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_"):
-    """Each setting as TWILIO_ and its name.
-
-    Requests use the API key where there is one. Callbacks are always signed with the auth token or a shared key.
-    """
+    """Requests use the API key if it is set. Callbacks are always signed with the auth token or a shared key."""
 
     account_sid: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
     #: Two with a space between them during a rotation, first the one to send with.

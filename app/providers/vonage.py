@@ -63,8 +63,6 @@ _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class VonageSettings(HttpVendorSettings, env_prefix="VONAGE_"):
-    """Each setting as VONAGE_ and its name."""
-
     application_id: str | None = None
     #: The application's private key as PEM, with line breaks or \\n, or the path of a file with it.
     private_key: SecretStr | None = None

@@ -60,8 +60,6 @@ _Id = Annotated[str, Field(min_length=1, max_length=400)]
 
 
 class WhatsappSettings(HttpVendorSettings, env_prefix="WHATSAPP_"):
-    """Each setting as WHATSAPP_ and its name."""
-
     access_token: SecretStr | None = None
     #: Our numbers with their ids: `+12016661234:106540352242922`, spaces between them.
     phone_number_ids: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)

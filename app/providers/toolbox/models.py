@@ -10,9 +10,9 @@ from app.domain import is_possible_date
 
 
 class VendorSettings(BaseSettings, env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True):
-    """A vendor's settings, from the environment and `.env`.
+    """A vendor's settings, from the environment and `.env`: each by the prefix of its class and its name.
 
-    A subclass names its prefix: `class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_")`.
+    `class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_")` reads `api_key` from TWILIO_API_KEY.
     """
 
 

@@ -21,8 +21,8 @@ from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.toolbox.http_client import LONGEST_ID, HttpProvider, exchange, outcome_of
-from app.providers.toolbox.models import HttpVendorSettings
+from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}

@@ -29,8 +29,8 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.mail.inbound import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
-from app.providers.toolbox.http_client import LONGEST_ID, bearer, outcome_of, reason_in
-from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
+from app.providers.toolbox.http_client import bearer, outcome_of, reason_in
+from app.providers.toolbox.models import LONGEST_ID, ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
 #: The missing ones (deferred, click, spamreport, unsubscribe and others) do not change the status.

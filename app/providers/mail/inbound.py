@@ -32,13 +32,12 @@ from app.providers.mail.parts import (
     time_of,
 )
 from app.providers.mail.quotes import split_quoted
-from app.providers.toolbox.models import VendorModel
+from app.providers.toolbox.models import LONGEST_ID, VendorModel
 from app.providers.toolbox.multipart import FormPart, parts_of
 
 #: Characters of a message. The whole text of a longer mail is in a file.
 LONGEST_TEXT = 250_000
 _LONGEST_SUBJECT = 998
-_LONGEST_ID = 512
 
 #: Headers that Mailgun also gives as fields.
 _HEADER_FIELDS = ("from", "subject", "Date", "Message-Id")
@@ -205,7 +204,7 @@ def _identity(headers: Headers, envelope_sender: str, recipient: str) -> str:
     """
     message_id = MESSAGE_ID.search(header(headers, "message-id"))
     identity = f"{message_id[0]} {clean_text(recipient)}" if message_id else ""
-    if 0 < len(identity) <= _LONGEST_ID:
+    if 0 < len(identity) <= LONGEST_ID:
         return identity
     content = json.dumps([*headers, envelope_sender, recipient])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -21,15 +21,13 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.providers.toolbox.models import HttpVendorSettings
+from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings
 from app.providers.toolbox.transport import new_client
 
 #: A day. A larger value is a vendor's mistake, and must not hold a queue for years.
 LONGEST_RETRY_AFTER = 86_400.0
 #: An answer to `send` is an id and a few words. A larger one is not read to its end, unless more was expected.
 LARGEST_ANSWER = 65_536
-#: Of a message, in characters.
-LONGEST_ID = 512
 _LONGEST_REASON = 200
 
 _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")

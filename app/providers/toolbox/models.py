@@ -45,8 +45,10 @@ def moment_of(seconds: float) -> datetime | None:
         return None
 
 
+#: In characters.
+LONGEST_ID = 512
 #: A vendor's id of a message or an event.
-VendorId = Annotated[str, Field(min_length=1, max_length=512)]
+VendorId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 #: The origin of an API, `https://api.acme.example`.
 ApiUrl = Annotated[str, Field(pattern=r"^https?://[^/]+$")]
 #: A time with its offset, in UTC.

@@ -26,7 +26,7 @@ from app.providers.base import (
     hint,
 )
 from app.providers.toolbox.http_client import exchange
-from app.providers.toolbox.models import UtcTime, VendorModel
+from app.providers.toolbox.models import UtcTime, VendorId, VendorModel
 from app.providers.toolbox.verification import TOLERANCE
 
 #: A notification has the time of its publication, also in a retry. SNS retries for an hour.
@@ -44,7 +44,7 @@ class Notification(VendorModel, strict=True):
     """The envelope of a notification."""
 
     type: Literal["Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"] = Field(alias="Type")
-    message_id: str = Field(alias="MessageId", min_length=1, max_length=512)
+    message_id: VendorId = Field(alias="MessageId")
     topic_arn: str = Field(alias="TopicArn")
     message: str = Field(alias="Message", repr=False)
     timestamp: str = Field(alias="Timestamp")

@@ -93,8 +93,7 @@ def channel_address(
 
 
 def any_address(written: str, *, region: str) -> Address:
-    """The address in a text of any form: an email address with or without a display name, `kind:value`, or a sender
-    of texts."""
+    """The address in any text: an email address, also with a display name, `kind:value`, or a sender of texts."""
     if of_a_kind := address_of_a_kind(written):
         return of_a_kind
     if "@" in written:

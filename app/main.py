@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
-from app.http import docs, openapi, problems
+from app.http import openapi, problems
 from app.http.admission import Admission
 from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
@@ -41,12 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.webhook_keys = settings.webhook_keys()
     app.state.has_warned_of_public_use = False
     app.state.reading_context = reading_context(settings)
-    hot = {
-        route.path: route
-        for router in (messages.hot, webhooks.hot)
-        for route in router.routes
-        if isinstance(route, HotRoute)
-    }
+    hot = {route.path: route for route in messages.hot.routes + webhooks.hot.routes if isinstance(route, HotRoute)}
     app.front = app.state.overload = OverloadGuard(
         Envelope(Admission(app.front, settings=settings, hot=hot), settings=settings),
         most=settings.max_requests_in_flight,
@@ -72,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.router.routes.extend(router.routes)
     if settings.serves_docs:
-        docs.install(app)
+        openapi.install_reference(app)
     return app
 
 

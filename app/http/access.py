@@ -120,7 +120,12 @@ async def admit(scope: Scope) -> None:
     else:
         access = (app.services.keys.remembered(shown[0]) if len(shown) == 1 else None) or await _access(scope, shown)
         bind(tenant=access.tenant_id)
-        _tell_quota(scope, app.services.rates.take_at_once(access.tenant_id) or await _quota(scope, access))
+        rates = app.services.rates
+        try:
+            _tell_quota(scope, rates.take_at_once(access.tenant_id) or await rates.take(access.tenant_id))
+        except RateLimited as refusal:
+            _tell_quota(scope, refusal.quota)
+            raise
     if need is None:
         if app.settings.is_production:
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED if needs else HTTPStatus.NOT_FOUND)
@@ -211,15 +216,6 @@ async def _access(scope: Scope, shown: list[bytes]) -> Access:
         services.refusals.refused("authentication_failed", client=client, reason=refusal.reason, **prefix)
         raise
     return access
-
-
-async def _quota(scope: Scope, access: Access) -> Quota | None:
-    try:
-        quota: Quota | None = await scope["app"].state.services.rates.take(access.tenant_id)
-    except RateLimited as refusal:
-        _tell_quota(scope, refusal.quota)
-        raise
-    return quota
 
 
 def client_address(scope: Scope) -> str | None:

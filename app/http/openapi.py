@@ -1,15 +1,22 @@
-"""The parts of the OpenAPI document that concern all routes: keys, common errors, and links between operations."""
+"""The parts of the OpenAPI document that concern all routes, and the reference at /docs that shows it.
+
+The reference is made of files of our own: it works offline and loads nothing from other hosts.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.responses import FileResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
 
 from app.config import Settings
 from app.http.access import NEEDS
 from app.http.problems import responses
 from app.schemas.views import Problem
 
+_REFERENCE = Path(__file__).parent.parent / "web" / "docs"
 #: Errors before routing: a request that is too slow, too large or malformed.
 _ANYWHERE = responses(400, 408, 413, 414, 415, 431)
 #: Errors of routes that need a key.
@@ -34,7 +41,7 @@ _LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Complete the document with what no single route declares."""
+    """Complete the document with what no single route declares: keys, common errors, links between operations."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -61,6 +68,19 @@ def install(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def install_reference(app: FastAPI) -> None:
+    app.mount("/docs/assets", StaticFiles(directory=_REFERENCE), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> FileResponse:
+        return FileResponse(_REFERENCE / "index.html")
+
+    # The log prints this address when the service has started.
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
 
 def _share_a_place(paths: dict[str, Any], one: str, other: str) -> None:

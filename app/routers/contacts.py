@@ -9,7 +9,6 @@ from starlette.responses import StreamingResponse
 
 from app.db.models import Contact
 from app.dependencies import ContactsDep, Id, PagesDep, address_in, client_network
-from app.domain import Address
 from app.http.problems import responses
 from app.schemas.personal_data import (
     ContactExport,
@@ -40,14 +39,12 @@ async def list_contacts(
     ] = None,
 ) -> Sequence[Contact]:
     """Contacts, the oldest first: people, and your own addresses that they write to."""
-    wanted = None if address is None else _address(address, request)
+    wanted = None
+    if address is not None:
+        # In a query, a plus sign that is not escaped is a space.
+        plus = "+" if address[:1] == " " and address[1:2].isdigit() else ""
+        wanted = address_in(request, plus + address.lstrip(), location="query.address")
     return pages.linked(await service.contacts(wanted, limit=pages.limit, cursor=pages.cursor))
-
-
-def _address(written: str, request: Request) -> Address:
-    # In a query, a plus sign that is not escaped is a space.
-    plus = "+" if written[:1] == " " and written[1:2].isdigit() else ""
-    return address_in(request, plus + written.lstrip(), location="query.address")
 
 
 @router.get("/{contact_id}", response_model=ContactView, responses=responses(404))

@@ -4,22 +4,8 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    ColumnElement,
-    FromClause,
-    Integer,
-    Interval,
-    TableValuedAlias,
-    Text,
-    and_,
-    bindparam,
-    case,
-    column,
-    func,
-    literal,
-)
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, FromClause, Integer, Interval, TableValuedAlias, Text
+from sqlalchemy.sql import and_, bindparam, case, column, func, literal
 from sqlalchemy.types import TypeEngine
 
 from app.domain import STATUS_RANK

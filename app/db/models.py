@@ -7,27 +7,11 @@ provider can bring its own. Constraint names follow the convention below, and mi
 from datetime import date, datetime
 from enum import StrEnum
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Date,
-    DateTime,
-    Float,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Identity,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
-    Text,
-    UniqueConstraint,
-    func,
-    text,
-)
+from sqlalchemy import ForeignKey, Identity, Index, MetaData, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.schema import CheckConstraint, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy.types import BigInteger, Date, DateTime, Float, Integer, LargeBinary, Text
 
 from app.domain import (
     DATES_END,
@@ -229,10 +213,8 @@ class Message(_OfTenant):
         _index("uq_messages_idempotency_key", "channel", "idempotency_key", where=_HAS_KEY, unique=True),
         _index("ix_messages_idempotency_age", "created_at", where=_HAS_KEY),
         _index("ix_messages_due", "channel", "due_at", "id", where=_IS_PENDING),
-        _index("ix_messages_tried", "channel", "due_at", "id", where="due_at IS NOT NULL AND attempt_count > 0"),
-        _index(
-            "ix_messages_expiring", "channel", "expires_at", where="due_at IS NOT NULL AND expires_at IS NOT NULL"
-        ),
+        _index("ix_messages_tried", "channel", "due_at", "id", where=f"{_IS_PENDING} AND attempt_count > 0"),
+        _index("ix_messages_expiring", "channel", "expires_at", where=f"{_IS_PENDING} AND expires_at IS NOT NULL"),
         _index("ix_messages_pending", "conversation_id", "id", where=_IS_PENDING),
         _index("ix_messages_attention", "status", "id", where="status IN ('unknown', 'undelivered', 'failed')"),
     )

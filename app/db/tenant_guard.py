@@ -10,22 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import (
-    Alias,
-    BindParameter,
-    BooleanClauseList,
-    ColumnClause,
-    Connection,
-    FromClause,
-    Join,
-    TableClause,
-    Tuple,
-    event,
-)
+from sqlalchemy import Connection, event
 from sqlalchemy.dialects.postgresql.asyncpg import PGCompiler_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, Grouping
+from sqlalchemy.sql import Alias, FromClause, Join, TableClause, operators
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, ColumnClause, Grouping, Tuple
 
 from app.db.models import Base, Tenant
 

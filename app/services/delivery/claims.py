@@ -11,30 +11,11 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Float,
-    Integer,
-    Row,
-    Select,
-    SQLColumnExpression,
-    Text,
-    and_,
-    bindparam,
-    case,
-    extract,
-    false,
-    func,
-    null,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import BigInteger, ColumnElement, Float, Integer, Row, Select, SQLColumnExpression, Text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql import and_, bindparam, case, extract, false, func, null, or_, select, true, update
 
 from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
 from app.db.models import DeliveryAttempt, Message, Tenant
@@ -264,8 +245,7 @@ _is_low_risk = Message.worker_deaths < bindparam("deaths", type_=Integer())
 # A message that a provider may already have waits for that provider.
 _CLAIMS = {
     Wanted.ANYTHING: _claim(
-        _is_low_risk,
-        case((_was_tried, func.coalesce(_in_doubt_with == _PROVIDER, true())), else_=true()),
+        _is_low_risk, case((_was_tried, func.coalesce(_in_doubt_with == _PROVIDER, true())), else_=true())
     ),
     Wanted.IN_DOUBT: _claim(_was_tried, _is_low_risk, _in_doubt_with == _PROVIDER),
     Wanted.POISON_SUSPECTS: _claim(

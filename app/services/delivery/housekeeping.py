@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import structlog
-from sqlalchemy import Float, Text, and_, bindparam, func, null, select, update
+from sqlalchemy import Float, and_, bindparam, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
@@ -177,10 +177,9 @@ _sending = and_(
     Message.attempt_count > 0,  # lets the partial index serve
     Message.status == MessageStatus.SENDING.value,
 )
-_dead_worker = bindparam("dead_worker", type_=Text())
 _END_LEASES = (
     update(Message)
-    .where(_sending, Message.due_at.is_not(None), _attempt_of, DeliveryAttempt.worker == _dead_worker)
+    .where(_sending, Message.due_at.is_not(None), _attempt_of, DeliveryAttempt.worker == bindparam("dead_worker"))
     .values(due_at=func.now())
 )
 
@@ -203,11 +202,7 @@ _RESCUE = (
     .where(Message.tenant_id == TENANT, Message.id == _abandoned.c.id, _attempt_of)
     .values(worker_deaths=Message.worker_deaths + 1)
     .returning(
-        Message.id,
-        Message.attempt_count,
-        Message.attempt_limit,
-        Message.worker_deaths,
-        DeliveryAttempt.provider_type,
+        Message.id, Message.attempt_count, Message.attempt_limit, Message.worker_deaths, DeliveryAttempt.provider_type
     )
 )
 
@@ -272,7 +267,6 @@ _FORGET_KEYS = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _forgotten.c.id)
     .values(idempotency_key=null(), request_fingerprint=null())
-    .returning(Message.id)
 )
 
 
@@ -281,7 +275,7 @@ async def forget_idempotency_keys(engine: AsyncEngine, tenant_id: int, age_secon
     freed = 0
     while True:
         async with engine.begin() as connection:
-            found = (await connection.execute(_FORGET_KEYS, {"tenant": tenant_id, "age": age_seconds})).all()
-        freed += len(found)
-        if len(found) < _KEYS_AT_ONCE:
+            found = (await connection.execute(_FORGET_KEYS, {"tenant": tenant_id, "age": age_seconds})).rowcount
+        freed += found
+        if found < _KEYS_AT_ONCE:
             return freed

@@ -85,17 +85,13 @@ async def health_of_providers(connection: AsyncConnection) -> dict[str, Provider
 
 
 _in_a_pause = func.now() + bindparam("pause", type_=Float()) * SECOND
-_PROBE = (
-    _UPDATE.where(ProviderState.open_until <= func.now())
-    .values(open_until=_in_a_pause)
-    .returning(ProviderState.provider_type)
-)
+_PROBE = _UPDATE.where(ProviderState.open_until <= func.now()).values(open_until=_in_a_pause)
 
 
 async def take_probe(connection: AsyncConnection, provider_type: str, settings: Settings) -> bool:
     """Take the right to try a provider whose breaker is half open; False if another worker has it for this pause."""
     parameters = {"provider": provider_type, "pause": settings.breaker_seconds}
-    return (await connection.execute(_PROBE, parameters)).scalar() is not None
+    return (await connection.execute(_PROBE, parameters)).rowcount > 0
 
 
 _GIVE_BACK = _UPDATE.values(open_until=func.now())
@@ -129,12 +125,12 @@ async def draw_from_rate(connection: AsyncConnection, provider_type: str, units:
 
 _RESUMED = _UPDATE.values(
     failure_count=0, open_until=null(), throttled_until=null(), paused_at=null(), paused_reason=null()
-).returning(ProviderState.provider_type)
+)
 
 
 async def resume(connection: AsyncConnection, provider_type: str) -> bool:
     """Clear a provider's pause, throttle and failures; False if it has no state to clear."""
-    return (await connection.execute(_RESUMED, {"provider": provider_type})).scalar() is not None
+    return (await connection.execute(_RESUMED, {"provider": provider_type})).rowcount > 0
 
 
 @dataclass(slots=True)
@@ -177,6 +173,7 @@ async def record_signals(
 
     A pause keeps the provider's own reason, without secrets and whole addresses.
     """
+    breaker = {"threshold": settings.breaker_failures, "pause": settings.breaker_seconds}
     for name, own in sorted(signals.items()):
         if own.refused is not None:
             await connection.execute(_PAUSED, {"provider": name, "reason": redacted(own.refused)})
@@ -185,13 +182,7 @@ async def record_signals(
         if own.successes:
             await connection.execute(_RECOVERED, {"provider": name})
         elif own.failures:
-            failed = {
-                "provider": name,
-                "failures": own.failures,
-                "threshold": settings.breaker_failures,
-                "pause": settings.breaker_seconds,
-            }
-            await connection.execute(_FAILED, failed)
+            await connection.execute(_FAILED, {"provider": name, "failures": own.failures, **breaker})
 
 
 AHEAD_SECONDS = 0.25  # a provider with a rate gets its messages claimed this long before their turn

@@ -12,29 +12,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    DateTime,
-    Delete,
-    Executable,
-    SQLColumnExpression,
-    Text,
-    and_,
-    case,
-    cast,
-    delete,
-    func,
-    literal,
-    null,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Delete, Executable, SQLColumnExpression, Text
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql import and_, case, cast, delete, func, literal, null, or_, select, true, update
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.db.batches import TENANT, given, rank_of, rows
@@ -64,10 +46,7 @@ _RECEIVED = [column.name for column in _received.c][:-1]
 _by_reference = (
     select(Tenant.id.label("tenant_id"), Message.id.label("message_id"))
     .join(Message, Message.tenant_id == Tenant.id)
-    .join(
-        DeliveryAttempt,
-        and_(DeliveryAttempt.tenant_id == Tenant.id, DeliveryAttempt.message_id == Message.id),
-    )
+    .join(DeliveryAttempt, and_(DeliveryAttempt.tenant_id == Tenant.id, DeliveryAttempt.message_id == Message.id))
     .where(
         Tenant.id == _received.c.tenant_id,
         Message.id == _received.c.message_id,
@@ -247,10 +226,7 @@ async def sweep_parked(connection: AsyncConnection) -> int:
 _FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
 _attempt_of_receipt = (
     select(func.max(DeliveryAttempt.number))
-    .where(
-        DeliveryAttempt.message_id == StoredReceipt.message_id,
-        _has_id_of(DeliveryAttempt, StoredReceipt, TENANT),
-    )
+    .where(DeliveryAttempt.message_id == StoredReceipt.message_id, _has_id_of(DeliveryAttempt, StoredReceipt, TENANT))
     .correlate(StoredReceipt)
     .scalar_subquery()
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import structlog
-from sqlalchemy import Float, and_, bindparam, func, null, select, update
+from sqlalchemy import Float, Select, Update, and_, bindparam, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
@@ -189,17 +189,15 @@ async def end_leases(connection: AsyncConnection, tenant_id: int, channel: str, 
     await connection.execute(_END_LEASES, {"tenant": tenant_id, "on_channel": channel, "dead_worker": worker})
 
 
-_abandoned = (
-    select(Message.id)
-    .where(_sending, Message.due_at <= func.now())
-    .order_by(Message.id)
-    .limit(500)
-    .with_for_update(of=Message, skip_locked=True, key_share=True)
-    .cte("abandoned")
-)
+def _update_unlocked(found: Select[int]) -> Update:
+    """An update of the messages that `found` selects, without those that another transaction has locked."""
+    locked = found.with_for_update(skip_locked=True, key_share=True).cte("locked")
+    return update(Message).where(Message.tenant_id == TENANT, Message.id == locked.c.id)
+
+
 _RESCUE = (
-    update(Message)
-    .where(Message.tenant_id == TENANT, Message.id == _abandoned.c.id, _attempt_of)
+    _update_unlocked(select(Message.id).where(_sending, Message.due_at <= func.now()).order_by(Message.id).limit(500))
+    .where(_attempt_of)
     .values(worker_deaths=Message.worker_deaths + 1)
     .returning(
         Message.id, Message.attempt_count, Message.attempt_limit, Message.worker_deaths, DeliveryAttempt.provider_type
@@ -232,15 +230,8 @@ _overdue = (
     )
     .order_by(Message.id)
     .limit(500)
-    .with_for_update(skip_locked=True, key_share=True)
-    .cte("overdue")
 )
-_EXPIRE = (
-    update(Message)
-    .where(Message.tenant_id == TENANT, Message.id == _overdue.c.id)
-    .values(status=MessageStatus.EXPIRED.value, due_at=null())
-    .returning(Message.id)
-)
+_EXPIRE = _update_unlocked(_overdue).values(status=MessageStatus.EXPIRED.value, due_at=null()).returning(Message.id)
 
 
 async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: str) -> int:
@@ -260,14 +251,8 @@ _forgotten = (
         Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
     )
     .limit(_KEYS_AT_ONCE)
-    .with_for_update(skip_locked=True, key_share=True)
-    .cte("forgotten")
 )
-_FORGET_KEYS = (
-    update(Message)
-    .where(Message.tenant_id == TENANT, Message.id == _forgotten.c.id)
-    .values(idempotency_key=null(), request_fingerprint=null())
-)
+_FORGET_KEYS = _update_unlocked(_forgotten).values(idempotency_key=null(), request_fingerprint=null())
 
 
 async def forget_idempotency_keys(engine: AsyncEngine, tenant_id: int, age_seconds: float) -> int:

@@ -71,8 +71,8 @@ async def store_known(
 ) -> list[StoredMessage | None]:
     """Store the new messages of existing conversations in one statement; the answer is in the order of `messages`.
 
-    None stands for a message that was not stored: the first of a conversation, or a repeat. `store_messages` takes
-    those.
+    `MessageWriter` tries this first. None stands for a message that was not stored, the first of a conversation or a
+    repeat: it goes on to `store_messages`.
     """
     first: dict[Identity, int] = {}
     anonymous: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -88,7 +88,7 @@ async def store_known(
     parameters = given(tenant_id, ("customer_address", "contact_address", *MESSAGE_COLUMNS), values)
     stored = (await connection.execute(STORE_KNOWN, parameters)).all()
 
-    # Ids are drawn in the order of the rows, so those of one pair stand for its messages as they arrived.
+    # Ids rise in the order of the rows: those of one channel, sender and recipient come back as they arrived.
     waiting = {key: iter(positions) for key, positions in anonymous.items()}
     places: list[StoredMessage | None] = [None] * len(messages)
     for row in sorted(stored, key=attrgetter("id")):

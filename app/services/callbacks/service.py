@@ -47,8 +47,8 @@ class CallbackService:
     async def receive(self, name: str, callback: Callback) -> Reply:
         """Store a callback and its items; returns the reply that the provider expects, after both commits.
 
-        A genuine callback that can't be read, or stored in full, is kept as it came and gets the same reply. A
-        duplicate is kept, and changes nothing else.
+        A genuine callback with an item that can't be read or stored is kept as it came and gets the same reply. A
+        duplicate is kept, and changes nothing else. One that only wants a reply (a handshake) is not kept.
 
         Raises:
             ProviderNotFound: no provider of this name calls back.
@@ -154,6 +154,7 @@ class CallbackService:
 
     async def _correct(self, call_id: int, result: CallbackResult) -> None:
         """Correct the result of a callback that was kept as taken."""
+        # Ids are unique over all tenants; the tenant guard wants one named.
         is_it = (KeptCallback.tenant_id == Tenant.id, KeptCallback.id == call_id)
         async with self._sessions.begin() as session:
             await session.execute(update(KeptCallback).where(*is_it).values(asdict(result)))

@@ -1,4 +1,4 @@
-"""The ledger of receipts: each is stored once and never changed.
+"""The ledger of receipts: each is stored once, and only its message may become known later.
 
 A receipt raises its message's status, or changes nothing. It also fills in the provider and its id, if no reply has.
 A receipt for an id that no attempt has yet is parked, and attached when the attempt is recorded. A sweep finds those

@@ -1,6 +1,7 @@
 """The rules of sending: a channel that is served, a sender of the tenant's own, times ahead, and a daily cap.
 
-`MessageService` enforces them; a preview tells what they refuse.
+`check` holds the channel and the sender. `MessageService.send` adds the times and the cap, which bind no repeat. A
+preview tells what all four refuse.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class SendRules:
         The latter is recorded with `actor` and `client`, as in `AuditEvent`.
         """
         if not route_of(self._settings, message.channel):
-            reason = f"Nobody is there to take messages for {message.channel}: this installation has no provider."
+            reason = f"No provider here carries {message.channel}. Configure one: docs/providers.md."
             raise ChannelNotServed(reason)
         if await self._addresses.tenant_of(message.sender) != message.tenant_id:
             self._refusals.refused(

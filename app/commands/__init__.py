@@ -35,8 +35,7 @@ def run(chosen: argparse.Namespace) -> int:
         configure_logging(settings)
         quietest = logging.NOTSET if chosen.command in _LONG_RUNNING else logging.WARNING
         logging.getLogger("app.db.embedded").setLevel(quietest)
-        code: int = chosen.run(settings, chosen)
-        return code
+        return int(chosen.run(settings, chosen))
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             name = "".join(f"{part}: ".upper() for part in problem["loc"][:1])
@@ -51,11 +50,9 @@ def run(chosen: argparse.Namespace) -> int:
         if getattr(error.orig, "pgcode", None) != "42501":  # insufficient privilege
             raise
         said = str(error.orig).partition("\n")[0]
-        reason = (
-            f"The user in DATABASE_URL lacks a right ({said}). To migrate it has to own the tables and have CREATE "
-            "on the schema; to serve it needs SELECT, INSERT, UPDATE and DELETE on every table."
-        )
-        log.error("cannot_start", reason=reason)
+        migrating = "To migrate it has to own the tables and have CREATE on the schema"
+        needed = f"{migrating}; to serve it needs SELECT, INSERT, UPDATE and DELETE on every table."
+        log.error("cannot_start", reason=f"The user in DATABASE_URL lacks a right ({said}). {needed}")
     return 2
 
 
@@ -108,7 +105,6 @@ def bound(host: str, port: int, setting: str) -> socket.socket:
 
 
 def leave_no_core() -> None:
-    """Have the system write no memory to disk after a crash of this process or its children: it holds keys and the
-    text of messages."""
+    """Turn off core dumps for this process and its children: memory holds keys and the text of messages."""
     if sys.platform != "win32":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

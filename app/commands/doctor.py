@@ -22,7 +22,6 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def _as_text(report: Report) -> str:
-    """A line for each finding and, indented below it, how to fix it."""
     width = max(len(name) for name, _ in report.findings)
     lines = []
     for name, finding in report.findings:
@@ -31,8 +30,8 @@ def _as_text(report: Report) -> str:
             lines.append(f"{'':7}  {'':{width}}  > {finding.mending}")
     if report.left_out:
         lines.append(f"\nNot checked, because of the above: {', '.join(report.left_out)}.")
-    problems, warnings = report.count(Level.PROBLEM), report.count(Level.WARNING)
-    lines.append(f"\n{counted(problems, 'problem')}, {counted(warnings, 'warning')}.")
+    problems = counted(report.count(Level.PROBLEM), "problem")
+    lines.append(f"\n{problems}, {counted(report.count(Level.WARNING), 'warning')}.")
     return "\n".join(lines)
 
 

@@ -20,12 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     creating = add_action(chosen, "create", _create_key, "create a key; its token is shown only now")
     creating.add_argument("--tenant", default="1", help="name or id (the first tenant)")
     creating.add_argument("--name", required=True, help="what it is for")
-    creating.add_argument(
-        "--scopes",
-        default="send,read",
-        help="a comma-separated list of send, read and admin (send,read); admin of the first tenant manages the "
-        "installation, admin of another tenant may erase its contacts",
-    )
+    scopes = "a comma-separated list of send, read and admin (send,read)"
+    admin = "admin of the first tenant manages the installation, admin of another tenant may erase its contacts"
+    creating.add_argument("--scopes", default="send,read", help=f"{scopes}; {admin}")
     creating.add_argument("--expires-in-days", type=int)
     listing = add_action(chosen, "list", _list_keys, "list keys, newest first")
     listing.add_argument("--tenant", help="name or id (all tenants)")

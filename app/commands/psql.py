@@ -43,8 +43,7 @@ def _psql(settings: Settings) -> str:
     beside = settings.pg_bindir or wheel_programs()
     if beside is not None and (beside / f"psql{EXE}").exists():
         return str(beside / f"psql{EXE}")
-    found = shutil.which("psql")
-    if found is None:
+    if (found := shutil.which("psql")) is None:
         raise ConfigurationError(
             "There is no psql on this machine. Install the client of PostgreSQL (Debian: apt install "
             "postgresql-client; macOS: brew install libpq), or give another client the URL that `psql --url` prints."

@@ -24,8 +24,6 @@ from app.wiring import Services, running_services
 
 #: Messages stored at a time, with a line of progress after each batch.
 _BATCH = 100
-#: Callbacks may arrive again by now, so the gap may lie before the last message that is stored.
-_OVERLAP = timedelta(days=1)
 
 
 @dataclass(slots=True)
@@ -41,12 +39,9 @@ class _Count:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("provider", help="the provider's name, such as twilio")
-    parser.add_argument(
-        "--since",
-        type=moment,
-        help="a date or time, such as 2026-03-01 or 2026-03-01T12:00:00Z, UTC unless it says otherwise (a day before"
-        " the last message that came in from the provider)",
-    )
+    since = "a date or time, such as 2026-03-01 or 2026-03-01T12:00:00Z, UTC unless it says otherwise"
+    default = "a day before the last message that came in from the provider"
+    parser.add_argument("--since", type=moment, help=f"{since} ({default})")
 
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -82,16 +77,15 @@ async def _repair(url: str, settings: Settings, name: str, since: datetime | Non
 
 
 async def _a_day_before_the_last(services: Services, name: str) -> datetime:
-    latest = (
-        select(func.max(Message.sent_at))
-        .join(Tenant, Tenant.id == Message.tenant_id)  # all tenants share the provider's account
-        .where(Message.provider_type == name, Message.direction == Direction.INBOUND)
-    )
+    # Joined with tenants, because all of them share the provider's account.
+    latest = select(func.max(Message.sent_at)).join(Tenant, Tenant.id == Message.tenant_id)
+    inbound = latest.where(Message.provider_type == name, Message.direction == Direction.INBOUND)
     async with services.sessions() as session:
-        last = (await session.execute(latest)).scalar()
+        last = await session.scalar(inbound)
     if last is None:
         raise ConfigurationError(f"No message has come in from {name} yet. Say with --since where to begin.")
-    return last - _OVERLAP
+    # Callbacks may arrive again by now, so the gap may lie before the last message that is stored.
+    return last - timedelta(days=1)
 
 
 async def _batches(listed: AsyncIterator[InboundMessage]) -> AsyncIterator[list[InboundMessage]]:
@@ -106,10 +100,7 @@ async def _batches(listed: AsyncIterator[InboundMessage]) -> AsyncIterator[list[
 
 
 async def _recover(services: Services, name: str, batch: Sequence[InboundMessage], count: _Count) -> None:
-    """Store the missing messages, then note in their history that they were recovered.
-
-    A crash in between leaves messages that are recovered but have no note.
-    """
+    """Store the missing messages, then note that in their history; a crash in between leaves out the note."""
     reading = await services.callback_items.read(name, batch)
     stored = await asyncio.gather(*(services.messages.accept(message) for message in reading.messages))
     missing: dict[int, list[int]] = {}

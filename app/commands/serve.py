@@ -34,11 +34,10 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
     """Serve until a signal arrives. The database outlives reloads and worker processes, and is stopped last."""
     must_have_providers(settings)
     if not settings.is_production and settings.host not in _LOOPBACK:
-        log.warning(
-            "development_profile_is_public", host=settings.host, reason="anyone who reaches it may do anything"
-        )
+        reason = "anyone who reaches it may do anything"
+        log.warning("development_profile_is_public", host=settings.host, reason=reason)
     leave_no_core()
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again after an orderly shutdown
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again after an orderly shutdown
     listener = bound(settings.host, settings.port, "PORT=…")
     with prepared_database(settings):
         try:
@@ -66,13 +65,12 @@ def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
     # uvloop accepts one connection per socket and turn of its loop. Under load turns are long, and new clients would
     # wait for seconds. Duplicates of the socket multiply the number.
     listeners = [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
-    if reload:
+    if reload or settings.web_concurrency > 1:
         _announce(settings, listener)
-        ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
-        return 0
-    if settings.web_concurrency > 1:
-        _announce(settings, listener)
-        _Supervisor(config, listeners).run()
+        if reload:
+            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        else:
+            _Supervisor(config, listeners).run()
         return 0
     server = _Server(config, settings)
     with contextlib.suppress(KeyboardInterrupt):  # raised again after an orderly shutdown
@@ -90,16 +88,11 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     lines = [f"The service is at {url}. Ctrl-C stops it."]
     if settings.serves_docs:
         lines.append(f"The API reference, to try it in the browser: {url}/docs")
-    if simulated := _simulated_channels(settings):
-        lines.append(f"Simulated carriers take {simulated}: they send nothing. Add a provider: docs/providers.md")
-    print("", *(f"  {line}" for line in lines), "", sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - to a person
-
-
-def _simulated_channels(settings: Settings) -> str:
     simulated = {name for name, provider in provider_registry.items() if provider.simulated}
-    return ", ".join(
-        channel for channel in sorted(channels_served(settings)) if simulated & set(route_of(settings, channel))
-    )
+    if taken := [each for each in sorted(channels_served(settings)) if simulated & set(route_of(settings, each))]:
+        channels = ", ".join(taken)
+        lines.append(f"Simulated carriers take {channels}: they send nothing. Add a provider: docs/providers.md")
+    print("", *(f"  {line}" for line in lines), "", sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - to a person
 
 
 class _Server(uvicorn.Server):
@@ -135,7 +128,3 @@ class _Supervisor(Multiprocess):
             for worker in self.processes:
                 worker.process.kill()
         self._signalled = True
-
-
-def _leave(*_: object) -> None:
-    raise SystemExit(0)

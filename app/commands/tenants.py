@@ -46,8 +46,7 @@ async def _add_address(
     service: AdministrationService, chosen: argparse.Namespace, settings: Settings
 ) -> Iterable[str]:
     tenant = await service.tenant(chosen.tenant)
-    address = any_address(chosen.address, region=settings.default_region)
-    added = await service.add_address(tenant.id, address)
+    added = await service.add_address(tenant.id, any_address(chosen.address, region=settings.default_region))
     return [f"{added.address} belongs to {tenant.name}"]
 
 

@@ -5,8 +5,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-
 from app.commands import ACTOR, moment, refuse, say, table
 from app.config import Settings
 from app.db.migrate import prepared_database
@@ -16,8 +14,6 @@ from app.domain import CallbackVerdict
 from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
 from app.wiring import Services, running_services
-
-_PAGE = 100
 
 #: Works on one callback; returns the outcome in a word, and its details.
 Action = Callable[[Services, KeptCallback], Awaitable[tuple[str, str]]]
@@ -52,7 +48,7 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
 async def _run(url: str, settings: Settings, chosen: argparse.Namespace) -> int:
     async with running_services(url, settings, deliver=False) as services:
         if chosen.action == "list":
-            calls = [_cells(call) async for call in _calls(services.sessions, chosen)]
+            calls = [_cells(call) async for call in _calls(services, chosen)]
             say(*table(["ID", "RECEIVED", "PROVIDER", "VERDICT", "EVENTS", "REASON"], calls))
             return 0
         if chosen.action == "show":
@@ -80,9 +76,8 @@ def _why(found: CallbackResult) -> str:
 
 
 async def _each(services: Services, chosen: argparse.Namespace, action: Action) -> int:
-    """Work on one callback after the other, and print each outcome at once."""
     counts: Counter[str] = Counter()
-    async for call in _calls(services.sessions, chosen):
+    async for call in _calls(services, chosen):
         outcome, details = await action(services, call)
         counts[outcome] += 1
         say(f"{call.id}  {call.provider_type}  {outcome}  {details}")
@@ -90,27 +85,22 @@ async def _each(services: Services, chosen: argparse.Namespace, action: Action) 
     return 0 if counts.total() == counts["genuine"] + counts[CallbackVerdict.TAKEN] else 1
 
 
-async def _calls(
-    sessions: async_sessionmaker[AsyncSession], chosen: argparse.Namespace
-) -> AsyncIterator[KeptCallback]:
+async def _calls(services: Services, chosen: argparse.Namespace) -> AsyncIterator[KeptCallback]:
     """The callbacks with the given ids, or else all that match the filters, without their content."""
     ids: list[int] = getattr(chosen, "ids", [])
     for call_id in ids:
-        async with sessions() as session:
+        async with services.sessions() as session:
             call = await get_callback(session, call_id)
         yield call
     if ids:
         return
 
+    verdict = CallbackVerdict(chosen.verdict) if chosen.verdict else None
+
     async def page_at(cursor: str | None) -> Page[KeptCallback]:
-        async with sessions() as session:
+        async with services.sessions() as session:
             return await list_callbacks(
-                session,
-                provider=chosen.provider,
-                verdict=CallbackVerdict(chosen.verdict) if chosen.verdict else None,
-                since=chosen.since,
-                limit=_PAGE,
-                cursor=cursor,
+                session, provider=chosen.provider, verdict=verdict, since=chosen.since, limit=100, cursor=cursor
             )
 
     async for call in rows_of_all(page_at):

@@ -23,10 +23,7 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
 
 
 async def work(settings: Settings) -> int:
-    """Deliver until a signal arrives, then finish what is in flight; a second signal ends the process at once.
-
-    Nothing is lost by that: other workers take over what was in flight.
-    """
+    """Deliver until a signal arrives, then finish what is in flight; after a second, other workers take it over."""
     must_have_providers(settings)
     leave_no_core()
     stop = asyncio.Event()

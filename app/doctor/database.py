@@ -70,53 +70,46 @@ def durability(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok(f"{', '.join(_RISKS)} are on")
 
 
-_TRAITS = text("""
-    SELECT rolsuper,
-           coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
-           OR EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY(:tables)
-                      AND pg_has_role(tableowner, 'USAGE')) AS changes_schema
-    FROM pg_roles WHERE rolname = current_user
-""")
-_A_ROLE = (
-    "Migrate with this role, and serve with another one in DATABASE_URL: CREATE ROLE ... LOGIN PASSWORD ...; "
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO it."
-)
-
-
 def role(settings: Settings, connection: Connection) -> Finding:
     """The rights that an attacker would gain together with the service."""
-    is_superuser, changes_schema = connection.execute(_TRAITS, _OUR_TABLES).one()
+    traits = text("""
+        SELECT rolsuper,
+               coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
+               OR EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY(:tables)
+                          AND pg_has_role(tableowner, 'USAGE')) AS changes_schema
+        FROM pg_roles WHERE rolname = current_user
+    """)
+    is_superuser, changes_schema = connection.execute(traits, _OUR_TABLES).one()
     if not settings.is_production:
         return ok("a superuser, as development may have" if is_superuser else "no superuser")
+    mending = (
+        "Migrate with this role, and serve with another one in DATABASE_URL: CREATE ROLE ... LOGIN PASSWORD ...; "
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO it."
+    )
     if is_superuser:
-        return problem("The service is a superuser of the whole database server.", _A_ROLE)
+        return problem("The service is a superuser of the whole database server.", mending)
     if changes_schema:
-        return warning("The service may change and drop its tables, which it never needs.", _A_ROLE)
+        return warning("The service may change and drop its tables, which it never needs.", mending)
     return ok("no superuser, and may not change the schema")
 
 
-_ALLOWED = text("""
-    SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-                 - coalesce(current_setting('reserved_connections', true)::int, 0),
-                 (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
-                 (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())) AS allowed,
-           (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND query NOT LIKE 'LISTEN %'
-            AND application_name <> current_setting('application_name')) AS others
-""")
-
-
 def connections(settings: Settings, connection: Connection) -> Finding:
-    allowed, others = connection.execute(_ALLOWED).one()
+    room = text("""
+        SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                     - coalesce(current_setting('reserved_connections', true)::int, 0),
+                     (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+                     (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())),
+               (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'
+                AND query NOT LIKE 'LISTEN %' AND application_name <> current_setting('application_name'))
+    """)
+    allowed, others = connection.execute(room).one()
     each = settings.database_pool_size + settings.database_pool_overflow + 1  # one listens for what is due
     needed = settings.web_concurrency * each
-    facts = (
-        f"{counted(settings.web_concurrency, 'web process', 'web processes')} may open {needed}, each worker process "
-        f"{each} more, and there is room for {allowed}"
-    )
-    mending = (
-        "Raise max_connections (and restart PostgreSQL) or the limit of the role or the database, or lower "
-        "DATABASE_POOL_SIZE, DATABASE_POOL_OVERFLOW or WEB_CONCURRENCY."
-    )
+    web = counted(settings.web_concurrency, "web process", "web processes")
+    facts = f"{web} may open {needed}, each worker process {each} more, and there is room for {allowed}"
+    ours = "DATABASE_POOL_SIZE, DATABASE_POOL_OVERFLOW or WEB_CONCURRENCY"
+    theirs = "max_connections (and restart PostgreSQL) or the limit of the role or the database"
+    mending = f"Raise {theirs}, or lower {ours}."
     if needed > allowed:
         return problem(f"{facts}: under load requests will be answered 503.", mending)
     if needed + others > allowed:
@@ -127,26 +120,21 @@ def connections(settings: Settings, connection: Connection) -> Finding:
 def clock(_: Settings, connection: Connection) -> Finding:
     before = datetime.now(UTC)
     theirs, zone = connection.execute(text("SELECT clock_timestamp(), current_setting('TimeZone')")).one()
-    after = datetime.now(UTC)
     # The database read its clock at an unknown moment in between, so half of the round trip is allowed for.
-    half = (after - before) / 2
+    half = (datetime.now(UTC) - before) / 2
     return skew_finding((abs(theirs - (before + half)) - half).total_seconds(), zone)
 
 
 def skew_finding(seconds: float, zone: str) -> Finding:
-    """The finding for clocks that differ by so many seconds."""
     if seconds <= _SKEW_WARNING:
         return ok(f"less than {_SKEW_WARNING:g} s from the database's, whose time zone is {zone} (we store UTC)")
     say = problem if seconds > _SKEW_PROBLEM else warning
-    return say(
-        f"This machine's clock is {seconds:.0f} s from the database's: webhook signatures are checked by the one, "
-        "due times by the other.",
-        "Synchronise both machines by NTP: `timedatectl set-ntp true`.",
-    )
+    said = f"This machine's clock is {seconds:.0f} s from the database's"
+    consequence = "webhook signatures are checked by the one, due times by the other."
+    return say(f"{said}: {consequence}", "Synchronise both machines by NTP: `timedatectl set-ntp true`.")
 
 
 def schema(settings: Settings, connection: Connection) -> Finding:
-    """The schema, compared with the one that this version's migrations create."""
     current = MigrationContext.configure(connection).get_current_revision()
     history = ScriptDirectory.from_config(alembic_config())
     newest = history.get_current_head()
@@ -157,8 +145,7 @@ def schema(settings: Settings, connection: Connection) -> Finding:
             return problem(said, mending, hides_the_rest=True)
         if settings.is_production:
             return problem(said, f"Run `{APP} migrate`.", hides_the_rest=True)
-        mending = f"Start the service, or run `{APP} migrate`: either migrates it."
-        return warning(said, mending, hides_the_rest=True)
+        return warning(said, f"Start the service, or run `{APP} migrate`: either migrates it.", hides_the_rest=True)
     found = [_described(each) for each in differences(connection)]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -170,37 +157,33 @@ def schema(settings: Settings, connection: Connection) -> Finding:
     return ok(f"at revision {newest}, as the migrations left it")
 
 
-_KINDS = {"add": "missing", "remove": "unknown", "modify": "changed"}
-
-
 def _described(difference: Any) -> str:
     """An entry of alembic's comparison, as the database shows it: `missing column messages.subject`."""
     kind, *parts = difference[0] if isinstance(difference, list) else difference
     verb, _, thing = kind.partition("_")
+    state = {"add": "missing", "remove": "unknown", "modify": "changed"}.get(verb, verb)
     if verb == "modify" or thing == "column":
         _schema, table, column, *_rest = parts
-        return f"{_KINDS[verb]} column {table}.{getattr(column, 'name', column)}"
-    return f"{_KINDS.get(verb, verb)} {thing} {parts[0].name}"
-
-
-_INVALID_INDEXES = text("""
-    SELECT quote_ident(indexed.relname) FROM pg_index
-    JOIN pg_class indexed ON indexed.oid = indexrelid JOIN pg_class own ON own.oid = indrelid
-    WHERE NOT (indisvalid AND indisready) AND own.relnamespace = current_schema()::regnamespace
-      AND own.relname = ANY(:tables)
-      AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index)
-    ORDER BY 1
-""")
-_INVALID_CONSTRAINTS = text("""
-    SELECT own.relname, quote_ident(conname) FROM pg_constraint JOIN pg_class own ON own.oid = conrelid
-    WHERE NOT convalidated AND own.relnamespace = current_schema()::regnamespace AND own.relname = ANY(:tables)
-    ORDER BY 1, 2
-""")
+        return f"{state} column {table}.{getattr(column, 'name', column)}"
+    return f"{state} {thing} {parts[0].name}"
 
 
 def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
-    broken = connection.execute(_INVALID_INDEXES, _OUR_TABLES).scalars().all()
-    unchecked = connection.execute(_INVALID_CONSTRAINTS, _OUR_TABLES).all()
+    invalid = text("""
+        SELECT quote_ident(indexed.relname) FROM pg_index
+        JOIN pg_class indexed ON indexed.oid = indexrelid JOIN pg_class own ON own.oid = indrelid
+        WHERE NOT (indisvalid AND indisready) AND own.relnamespace = current_schema()::regnamespace
+          AND own.relname = ANY(:tables)
+          AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index)
+        ORDER BY 1
+    """)
+    broken = connection.execute(invalid, _OUR_TABLES).scalars().all()
+    not_validated = text("""
+        SELECT own.relname, quote_ident(conname) FROM pg_constraint JOIN pg_class own ON own.oid = conrelid
+        WHERE NOT convalidated AND own.relnamespace = current_schema()::regnamespace AND own.relname = ANY(:tables)
+        ORDER BY 1, 2
+    """)
+    unchecked = connection.execute(not_validated, _OUR_TABLES).all()
     for name in broken:
         mending = f"Run `REINDEX INDEX CONCURRENTLY {name}`; where that finds duplicates, remove them first."
         yield problem(f"The index {name} was not built completely: it is not used, and enforces nothing.", mending)
@@ -211,19 +194,17 @@ def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("all of them, and all constraints, are valid")
 
 
-# Autovacuum runs at 50 dead rows and a fifth of the table, so it has not run where these conditions hold.
-_UNTIDY = text("""
-    SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
-    WHERE schemaname = current_schema() AND relname = ANY(:tables)
-      AND (n_dead_tup > 10000 + n_live_tup / 2
-           OR n_live_tup + n_dead_tup > 100000 AND coalesce(last_vacuum, last_autovacuum) IS NULL)
-    ORDER BY n_dead_tup DESC
-""")
-
-
 def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
     is_on = connection.execute(text("SELECT current_setting('autovacuum') = 'on'")).scalar_one()
-    untidy = connection.execute(_UNTIDY, _OUR_TABLES).all()
+    # Autovacuum runs at 50 dead rows and a fifth of the table, so it has not run where these conditions hold.
+    in_disorder = text("""
+        SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
+        WHERE schemaname = current_schema() AND relname = ANY(:tables)
+          AND (n_dead_tup > 10000 + n_live_tup / 2
+               OR n_live_tup + n_dead_tup > 100000 AND coalesce(last_vacuum, last_autovacuum) IS NULL)
+        ORDER BY n_dead_tup DESC
+    """)
+    untidy = connection.execute(in_disorder, _OUR_TABLES).all()
     if not is_on:
         mending = "Set autovacuum = on in postgresql.conf or with ALTER SYSTEM, and run `SELECT pg_reload_conf()`."
         yield warning("autovacuum is off: tables grow, and everything gets slower.", mending)

@@ -60,12 +60,10 @@ def examine(settings: Settings, *, online: bool = False) -> Report:
 
 
 def name_of(check: LocalCheck | DatabaseCheck) -> str:
-    """The name of its function, in words."""
     return check.__name__.replace("_", " ")
 
 
 def _read_only(engine: Engine, check: DatabaseCheck, settings: Settings) -> list[Finding]:
-    """Run a check in a read-only transaction with short timeouts."""
     with engine.connect() as connection:
         connection.execute(text("SET TRANSACTION READ ONLY"))
         for name in ("statement_timeout", "lock_timeout"):
@@ -78,10 +76,7 @@ def listed(found: Found) -> list[Finding]:
 
 
 def _within_limits(check: Callable[[], Found]) -> list[Finding]:
-    """Run a check in a thread, which is abandoned after the time limit. Errors become findings.
-
-    A frozen server blocks libpq despite all its timeouts, and only a thread can be abandoned.
-    """
+    """Run a check in a thread, which can be abandoned: a frozen server blocks libpq despite all its timeouts."""
     outcome: Future[list[Finding]] = Future()
 
     def work() -> None:
@@ -94,9 +89,8 @@ def _within_limits(check: Callable[[], Found]) -> list[Finding]:
     try:
         return outcome.result(timeout=_CHECK_SECONDS)
     except TimeoutError:
-        said = f"No answer within {_CHECK_SECONDS:g} seconds."
         mending = "See whether PostgreSQL's machine is overloaded or frozen, or something on the way drops packets."
-        return [problem(said, mending, hides_the_rest=True)]
+        return [problem(f"No answer within {_CHECK_SECONDS:g} seconds.", mending, hides_the_rest=True)]
     except DBAPIError as error:
         return [_database_trouble(error)]
     except Exception as error:  # the other checks still have something to say
@@ -118,10 +112,7 @@ def _database_trouble(error: DBAPIError) -> Finding:
     code: str | None = getattr(error.orig, "pgcode", None)
     if code is None or error.connection_invalidated:
         reason = " ".join(str(error.orig).split())
-        return problem(
-            f"The database can't be reached: {reason}",
-            "See that PostgreSQL runs, that this machine may reach it, and that DATABASE_URL is right.",
-            hides_the_rest=True,
-        )
+        mending = "See that PostgreSQL runs, that this machine may reach it, and that DATABASE_URL is right."
+        return problem(f"The database can't be reached: {reason}", mending, hides_the_rest=True)
     said = error.orig.diag.message_primary if code in _MENDINGS and error.orig is not None else f"SQLSTATE {code}"  # type: ignore[attr-defined]
     return problem(f"The check could not be made: {said}.", _MENDINGS.get(code, "PostgreSQL's log says more."))

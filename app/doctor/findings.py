@@ -20,15 +20,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence on the state, and one on how to mend it, if necessary.
-
-    `hides_the_rest` if the checks after it would only find the same cause again.
-    """
+    """One sentence on the state, and one on how to mend it, if necessary."""
 
     level: Level
     text: str
     mending: str | None = None
-    hides_the_rest: bool = False
+    hides_the_rest: bool = False  #: the checks after it would only find the same cause again
 
 
 Found = Finding | Iterable[Finding]

@@ -16,9 +16,8 @@ from app.providers.base import BaseProvider, Callback, CallbackRefused, Callback
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 
-_GIGABYTE = 10**9
-_LITTLE_DISK = _GIGABYTE  # bytes; PostgreSQL alone keeps this much of its log (max_wal_size)
-_NO_DISK = _GIGABYTE // 10
+_LITTLE_DISK = 10**9  # bytes; PostgreSQL alone keeps this much of its log (max_wal_size)
+_NO_DISK = 10**8
 _SHORTEST_KEY = 24  # bytes, says Standard Webhooks
 _FETCH_SECONDS = 4
 
@@ -32,10 +31,9 @@ def profile(settings: Settings) -> Finding:
         said = "ENV is development, where requests need no key, and PUBLIC_URL says that the world reaches it."
         return problem(said, f"Set ENV=production, and make keys with `{APP} keys create`.")
     if not _is_local(settings.host):
-        return warning(
-            f"ENV is development, and HOST={settings.host} lets other machines in: they may do anything.",
-            "Set HOST=127.0.0.1 or ENV=production; in a container see that its port is published on 127.0.0.1 only.",
-        )
+        said = f"ENV is development, and HOST={settings.host} lets other machines in: they may do anything."
+        container = "in a container see that its port is published on 127.0.0.1 only."
+        return warning(said, f"Set HOST=127.0.0.1 or ENV=production; {container}")
     return ok("development, for this machine only")
 
 
@@ -51,29 +49,25 @@ def webhook_secret(settings: Settings) -> Finding:
     return ok("set" if len(keys) == 1 else f"{len(keys)} are valid: remove the old one when it is out of use")
 
 
-#: A callback of each kind that may have a secret of its own. They carry an invalid one, and are refused.
+_MEDIA_TYPES = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
 _SHOWN = ("authorization", "Bearer none")
+#: A callback of each kind that may have a secret of its own. They carry an invalid one, and are refused.
 _CALLBACKS = [
     Callback("GET", "https://messaging.example/", [_SHOWN], b""),
-    *(
-        Callback("POST", "https://messaging.example/", [_SHOWN, ("content-type", media_type)], b"")
-        for media_type in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
-    ),
+    *(Callback("POST", "https://messaging.example/", [_SHOWN, ("content-type", kind)], b"") for kind in _MEDIA_TYPES),
 ]
 
 
 def callbacks(_: Settings) -> Iterator[Finding]:
-    """The secrets for all callbacks of the configured providers."""
     missing: dict[str, list[str]] = {}
     for name, provider in sorted(provider_registry.items()):
         with suppress(NotImplementedError):
             missing[name] = asyncio.run(_missing_secrets(provider))
-    for name, said in missing.items():
-        if said:
-            yield warning(
-                f"{' '.join(said)} So callbacks of {name} that need it get 503, until {name} gives up.",
-                f"Set it as docs/providers.md says for {name}, and restart; if it makes none, leave it so.",
-            )
+    for name, reasons in missing.items():
+        if reasons:
+            mending = f"Set it as docs/providers.md says for {name}, and restart; if it makes none, leave it so."
+            said = f"{' '.join(reasons)} So callbacks of {name} that need it get 503, until {name} gives up."
+            yield warning(said, mending)
     if not any(missing.values()):
         yield ok(f"those of {', '.join(missing)} can be verified" if missing else "no provider makes any")
 
@@ -93,19 +87,16 @@ async def _missing_secrets(provider: BaseProvider) -> list[str]:
     return list(missing)
 
 
-_A_URL = "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example."
-
-
 def public_url(settings: Settings) -> Finding:
     if settings.public_url is None:
-        signing = sorted(name for name, provider in provider_registry.items() if provider.signs_address)
-        if settings.is_production and signing:
+        if not settings.is_production:
+            return ok("not set: no requests from outside are expected")
+        mending = "Set PUBLIC_URL to what the world calls this service, such as https://messaging.example."
+        if signing := sorted(name for name, provider in provider_registry.items() if provider.signs_address):
             said = f"PUBLIC_URL is not set, and {', '.join(signing)} signs the address that it calls: nothing starts."
-            return problem(said, _A_URL)
-        if settings.is_production:
-            said = "PUBLIC_URL is not set: links between pages are relative, and browsers may leave https."
-            return warning(said, _A_URL)
-        return ok("not set: no requests from outside are expected")
+            return problem(said, mending)
+        said = "PUBLIC_URL is not set: links between pages are relative, and browsers may leave https."
+        return warning(said, mending)
     parts = urlsplit(settings.public_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         return problem("PUBLIC_URL is not a web address.", "Write it as https://messaging.example.")
@@ -141,17 +132,14 @@ def routes(settings: Settings) -> Iterator[Finding]:
             mending = f"Name one in ROUTES, as {channel}:NAME; if {channel} is not needed, leave it so."
             yield warning(f"{channel} has no provider: messages on it are refused.", mending)
         elif unknown:
-            yield problem(
-                f"{channel} goes to {', '.join(unknown)}, which is not there.",
-                f"If there is an app/providers/{unknown[0]}.py, set what it asks for; otherwise correct ROUTES. "
-                f"Registered are {', '.join(sorted(provider_registry))}.",
-            )
+            mending = f"If there is an app/providers/{unknown[0]}.py, set what it asks for; otherwise correct ROUTES."
+            registered = f"Registered are {', '.join(sorted(provider_registry))}."
+            yield problem(f"{channel} goes to {', '.join(unknown)}, which is not there.", f"{mending} {registered}")
         elif simulated and settings.is_production:
             say = warning if settings.simulates else problem
-            yield say(
-                f"{channel} goes to {', '.join(simulated)}, which is simulated: its messages reach nobody.",
-                f"Name a provider that sends in ROUTES, as {channel}:NAME, and take SIMULATED_CARRIERS away.",
-            )
+            mending = f"Name a provider that sends in ROUTES, as {channel}:NAME, and take SIMULATED_CARRIERS away."
+            said = f"{channel} goes to {', '.join(simulated)}, which is simulated: its messages reach nobody."
+            yield say(said, mending)
         else:
             yield ok(f"{channel} goes to {', then '.join(route)}" + (" (simulated)" if simulated else ""))
 
@@ -178,10 +166,8 @@ def disk(settings: Settings) -> Finding:
     if settings.database_url is not None:
         return ok("to be watched on the database's own machine: DATABASE_URL is set")
     directory = settings.data_dir.resolve()
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free
-    left = f"{free / _GIGABYTE:.1f} GB are free where DATA_DIR is"
+    free = shutil.disk_usage(next(each for each in (directory, *directory.parents) if each.exists())).free
+    left = f"{free / 10**9:.1f} GB are free where DATA_DIR is"
     mending = "Make room, or move DATA_DIR to a larger disk while the service is stopped."
     if free < _NO_DISK:
         return problem(f"{left}: PostgreSQL is about to stop.", mending)

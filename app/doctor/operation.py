@@ -12,22 +12,21 @@ from app.services.delivery.claims import QUEUE_AGE
 
 _SHOWN = 5
 
-_KEYS = text("""
-    SELECT count(*) FILTER (WHERE expires_at IS NULL OR expires_at > now()) AS valid,
-           count(*) FILTER (WHERE (expires_at IS NULL OR expires_at > now()) AND scopes ? 'admin') AS admin
-    FROM api_keys WHERE revoked_at IS NULL
-""")
-_EXPIRING = text("""
-    SELECT format('%s of tenant %s', id, tenant_id) AS name, expires_at <= now() AS is_over,
-           extract(epoch FROM expires_at - now()) AS seconds
-    FROM api_keys WHERE revoked_at IS NULL AND expires_at <= now() + interval '14 days' ORDER BY expires_at
-""")
-
 
 def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
     """The API keys, named by their ids, as `keys list` shows them."""
-    valid, admin = connection.execute(_KEYS).one()
-    expiring = connection.execute(_EXPIRING).all()
+    counts = text("""
+        SELECT count(*) FILTER (WHERE expires_at IS NULL OR expires_at > now()) AS valid,
+               count(*) FILTER (WHERE (expires_at IS NULL OR expires_at > now()) AND scopes ? 'admin') AS admin
+        FROM api_keys WHERE revoked_at IS NULL
+    """)
+    valid, admin = connection.execute(counts).one()
+    ending = text("""
+        SELECT format('%s of tenant %s', id, tenant_id) AS name, expires_at <= now() AS is_over,
+               extract(epoch FROM expires_at - now()) AS seconds
+        FROM api_keys WHERE revoked_at IS NULL AND expires_at <= now() + interval '14 days' ORDER BY expires_at
+    """)
+    expiring = connection.execute(ending).all()
     make = f"`{APP} keys create --name ...`"
     if settings.is_production and not valid:
         yield problem("There is no valid API key: every request is refused.", f"Make one: {make}.")
@@ -44,125 +43,101 @@ def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok(f"{valid} valid, {admin} of them with the scope admin")
 
 
-_TROUBLED = text("""
-    SELECT provider_type, paused_at IS NOT NULL AS is_paused,
-           extract(epoch FROM now() - paused_at) AS paused_for,
-           coalesce(open_until > now(), false) AS is_open, failure_count,
-           extract(epoch FROM throttled_until - now()) AS throttled_for
-    FROM provider_states
-    WHERE paused_at IS NOT NULL OR open_until > now() OR throttled_until > now() ORDER BY provider_type
-""")
-
-
 def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
     """The providers in trouble. The reason of a pause quotes the vendor, and is not repeated here."""
-    troubled = connection.execute(_TROUBLED).all()
+    in_trouble = text("""
+        SELECT provider_type, paused_at IS NOT NULL AS is_paused,
+               extract(epoch FROM now() - paused_at) AS paused_for,
+               coalesce(open_until > now(), false) AS is_open, failure_count,
+               extract(epoch FROM throttled_until - now()) AS throttled_for
+        FROM provider_states
+        WHERE paused_at IS NOT NULL OR open_until > now() OR throttled_until > now() ORDER BY provider_type
+    """)
+    troubled = connection.execute(in_trouble).all()
     for name, is_paused, paused_for, is_open, failures, throttled_for in troubled:
         if is_paused:
-            yield problem(
-                f"{name} refused our credentials {duration(float(paused_for))} ago and is paused; its queue is kept.",
-                f"GET /api/providers says why. Correct them, restart, and POST /api/providers/{name}/resume.",
-            )
+            since = duration(float(paused_for))
+            mending = f"GET /api/providers says why. Correct them, restart, and POST /api/providers/{name}/resume."
+            yield problem(f"{name} refused our credentials {since} ago and is paused; its queue is kept.", mending)
         elif is_open:
-            yield warning(
-                f"{name} has failed {failures} times in a row and is not called for a while.",
-                "It is tried again by itself. See the vendor's status page, and the last attempts in "
-                f"GET /api/messages?provider={name}.",
-            )
+            attempts = f"the last attempts in GET /api/messages?provider={name}."
+            mending = f"It is tried again by itself. See the vendor's status page, and {attempts}"
+            yield warning(f"{name} has failed {failures} times in a row and is not called for a while.", mending)
         else:
-            yield warning(
-                f"{name} asked for a pause of which {duration(float(throttled_for))} are left.",
-                f"It goes on by itself. If that comes often, set PROVIDER_RATES={name}:N to what the vendor allows.",
-            )
+            rate = f"PROVIDER_RATES={name}:N to what the vendor allows."
+            mending = f"It goes on by itself. If that comes often, set {rate}"
+            yield warning(f"{name} asked for a pause of which {duration(float(throttled_for))} are left.", mending)
     if not troubled:
         yield ok("none is paused, throttled or failing")
 
 
-# A worker listens for due messages. Behind a pooler that can't be seen, but its renewed leases can.
-_WORKERS = text("""
-    SELECT greatest(
-        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'),
-        (SELECT count(*) FROM (SELECT FROM messages WHERE status = 'sending' AND due_at > now() LIMIT 1) AS leased))
-""")
-
-
 def queue(_: Settings, connection: Connection) -> Finding:
     overdue, age = connection.execute(QUEUE_AGE).one()
-    oldest = float(age or 0)
-    workers = connection.execute(_WORKERS).scalar_one()
+    # A worker listens for due messages. Behind a pooler that can't be seen, but its renewed leases can.
+    listening = text("""
+        SELECT greatest(
+            (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'),
+            (SELECT count(*) FROM (SELECT FROM messages WHERE status = 'sending' AND due_at > now() LIMIT 1) leased))
+    """)
+    workers = connection.execute(listening).scalar_one()
     at_work = counted(workers, "worker is", "workers are") + " connected" if workers else "no worker is connected"
     if not overdue:
-        waiting = f"the oldest due message waits for {duration(oldest)}" if age else "nothing is due"
+        waiting = f"the oldest due message waits for {duration(float(age))}" if age else "nothing is due"
         return ok(f"{waiting}; {at_work}")
-    said = f"{counted(overdue, 'message')} should have left, the oldest {duration(oldest)} ago, and {at_work}."
-    if workers:
-        return warning(
-            said,
-            "If a provider above is paused or asked for a pause, they wait for it. Otherwise start more workers "
-            f"(`{APP} worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES.",
-        )
-    return problem(said, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
-
-
-_ENDED = text("""
-    SELECT count(*) FILTER (WHERE status = 'failed') AS failed,
-           count(*) FILTER (WHERE status = 'unknown' AND due_at IS NULL) AS in_doubt
-    FROM messages WHERE status IN ('failed', 'unknown') AND created_at > now() - interval '1 day'
-""")
+    said = f"{counted(overdue, 'message')} should have left, the oldest {duration(float(age))} ago, and {at_work}."
+    if not workers:
+        return problem(said, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
+    paused = "If a provider above is paused or asked for a pause, they wait for it."
+    more = f"Otherwise start more workers (`{APP} worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES."
+    return warning(said, f"{paused} {more}")
 
 
 def outcomes(_: Settings, connection: Connection) -> Iterator[Finding]:
-    failed, in_doubt = connection.execute(_ENDED).one()
+    ended = text("""
+        SELECT count(*) FILTER (WHERE status = 'failed') AS failed,
+               count(*) FILTER (WHERE status = 'unknown' AND due_at IS NULL) AS in_doubt
+        FROM messages WHERE status IN ('failed', 'unknown') AND created_at > now() - interval '1 day'
+    """)
+    failed, in_doubt = connection.execute(ended).one()
     if in_doubt:
-        yield warning(
-            f"{counted(in_doubt, 'message')} of the last day may or may not have gone out.",
-            "GET /api/messages?status=unknown lists them. A receipt settles one; POST /api/messages/ID/retry sends "
-            "it again, perhaps for the second time.",
-        )
+        listing = "GET /api/messages?status=unknown lists them. A receipt settles one"
+        mending = f"{listing}; POST /api/messages/ID/retry sends it again, perhaps for the second time."
+        yield warning(f"{counted(in_doubt, 'message')} of the last day may or may not have gone out.", mending)
     if failed:
-        yield warning(
-            f"{counted(failed, 'message')} of the last day failed.",
-            "GET /api/messages?status=failed lists them with their reasons; POST /api/messages/ID/retry tries again.",
-        )
+        listing = "GET /api/messages?status=failed lists them with their reasons"
+        mending = f"{listing}; POST /api/messages/ID/retry tries again."
+        yield warning(f"{counted(failed, 'message')} of the last day failed.", mending)
     if not failed and not in_doubt:
         yield ok("nothing of the last day failed or is in doubt")
 
 
-_PARKED = text("""
-    SELECT provider_type, count(*) FROM provider_events
-    WHERE message_id IS NULL AND received_at < now() - interval '1 hour' GROUP BY 1 ORDER BY 1
-""")
-
-
 def receipts(_: Settings, connection: Connection) -> Iterator[Finding]:
-    parked = connection.execute(_PARKED).all()
+    unmatched = text("""
+        SELECT provider_type, count(*) FROM provider_events
+        WHERE message_id IS NULL AND received_at < now() - interval '1 hour' GROUP BY 1 ORDER BY 1
+    """)
+    parked = connection.execute(unmatched).all()
     for name, count in parked:
-        yield warning(
-            f"{counted(count, 'receipt')} of {name}, an hour old or more, name messages that we don't have.",
-            f"See in the vendor's console whether another system sends with the account of {name}, and let each have "
-            "a webhook address of its own.",
-        )
+        said = f"{counted(count, 'receipt')} of {name}, an hour old or more, name messages that we don't have."
+        shared = f"whether another system sends with the account of {name}"
+        yield warning(said, f"See in the vendor's console {shared}, and let each have a webhook address of its own.")
     if not parked:
         yield ok("every one has found its message")
 
 
-_NOT_UNDERSTOOD = (
-    select(KeptCallback.provider_type, func.count())
-    .where(CALL_NEEDS_ATTENTION, KeptCallback.verdict == CallbackVerdict.NOT_UNDERSTOOD.value)
-    .group_by(KeptCallback.provider_type)
-    .order_by(KeptCallback.provider_type)
-)
-
-
 def calls(_: Settings, connection: Connection) -> Iterator[Finding]:
     """The callbacks that could not be read or stored. They are kept for WEBHOOK_DAYS."""
-    not_understood = connection.execute(_NOT_UNDERSTOOD).all()
+    unread = (
+        select(KeptCallback.provider_type, func.count())
+        .where(CALL_NEEDS_ATTENTION, KeptCallback.verdict == CallbackVerdict.NOT_UNDERSTOOD.value)
+        .group_by(KeptCallback.provider_type)
+        .order_by(KeptCallback.provider_type)
+    )
+    not_understood = connection.execute(unread).all()
     for name, count in not_understood:
-        yield warning(
-            f"{counted(count, 'callback')} of {name} could not be read, or only in part: a message may be missing.",
-            f"`{APP} webhooks list --verdict not_understood --provider {name}` says why. Once mended, "
-            f"`{APP} webhooks replay` processes them again.",
-        )
+        said = f"{counted(count, 'callback')} of {name} could not be read, or only in part: a message may be missing."
+        listing = f"`{APP} webhooks list --verdict not_understood --provider {name}` says why."
+        yield warning(said, f"{listing} Once mended, `{APP} webhooks replay` processes them again.")
     if not not_understood:
         yield ok("every one that is kept has been understood")
 

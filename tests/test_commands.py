@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 import app.commands
 from app.__main__ import main
@@ -70,7 +71,7 @@ def test_psql_opens_the_database_that_is_served(
     assert main(["psql", "--url"]) == 0
     assert capfd.readouterr().out == f"{database_url}\n"
     assert main(["psql", "-Atc", "SELECT current_database()"]) == 0
-    assert capfd.readouterr().out == f"{database_url.rpartition('/')[2]}\n"
+    assert capfd.readouterr().out == f"{make_url(database_url).database}\n"
     assert main(["psql", "-v", "ON_ERROR_STOP=1", "-c", "SELECT nonsense"]) == 1
 
 

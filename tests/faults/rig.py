@@ -18,6 +18,7 @@ import anyio
 import httpx
 import psutil
 import psycopg2
+from sqlalchemy.engine import make_url
 
 from app.db.embedded import EmbeddedPostgres
 from app.db.migrate import migrate
@@ -122,7 +123,7 @@ class Postgres:
     def terminate_backends(self, database: str) -> None:
         execute(
             self.url,
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.rpartition('/')[2]}'",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{make_url(database).database}'",
         )
 
     def _processes(self) -> list[psutil.Process]:
@@ -257,7 +258,7 @@ class Rig:
         for process in self.started:
             if process.process is not None and process.process.poll() is None:
                 process.kill()
-        execute(self.postgres.url, f"DROP DATABASE {self.database.rpartition('/')[2]} WITH (FORCE)")
+        execute(self.postgres.url, f"DROP DATABASE {make_url(self.database).database} WITH (FORCE)")
 
     def query(self, statement: str) -> list[Any]:
         """Rows of the database, read past the service."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy.engine import make_url
 
 from bench.load import percentile
 from tests.conftest import execute
@@ -29,7 +30,7 @@ async def flooded(port: int, *, per_second: float, seconds: float) -> Flood:
 
 async def test_ten_times_its_capacity(make_rig: MakeRig) -> None:
     rig = make_rig(ACCEPT_BATCH_SIZE=str(AT_ONCE))
-    name = rig.database.rpartition("/")[2]
+    name = make_url(rig.database).database
     for setting in (f"commit_delay = {int(COMMIT_SECONDS * 1e6)}", "commit_siblings = 0"):
         execute(rig.postgres.url, f"ALTER DATABASE {name} SET {setting}")
     rig.start()

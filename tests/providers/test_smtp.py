@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import logging
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,6 +32,9 @@ from tests.providers import outbound
 from tests.providers.certificates import write_certificate
 
 pytestmark = pytest.mark.anyio
+
+#: The test's server quotes mails in its own debug log, which other tests may have left on.
+logging.getLogger("mail.log").setLevel(logging.WARNING)
 
 _PASSWORD = "correct horse"  # noqa: S105 - of a server that lives for a test
 

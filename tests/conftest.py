@@ -65,7 +65,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if config.option.markexpr == "not slow":
         reporter.write_line(
-            "About two minutes on two cores, without the slow tests; ./bin/test.sh all runs those too."
+            "About three minutes on two cores, without the slow tests; ./bin/test.sh all runs those too."
         )
 
 

@@ -98,6 +98,11 @@ class LiveServer(LiveProcess):
             process.kill()
         psutil.wait_procs(processes, timeout=60)
 
+    def wait_for_postgres_to_end(self) -> None:
+        """The embedded server is stopped once its lock file is gone. Its process ends a moment later."""
+        _, alive = psutil.wait_procs(self.postgres_processes(), timeout=120)
+        assert not alive
+
     def postgres_processes(self) -> list[psutil.Process]:
         """The embedded server and its children, told by the data directory on the parent's command line."""
         found = []

@@ -98,12 +98,13 @@ def test_a_fresh_installation_is_well_while_it_runs_and_alone(server: LiveServer
     assert "PUBLIC_URL leads to this service" in beside.stdout
     assert server.is_ready()
     server.stop()
+    server.wait_for_postgres_to_end()
     alone = doctor("--json", **environment)
     report = json.loads(alone.stdout)
     assert (alone.returncode, report["problems"], report["warnings"], report["left_out"]) == (0, 0, 0, [])
     checks = {examination.name_of(check) for check in examination.DATABASE_CHECKS}
     assert {finding["check"] for finding in report["findings"]} >= checks
-    assert server.postgres_processes() == []
+    server.wait_for_postgres_to_end()
 
 
 def test_settings_that_are_refused_end_it_with_2() -> None:

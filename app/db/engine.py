@@ -218,4 +218,5 @@ def is_unavailable(error: BaseException) -> bool:
         return sqlstate.startswith(_AWAY)
     if isinstance(error, asyncpg.PostgresError):
         return bool(error.sqlstate and error.sqlstate.startswith(_AWAY))
-    return isinstance(error, asyncpg.InterfaceError)
+    # The latter is a server that stopped in the middle of an answer.
+    return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)

@@ -1,7 +1,6 @@
 """In-process carriers: the failure for each recipient, and the receipts that reach the sink."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -329,7 +328,6 @@ async def test_a_sink_that_hangs_on_one_event_does_not_hold_up_the_others() -> N
 async def test_ten_thousand_receipts_take_no_task_each(connect: Connect) -> None:
     carrier, sink = connect(receipt_delay_seconds=0.01)
     most = 0
-    began = time.process_time()
     for number in range(5000):
         await carrier.send(outbound(key=f"many-{number}"))
         if number % 50 == 0:
@@ -337,7 +335,6 @@ async def test_ten_thousand_receipts_take_no_task_each(connect: Connect) -> None
             most = max(most, len(asyncio.all_tasks()))
     await sink.statuses(10_000)
     assert most < 100
-    assert time.process_time() - began < 5  # about 0.3 seconds for a second's worth of traffic
 
 
 async def test_more_items_than_concurrency_all_go_out() -> None:

@@ -117,6 +117,49 @@ class Address:
     written: str
 
 
+class Automatic(StrEnum):
+    """The kind of a message that no person wrote."""
+
+    REPLY = "reply"  #: such as an out-of-office notice.
+    BOUNCE = "bounce"  #: a mail is late, or could not be delivered.
+    DISPOSITION = "disposition"  #: a mail was displayed or deleted.
+    COMPLAINT = "complaint"  #: a mail is unwanted.
+    LIST = "list"  #: mail to the subscribers of a list.
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDetails:
+    """The optional facts of a message that few messages have, stored as one JSON document without empty fields.
+
+    - `from_name` is the sender's name, as the sender wrote it. `author` is the address of the person who wrote to a
+      group or channel.
+    - `reply_to` are the addresses that a mail wants its answer at, `cc` those that got a copy.
+    - `automatic` is None for a message by a person.
+    - `date` is the sender's time, for a mail that is ordered by its arrival.
+    - `in_reply_to_message` is the id of the message that a mail answers, by the Message-IDs in its headers.
+    - `verdicts` are those of the vendor's filters, by the names `spam` and `virus`.
+    """
+
+    from_name: str | None = None
+    author: str | None = None
+    reply_to: list[str] = field(default_factory=list)
+    cc: list[str] = field(default_factory=list)
+    automatic: Automatic | None = None
+    date: datetime | None = None
+    in_reply_to_message: int | None = None
+    verdicts: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, object] | None:
+        """The fields that are not empty, ready for JSON; None if all are."""
+        filled = {name: value for name in self.__slots__ if (value := getattr(self, name))}
+        if self.date is not None:
+            filled["date"] = self.date.isoformat()
+        return filled or None
+
+
+NO_DETAILS = MessageDetails()
+
+
 @dataclass(frozen=True, slots=True)
 class NewMessage:
     """A message to be stored. Times are aware UTC. `sent_at` is the time that the caller or the sender gives; None
@@ -124,7 +167,7 @@ class NewMessage:
 
     An outbound message leaves at `send_at`, or at once, and not after `expires_at`. Within a tenant and channel, an
     equal `idempotency_key` is a repeat, and with another `fingerprint` a conflict. `quoted` is the part of an inbound
-    mail that repeats earlier ones.
+    mail that repeats earlier ones. `html` is the HTML form of an outbound mail whose `body` is its plain text.
     """
 
     direction: Direction
@@ -144,6 +187,8 @@ class NewMessage:
     fingerprint: str | None = None
     tenant_id: int = DEFAULT_TENANT_ID
     quoted: str | None = None
+    html: str | None = None
+    details: MessageDetails = NO_DETAILS
 
     @property
     def customer(self) -> Address:

@@ -6,6 +6,7 @@ provider can bring its own. Constraint names follow the convention below, and mi
 
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import ForeignKey, Identity, Index, MetaData, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -24,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261127_02"
+REVISION = "20261128_01"
 
 _IS_PENDING = "due_at IS NOT NULL"
 _HAS_KEY = "idempotency_key IS NOT NULL"
@@ -167,7 +168,9 @@ class Message(_OfTenant):
     - `worker_deaths` counts workers that died while sending it, `retry_count` the retries that a client asked for.
     - `provider_type` is the provider that an inbound message came from, or that has an outbound one, according to its
       answer or a receipt. Until a provider has it, it is the last one that was tried.
-    - `quoted` is the part of a mail that repeats earlier ones.
+    - `quoted` is the part of a mail that repeats earlier ones, `html` the HTML form of an outbound mail whose `body`
+      is its plain text.
+    - `details` is what only some messages have (`app.domain.MessageDetails`).
     - `idempotency_key` is the caller's, kept for some hours with a fingerprint of the request.
     """
 
@@ -181,6 +184,8 @@ class Message(_OfTenant):
     subject: Mapped[str | None]
     body: Mapped[str]
     quoted: Mapped[str | None]
+    html: Mapped[str | None]
+    details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     attachments: Mapped[list[str]]
     status: Mapped[str]
     status_reason: Mapped[str | None]

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic_core import from_json
 
-from app.domain import MessageStatus
+from app.domain import NO_DETAILS, MessageDetails, MessageStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class OutboundMessage:
     idempotency_key: str
     subject: str | None = None
     attachments: list[str] = field(default_factory=list)
+    #: The HTML form of a mail whose `body` is its plain text; without it, the body may be HTML itself.
+    html: str | None = None
     #: The address for receipts; None without a `PUBLIC_URL`.
     callback_url: str | None = None
     #: The Message-IDs of earlier mails, the latest last, for In-Reply-To and References.
@@ -125,7 +127,7 @@ class InboundMessage:
     An address that is neither a phone number nor an email address is written `kind:value`, such as `slack:C024BE91L`.
     `provider_message_id` has at most 512 characters, and is the same when the message comes again. `attachments` are
     URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
-    repeats earlier ones; `body` is without it.
+    repeats earlier ones; `body` is without it. `details` is what only some messages have.
     """
 
     provider_message_id: str
@@ -139,6 +141,7 @@ class InboundMessage:
     sent_at: datetime | None = None
     files: Sequence[InboundFile] = ()
     quoted: str | None = None
+    details: MessageDetails = NO_DETAILS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """Conversations, messages and providers as they are shown, and every error."""
 
+import operator
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
-from app.domain import AttemptOutcome, Direction, MessageStatus
+from app.domain import AttemptOutcome, Automatic, Direction, MessageStatus
 
 
 class Health(BaseModel):
@@ -16,6 +17,14 @@ class View(BaseModel):
     """Read off a row of the database."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+def _detail(name: str, description: str) -> Any:
+    """An optional field of a message, left out of the answer where it is empty."""
+    path = AliasPath("details", name)
+    return Field(
+        None, validation_alias=path, serialization_alias=name, exclude_if=operator.not_, description=description
+    )
 
 
 class ConversationView(View):
@@ -44,6 +53,16 @@ class MessageView(View):
     provider_message_id: str | None
     sent_at: datetime
     created_at: datetime
+    # What only some messages have: left out of the answer where it is empty.
+    html: str | None = Field(None, exclude_if=operator.not_, description="The HTML form of a mail with a plain text.")
+    from_name: str | None = _detail("from_name", "The sender's name, as the sender wrote it.")
+    author: str | None = _detail("author", "The address of the person who wrote to a group or channel.")
+    reply_to: list[str] | None = _detail("reply_to", "The addresses that a mail wants its answer at.")
+    cc: list[str] | None = _detail("cc", "The addresses that got a copy of a mail.")
+    automatic: Automatic | None = _detail("automatic", "What no person wrote is: absent for people.")
+    date: datetime | None = _detail("date", "The sender's time, where `sent_at` is the time of arrival.")
+    in_reply_to_message: int | None = _detail("in_reply_to_message", "The id of the message that a mail answers.")
+    verdicts: dict[str, str] | None = _detail("verdicts", "Of the vendor's filters, for spam and viruses.")
 
 
 class AttemptView(View):

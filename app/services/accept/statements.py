@@ -48,11 +48,14 @@ MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
     "idempotency_key": Text(),
     "request_fingerprint": Text(),
     "quoted": Text(),
+    "html": Text(),
+    "details": Text(),
 }
 
 
 def message_values(message: NewMessage) -> tuple[Any, ...]:
     """The values of `MESSAGE_COLUMNS`, in their order."""
+    document = message.details.document()
     return (
         message.direction.value,
         message.channel,
@@ -70,6 +73,8 @@ def message_values(message: NewMessage) -> tuple[Any, ...]:
         message.idempotency_key,
         message.fingerprint,
         message.quoted,
+        message.html,
+        json.dumps(document) if document else None,
     )
 
 
@@ -121,6 +126,7 @@ _inserted: dict[str, ColumnElement[Any]] = {
     "conversation_id": _fresh.c.conversation_id,
     **{name: _fresh.c[name] for name in MESSAGE_COLUMNS if name != "send_at"},
     "attachments": cast(_fresh.c.attachments, JSONB),
+    "details": cast(_fresh.c.details, JSONB),
     "sent_at": func.coalesce(_fresh.c.sent_at, func.now()),
     "status": case(
         (~_is_outbound, MessageStatus.RECEIVED.value),

@@ -14,7 +14,7 @@ from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
 from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
-from app.domain import DEFAULT_TENANT_ID, Direction, NewMessage, parse_reference
+from app.domain import DEFAULT_TENANT_ID, Direction, MessageDetails, NewMessage, parse_reference
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
@@ -170,6 +170,7 @@ class CallbackItems:
             body=storable_text(item.body),
             attachments=[storable_text(attachment) for attachment in item.attachments],
             quoted=storable_text(item.quoted),
+            details=_storable_details(item.details),
             sent_at=storable_moment(item.sent_at),
             provider_type=provider_type,
             provider_message_id=storable_text(item.provider_message_id),
@@ -187,6 +188,18 @@ class CallbackItems:
 async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]]) -> list[None]:
     await store_receipts(connection, receipts)
     return [None] * len(receipts)
+
+
+def _storable_details(details: MessageDetails) -> MessageDetails:
+    """The same, without what PostgreSQL can't store."""
+    return replace(
+        details,
+        from_name=storable_text(details.from_name),
+        author=storable_text(details.author),
+        reply_to=[storable_text(address) for address in details.reply_to],
+        cc=[storable_text(address) for address in details.cc],
+        date=storable_moment(details.date),
+    )
 
 
 def _is_row_error(error: BaseException) -> bool:

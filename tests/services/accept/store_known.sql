@@ -19,7 +19,8 @@ WITH locked AS (
             :given_sent_at::TIMESTAMP WITH TIME ZONE[],
             :given_send_at::TIMESTAMP WITH TIME ZONE[],
             :given_expires_at::TIMESTAMP WITH TIME ZONE[],
-            :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[]
+            :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[],
+            :given_html::TEXT[], :given_details::TEXT[]
         ) WITH ORDINALITY AS arriving(
             customer_address, contact_address,
             direction, channel, type,
@@ -29,7 +30,8 @@ WITH locked AS (
             sent_at,
             send_at,
             expires_at,
-            idempotency_key, request_fingerprint, quoted,
+            idempotency_key, request_fingerprint,
+        quoted, html, details,
             position
         )
     ) AS pairs ON conversations.tenant_id = :tenant::BIGINT
@@ -60,6 +62,8 @@ fresh AS (
            arriving.idempotency_key AS idempotency_key,
            arriving.request_fingerprint AS request_fingerprint,
            arriving.quoted AS quoted,
+           arriving.html AS html,
+           arriving.details AS details,
            arriving.position AS position,
            locked.id AS conversation_id
     FROM unnest(
@@ -71,7 +75,8 @@ fresh AS (
         :given_sent_at::TIMESTAMP WITH TIME ZONE[],
         :given_send_at::TIMESTAMP WITH TIME ZONE[],
         :given_expires_at::TIMESTAMP WITH TIME ZONE[],
-        :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[]
+        :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[],
+            :given_html::TEXT[], :given_details::TEXT[]
     ) WITH ORDINALITY AS arriving(
         customer_address, contact_address,
         direction, channel, type,
@@ -81,7 +86,8 @@ fresh AS (
         sent_at,
         send_at,
         expires_at,
-        idempotency_key, request_fingerprint, quoted,
+        idempotency_key, request_fingerprint,
+        quoted, html, details,
         position
     )
     JOIN locked ON locked.customer_address = arriving.customer_address
@@ -113,7 +119,8 @@ fresh AS (
 stored AS (
     INSERT INTO messages (
         tenant_id, conversation_id, direction, channel, type, from_address, to_address, subject, body, attachments,
-        provider_type, provider_message_id, sent_at, expires_at, idempotency_key, request_fingerprint, quoted,
+        provider_type, provider_message_id, sent_at, expires_at, idempotency_key, request_fingerprint,
+        quoted, html, details,
         status, due_at
     )
     SELECT :tenant::BIGINT AS anon_1,
@@ -133,6 +140,8 @@ stored AS (
            fresh.idempotency_key AS idempotency_key,
            fresh.request_fingerprint AS request_fingerprint,
            fresh.quoted AS quoted,
+           fresh.html AS html,
+           CAST(fresh.details AS JSONB) AS details,
            CASE
                WHEN (fresh.direction != 'outbound') THEN 'received'
                WHEN (fresh.send_at IS NOT NULL) THEN 'scheduled'

@@ -54,7 +54,7 @@ taken AS (
     WHERE messages.tenant_id = :tenant
       AND messages.id = picked.id
     RETURNING messages.id, messages.attempt_count, messages.attempt_limit, messages.channel, messages.type,
-              messages.from_address, messages.to_address, messages.subject, messages.body, messages.attachments,
+              messages.from_address, messages.to_address, messages.subject, messages.body, messages.html, messages.attachments,
               messages.created_at, messages.retry_count, picked.in_doubt_with
 ),
 opened AS (
@@ -69,7 +69,7 @@ opened AS (
 )
 -- Gives back all that the provider needs, in the order in which the messages were accepted.
 SELECT taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
-       taken.from_address, taken.to_address, taken.subject, taken.body, taken.attachments,
+       taken.from_address, taken.to_address, taken.subject, taken.body, taken.html, taken.attachments,
        taken.created_at, taken.retry_count, taken.in_doubt_with
 FROM taken
 ORDER BY taken.id

@@ -34,11 +34,12 @@ NAMESPACE = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "true
 
 #: A process of its own that uses the server until its standard input ends, or until Ctrl-C.
 USER = """
-import contextlib, sys, structlog
+import contextlib, signal, sys, structlog
 from pathlib import Path
 from app.db.embedded import EmbeddedPostgres
 
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would this
 with contextlib.suppress(KeyboardInterrupt), EmbeddedPostgres(Path(sys.argv[1])) as url:
     print(url, flush=True)
     sys.stdin.read()

@@ -11,7 +11,13 @@ _keys = count(1)
 
 def simulator_settings(**values: Any) -> SimulatorSettings:
     """Settings that read nothing of the environment, and wait for nothing unless told to."""
-    quick = {"ENV": "development", "slow_seconds": 0.01, "receipt_delay_seconds": 0.0, "late_receipt_seconds": 0.05}
+    quick = {
+        "ENV": "development",
+        "timeout_seconds": 60,
+        "slow_seconds": 0.01,
+        "receipt_delay_seconds": 0.0,
+        "late_receipt_seconds": 0.05,
+    }
     return SimulatorSettings(_env_file=None, **{**quick, **values})
 
 

@@ -21,6 +21,12 @@ from tests.live import LOCAL
 from tests.providers import simulator_settings
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes its time to accept a connection."""
+    monkeypatch.setattr("app.providers.toolbox.transport.CONNECT_SECONDS", 60.0)
+
+
 @asynccontextmanager
 async def served(app: Starlette) -> AsyncIterator[str]:
     """The application on a socket of its own in this process; gives its address."""

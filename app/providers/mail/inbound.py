@@ -10,27 +10,17 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from email.utils import getaddresses
 from typing import Any
 
 from pydantic import AliasPath, Field, TypeAdapter
 
 from app.domain import Channel, MessageType
 from app.providers.base import Callback, InboundFile, InboundMessage
+from app.providers.mail.charsets import clean_text, text_of
+from app.providers.mail.headers import MESSAGE_ID, Headers, decoded, header, one_line, raw_header, time_of
 from app.providers.mail.html_source import text_of_html
-from app.providers.mail.parts import (
-    MESSAGE_ID,
-    Headers,
-    MailParts,
-    clean_text,
-    decoded,
-    header,
-    one_line,
-    read_headers,
-    read_mail,
-    text_of,
-    time_of,
-)
+from app.providers.mail.mailboxes import mailboxes
+from app.providers.mail.parts import MailParts, read_headers, read_mail
 from app.providers.mail.quotes import split_quoted
 from app.providers.toolbox.models import LONGEST_ID, VendorModel
 from app.providers.toolbox.multipart import FormPart, parts_of
@@ -130,7 +120,7 @@ def postmark_inbound(payload: Mapping[str, Any]) -> list[InboundMessage]:
     recipients = received.original_recipient or received.to
     files = [InboundFile(file.name, file.content_type, _from_base64(file.content)) for file in received.files]
     mail = MailParts(headers, received.text or "", received.html or "", files)
-    return _messages(mail, [address for _, address in getaddresses([recipients[:10_000]])])
+    return _messages(mail, [mailbox.address for mailbox in mailboxes(recipients)])
 
 
 class _SesNotification(VendorModel):
@@ -156,7 +146,8 @@ def _messages(
 ) -> list[InboundMessage]:
     """One message for each recipient of the envelope, which alone also names blind copies."""
     addresses = list(dict.fromkeys(address for written in recipients if (address := written.strip(" <>\t"))))
-    sender = _author(mail.headers) or envelope_sender.strip(" <>\t")
+    envelope_sender = envelope_sender.strip(" <>\t")
+    sender = _author(mail.headers, envelope_sender) or envelope_sender
     if not addresses or not sender:
         raise ValueError("The mail has no recipient, or no sender.")
     subject = one_line(clean_text(header(mail.headers, "subject")))[:_LONGEST_SUBJECT].strip()
@@ -180,10 +171,15 @@ def _messages(
     ]
 
 
-def _author(headers: Headers) -> str:
-    """The first readable address in From or Sender; empty if there is none."""
-    written = [line for name in ("from", "sender") if (line := header(headers, name))]
-    return next((address for _, address in getaddresses(written) if "@" in address), "")
+def _author(headers: Headers, envelope_sender: str) -> str:
+    """The author's address by From, or else by Sender; empty if neither has one.
+
+    Of several authors it is the one that also sent the mail (RFC 5322, 3.6.2), or else the first.
+    """
+    sender = [mailbox.address for mailbox in mailboxes(raw_header(headers, "sender"))]
+    authors = [mailbox.address for mailbox in mailboxes(raw_header(headers, "from"))] or sender
+    senders = {address.lower() for address in (*sender, envelope_sender)}
+    return next((address for address in authors if address.lower() in senders), authors[0] if authors else "")
 
 
 def _bounded(mail: MailParts) -> tuple[str, list[InboundFile]]:

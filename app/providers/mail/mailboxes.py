@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from app.providers.mail.headers import decoded, one_line, readable
 from app.providers.mail.mailbox_tokens import Token, tokens_of
-from app.providers.mail.parts import decoded, one_line, text_of
 
 #: More than a header with thousands of recipients has. A longer one is not read, because its cut end could decide.
 _LONGEST_VALUE = 100_000
@@ -38,11 +38,9 @@ def mailboxes(value: str) -> list[Mailbox]:
     """
     if len(value) > _LONGEST_VALUE:
         return []
-    if not value.isascii():
-        value = text_of(value.encode("utf-8", "surrogateescape"), "utf-8")
     found: list[Mailbox] = []
     before = ""
-    for entry, separator in _entries([*tokens_of(value)]):
+    for entry, separator in _entries([*tokens_of(readable(value))]):
         name, address = _bracketed(entry) if any(token.kind == "angle" for token in entry) else _bare(entry)
         if address:
             found.append(Mailbox(_shown(before + name), address))

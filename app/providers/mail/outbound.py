@@ -19,8 +19,8 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import Field
 
 from app.providers.base import OutboundMessage, PermanentFailure
+from app.providers.mail.headers import MESSAGE_ID, one_line
 from app.providers.mail.html_source import looks_like_html, text_of_html
-from app.providers.mail.parts import MESSAGE_ID, one_line
 from app.providers.toolbox.http_client import HttpProvider, ProviderSettings
 from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.remote_files import RemoteFile, RemoteFiles

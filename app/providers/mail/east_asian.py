@@ -1,0 +1,106 @@
+"""Charsets of East Asia with the rows that vendors added, where Python's codecs lack them.
+
+NEC's row 13, IBM's characters (CP50220, CP51932), half-width kana in ISO-2022-JP, extensions of Big5, the euro.
+JIS rows are read by way of Shift_JIS, whose codec `cp932` has them all (WHATWG Encoding, index jis0208).
+"""
+
+import codecs
+import re
+from collections.abc import Callable
+
+#: A handler costs a microsecond for each broken byte. A longer text keeps replacement characters.
+_LONGEST_MENDED = 2_000_000
+_LOST = "\ufffd"
+
+_HIGH = bytes(byte | 0x80 if 0x21 <= byte <= 0x7E else byte for byte in range(256))
+_PAIR = re.compile(rb"[\xa1-\xfe]{2}")
+#: Escapes and shifts in ISO-2022-JP and its relatives (RFC 1468, RFC 1554, RFC 2237, CP50222).
+_SHIFT = re.compile(rb"\x1b(?:&@\x1b)?(\$[@AB]|\$\([@-DOPQ]|\([ABHIJ])|([\x0e\x0f])")
+_CODEC_AFTER = {
+    b"$A": "gb18030",
+    b"$(A": "gb18030",
+    b"$(C": "cp949",
+    b"$(O": "euc_jis_2004",
+    b"$(Q": "euc_jis_2004",
+    b"$(D": "euc_jp",
+    b"$(P": "euc_jis_2004",
+}
+#: Their characters take three bytes in EUC.
+_SECOND_SETS = {b"$(D", b"$(P"}
+_KANA = {b"(I", b"\x0e"}
+_ROMAN = {b"(A", b"(B", b"(H", b"(J", b"\x0f"}
+
+
+def _iso_2022_jp(content: bytes) -> str:
+    pieces: list[str] = []
+    shift, place = b"(B", 0
+    for found in _SHIFT.finditer(content):
+        pieces.append(_shifted(content[place : found.start()], shift))
+        shift, place = found[1] or found[2], found.end()
+    return "".join([*pieces, _shifted(content[place:], shift)])
+
+
+def _shifted(content: bytes, shift: bytes) -> str:
+    if shift in _ROMAN:
+        return content.decode("cp932", "replace")
+    content = content.translate(_HIGH)
+    if shift in _KANA:
+        return content.decode("cp932", "replace")
+    if shift in _SECOND_SETS:
+        content = _PAIR.sub(lambda pair: b"\x8f" + pair[0], content)
+    codec = _CODEC_AFTER.get(shift)
+    return _euc_jp(content) if codec is None else content.decode(codec, "replace")
+
+
+def _euc_jp(content: bytes) -> str:
+    return content.decode("euc_jp", _handler("mail-jis-rows", content))
+
+
+def _big5(content: bytes) -> str:
+    return content.decode("big5hkscs", _handler("mail-eten-rows", content))
+
+
+def _gb18030(content: bytes) -> str:
+    return content.decode("gb18030", _handler("mail-gbk-euro", content))
+
+
+def _handler(name: str, content: bytes) -> str:
+    return name if len(content) <= _LONGEST_MENDED else "replace"
+
+
+def _mend_jis(error: UnicodeError) -> tuple[str, int]:
+    """Read two bytes of EUC-JP as the row and cell that they name, written in Shift_JIS."""
+    assert isinstance(error, UnicodeDecodeError)
+    pair = error.object[error.start : error.start + 2]
+    if not _PAIR.fullmatch(pair):
+        return _LOST, error.start + 1
+    row, cell = pair[0] - 0xA1, pair[1] - 0xA1
+    lead = (row >> 1) + (0x81 if row < 62 else 0xC1)
+    trail = cell + (0x9F if row % 2 else 0x40 if cell < 63 else 0x41)
+    return bytes([lead, trail]).decode("cp932", "replace")[:1], error.start + 2
+
+
+def _mend_big5(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    try:
+        return error.object[error.start : error.start + 2].decode("cp950"), error.start + 2
+    except ValueError:
+        return _LOST, error.start + 1
+
+
+def _mend_gbk(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "€" if error.object[error.start] == 0x80 else _LOST, error.start + 1
+
+
+codecs.register_error("mail-jis-rows", _mend_jis)
+codecs.register_error("mail-eten-rows", _mend_big5)
+codecs.register_error("mail-gbk-euro", _mend_gbk)
+
+#: Decoders by the names that `charset_names` gives. None of them raises.
+DECODERS: dict[str, Callable[[bytes], str]] = {
+    "big5": _big5,
+    "euc-jp": _euc_jp,
+    "gb18030": _gb18030,
+    "iso-2022-jp": _iso_2022_jp,
+}

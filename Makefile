@@ -6,10 +6,10 @@ PIN := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --gener
 # It warns that pyproject.toml names no dependencies; ours stand in requirements.txt.
 SBOM := $(TOOLS)/python -W ignore::UserWarning -m cyclonedx_py environment
 
-.PHONY: menu setup run worker migrate test test-all e2e faults fuzz bench check compose-check format lock audit sbom tools clean
+.PHONY: menu setup run worker migrate test test-all test-other-python e2e faults fuzz bench check compose-check format lock audit sbom tools clean
 
 menu: ## show this menu
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install everything for development into .venv
 	@sh bin/launch.sh setup --dev
@@ -28,6 +28,9 @@ test: ## run the tests that are done in three minutes
 
 test-all: ## run every test, as CI does
 	@./bin/test.sh all
+
+test-other-python: setup tools ## run the tests of mail on a second Python (OTHER_PYTHON=... names it)
+	@$(PYTHON) bin/other_python.py
 
 e2e: ## run only the end-to-end tests
 	@./bin/test.sh e2e

@@ -121,13 +121,29 @@ class InboundFile:
 
 
 @dataclass(frozen=True, slots=True)
+class MailClaims:
+    """The claims of a mail's headers that only the database can check. Each list has the likeliest first.
+
+    - `senders` are names and addresses. The first address that is not the tenant's own is the contact.
+    - `sent_to` are addresses that the mail was sent to before it was forwarded to `to_address`. The first one that is
+      the tenant's own takes its place. True beside it means that the headers suffice where it has no owner.
+    - `answers` are the mails that it answers. Each is a vendor's name with its id, or no name with our reference.
+    """
+
+    senders: Sequence[tuple[str, str]] = ()
+    sent_to: Sequence[tuple[str, bool]] = ()
+    answers: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class InboundMessage:
     """An inbound message, with its addresses as the provider wrote them.
 
     An address that is neither a phone number nor an email address is written `kind:value`, such as `slack:C024BE91L`.
     `provider_message_id` has at most 512 characters, and is the same when the message comes again. `attachments` are
     URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
-    repeats earlier ones; `body` is without it. `details` is what only some messages have.
+    repeats earlier ones; `body` is without it. `details` is what only some messages have. `claims` are None where
+    nothing has to be checked.
     """
 
     provider_message_id: str
@@ -142,6 +158,7 @@ class InboundMessage:
     files: Sequence[InboundFile] = ()
     quoted: str | None = None
     details: MessageDetails = NO_DETAILS
+    claims: MailClaims | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pydantic import AliasPath, Field, SecretStr
 
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.inbound import mailgun_inbound
+from app.providers.mail.formats import mailgun_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of

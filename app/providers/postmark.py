@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.inbound import postmark_inbound
+from app.providers.mail.formats import postmark_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
@@ -113,7 +113,7 @@ class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
         raw = callback.json()
         if not isinstance(raw, dict):
             raise ValueError("An event comes as an object.")
-        return postmark_inbound(raw) if "FromFull" in raw else [_receipt(raw)]
+        return postmark_inbound(callback) if "FromFull" in raw else [_receipt(raw)]
 
 
 def configured() -> PostmarkProvider | None:

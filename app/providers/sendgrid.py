@@ -27,7 +27,7 @@ from pydantic import SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.inbound import sendgrid_inbound
+from app.providers.mail.formats import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import bearer, outcome_of, reason_in
 from app.providers.toolbox.models import LONGEST_ID, ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of

@@ -24,7 +24,7 @@ from pydantic_core import from_json
 
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.inbound import ses_inbound
+from app.providers.mail.formats import ses_inbound
 from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
@@ -117,7 +117,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
         if not isinstance(raw, dict):
             raise ValueError("An event comes as an object.")
         if raw.get("notificationType") == "Received":
-            return ses_inbound(raw)
+            return ses_inbound(raw, callback.received_at)
         return [_receipt(raw, notification)]
 
     async def _confirmed(self, notification: Notification) -> base.Reply:

@@ -279,7 +279,9 @@ def test_a_message_that_came_in_has_both_ends_and_its_words(calling: Kit) -> Non
     assert message.to_address
     assert message.body
     assert message.sent_at is None or message.sent_at.tzinfo is not None
-    assert items_in(provider, calling.sign(described.inbound)) == [message]
+    [again] = items_in(provider, calling.sign(described.inbound))
+    assert isinstance(again, InboundMessage)
+    assert replace(again, sent_at=message.sent_at) == message  # a mail with an old date counts from its arrival
 
 
 def test_what_hangs_on_a_message_that_came_in_is_kept(calling: Kit) -> None:

@@ -1,0 +1,189 @@
+"""The people of an inbound mail, by its headers: its contact, where an answer goes, and whom it was sent to first.
+
+Contact forms, groups and mailing lists write their own address into From and name the person elsewhere. A mail
+server that forwards notes the address that it forwards for.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from app.providers.mail.headers import Headers
+from app.providers.mail.mailboxes import Mailbox, mailboxes
+
+#: The most addresses kept of one kind.
+MOST_ADDRESSES = 100
+#: The most addresses of one kind that are looked up.
+_MOST_CLAIMS = 10
+_LONGEST_ADDRESS = 320
+
+#: Headers that name the person where From is an address of a form, a group or a list. The last is of RFC 9057.
+_INSTEAD = ("reply-to", "x-original-from", "x-original-sender", "author")
+#: Headers of mail servers that forward. Those above were added later.
+_FORWARDED = (
+    "delivered-to",
+    "x-delivered-to",
+    "x-original-to",
+    "envelope-to",
+    "x-envelope-to",
+    "x-forwarded-for",
+    "x-forwarded-to",
+    "resent-from",
+)
+#: Domains of vendors, whose addresses are not written to: mail for them was forwarded, unless To names them.
+_TECHNICAL = re.compile(r"inbound\.postmarkapp\.com|sandbox[0-9a-f]+\.mailgun\.org")
+#: Domains of the public, where an equal domain says nothing about two addresses.
+_PUBLIC = re.compile(
+    r"(126|163|aol|bluewin|freenet|gmail|gmx|googlemail|hotmail|icloud|laposte|libero|live|msn|naver|outlook|proton"
+    r"|protonmail|qq|rediffmail|seznam|sina|t-online|wanadoo|yahoo|yandex|ymail|zoho|zohomail)\.[a-z.]{2,6}"
+    r"|(mac|mail|me|comcast|verizon)\.(com|net)|(free|orange|sfr)\.fr|(mail|inbox|list|bk)\.ru|web\.de|wp\.pl|uol\.com\.br"
+)
+_LIST = ("list-id", "list-post", "mailing-list", "x-google-group-id")
+_NAME_BY_GROUP = re.compile(r"'?(.+?)'? via .+")
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """The people of a mail.
+
+    `senders` begin with the contact, as far as the headers tell. `sent_to` is as in `MailClaims`, for each recipient.
+    `is_passed_on` is true for a person's words that came through a form or a group of the recipient's own.
+    """
+
+    senders: Sequence[Mailbox]
+    reply_to: Sequence[str]
+    cc: Sequence[str]
+    sent_to: dict[str, list[tuple[str, bool]]]
+    is_passed_on: bool
+
+
+def people_of(headers: Headers, recipients: Sequence[str], envelope_sender: str) -> People:
+    """The people of a mail to the recipients of an envelope."""
+    named = _mailboxes_by_header(headers)
+
+    def in_headers(*names: str) -> list[Mailbox]:
+        return [mailbox for name in names for mailbox in named.get(name, ())]
+
+    to, cc = in_headers("to"), in_headers("cc")
+    written = [each.address for each in [*to, *cc]]
+    forwarded = list(_forwarders(headers))
+    sent_to = {each: _sent_to(each, written, forwarded, recipients) for each in recipients}
+    own = _Own([*recipients, *(each for found in sent_to.values() for each, is_sure in found if is_sure)])
+    is_list = any(name.lower() in _LIST for name, _ in headers)
+    copies = {each.address.lower() for each in [*to, *(cc if is_list else ())]}
+    authors = in_headers("from") or in_headers("sender") or mailboxes(envelope_sender)
+
+    def rank(mailbox: Mailbox) -> int:
+        """Lower for an address that is less likely to be the recipient's own."""
+        if mailbox.address.lower() in own.addresses | copies:
+            return 2
+        return 1 if own.has(mailbox.address) else 0
+
+    others = in_headers(*_INSTEAD) if authors else []
+    senders = sorted(_different([*authors, *others]), key=rank)[:_MOST_CLAIMS]
+    is_own_list = any(own.has(place) for place in _places_of_list(headers))
+    is_instead = bool(authors) and senders[0].address != authors[0].address
+    return People(
+        senders=_with_names(senders, authors),
+        reply_to=[each.address for each in _different(in_headers("reply-to"))][:MOST_ADDRESSES],
+        cc=[each.address for each in _different(cc)][:MOST_ADDRESSES],
+        sent_to=sent_to,
+        is_passed_on=is_own_list or (is_instead and not is_list),
+    )
+
+
+class _Own:
+    """The recipient's own addresses and domains, as far as the envelope and the forwarding servers tell."""
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self.addresses = {address.lower() for address in addresses}
+        domains = {_domain_of(address) for address in self.addresses}
+        self._domains = {
+            domain for domain in domains if not (_PUBLIC.fullmatch(domain) or _TECHNICAL.fullmatch(domain))
+        }
+
+    def has(self, address: str) -> bool:
+        """True for an address of one of the domains, or of one above or below it."""
+        domain = _domain_of(address)
+        return any(_is_within(domain, own) or _is_within(own, domain) for own in self._domains)
+
+
+def _sent_to(
+    recipient: str, written: Iterable[str], forwarded: Iterable[str], recipients: Iterable[str]
+) -> list[tuple[str, bool]]:
+    """The addresses that the mail for a recipient was sent to first, the likeliest first, as in `MailClaims`.
+
+    None where To or Cc names the recipient. A mail to a blind copy is not forwarded, so To alone is no proof.
+    """
+    to = {each.lower(): each for each in written}
+    if recipient.lower() in to:
+        return []
+    through = {each.lower(): each for each in forwarded}
+    domain = _domain_of(recipient)
+    is_technical = _TECHNICAL.fullmatch(domain) is not None
+    candidates = [each for each in to if each in through] + [each for each in through if each not in to]
+    if is_technical:
+        candidates += [each for each in to if each not in through]
+    others = {each.lower() for each in recipients}
+    candidates = [each for each in candidates if each not in others][:_MOST_CLAIMS]
+
+    def is_sure(candidate: str) -> bool:
+        if candidate not in through:
+            return len(candidates) == 1
+        return is_technical or _is_within(domain, _domain_of(candidate))
+
+    return [(to.get(each) or through[each], is_sure(each)) for each in candidates]
+
+
+def _forwarders(headers: Headers) -> Iterator[str]:
+    """The addresses in the headers of forwarding servers, the earliest first."""
+    for name, value in reversed(headers):
+        if name.lower() in _FORWARDED:
+            # X-Forwarded-For has its addresses with blanks between them.
+            value = ", ".join(value.split()) if name.lower() == "x-forwarded-for" else value
+            yield from (each.address for each in mailboxes(value) if len(each.address) <= _LONGEST_ADDRESS)
+
+
+def _places_of_list(headers: Headers) -> Iterator[str]:
+    """The list's id (RFC 2919) and its address (RFC 2369), each as an address."""
+    for name, value in headers:
+        if name.lower() == "list-id":
+            yield "@" + value.rpartition("<")[2].partition(">")[0].strip()[:_LONGEST_ADDRESS]
+        elif name.lower() == "list-post":
+            yield from (each.address for each in mailboxes(value))
+
+
+def _mailboxes_by_header(headers: Headers) -> dict[str, list[Mailbox]]:
+    """The mailboxes of each header that names people, by its name in lower case."""
+    wanted = {"from", "sender", "to", "cc", *_INSTEAD}
+    found: dict[str, list[Mailbox]] = {}
+    for name, value in headers:
+        if (known := name.lower()) in wanted:
+            usable = (each for each in mailboxes(value) if len(each.address) <= _LONGEST_ADDRESS)
+            found.setdefault(known, []).extend(usable)
+    return found
+
+
+def _different(found: Iterable[Mailbox]) -> list[Mailbox]:
+    """The first mailbox of each address, compared without regard to case."""
+    first: dict[str, Mailbox] = {}
+    for mailbox in found:
+        first.setdefault(mailbox.address.lower(), mailbox)
+    return list(first.values())
+
+
+def _with_names(senders: list[Mailbox], authors: list[Mailbox]) -> list[Mailbox]:
+    """The same, where a group's `'Jane' via Web` in From names a person whose address stands elsewhere."""
+    by_group = _NAME_BY_GROUP.fullmatch(authors[0].name) if authors else None
+    if by_group is None or senders[0].name or senders[0].address == authors[0].address:
+        return senders
+    return [Mailbox(by_group[1], senders[0].address), *senders[1:]]
+
+
+def _domain_of(address: str) -> str:
+    return address.rpartition("@")[2].lower().rstrip(".")
+
+
+def _is_within(domain: str, other: str) -> bool:
+    """True for an equal domain, or one below the other."""
+    return domain == other or ("." in other and domain.endswith("." + other))

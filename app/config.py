@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     routes: Annotated[dict[str, list[str]], NoDecode] = {}
 
     default_region: str = Field("US", pattern=r"^[A-Z]{2}$")
+    #: Vendors' addresses that mail is forwarded to, each with the address that people write to:
+    #: `hash@inbound.postmarkapp.com=support@shop.example`.
+    mail_forwarded_addresses: Annotated[dict[str, str], NoDecode] = {}
 
     #: Requests of all keys of a tenant, per second and in a burst; 0 is no limit.
     rate_limit_per_second: RequestRate = 1000
@@ -183,6 +186,16 @@ class Settings(BaseSettings):
             if not _CHANNEL.fullmatch(channel) or not all(routes[channel]):
                 raise ValueError("write it as channel:provider,provider for each channel, spaces between them")
         return routes
+
+    @field_validator("mail_forwarded_addresses", mode="before")
+    @classmethod
+    def _two_addresses(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.split("=") for part in value.split()]
+        if not all(len(pair) == 2 and all(address.count("@") == 1 for address in pair) for pair in pairs):
+            raise ValueError("write it as vendors-address=own-address, spaces between two such pairs")
+        return dict(pairs)
 
     @field_validator("provider_rates", "provider_concurrencies", "daily_caps", mode="before")
     @classmethod

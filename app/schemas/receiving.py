@@ -1,11 +1,12 @@
 """The callbacks of the generic webhooks, and the reply."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from app.domain import Address, Channel, Direction, MessageType, NewMessage
+from app.domain import Address, Channel, Direction, MessageDetails, MessageType, NewMessage
 from app.schemas.fields import (
     EmailParty,
     ProviderMessageId,
@@ -87,7 +88,16 @@ class EmailInbound(_Inbound):
     subject: ReceivedSubject | None = None
 
     def new_message(self, tenant_id: int) -> NewMessage:
-        return self._new(tenant_id, Channel.EMAIL, MessageType.EMAIL, self.xillio_id, subject=self.subject)
+        message = self._new(tenant_id, Channel.EMAIL, MessageType.EMAIL, self.xillio_id, subject=self.subject)
+        name = _display_name(self.from_.written)
+        return replace(message, details=MessageDetails(from_name=name)) if name else message
+
+
+def _display_name(written: str) -> str:
+    """The name in `Jane Roe <jane@example.com>`, without quotation marks around it; empty if there is none."""
+    name = written.rpartition("<")[0].strip() if written.endswith(">") else ""
+    is_quoted = len(name) > 1 and name[0] == name[-1] == '"'
+    return name[1:-1].replace('\\"', '"').strip() if is_quoted else name
 
 
 class WebhookAccepted(BaseModel):

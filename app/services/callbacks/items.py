@@ -18,6 +18,7 @@ from app.domain import DEFAULT_TENANT_ID, Direction, MessageDetails, NewMessage,
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
+from app.services.callbacks.mail_claims import MailClaimsCheck
 from app.services.delivery.receipts import store_receipts
 from app.services.messages.files import FileStore, NewFile, new_files
 from app.services.tenancy.addresses import AddressOwners
@@ -74,6 +75,7 @@ class CallbackItems:
         self._addresses = addresses
         self._files = files
         self._region = settings.default_region
+        self._claims = MailClaimsCheck(engine, settings, addresses)
         self._ledger: GroupCommit[tuple[str, Receipt], None] = GroupCommit(
             engine,
             settings,
@@ -157,6 +159,8 @@ class CallbackItems:
         if not _NAME.fullmatch(item.channel) or not _NAME.fullmatch(item.type):
             raise ValueError("channel and type are names in lower case")
         _must_be_short(item.provider_message_id)
+        if item.claims is not None:
+            item = await self._claims.settled(item, item.claims)
         recipient = any_address(item.to_address, region=self._region)
         sender = sender_address(item.from_address, region=self._region)
         message = NewMessage(

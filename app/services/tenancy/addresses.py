@@ -39,17 +39,21 @@ class AddressOwners:
 
     async def tenant_of(self, address: Address) -> int:
         """The tenant that owns an address; tenant 1 where it has no owner."""
+        return await self.owner_of(address) or DEFAULT_TENANT_ID
+
+    async def owner_of(self, address: Address) -> int | None:
+        """The tenant that owns an address; None where it has no owner."""
         if not await self._any.get_or_load(None, self._look_up_any):
-            return DEFAULT_TENANT_ID
+            return None
         key = (address.type, address.value)
-        return await self._owners.get_or_load(key, lambda: self._look_up(address))
+        return await self._owners.get_or_load(key, lambda: self._look_up(address)) or None
 
     async def _look_up_any(self) -> tuple[bool, float]:
         return await self._first(_ANY, {}) is not None, _KEPT_SECONDS
 
     async def _look_up(self, address: Address) -> tuple[int, float]:
         owner = await self._first(_OWNER, {"address": address.value, "address_type": address.type})
-        return DEFAULT_TENANT_ID if owner is None else owner, _KEPT_SECONDS
+        return owner or 0, _KEPT_SECONDS  # the cache knows no None
 
     async def _first(self, query: Select[int], parameters: dict[str, str]) -> int | None:
         async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:

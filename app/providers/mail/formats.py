@@ -28,7 +28,7 @@ from app.providers.mail.headers import Headers, decoded
 from app.providers.mail.inbound import Reception, messages_of
 from app.providers.mail.mailboxes import mailboxes
 from app.providers.mail.parts import MailParts, read_headers, read_mail
-from app.providers.toolbox.models import EventTime, VendorId, VendorModel, moment_of
+from app.providers.toolbox.models import EventTime, VendorModel, moment_of
 from app.providers.toolbox.multipart import FormPart, parts_of
 
 #: A text that the mail does not depend on: empty where the vendor writes something else.
@@ -48,7 +48,7 @@ _Time = Annotated[EventTime, WrapValidator(_time_or_none)]
 
 class _Envelope(VendorModel):
     to: list[str]
-    sender: str = Field("", alias="from")
+    sender: str | None = Field(None, alias="from")
 
 
 def sendgrid_inbound(callback: Callback) -> list[InboundMessage]:
@@ -129,7 +129,7 @@ class _PostmarkFile(VendorModel):
 
 
 class _PostmarkMail(VendorModel):
-    id: VendorId | None = Field(None, alias="MessageID")
+    id: _Written = Field("", alias="MessageID")
     sender: str = Field(alias="From")
     name: _Written = Field("", alias="FromName")
     to: _Written = Field("", alias="To")
@@ -178,7 +178,7 @@ def postmark_inbound(callback: Callback) -> list[InboundMessage]:
 
 
 class _SesNotification(VendorModel):
-    id: VendorId | None = Field(None, validation_alias=AliasPath("mail", "messageId"))
+    id: _Written = Field("", validation_alias=AliasPath("mail", "messageId"))
     received_at: _Time = Field(None, validation_alias=AliasPath("mail", "timestamp"))
     source: str | None = Field(None, validation_alias=AliasPath("mail", "source"))
     recipients: list[str] = Field(validation_alias=AliasPath("receipt", "recipients"))

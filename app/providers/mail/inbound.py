@@ -31,13 +31,13 @@ class Reception:
     """The way in which a vendor received a mail.
 
     `sender` is the envelope's: empty for a bounce, None where the vendor does not tell. `vendors_id` is the vendor's
-    own id of the mail, which its retries repeat. `attachments` are URLs of files that the vendor keeps.
+    own id of the mail, which its retries repeat, or empty. `attachments` are URLs of files that the vendor keeps.
     """
 
     recipients: Sequence[str]
     arrived_at: datetime
     sender: str | None = None
-    vendors_id: str | None = None
+    vendors_id: str = ""
     attachments: Sequence[str] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
 

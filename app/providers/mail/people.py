@@ -16,6 +16,7 @@ MOST_ADDRESSES = 100
 #: The most addresses of one kind that are looked up.
 _MOST_CLAIMS = 10
 _LONGEST_ADDRESS = 320
+_MOST_LABELS = 20
 
 #: Headers that name the person where From is an address of a form, a group or a list. The last is of RFC 9057.
 _INSTEAD = ("reply-to", "x-original-from", "x-original-sender", "author")
@@ -36,7 +37,8 @@ _TECHNICAL = re.compile(r"inbound\.postmarkapp\.com|sandbox[0-9a-f]+\.mailgun\.o
 _PUBLIC = re.compile(
     r"(126|163|aol|bluewin|freenet|gmail|gmx|googlemail|hotmail|icloud|laposte|libero|live|msn|naver|outlook|proton"
     r"|protonmail|qq|rediffmail|seznam|sina|t-online|wanadoo|yahoo|yandex|ymail|zoho|zohomail)\.[a-z.]{2,6}"
-    r"|(mac|mail|me|comcast|verizon)\.(com|net)|(free|orange|sfr)\.fr|(mail|inbox|list|bk)\.ru|web\.de|wp\.pl|uol\.com\.br"
+    r"|(mac|mail|me|comcast|verizon)\.(com|net)|example\.(com|net|org)|(free|orange|sfr)\.fr|(mail|inbox|list|bk)\.ru"
+    r"|web\.de|wp\.pl|uol\.com\.br"
 )
 _LIST = ("list-id", "list-post", "mailing-list", "x-google-group-id")
 _NAME_BY_GROUP = re.compile(r"'?(.+?)'? via .+")
@@ -64,29 +66,25 @@ def people_of(headers: Headers, recipients: Sequence[str], envelope_sender: str)
     def in_headers(*names: str) -> list[Mailbox]:
         return [mailbox for name in names for mailbox in named.get(name, ())]
 
-    to, cc = in_headers("to"), in_headers("cc")
-    written = [each.address for each in [*to, *cc]]
-    forwarded = list(_forwarders(headers))
-    sent_to = {each: _sent_to(each, written, forwarded, recipients) for each in recipients}
+    to, cc, reply_to = (_different(in_headers(name)) for name in ("to", "cc", "reply-to"))
+    sent_to = _sent_to(recipients, written=[*to, *cc], forwarded=list(_forwarders(headers)))
     own = _Own([*recipients, *(each for found in sent_to.values() for each, is_sure in found if is_sure)])
     is_list = any(name.lower() in _LIST for name, _ in headers)
-    copies = {each.address.lower() for each in [*to, *(cc if is_list else ())]}
-    authors = in_headers("from") or in_headers("sender") or mailboxes(envelope_sender)
+    likely = own.addresses | {each.address.lower() for each in [*to, *(cc if is_list else ())]}
 
     def rank(mailbox: Mailbox) -> int:
         """Lower for an address that is less likely to be the recipient's own."""
-        if mailbox.address.lower() in own.addresses | copies:
-            return 2
-        return 1 if own.has(mailbox.address) else 0
+        return 2 if mailbox.address.lower() in likely else int(own.has(mailbox.address))
 
-    others = in_headers(*_INSTEAD) if authors else []
-    senders = sorted(_different([*authors, *others]), key=rank)[:_MOST_CLAIMS]
+    authors = (in_headers("from") or in_headers("sender") or mailboxes(envelope_sender))[:_MOST_CLAIMS]
+    others = in_headers(*_INSTEAD)[:_MOST_CLAIMS] if authors else []
+    senders = sorted(_different([*authors, *others]), key=rank)
     is_own_list = any(own.has(place) for place in _places_of_list(headers))
     is_instead = bool(authors) and senders[0].address != authors[0].address
     return People(
         senders=_with_names(senders, authors),
-        reply_to=[each.address for each in _different(in_headers("reply-to"))][:MOST_ADDRESSES],
-        cc=[each.address for each in _different(cc)][:MOST_ADDRESSES],
+        reply_to=[each.address for each in reply_to[:MOST_ADDRESSES]],
+        cc=[each.address for each in cc[:MOST_ADDRESSES]],
         sent_to=sent_to,
         is_passed_on=is_own_list or (is_instead and not is_list),
     )
@@ -98,41 +96,40 @@ class _Own:
     def __init__(self, addresses: Iterable[str]) -> None:
         self.addresses = {address.lower() for address in addresses}
         domains = {_domain_of(address) for address in self.addresses}
-        self._domains = {
-            domain for domain in domains if not (_PUBLIC.fullmatch(domain) or _TECHNICAL.fullmatch(domain))
-        }
+        self._domains = {each for each in domains if not (_PUBLIC.fullmatch(each) or _TECHNICAL.fullmatch(each))}
+        self._above = {above for domain in self._domains for above in _upwards(domain)}
 
     def has(self, address: str) -> bool:
         """True for an address of one of the domains, or of one above or below it."""
         domain = _domain_of(address)
-        return any(_is_within(domain, own) or _is_within(own, domain) for own in self._domains)
+        return domain in self._above or any(above in self._domains for above in _upwards(domain))
 
 
 def _sent_to(
-    recipient: str, written: Iterable[str], forwarded: Iterable[str], recipients: Iterable[str]
-) -> list[tuple[str, bool]]:
-    """The addresses that the mail for a recipient was sent to first, the likeliest first, as in `MailClaims`.
+    recipients: Sequence[str], *, written: Iterable[Mailbox], forwarded: Iterable[str]
+) -> dict[str, list[tuple[str, bool]]]:
+    """For each recipient the addresses that the mail was sent to first, the likeliest first, as in `MailClaims`.
 
-    None where To or Cc names the recipient. A mail to a blind copy is not forwarded, so To alone is no proof.
+    None for one that To or Cc names. A blind copy is not forwarded, so To alone counts only for a vendor's address.
     """
-    to = {each.lower(): each for each in written}
-    if recipient.lower() in to:
-        return []
+    to = {each.address.lower(): each.address for each in written}
     through = {each.lower(): each for each in forwarded}
-    domain = _domain_of(recipient)
-    is_technical = _TECHNICAL.fullmatch(domain) is not None
-    candidates = [each for each in to if each in through] + [each for each in through if each not in to]
-    if is_technical:
-        candidates += [each for each in to if each not in through]
-    others = {each.lower() for each in recipients}
-    candidates = [each for each in candidates if each not in others][:_MOST_CLAIMS]
+    received = {each.lower() for each in recipients}
+    passed = [each for each in to if each in through] + [each for each in through if each not in to]
+    passed = [each for each in passed if each not in received][:_MOST_CLAIMS]
+    alone = [each for each in to if each not in through and each not in received][:_MOST_CLAIMS]
 
-    def is_sure(candidate: str) -> bool:
-        if candidate not in through:
-            return len(candidates) == 1
-        return is_technical or _is_within(domain, _domain_of(candidate))
+    def first_of(recipient: str) -> list[tuple[str, bool]]:
+        if recipient.lower() in to:
+            return []
+        domain = _domain_of(recipient)
+        is_technical = _TECHNICAL.fullmatch(domain) is not None
+        found = [(each, is_technical or _domain_of(each) in _upwards(domain)) for each in passed]
+        if is_technical:
+            found += [(each, not passed and len(alone) == 1) for each in alone]
+        return [(to.get(each) or through[each], is_sure) for each, is_sure in found]
 
-    return [(to.get(each) or through[each], is_sure(each)) for each in candidates]
+    return {recipient: first_of(recipient) for recipient in recipients}
 
 
 def _forwarders(headers: Headers) -> Iterator[str]:
@@ -184,6 +181,7 @@ def _domain_of(address: str) -> str:
     return address.rpartition("@")[2].lower().rstrip(".")
 
 
-def _is_within(domain: str, other: str) -> bool:
-    """True for an equal domain, or one below the other."""
-    return domain == other or ("." in other and domain.endswith("." + other))
+def _upwards(domain: str) -> list[str]:
+    """A domain and those above it, without the topmost."""
+    labels = domain.split(".")[-_MOST_LABELS:]
+    return [".".join(labels[place:]) for place in range(max(len(labels) - 1, 1))]

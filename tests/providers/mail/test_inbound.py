@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +18,6 @@ PDF = ("attachment1", ("Men%C3%BC.pdf", b"%PDF", "application/pdf"))
 LOGO = ("attachment2", ("logo.png", b"\x89PNG", "image/png"))
 #: The time at which everything arrives here.
 AT = datetime(2024, 11, 1, 14, 0, 5, tzinfo=UTC)
-HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def fields_of(name: str, **changes: bytes | str | None) -> dict[str, bytes | str]:
@@ -181,37 +179,6 @@ class TestSes:
         del notification["content"]
         with pytest.raises(ValueError, match="content"):
             ses_inbound(notification, AT)
-
-
-class TestIdentity:
-    def test_a_mail_that_comes_again_is_the_same(self) -> None:
-        raw = payload("mail", "broken.eml")
-        [first], [again] = sendgrid_raw(raw), sendgrid_raw(raw)
-        assert HASH.fullmatch(first.provider_message_id)
-        assert again.provider_message_id == first.provider_message_id
-
-    def test_without_a_message_id_headers_and_envelope_tell_mails_apart(self) -> None:
-        raw = payload("mail", "broken.eml")
-        both = sendgrid_raw(raw, "user@example.com", "desk@example.com")
-        other = sendgrid_raw(raw.replace(b"yesterday", b"today"))
-        assert len({message.provider_message_id for message in [*both, *other]}) == 3
-
-    @pytest.mark.parametrize(
-        "message_id", ["", "none", "<>", "<a b>", "<é@example.com>", f"<{'a' * 600}@example.com>"]
-    )
-    def test_a_message_id_that_can_not_be_kept_is_none(self, message_id: str) -> None:
-        [message] = sendgrid_raw(f"From: a@example.com\nMessage-ID: {message_id}\n\nHello".encode())
-        assert HASH.fullmatch(message.provider_message_id)
-
-    def test_who_a_mail_came_from_is_who_wrote_it(self) -> None:
-        def sender(headers: str) -> str:
-            [message] = sendgrid_raw(f"{headers}\n\nHello".encode())
-            return message.from_address
-
-        assert sender('From: "a, b" <jane@example.com>, bob@example.com') == "jane@example.com"
-        assert sender("From: =?utf-8?Q?J=C3=BC?= <jane@example.com>\nSender: list@example.com") == "jane@example.com"
-        assert sender("From: nobody\nSender: list@example.com") == "list@example.com"
-        assert sender("Subject: x") == "bounce@example.com"
 
 
 class TestText:

@@ -73,7 +73,8 @@ class MessageStatus(StrEnum):
     RECEIVED = "received"  #: inbound, and final.
 
 
-#: A receipt can only raise the rank. `delivered` outranks the failures, because carriers correct themselves.
+#: A receipt can only raise the rank. `delivered` outranks the failures, because carriers correct themselves. For
+#: `undelivered` that depends on the message: see `rank_of`.
 STATUS_RANK = {
     MessageStatus.SCHEDULED: 1,
     MessageStatus.QUEUED: 2,
@@ -86,9 +87,23 @@ STATUS_RANK = {
     MessageStatus.EXPIRED: 6,
     MessageStatus.SUPPRESSED: 6,
     MessageStatus.DELIVERED: 7,
-    MessageStatus.READ: 8,
-    MessageStatus.RECEIVED: 9,
+    MessageStatus.READ: 9,
+    MessageStatus.RECEIVED: 10,
 }
+#: The rank of an `undelivered` that no `delivered` takes back, and which takes one back.
+FINAL_UNDELIVERED_RANK = 8
+#: Begins the reason of an `undelivered` text of which some parts have arrived.
+IN_PART = "In part"
+
+
+def rank_of(status: MessageStatus, channel: str, reason: str | None) -> int:
+    """The rank of a status that was given for a reason.
+
+    In mail `delivered` only means that a server took it, and a bounce can follow. A text whose parts are reported one
+    by one has not arrived if one of them has not.
+    """
+    is_final = channel == Channel.EMAIL or (reason or "").startswith(IN_PART)
+    return FINAL_UNDELIVERED_RANK if is_final and status is MessageStatus.UNDELIVERED else STATUS_RANK[status]
 
 
 class AttemptOutcome(StrEnum):

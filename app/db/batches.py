@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, FromClause, Integer, Interval, TableValuedAlias, Text
-from sqlalchemy.sql import and_, bindparam, case, column, func, literal
+from sqlalchemy.sql import and_, bindparam, case, column, func, literal, or_
 from sqlalchemy.types import TypeEngine
 
-from app.domain import STATUS_RANK
+from app.domain import FINAL_UNDELIVERED_RANK, IN_PART, STATUS_RANK, Channel, MessageStatus
 
 
 def rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
@@ -55,3 +55,12 @@ def by_tenant(items: Iterable[Any]) -> list[tuple[int, list[Any]]]:
 def rank_of(status: Any) -> ColumnElement[int]:
     """The rank of a column that holds a status. A late or duplicate receipt can only raise it."""
     return case({word.value: literal(rank, Integer()) for word, rank in STATUS_RANK.items()}, value=status, else_=0)
+
+
+def exact_rank_of(status: Any, channel: Any, reason: Any) -> ColumnElement[int]:
+    """The same for a status that was given for a reason, as `app.domain.rank_of`."""
+    is_final = and_(
+        status == MessageStatus.UNDELIVERED.value,
+        or_(channel == Channel.EMAIL.value, func.starts_with(reason, IN_PART)),
+    )
+    return case((is_final, literal(FINAL_UNDELIVERED_RANK, Integer())), else_=rank_of(status))

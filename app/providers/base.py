@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic_core import from_json
 
-from app.domain import NO_DETAILS, MessageDetails, MessageStatus
+from app.domain import NO_DETAILS, Automatic, MessageDetails, MessageStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,28 @@ class Receipt:
     recipient: str | None = None
 
 
+#: Begins the event id of a receipt that came as a mail (`MailReport`).
+REPORT = "report:"
+
+
+@dataclass(frozen=True, slots=True)
+class MailReport:
+    """A mail about a mail that was sent earlier, by any vendor: it bounced, was displayed, or is unwanted.
+
+    Every sender can forge one. It becomes a receipt only of a message that one of `message_ids` names. These are the
+    Message-IDs of the earlier mail, without `<>`, the surest first. It changes a status only if `recipients`, the
+    addresses that it names, contain the recipient of that message. `status` is None for a report that changes none,
+    and `detail` says what it is about.
+    """
+
+    kind: Automatic
+    report_id: str
+    message_ids: Sequence[str]
+    recipients: Sequence[str]
+    status: MessageStatus | None
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class InboundFile:
     """A file of an inbound mail, with the name and the media type that its sender gave it."""
@@ -143,7 +165,7 @@ class InboundMessage:
     `provider_message_id` has at most 512 characters, and is the same when the message comes again. `attachments` are
     URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
     repeats earlier ones; `body` is without it. `details` is what only some messages have. `claims` are None where
-    nothing has to be checked.
+    nothing has to be checked. `report` is what a mail server's mail says about an earlier mail.
     """
 
     provider_message_id: str
@@ -159,6 +181,7 @@ class InboundMessage:
     quoted: str | None = None
     details: MessageDetails = NO_DETAILS
     claims: MailClaims | None = None
+    report: MailReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pydantic import AliasPath, Field, SecretStr
 
 from app.domain import MessageStatus
 from app.providers import base
+from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import mailgun_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
@@ -26,14 +27,18 @@ from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, V
 from app.providers.toolbox.multipart import parts_of
 from app.providers.toolbox.verification import first_secret, must_be_recent, must_match, secrets_in
 
-#: The missing ones (clicked, complained, unsubscribed, stored) do not change the status, and neither does a temporary
-#: `failed`.
+#: For `failed` and `opened` it depends on the event. `stored` is not about a mail of ours.
 STATUSES = {
     "accepted": MessageStatus.QUEUED,
     "delivered": MessageStatus.DELIVERED,
     "failed": MessageStatus.UNDELIVERED,
     "rejected": MessageStatus.FAILED,
     "opened": MessageStatus.READ,
+}
+NOTICES = {
+    "clicked": Notice.CLICK,
+    "complained": Notice.COMPLAINT,
+    "unsubscribed": Notice.UNSUBSCRIBED,
 }
 
 #: Mailgun retries a callback for 8 hours and 5 minutes, always with its first signature. With the usual five minutes,
@@ -75,6 +80,9 @@ class _Event(VendorModel):
     message_id: VendorId | None = Field(None, validation_alias=AliasPath("message", "headers", "message-id"))
     description: str | None = Field(None, validation_alias=AliasPath("delivery-status", "description"))
     answer: str | None = Field(None, validation_alias=AliasPath("delivery-status", "message"))
+    bot: str | None = Field(None, validation_alias=AliasPath("client-info", "bot"))
+    client_type: str | None = Field(None, validation_alias=AliasPath("client-info", "client-type"))
+    user_agent: str | None = Field(None, validation_alias=AliasPath("client-info", "user-agent"))
     rejection: str | None = Field(None, validation_alias=AliasPath("reject", "reason"))
     #: An empty list where a mail has none.
     user_variables: dict[str, Any] | list[Any] = Field({}, alias="user-variables")
@@ -162,14 +170,29 @@ def _receipt(raw: dict[str, Any]) -> base.Receipt:
     event = _Event.model_validate(raw)
     variables = event.user_variables if isinstance(event.user_variables, dict) else {}
     reference = variables.get(_REFERENCE)
-    is_temporary = event.event == "failed" and event.severity == "temporary"
+    notice = _notice(event)
+    words = event.description or event.answer or event.rejection or event.reason
     return base.Receipt(
         event_id=f"{event.id}:{event.timestamp}",  # an id is unique within a day only
-        status=None if is_temporary else STATUSES.get(event.event),
+        status=None if notice else STATUSES.get(event.event),
         provider_message_id=event.message_id.strip("<>") if event.message_id else None,
         idempotency_key=reference if isinstance(reference, str) else None,
-        detail=event.description or event.answer or event.rejection or event.reason,
+        detail=notice.with_words_of(words) if notice else words,
         occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.recipient,
     )
+
+
+def _notice(event: _Event) -> Notice | None:
+    """The meaning of an event that changes no status.
+
+    `bot` is empty for people (https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages/open-click-bot-detect).
+    """
+    is_bot = is_program(event.user_agent) if event.bot is None else bool(event.bot)
+    is_bot = is_bot or event.client_type == "robot"
+    if event.event == "opened" and is_bot:
+        return Notice.MACHINE_OPEN
+    if event.event == "failed" and event.severity == "temporary":
+        return Notice.DELAY
+    return NOTICES.get(event.event)

@@ -17,26 +17,42 @@ from pydantic import Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
+from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import postmark_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
 from app.providers.toolbox.verification import first_secret, must_be_secret, password_of, secrets_in
 
-#: By `RecordType`. The missing ones (Click, SpamComplaint, SubscriptionChange) do not change the status.
+#: By `RecordType`. A bounce depends on its `Type`, an opening on its program.
 STATUSES = {"Delivery": MessageStatus.DELIVERED, "Open": MessageStatus.READ}
-#: A bounce by its `Type`. After the missing ones Postmark retries, or they are automatic answers.
+NOTICES = {"Click": Notice.CLICK, "SpamComplaint": Notice.COMPLAINT}
+#: A bounce by its `Type` (https://postmarkapp.com/developer/api/bounce-api#bounce-types): the address is wrong, or
+#: the content was refused for good.
 BOUNCES = {
     "HardBounce": MessageStatus.UNDELIVERED,
-    "SoftBounce": MessageStatus.UNDELIVERED,
     "BadEmailAddress": MessageStatus.UNDELIVERED,
-    "Blocked": MessageStatus.UNDELIVERED,
     "SpamNotification": MessageStatus.UNDELIVERED,
     "VirusNotification": MessageStatus.UNDELIVERED,
     "DMARCPolicy": MessageStatus.UNDELIVERED,
     "ManuallyDeactivated": MessageStatus.UNDELIVERED,
     "SMTPApiError": MessageStatus.FAILED,
     "TemplateRenderingFailed": MessageStatus.FAILED,
+}
+#: The same for those that change no status. `Subscribe` and `Unsubscribe` are requests that came by mail.
+BOUNCE_NOTICES = {
+    "Transient": Notice.DELAY,
+    "DnsError": Notice.DELAY,
+    "SoftBounce": Notice.SOFT_BOUNCE,
+    "Blocked": Notice.SOFT_BOUNCE,
+    "AutoResponder": Notice.AUTOMATIC_REPLY,
+    "AddressChange": Notice.AUTOMATIC_REPLY,
+    "ChallengeVerification": Notice.CHALLENGE,
+    "SpamComplaint": Notice.COMPLAINT,
+    "Unsubscribe": Notice.UNSUBSCRIBED,
+    "Subscribe": Notice.SUBSCRIBED,
+    "Unknown": Notice.UNCLEAR_BOUNCE,
+    "OpenRelayTest": Notice.UNCLEAR_BOUNCE,
 }
 
 #: The header with the shared secret, where that isn't the password in the address.
@@ -80,6 +96,8 @@ class _Event(VendorModel):
     received_at: EventTime = Field(None, alias="ReceivedAt")
     changed_at: EventTime = Field(None, alias="ChangedAt")
     metadata: dict[str, str] = Field({}, alias="Metadata")
+    user_agent: str | None = Field(None, alias="UserAgent")
+    stops_sending: bool | None = Field(None, alias="SuppressSending")
 
 
 class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
@@ -167,13 +185,26 @@ def _receipt(raw: dict[str, Any]) -> base.Receipt:
     kind = event.record_type
     at = event.delivered_at or event.bounced_at or event.received_at or event.changed_at
     recipient = event.recipient or event.email
+    notice = _notice(event)
+    words = event.details or event.description
     return base.Receipt(
         event_id=f"{kind}:{event.bounce_id}" if event.bounce_id else f"{kind}:{event.message_id}:{at}:{recipient}",
-        status=BOUNCES.get(event.bounce_type or "") if kind == "Bounce" else STATUSES.get(kind),
+        status=None if notice else (BOUNCES.get(event.bounce_type or "") if kind == "Bounce" else STATUSES.get(kind)),
         provider_message_id=event.message_id,
         idempotency_key=event.metadata.get(_REFERENCE),
-        detail=event.details or event.description,
+        detail=notice.with_words_of(words) if notice else words,
         occurred_at=at,
         raw=raw,
         recipient=recipient,
     )
+
+
+def _notice(event: _Event) -> Notice | None:
+    """The meaning of an event that changes no status."""
+    if event.record_type == "Bounce":
+        return BOUNCE_NOTICES.get(event.bounce_type or "")
+    if event.record_type == "Open" and is_program(event.user_agent):
+        return Notice.MACHINE_OPEN
+    if event.record_type == "SubscriptionChange":
+        return Notice.SUBSCRIBED if event.stops_sending is False else Notice.UNSUBSCRIBED
+    return NOTICES.get(event.record_type)

@@ -27,13 +27,14 @@ from pydantic import SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
+from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import bearer, outcome_of, reason_in
 from app.providers.toolbox.models import LONGEST_ID, ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
 
-#: The missing ones (deferred, click, spamreport, unsubscribe and others) do not change the status.
+#: An event that is in neither table is not about a mail.
 STATUSES = {
     "processed": MessageStatus.QUEUED,
     "delivered": MessageStatus.DELIVERED,
@@ -41,6 +42,16 @@ STATUSES = {
     "dropped": MessageStatus.FAILED,
     "open": MessageStatus.READ,
 }
+NOTICES = {
+    "deferred": Notice.DELAY,
+    "click": Notice.CLICK,
+    "spamreport": Notice.COMPLAINT,
+    "unsubscribe": Notice.UNSUBSCRIBED,
+    "group_unsubscribe": Notice.UNSUBSCRIBED,
+    "group_resubscribe": Notice.SUBSCRIBED,
+}
+#: The types of a bounce after which the address stays in use at SendGrid: refused for now, or tried for 72 hours.
+SOFT_BOUNCES = {"blocked", "expired"}
 
 #: SendGrid retries events for a day and mails for three, and doesn't say whether it signs them again.
 RETRIED_FOR, MAIL_RETRIED_FOR = timedelta(hours=24), timedelta(hours=72)
@@ -73,7 +84,9 @@ class _Event(VendorModel):
     timestamp: int
     reason: str | None = None
     response: str | None = None
-    sg_machine_open: bool = False
+    type: str | None = None
+    useragent: str | None = None
+    sg_machine_open: bool | None = None
 
 
 class SendgridProvider(HttpMailProvider[SendgridSettings]):
@@ -219,15 +232,25 @@ def _item(raw: Any) -> base.Receipt | base.Unread:
 
 
 def _receipt(event: _Event, raw: dict[str, Any]) -> base.Receipt:
-    # `sg_machine_open`: a mail program has loaded the pictures by itself.
-    status = None if event.sg_machine_open else STATUSES.get(event.event)
+    notice = _notice(event)
+    words = event.reason or event.response
     return base.Receipt(
         event_id=event.sg_event_id or f"{event.sg_message_id}:{event.event}:{event.timestamp}",
-        status=status,
+        status=None if notice else STATUSES.get(event.event),
         provider_message_id=_AFTER_THE_ID.split(event.sg_message_id)[0] if event.sg_message_id else None,
         idempotency_key=event.reference,
-        detail=event.reason or event.response,
+        detail=notice.with_words_of(words) if notice else words,
         occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.email,
     )
+
+
+def _notice(event: _Event) -> Notice | None:
+    """The meaning of an event that changes no status."""
+    is_machine = is_program(event.useragent) if event.sg_machine_open is None else event.sg_machine_open
+    if event.event == "open" and is_machine:
+        return Notice.MACHINE_OPEN
+    if event.event == "bounce" and (event.type or "").lower() in SOFT_BOUNCES:
+        return Notice.SOFT_BOUNCE
+    return NOTICES.get(event.event)

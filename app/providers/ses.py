@@ -24,6 +24,7 @@ from pydantic_core import from_json
 
 from app.domain import MessageStatus
 from app.providers import base
+from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import ses_inbound
 from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
@@ -32,16 +33,34 @@ from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, UtcTime, Ve
 from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription
 from app.providers.toolbox.verification import first_secret
 
-#: The missing ones (Click, Complaint, DeliveryDelay, Subscription) do not change the status. A transient bounce is an
-#: end state, too: it comes after SES's own retries.
+#: Of a bounce, only a permanent one; of a complaint, only an earlier one, for which SES has not sent the mail.
 STATUSES = {
     "Send": MessageStatus.SENT,
     "Delivery": MessageStatus.DELIVERED,
     "Open": MessageStatus.READ,
     "Bounce": MessageStatus.UNDELIVERED,
+    "Complaint": MessageStatus.UNDELIVERED,
     "Reject": MessageStatus.FAILED,
     "Rendering Failure": MessageStatus.FAILED,
 }
+NOTICES = {
+    "Click": Notice.CLICK,
+    "DeliveryDelay": Notice.DELAY,
+    "Subscription": Notice.UNSUBSCRIBED,
+}
+#: By `bounceType`.
+BOUNCE_NOTICES = {"Transient": Notice.SOFT_BOUNCE, "Undetermined": Notice.UNCLEAR_BOUNCE}
+_NOT_SENT = "OnAccountSuppressionList"
+#: The fields with SES's words, of which an event has one or two.
+_WORDS = (
+    "smtpResponse",
+    "reason",
+    "errorMessage",
+    "bounceSubType",
+    "complaintSubType",
+    "complaintFeedbackType",
+    "delayType",
+)
 
 #: Errors of the account, with any status.
 _REFUSES_US = {"AccountSuspendedException", "SendingPausedException", "ConfigurationSetDoesNotExistException"}
@@ -165,16 +184,35 @@ def _receipt(raw: dict[str, Any], notification: Notification) -> base.Receipt:
     details = raw.get(_DETAILS.get(kind, kind.lower()))
     details = details if isinstance(details, dict) else {}
     references = mail.tags.get(_REFERENCE, [])
+    notice = _notice(kind, details)
+    words = _detail(details)
     return base.Receipt(
         event_id=notification.message_id,
-        status=STATUSES.get(kind),
+        status=None if notice else STATUSES.get(kind),
         provider_message_id=mail.id,
         idempotency_key=references[0] if references else None,
-        detail=_detail(details),
+        detail=notice.with_words_of(words) if notice else words,
         occurred_at=_time(details.get("timestamp")) or notification.published_at,
         raw=raw,
         recipient=mail.destination[0] if mail.destination else None,
     )
+
+
+def _notice(kind: str, details: dict[str, Any]) -> Notice | None:
+    """The meaning of an event that changes no status."""
+    if kind == "Open" and is_program(_text(details, "userAgent")):
+        return Notice.MACHINE_OPEN
+    if kind == "Complaint":
+        return None if details.get("complaintSubType") == _NOT_SENT else Notice.COMPLAINT
+    if kind == "Bounce" and details.get("bounceType") == "Transient" and details.get("bounceSubType") == "General":
+        return Notice.BOUNCE_OR_REPLY  # SES tells the two apart no further
+    if kind == "Bounce":
+        return BOUNCE_NOTICES.get(_text(details, "bounceType") or "")
+    return NOTICES.get(kind)
+
+
+def _text(details: dict[str, Any], name: str) -> str | None:
+    return value if isinstance(value := details.get(name), str) else None
 
 
 def _detail(details: dict[str, Any]) -> str | None:
@@ -185,7 +223,15 @@ def _detail(details: dict[str, Any]) -> str | None:
             text = recipients[0].get("diagnosticCode")
             if isinstance(text, str):
                 return text
-    names = ("smtpResponse", "reason", "errorMessage", "bounceSubType", "complaintFeedbackType", "delayType")
+    names = (
+        "smtpResponse",
+        "reason",
+        "errorMessage",
+        "bounceSubType",
+        "complaintSubType",
+        "complaintFeedbackType",
+        "delayType",
+    )
     return next((value for name in names if isinstance(value := details.get(name), str)), None)
 
 

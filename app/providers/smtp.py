@@ -1,6 +1,7 @@
 """Mail through any server that speaks SMTP (RFC 5321, RFC 6409).
 
-There are no receipts: `sent` means that the server accepted the mail. Bounces go to the sender's mailbox.
+There are no receipts: `sent` means that the server accepted the mail. Bounces go to the sender's address, and count
+if its mail comes in here (`app.providers.mail.reports`).
 """
 
 import asyncio

@@ -48,6 +48,7 @@ RECEIPTS = {
     Behaviour.DUPLICATE_RECEIPTS: ("delivered", {"sent", "delivered"}),
     Behaviour.RECEIPT_FIRST: ("delivered", {"sent", "delivered"}),
     Behaviour.CORRECTED: ("delivered", {"sent", "undelivered", "delivered"}),
+    Behaviour.BOUNCED: ("delivered", {"sent", "delivered", "undelivered"}),
     Behaviour.UNDELIVERED: ("undelivered", {"sent", "undelivered"}),
     Behaviour.LOST_RECEIPT: ("sent", set[str]()),
 }

@@ -30,6 +30,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.mail.events import Notice
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.mailgun import STATUSES, MailgunProvider, MailgunSettings, configured
 from app.providers.registry import provider_registry
@@ -308,7 +309,8 @@ def test_every_event_is_a_receipt() -> None:
         raw=failed.raw,
         recipient="jane@example.com",
     )
-    assert found["failed-temporary"].detail == "4.2.2 The email account that you tried to reach is over quota"
+    delay = "4.2.2 The email account that you tried to reach is over quota"
+    assert found["failed-temporary"].detail == f"{Notice.DELAY}: {delay}"
     assert (found["rejected"].idempotency_key, found["accepted"].detail) == (None, None)
 
 

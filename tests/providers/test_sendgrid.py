@@ -39,6 +39,7 @@ from app.providers.base import (
     UnknownOutcome,
     Unread,
 )
+from app.providers.mail.events import Notice
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.sendgrid import (
     SIGNATURE_HEADER,
@@ -328,7 +329,7 @@ def test_every_event_is_a_receipt() -> None:
         raw=bounce.raw,
         recipient="jane@example.com",
     )
-    assert found["deferred"].detail == "400 try again later"
+    assert found["deferred"].detail == f"{Notice.DELAY}: 400 try again later"
 
 
 def event(**values: Any) -> dict[str, Any]:

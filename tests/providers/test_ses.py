@@ -39,6 +39,7 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.base import send_through as hand_over
+from app.providers.mail.events import Notice
 from app.providers.mail.outbound import Composer, MailSettings, message_id_of
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
@@ -406,7 +407,6 @@ def test_every_event_is_a_receipt() -> None:
         "send": MessageStatus.SENT,
         "delivery": MessageStatus.DELIVERED,
         "bounce": MessageStatus.UNDELIVERED,
-        "identity-bounce": MessageStatus.UNDELIVERED,
         "reject": MessageStatus.FAILED,
         "rendering-failure": MessageStatus.FAILED,
         "open": MessageStatus.READ,
@@ -424,9 +424,9 @@ def test_every_event_is_a_receipt() -> None:
         raw=bounce.raw,
         recipient="jane@example.com",
     )
-    assert found["delivery-delay"].detail == "smtp; 421 4.4.1 Unable to connect to remote host"
+    assert found["delivery-delay"].detail == f"{Notice.DELAY}: smtp; 421 4.4.1 Unable to connect to remote host"
     assert found["rendering-failure"].detail == "Attribute 'name' is not present in the rendering data."
-    assert (found["identity-bounce"].idempotency_key, found["identity-bounce"].detail) == (None, "MailboxFull")
+    assert (found["identity-bounce"].idempotency_key, found["identity-bounce"].status) == (None, None)
     assert found["send"].occurred_at == NOW.replace(microsecond=0)
 
 

@@ -32,6 +32,7 @@ class Behaviour(StrEnum):
     RECEIPT_FIRST = "receipt_first"  #: the receipts come before the answer.
     UNDELIVERED = "undelivered"  #: `sent`, then `undelivered`.
     CORRECTED = "corrected"  #: `undelivered`, then `delivered`.
+    BOUNCED = "bounced"  #: `delivered`, then `undelivered`.
     STOP_REPLY = "stop_reply"  #: the recipient replies STOP.
     INBOUND_BURST = "inbound_burst"  #: the recipient replies `inbound_burst_size` times at once.
 
@@ -57,6 +58,7 @@ MAGIC_NUMBERS = {
     "24": Behaviour.RECEIPT_FIRST,
     "25": Behaviour.UNDELIVERED,
     "26": Behaviour.CORRECTED,
+    "27": Behaviour.BOUNCED,
     "30": Behaviour.STOP_REPLY,
     "31": Behaviour.INBOUND_BURST,
 }

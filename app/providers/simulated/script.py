@@ -69,8 +69,11 @@ _RECEIPTS: dict[Behaviour, Sequence[MessageStatus]] = {
     Behaviour.LOST_RECEIPT: (),
     Behaviour.UNDELIVERED: (_SENT, _UNDELIVERED),
     Behaviour.CORRECTED: (_SENT, _UNDELIVERED, _DELIVERED),
+    Behaviour.BOUNCED: (_SENT, _DELIVERED, _UNDELIVERED),
     Behaviour.SHUFFLED_RECEIPTS: (MessageStatus.QUEUED, _SENT, _DELIVERED),
 }
+#: The reason of an `undelivered`, by the channel.
+_WHY = {"sms": "The handset can't be reached.", "email": "550 5.1.1 There is no such mailbox."}
 #: Bodies of a 200 without an id. Vendors' gateways have sent each of them.
 _MALFORMED = (b"", b"<html><body>OK</body></html>", b'{"id": "sim-', b'{"id": 17}', b'{"error": "try later"}', b"[]")
 
@@ -183,7 +186,7 @@ def _receipt(message: OutboundMessage, id: str, status: MessageStatus, occurred_
         status=status,
         provider_message_id=id,
         idempotency_key=message.idempotency_key,
-        detail="The handset can't be reached." if status is _UNDELIVERED else None,
+        detail=_WHY.get(message.channel, "It can't be reached.") if status is _UNDELIVERED else None,
         occurred_at=occurred_at,
         raw={"status": status.value},
     )

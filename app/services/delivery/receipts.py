@@ -1,8 +1,8 @@
 """The ledger of receipts: each is stored once, and only its message may become known later.
 
-A receipt raises its message's status, or changes nothing. It also fills in the provider and its id, if no reply has.
-A receipt for an id that no attempt has yet is parked, and attached when the attempt is recorded. A sweep finds those
-that were stored at the same moment.
+A receipt raises its message's status, or changes nothing: a mail's bounce outranks `delivered`. It also fills in the
+provider and its id, if no reply has. A receipt for an id that no attempt has yet is parked, and attached when the
+attempt is recorded. A sweep finds those that were stored at the same moment.
 """
 
 import json
@@ -19,9 +19,9 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import and_, case, cast, delete, func, literal, null, or_, select, true, update
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from app.db.batches import TENANT, given, rank_of, rows
+from app.db.batches import TENANT, exact_rank_of, given, rows
 from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
-from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, MessageStatus, parse_reference
+from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, MessageStatus, parse_reference
 from app.providers.base import Receipt
 from app.redaction import redacted
 
@@ -232,8 +232,9 @@ _attempt_of_receipt = (
 )
 _failed_attempt = case((StoredReceipt.status.in_(_FAILURES), _attempt_of_receipt), else_=null())
 _stored = rows(receipt_id=BigInteger())
-_best = (
+_told = (
     select(
+        StoredReceipt.id,
         StoredReceipt.message_id,
         StoredReceipt.status,
         StoredReceipt.detail,
@@ -241,47 +242,62 @@ _best = (
         StoredReceipt.provider_message_id,
         _failed_attempt.label("failed_attempt"),
     )
-    .ext(distinct_on(StoredReceipt.message_id))
     .join(_stored, and_(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == _stored.c.receipt_id))
     .where(StoredReceipt.status.is_not(None))
-    .order_by(
-        StoredReceipt.message_id, rank_of(StoredReceipt.status).desc(), _failed_attempt.desc(), StoredReceipt.id
-    )
-    .cte("best")
+    .cte("told")
 )
 _locked = (
-    select(Message.id, *(column for column in _best.c if column.name != "message_id"))
-    .join(_best, and_(Message.tenant_id == TENANT, Message.id == _best.c.message_id))
+    select(Message.id, Message.channel, Message.status, Message.attempt_count)
+    .where(Message.tenant_id == TENANT, Message.id.in_(select(_told.c.message_id)))
     .order_by(Message.id)
-    .with_for_update(of=Message, key_share=True)
+    .with_for_update(key_share=True)
     .cte("locked")
+)
+_rank = exact_rank_of(_told.c.status, _locked.c.channel, _told.c.detail)
+#: The failure of an earlier attempt changes nothing once another attempt was made or requested.
+_is_outdated = or_(_told.c.failed_attempt < _locked.c.attempt_count, _locked.c.status == MessageStatus.QUEUED.value)
+_best = (
+    select(
+        _locked.c.id,
+        _rank.label("rank"),
+        _told.c.status,
+        _told.c.detail,
+        _told.c.provider_type,
+        _told.c.provider_message_id,
+    )
+    .ext(distinct_on(_locked.c.id))
+    .join(_told, _told.c.message_id == _locked.c.id)
+    .where(or_(_told.c.failed_attempt.is_(None), ~_is_outdated))
+    .order_by(_locked.c.id, _rank.desc(), _told.c.failed_attempt.desc(), _told.c.id)
+    .cte("best")
 )
 _other = aliased(Message)
 _other_with_id = (
-    select(_other.id).where(_has_id_of(_other, _locked.c, TENANT)).limit(1).correlate(_locked).scalar_subquery()
+    select(_other.id).where(_has_id_of(_other, _best.c, TENANT)).limit(1).correlate(_best).scalar_subquery()
 )
 _has_no_id = Message.provider_message_id.is_(None)
-_is_failure = _locked.c.status.in_(_FAILURES)
-#: The failure of an earlier attempt changes nothing once another attempt was made or requested.
-_is_outdated = or_(_locked.c.failed_attempt < Message.attempt_count, Message.status == MessageStatus.QUEUED.value)
+_is_failure = _best.c.status.in_(_FAILURES)
+_is_late_bounce = and_(
+    _is_failure, Message.channel == Channel.EMAIL.value, Message.status == MessageStatus.DELIVERED.value
+)
+_bounced_late = func.concat_ws(": ", "It bounced after it was delivered", _best.c.detail)
 _RAISE = (
     update(Message)
     .where(
         Message.tenant_id == TENANT,
-        Message.id == _locked.c.id,
-        rank_of(_locked.c.status) > rank_of(Message.status),
+        Message.id == _best.c.id,
+        _best.c.rank > exact_rank_of(Message.status, Message.channel, Message.status_reason),
         # A receipt that reports less than `sent` must not change what is tried next.
-        rank_of(_locked.c.status) >= STATUS_RANK[MessageStatus.SENT],
-        or_(_locked.c.failed_attempt.is_(None), ~_is_outdated),
+        _best.c.rank >= STATUS_RANK[MessageStatus.SENT],
     )
     .values(
-        status=_locked.c.status,
-        status_reason=case((_is_failure, _locked.c.detail), else_=null()),
+        status=_best.c.status,
+        status_reason=case((_is_late_bounce, _bounced_late), (_is_failure, _best.c.detail), else_=null()),
         due_at=null(),  # no further attempt
         # Filled in for a reply that was lost. An id that another message has stays with that message.
-        provider_type=case((_has_no_id, _locked.c.provider_type), else_=Message.provider_type),
+        provider_type=case((_has_no_id, _best.c.provider_type), else_=Message.provider_type),
         provider_message_id=case(
-            (and_(_has_no_id, _other_with_id.is_(None)), _locked.c.provider_message_id),
+            (and_(_has_no_id, _other_with_id.is_(None)), _best.c.provider_message_id),
             else_=Message.provider_message_id,
         ),
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
-from app.domain import STATUS_RANK, AttemptOutcome, Direction, MessageStatus
+from app.domain import STATUS_RANK, AttemptOutcome, Channel, Direction, MessageStatus, rank_of
+from app.providers.base import REPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ _DEEDS = {
     "recovered": "Its call had not got through; it was fetched from the provider.",
 }
 _QUEUED = STATUS_RANK[MessageStatus.QUEUED]
+_SENT = STATUS_RANK[MessageStatus.SENT]
+_DELIVERED = STATUS_RANK[MessageStatus.DELIVERED]
 _OUTCOME_RANKS: dict[str | None, int] = {
     AttemptOutcome.ACCEPTED: STATUS_RANK[MessageStatus.SENT],
     AttemptOutcome.PERMANENT: STATUS_RANK[MessageStatus.FAILED],
@@ -58,7 +61,7 @@ def timeline_of(
             steps.append(_routing(attempt))
         steps += _attempt(attempt)
     steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
-    steps += _receipts(message.attempts, events, deeds)
+    steps += _receipts(message, events, deeds)
     steps.sort(key=lambda step: step.at)
     return steps + _next(message, waits_for, after=steps[-1].at)
 
@@ -95,10 +98,9 @@ def _attempt(attempt: DeliveryAttempt) -> list[Step]:
     return [start, Step(attempt.finished_at, "outcome", sentence, provider, attempt.number, round(seconds, 3))]
 
 
-def _receipts(
-    attempts: Sequence[DeliveryAttempt], events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent]
-) -> list[Step]:
+def _receipts(message: Message, events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent]) -> list[Step]:
     """The receipts, each with whether it changed the message: only one that raised its rank at that time did."""
+    attempts = message.attempts
     others = [(each.finished_at, _OUTCOME_RANKS[each.outcome]) for each in attempts if each.outcome in _OUTCOME_RANKS]
     others += [(each.created_at, _DEED_RANKS[each.kind]) for each in deeds if each.kind in _DEED_RANKS]
     turns = sorted((moment, rank) for moment, rank in others if moment is not None)
@@ -107,10 +109,17 @@ def _receipts(
         while turns and turns[0][0] <= event.received_at:
             _, turn = turns.pop(0)
             rank = turn if turn == _QUEUED else max(rank, turn)
-        is_old = _is_of_an_earlier_try(event, attempts, deeds)
-        steps.append(Step(event.received_at, "receipt", _receipt(event, rank, is_old=is_old), event.provider_type))
-        rank = max(rank, STATUS_RANK[MessageStatus(event.status)] if event.status and not is_old else 0)
+        its_rank = _rank_of(event, message.channel)
+        counts = rank < its_rank >= _SENT and not _is_of_an_earlier_try(event, attempts, deeds)
+        bounced_late = counts and message.channel == Channel.EMAIL and rank == _DELIVERED
+        sentence = _sentence(event, counts=counts, bounced_late=bounced_late)
+        steps.append(Step(event.received_at, "receipt", sentence, event.provider_type))
+        rank = its_rank if counts else rank
     return steps
+
+
+def _rank_of(event: StoredReceipt, channel: str) -> int:
+    return rank_of(MessageStatus(event.status), channel, event.detail) if event.status else 0
 
 
 def _is_of_an_earlier_try(
@@ -129,15 +138,21 @@ def _is_of_an_earlier_try(
     return any(moment <= event.received_at for moment in later)
 
 
-def _receipt(event: StoredReceipt, rank: int, *, is_old: bool) -> str:
-    provider = event.provider_type
-    if event.status is None:
-        return f"{provider} sent a word that has no meaning here; it is kept as it came."
-    status = MessageStatus(event.status)
+def _sentence(event: StoredReceipt, *, counts: bool, bounced_late: bool) -> str:
+    source = "A report by mail" if event.event_id.startswith(REPORT) else event.provider_type
     said = f": {event.detail.rstrip('.')}" if event.detail else ""
-    sentence = f"{provider} {_WORDS.get(status, f'says it is {status}')}{said}."
-    counts = not is_old and STATUS_RANK[status] > rank and STATUS_RANK[status] >= STATUS_RANK[MessageStatus.SENT]
-    return sentence if counts else f"{sentence} That changed nothing."
+    if event.status is None:
+        told = (
+            f"says{said}. That changed nothing"
+            if said
+            else "sent a word that has no meaning here; it is kept as it came"
+        )
+        return f"{source} {told}."
+    status = MessageStatus(event.status)
+    words = _WORDS.get(status, f"says it is {status}")
+    if bounced_late and status is MessageStatus.UNDELIVERED:
+        words = "says it bounced after it was delivered"
+    return f"{source} {words}{said}." + ("" if counts else " That changed nothing.")
 
 
 def _next(message: Message, waits_for: Sequence[str], *, after: datetime) -> list[Step]:

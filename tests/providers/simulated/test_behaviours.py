@@ -172,6 +172,7 @@ def test_what_arrives_after_each_behaviour() -> None:
     assert receipts(arrivals(Behaviour.LOST_RECEIPT)) == []
     assert receipts(arrivals(Behaviour.UNDELIVERED)) == [(1, sent), (2, undelivered)]
     assert receipts(arrivals(Behaviour.CORRECTED)) == [(1, sent), (2, undelivered), (3, delivered)]
+    assert receipts(arrivals(Behaviour.BOUNCED)) == [(1, sent), (2, delivered), (3, undelivered)]
     assert receipts(arrivals(Behaviour.RECEIPT_FIRST)) == [(None, sent), (None, delivered)]
     late = receipts(arrivals(Behaviour.LATE_RECEIPT, late_receipt_seconds=60))
     assert late == [(61, sent), (62, delivered)]

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, insert, text
+from sqlalchemy import func, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.db.engine import create_serving_engine
-from app.db.models import DeliveryAttempt
+from app.db.models import DeliveryAttempt, Message
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus, reference_of
 from app.providers.base import Callback, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
@@ -21,6 +21,7 @@ from app.services.callbacks.items import CallbackItems
 from app.services.delivery.claims import Claim
 from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.delivery.retry_policy import ACCEPTED, Decision
+from tests.cases import each_case
 from tests.factories import PENDING, make_messages, sms, until
 from tests.tenancy import make_tenant
 from tests.test_worker import Queue, Scripted
@@ -62,11 +63,17 @@ class Ledger:
         [claim] = await self.queue.claim()
         return claim
 
-    async def accepted(self, provider_message_id: str) -> int:
+    async def accepted(self, provider_message_id: str, *, channel: str = "sms") -> int:
         """A message that the provider has taken."""
         claim = await self.claimed()
         assert await self.queue.record(claim, ACCEPTED, provider_message_id)
+        await self.is_of(channel, claim.message_id)
         return claim.message_id
+
+    async def is_of(self, channel: str, message_id: int) -> None:
+        async with self.engine.begin() as connection:
+            is_it = (Message.tenant_id == 1, Message.id == message_id)
+            await connection.execute(update(Message).where(*is_it).values(channel=channel))
 
     async def say(self, *receipts: Receipt) -> None:
         async with self.engine.begin() as connection:
@@ -146,6 +153,81 @@ async def test_delivered_after_undelivered_wins_and_takes_the_reason_away(ledger
     await ledger.say(Receipt("2", DELIVERED, "vendor-1"))
     message = await ledger.message(message_id)
     assert (message.status, message.status_reason) == ("delivered", None)
+
+
+#: Each pair of receipts in the order in which they come, and where the message ends.
+IN_MAIL = [
+    ((DELIVERED, UNDELIVERED), UNDELIVERED),
+    ((UNDELIVERED, DELIVERED), UNDELIVERED),
+    ((SENT, UNDELIVERED), UNDELIVERED),
+    ((UNDELIVERED, SENT), UNDELIVERED),
+    ((READ, UNDELIVERED), READ),
+    ((UNDELIVERED, READ), READ),
+    ((DELIVERED, None), DELIVERED),
+    ((DELIVERED, FAILED), DELIVERED),
+    ((FAILED, DELIVERED), DELIVERED),
+]
+IN_TEXTS = [
+    ((DELIVERED, UNDELIVERED), DELIVERED),
+    ((UNDELIVERED, DELIVERED), DELIVERED),
+    ((UNDELIVERED, READ), READ),
+    ((READ, UNDELIVERED), READ),
+    ((FAILED, UNDELIVERED), FAILED),
+]
+
+
+@each_case("channel, said, expected", [("email", *row) for row in IN_MAIL] + [("sms", *row) for row in IN_TEXTS])
+@each_case("together", [False, True])
+async def test_a_bounce_takes_a_delivery_back_in_mail_and_nowhere_else(
+    ledger: Ledger, channel: str, said: tuple[MessageStatus | None, ...], expected: MessageStatus, *, together: bool
+) -> None:
+    name = f"{channel}-{said}-{together}"
+    message_id = await ledger.accepted(name, channel=channel)
+    receipts = [Receipt(f"{name}-{number}", status, name, detail="why") for number, status in enumerate(said)]
+    for batch in [receipts] if together else [[receipt] for receipt in receipts]:
+        await ledger.say(*batch)
+    assert await ledger.status(message_id) is expected
+
+
+async def test_the_reason_tells_that_a_mail_had_been_delivered_before_it_bounced(ledger: Ledger) -> None:
+    message_id = await ledger.accepted("vendor-1", channel="email")
+    await ledger.say(Receipt("1", DELIVERED, "vendor-1"))
+    await ledger.say(Receipt("2", UNDELIVERED, "vendor-1", detail="550 5.1.1 unknown"))
+    assert (await ledger.message(message_id)).status_reason == "It bounced after it was delivered: 550 5.1.1 unknown"
+    await ledger.say(Receipt("3", DELIVERED, "vendor-1"), Receipt("4", UNDELIVERED, "vendor-1", detail="again"))
+    assert (await ledger.message(message_id)).status_reason == "It bounced after it was delivered: 550 5.1.1 unknown"
+    await ledger.say(Receipt("5", READ, "vendor-1"))
+    assert (await ledger.message(message_id)).status_reason is None
+
+
+async def test_a_bounce_of_an_earlier_attempt_hides_no_delivery_that_comes_with_it(ledger: Ledger) -> None:
+    claim = await ledger.claimed()
+    await ledger.queue.record(claim, LATER, "vendor-1")
+    [again] = await ledger.queue.claim()
+    assert await ledger.queue.record(again, ACCEPTED, "vendor-2")
+    await ledger.is_of("email", claim.message_id)
+    await ledger.say(Receipt("1", UNDELIVERED, "vendor-1"), Receipt("2", DELIVERED, "vendor-2"))
+    assert await ledger.status(claim.message_id) is DELIVERED
+
+
+@each_case(
+    "said, expected",
+    [
+        ([(DELIVERED, None), (UNDELIVERED, "In part: 1 of 3 parts failed")], UNDELIVERED),
+        ([(UNDELIVERED, "In part: 1 of 3 parts failed"), (DELIVERED, None)], UNDELIVERED),
+        ([(UNDELIVERED, "In part"), (READ, None)], READ),
+        ([(UNDELIVERED, "Not in part"), (DELIVERED, None)], DELIVERED),
+        ([(UNDELIVERED, None), (DELIVERED, None)], DELIVERED),
+    ],
+)
+async def test_a_text_that_arrived_in_part_is_undelivered_whatever_its_other_parts_say(
+    ledger: Ledger, said: list[tuple[MessageStatus, str | None]], expected: MessageStatus
+) -> None:
+    name = repr(said)
+    message_id = await ledger.accepted(name)
+    for number, (status, detail) in enumerate(said):
+        await ledger.say(Receipt(f"{name}-{number}", status, name, detail=detail))
+    assert await ledger.status(message_id) is expected
 
 
 async def test_failed_after_delivered_changes_nothing(ledger: Ledger) -> None:

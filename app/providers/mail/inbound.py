@@ -16,6 +16,7 @@ from app.providers.mail.html_source import text_of_html
 from app.providers.mail.parts import MailParts
 from app.providers.mail.people import people_of
 from app.providers.mail.quotes import split_quoted
+from app.providers.mail.reports import report_of
 
 #: Characters of a message. The whole text of a longer mail is in a file.
 LONGEST_TEXT = 250_000
@@ -50,6 +51,8 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
         raise ValueError("The mail has no recipient, or no sender.")
     subject = one_line(clean_text(header(mail.headers, "subject")))[:_LONGEST_SUBJECT].strip()
     text, files = _bounded(mail)
+    automatic = automatic_kind(mail.headers, reception.sender, is_passed_on=people.is_passed_on)
+    report = report_of(mail.headers, text, mail.files, automatic)
     body, quoted = split_quoted(text, subject)
     date = time_of(header(mail.headers, "date"))
     is_possible = date is not None and timedelta() <= reception.arrived_at - date <= _LONGEST_WAY
@@ -57,7 +60,7 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
         from_name=people.senders[0].name or None,
         reply_to=list(people.reply_to),
         cc=list(people.cc),
-        automatic=automatic_kind(mail.headers, reception.sender, is_passed_on=people.is_passed_on),
+        automatic=report.kind if report else automatic,
         date=None if is_possible else date,
         verdicts=dict(reception.verdicts),
     )
@@ -77,6 +80,7 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
             sent_at=date if is_possible else reception.arrived_at,
             details=details,
             claims=MailClaims(people.senders, people.sent_to[recipient], answers),
+            report=report,
         )
         for recipient in recipients
     ]

@@ -15,10 +15,11 @@ from app.config import Settings
 from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
 from app.domain import DEFAULT_TENANT_ID, Direction, MessageDetails, NewMessage, parse_reference
-from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
+from app.providers.base import CallbackItem, InboundMessage, MailReport, Receipt, Unread
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.mail_claims import MailClaimsCheck
+from app.services.callbacks.mail_reports import reported_receipt
 from app.services.delivery.receipts import store_receipts
 from app.services.messages.files import FileStore, NewFile, new_files
 from app.services.tenancy.addresses import AddressOwners
@@ -33,10 +34,12 @@ _ROW_ERRORS = ("22", "23", "54")
 class StorableItems:
     """The items of one callback, ready to be stored, and a sentence for each one that can't be.
 
-    `addresses` are the normalised addresses of the people in them, `tenants` the tenants that they name.
+    `reported` are receipts that came as mails, with the providers that sent the messages. `addresses` are the
+    normalised addresses of the people in the items, `tenants` the tenants that they name.
     """
 
     receipts: list[Receipt] = field(default_factory=list)
+    reported: list[tuple[str, Receipt]] = field(default_factory=list)
     messages: list[NewMessage] = field(default_factory=list)
     files: list[NewFile] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -71,6 +74,8 @@ class CallbackItems:
         addresses: AddressOwners,
         files: FileStore,
     ) -> None:
+        self._engine = engine
+        self._deadline_seconds = settings.database_statement_timeout_seconds
         self._writer = writer
         self._addresses = addresses
         self._files = files
@@ -124,6 +129,7 @@ class CallbackItems:
             await self._files.keep(storable.files)
         outcomes = await asyncio.gather(
             *(self._ledger.submit((provider_type, receipt)) for receipt in storable.receipts),
+            *(self._ledger.submit(reported) for reported in storable.reported),
             *(self._writer.write(message) for message in storable.messages),
             return_exceptions=True,
         )
@@ -136,17 +142,7 @@ class CallbackItems:
     def _add_receipt(self, storable: StorableItems, receipt: Receipt) -> None:
         for id_ in (receipt.event_id, receipt.provider_message_id):
             _must_be_short(id_)
-        storable.receipts.append(
-            replace(
-                receipt,
-                event_id=storable_text(receipt.event_id),
-                provider_message_id=storable_text(receipt.provider_message_id),
-                idempotency_key=storable_text(receipt.idempotency_key),
-                detail=storable_text(receipt.detail),
-                occurred_at=storable_moment(receipt.occurred_at),
-                raw=storable_document(receipt.raw),
-            )
-        )
+        storable.receipts.append(_storable_receipt(receipt))
         claimed = parse_reference(receipt.idempotency_key)
         storable.tenants.add(claimed[0] if claimed else DEFAULT_TENANT_ID)
         if receipt.recipient:
@@ -184,14 +180,36 @@ class CallbackItems:
             new = await asyncio.to_thread(new_files, *identity, item.files)  # hashes all of their bytes
             message.attachments.extend(file.address for file in new)
             storable.files += new
+        if item.report is not None:
+            await self._add_report(storable, message.tenant_id, item.report)
         storable.messages.append(message)
         storable.addresses |= {sender.value, recipient.value}
         storable.tenants.add(message.tenant_id)
+
+    async def _add_report(self, storable: StorableItems, tenant_id: int, report: MailReport) -> None:
+        """Add the receipt of the message that a report is about, which may have been sent by any provider."""
+        async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
+            found = await reported_receipt(connection, tenant_id, report, region=self._region)
+        if found is not None:
+            storable.reported.append((found[0], _storable_receipt(found[1])))
 
 
 async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]]) -> list[None]:
     await store_receipts(connection, receipts)
     return [None] * len(receipts)
+
+
+def _storable_receipt(receipt: Receipt) -> Receipt:
+    """The same, without what PostgreSQL can't store."""
+    return replace(
+        receipt,
+        event_id=storable_text(receipt.event_id),
+        provider_message_id=storable_text(receipt.provider_message_id),
+        idempotency_key=storable_text(receipt.idempotency_key),
+        detail=storable_text(receipt.detail),
+        occurred_at=storable_moment(receipt.occurred_at),
+        raw=storable_document(receipt.raw),
+    )
 
 
 def _storable_details(details: MessageDetails) -> MessageDetails:

@@ -14,6 +14,7 @@ from app.providers.base import ProviderResult, Receipt
 from app.providers.mail.events import Notice
 from app.providers.mail.outbound import message_id_of
 from app.providers.registry import provider_registry
+from tests.cases import each_case
 from tests.factories import email, until
 from tests.providers import test_sendgrid
 from tests.providers.mail import test_reports as written
@@ -90,6 +91,15 @@ async def test_a_bounce_by_mail_is_a_receipt_of_the_mail_that_it_names(
         assert (await sent.status(), await other.status()) == ("undelivered", "sent")
         assert (await sent.last()).startswith("A report by mail says it could not be delivered: ")
         assert (await sent.detail())["provider_type"] == "scripted"
+
+
+@each_case("named", ["MAILER-DAEMON", "Mail Delivery System <MAILER-DAEMON>", "<>", "<MAILER-DAEMON@mx>", ""])
+async def test_a_server_needs_no_whole_address_to_report(
+    client: httpx.AsyncClient, sender: Sender, named: str
+) -> None:
+    sent = await send(client, sender)
+    await sent.says(f"From: {named}\n" + written.POSTFIX.partition("\n")[2])
+    assert await sent.status() == "undelivered"
 
 
 async def test_a_bounce_by_mail_takes_a_delivery_back_and_comes_once(

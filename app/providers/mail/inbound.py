@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from app.domain import Channel, MessageDetails, MessageType
+from app.domain import Automatic, Channel, MessageDetails, MessageType
 from app.providers.base import InboundFile, InboundMessage, MailClaims
 from app.providers.mail.answers import answered
 from app.providers.mail.automatic import automatic_kind
 from app.providers.mail.charsets import clean_text
 from app.providers.mail.headers import MESSAGE_ID, header, one_line, time_of
 from app.providers.mail.html_source import text_of_html
+from app.providers.mail.mailboxes import Mailbox
 from app.providers.mail.parts import MailParts
 from app.providers.mail.people import people_of
 from app.providers.mail.quotes import split_quoted
@@ -47,17 +48,18 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
     """One message for each recipient of the envelope, which alone also names blind copies. Raises `ValueError`."""
     recipients = list(dict.fromkeys(each for written in reception.recipients if (each := written.strip(" <>\t"))))
     people = people_of(mail.headers, recipients, reception.sender or "")
-    if not recipients or not people.senders:
+    automatic = automatic_kind(mail.headers, reception.sender, is_passed_on=people.is_passed_on)
+    senders = people.senders or _servers(automatic, recipients)
+    if not recipients or not senders:
         raise ValueError("The mail has no recipient, or no sender.")
     subject = one_line(clean_text(header(mail.headers, "subject")))[:_LONGEST_SUBJECT].strip()
     text, files = _bounded(mail)
-    automatic = automatic_kind(mail.headers, reception.sender, is_passed_on=people.is_passed_on)
     report = report_of(mail.headers, text, mail.files, automatic)
     body, quoted = split_quoted(text, subject)
     date = time_of(header(mail.headers, "date"))
     is_possible = date is not None and timedelta() <= reception.arrived_at - date <= _LONGEST_WAY
     details = MessageDetails(
-        from_name=people.senders[0].name or None,
+        from_name=senders[0].name or None,
         reply_to=list(people.reply_to),
         cc=list(people.cc),
         automatic=report.kind if report else automatic,
@@ -70,7 +72,7 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
             provider_message_id=_identity(mail, [content, recipient, people.sent_to[recipient]]),
             channel=Channel.EMAIL,
             type=MessageType.EMAIL,
-            from_address=people.senders[0].address,
+            from_address=senders[0].address,
             to_address=recipient,
             subject=subject or None,
             body=body,
@@ -79,11 +81,17 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
             files=files,
             sent_at=date if is_possible else reception.arrived_at,
             details=details,
-            claims=MailClaims(people.senders, people.sent_to[recipient], answers),
+            claims=MailClaims(senders, people.sent_to[recipient], answers),
             report=report,
         )
         for recipient in recipients
     ]
+
+
+def _servers(automatic: Automatic | None, recipients: Sequence[str]) -> Sequence[Mailbox]:
+    """The sender of a bounce that names none, or only MAILER-DAEMON: the server of the recipient's domain."""
+    domains = [domain for recipient in recipients[:1] if (domain := recipient.rpartition("@")[2])]
+    return [Mailbox("", f"mailer-daemon@{domain}") for domain in domains if automatic is Automatic.BOUNCE]
 
 
 def _bounded(mail: MailParts) -> tuple[str, list[InboundFile]]:

@@ -158,9 +158,12 @@ class CallbackItems:
         if item.claims is not None:
             item = await self._claims.settled(item, item.claims)
         recipient = any_address(item.to_address, region=self._region)
+        tenant_id = await self._addresses.tenant_of(recipient)
+        if item.report is not None:  # it counts, even if its own message can't be stored
+            await self._add_report(storable, tenant_id, item.report)
         sender = sender_address(item.from_address, region=self._region)
         message = NewMessage(
-            tenant_id=await self._addresses.tenant_of(recipient),
+            tenant_id=tenant_id,
             direction=Direction.INBOUND,
             channel=item.channel,
             type=item.type,
@@ -180,8 +183,6 @@ class CallbackItems:
             new = await asyncio.to_thread(new_files, *identity, item.files)  # hashes all of their bytes
             message.attachments.extend(file.address for file in new)
             storable.files += new
-        if item.report is not None:
-            await self._add_report(storable, message.tenant_id, item.report)
         storable.messages.append(message)
         storable.addresses |= {sender.value, recipient.value}
         storable.tenants.add(message.tenant_id)

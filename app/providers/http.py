@@ -16,12 +16,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 from pydantic import Field, JsonValue, SecretStr, field_validator
-from pydantic_core import from_json
 from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
+from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
@@ -265,7 +265,7 @@ def _joined(value: JsonValue) -> str:
 def _document(content: bytes) -> JsonValue:
     """The JSON document in an answer; null for any other content."""
     try:
-        document: JsonValue = from_json(content, allow_inf_nan=False)
+        document: JsonValue = read_json(content)
     except ValueError:
         return None
     return document

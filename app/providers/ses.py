@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from app.domain import MessageStatus
 from app.providers import base
@@ -29,6 +28,7 @@ from app.providers.mail.formats import ses_inbound
 from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
+from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, UtcTime, VendorId, VendorModel
 from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription
 from app.providers.toolbox.verification import first_secret
@@ -127,12 +127,12 @@ class SesProvider(HttpMailProvider[SesSettings]):
 
     def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem] | Awaitable[base.Reply]:
         """An event or a mail. The subscription of a topic that is set is confirmed, which takes a request to SNS."""
-        notification = Notification.model_validate_json(callback.body)
+        notification = Notification.from_json(callback.body)
         if notification.type == "SubscriptionConfirmation":
             return self._confirmed(notification)
         if notification.type != "Notification" or notification.message.startswith(_TOPIC_WORKS):
             return []
-        raw = from_json(notification.message, allow_inf_nan=False)
+        raw = read_json(notification.message)
         if not isinstance(raw, dict):
             raise ValueError("An event comes as an object.")
         if raw.get("notificationType") == "Received":

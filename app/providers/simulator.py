@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import httpx
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, reason_in
-from app.providers.toolbox.models import VendorId, VendorModel
+from app.providers.toolbox.models import EventTime, VendorId, VendorModel
 
 STATUSES = {
     "queued": MessageStatus.QUEUED,
@@ -36,7 +36,7 @@ class _ReceiptBody(VendorModel, validate_by_name=True):
     provider_message_id: VendorId | None = Field(None, alias="id")
     idempotency_key: VendorId | None = Field(None, alias="reference")
     detail: str | None = None
-    occurred_at: AwareDatetime | None = None
+    occurred_at: EventTime = None
 
 
 class MessageBody(VendorModel, validate_by_name=True):
@@ -53,7 +53,7 @@ class MessageBody(VendorModel, validate_by_name=True):
 
 class _InboundBody(MessageBody):
     provider_message_id: VendorId = Field(alias="id")
-    sent_at: AwareDatetime | None = None
+    sent_at: EventTime = None
 
 
 _CALLBACK = TypeAdapter(list[dict[str, Any]])

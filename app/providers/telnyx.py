@@ -55,7 +55,7 @@ class TelnyxSettings(HttpVendorSettings, env_prefix="TELNYX_"):
     api_url: ApiUrl = "https://api.telnyx.com"
 
 
-class _Error(VendorModel, coerce_numbers_to_str=True):
+class _Error(VendorModel):
     code: str = ""
     title: str = ""
     detail: str | None = None

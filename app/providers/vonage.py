@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import to_json
 
 from app.domain import MessageStatus
@@ -71,11 +71,7 @@ class VonageSettings(HttpVendorSettings, env_prefix="VONAGE_"):
     api_url: ApiUrl = "https://api.nexmo.com"
 
 
-class _Model(VendorModel, coerce_numbers_to_str=True):
-    """Ids and codes may come as numbers."""
-
-
-class _Problem(_Model):
+class _Problem(VendorModel):
     type: str = ""
     title: str = ""
     detail: str = ""
@@ -89,16 +85,20 @@ class _Problem(_Model):
         return " ".join(parts)[:300]
 
 
-class _Header(_Model):
+class _Signed(BaseModel, hide_input_in_errors=True):
+    """A part of a JWT, which is read strictly."""
+
+
+class _Header(_Signed):
     alg: str
 
 
-class _Claims(_Model):
+class _Claims(_Signed):
     iat: int = Field(ge=0)
     payload_hash: str
 
 
-class _ReceiptCallback(_Model):
+class _ReceiptCallback(VendorModel):
     message_uuid: _Id
     status: str = Field(min_length=1, max_length=64)
     to: str | None = None
@@ -107,12 +107,12 @@ class _ReceiptCallback(_Model):
     error: _Problem | None = None
 
 
-class _Medium(_Model):
+class _Medium(VendorModel):
     url: str
     caption: str | None = None
 
 
-class _MessageCallback(_Model):
+class _MessageCallback(VendorModel):
     message_uuid: _Id
     channel: str
     sender: str = Field(alias="from")

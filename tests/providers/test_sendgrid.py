@@ -368,7 +368,7 @@ def test_an_event_that_can_not_be_read_does_not_take_the_others_with_it() -> Non
     assert (last.event_id, last.status) == ("x", None)
 
 
-@each_case("body", [b"", b"{", b"{}", b"null", b'"text"', b"[NaN]", b"[" * 100_000, b"\xff"])
+@each_case("body", [b"", b"{", b"{}", b"null", b'"text"', b"[" * 100_000, b"\xff"])
 def test_what_is_no_list_of_events_is_not_understood(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - every kind of it is kept as it came
         provider().parse(signed(body))

@@ -205,7 +205,7 @@ def provider_that_gets(answer: httpx.Response | Exception) -> SimulatorProvider:
         httpx.Response(404),
         httpx.Response(307, headers={"Location": "/"}),
         httpx.Response(200, content=b"<html>"),
-        httpx.Response(200, json={"messages": [{"id": 17}]}),
+        httpx.Response(200, json={"messages": [{"id": None}]}),
         httpx.ReadTimeout("late"),
         httpx.ConnectError("refused"),
     ],

@@ -28,6 +28,7 @@ from app.providers.mail.headers import Headers, decoded
 from app.providers.mail.inbound import Reception, messages_of
 from app.providers.mail.mailboxes import mailboxes
 from app.providers.mail.parts import MailParts, read_headers, read_mail
+from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import EventTime, VendorModel, moment_of
 from app.providers.toolbox.multipart import FormPart, parts_of
 
@@ -58,7 +59,7 @@ def sendgrid_inbound(callback: Callback) -> list[InboundMessage]:
     """
     parts = parts_of(callback)
     fields = _fields(parts)
-    envelope = _Envelope.model_validate_json(fields.get("envelope", b""))
+    envelope = _Envelope.from_json(fields.get("envelope", b""))
     reception = Reception(
         recipients=envelope.to,
         arrived_at=callback.received_at,
@@ -233,9 +234,11 @@ def _is_mailguns_header(name: str) -> bool:
 
 
 def _json(fields: Mapping[str, bytes], name: str, kind: type) -> Any:
-    """A field that holds JSON, or an empty value without it. Raises `ValueError`."""
-    written = fields.get(name, b"").strip()
-    return TypeAdapter(kind).validate_json(written) if written else kind()
+    """A field that holds JSON; an empty value without it, or where it can't be read."""
+    try:
+        return TypeAdapter(kind).validate_python(read_json(fields.get(name, b"")))
+    except ValueError:
+        return kind()
 
 
 def _from_base64(written: str) -> bytes:

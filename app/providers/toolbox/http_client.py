@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 import httpx
 from pydantic import SecretStr
-from pydantic_core import from_json
 
 from app.providers.base import (
     BaseProvider,
@@ -21,6 +20,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings
 from app.providers.toolbox.transport import new_client
 
@@ -156,7 +156,7 @@ def reason_in(response: httpx.Response, *path: str | int) -> str | None:
 def text_at(response: httpx.Response, *path: str | int) -> str | None:
     """The text at a path in a JSON answer, such as `"errors", 0, "message"`, or None."""
     try:
-        found = from_json(response.content)
+        found = read_json(response.content)
         for step in path:
             found = found[step]
     except (ValueError, TypeError, KeyError, IndexError):

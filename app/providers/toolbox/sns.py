@@ -87,7 +87,7 @@ class SnsTopics:
         if not self._arns:
             raise CallbackUnverifiable("SES_TOPIC_ARN is not set: no notification can be ours.")
         try:
-            notification = Notification.model_validate_json(callback.body)
+            notification = Notification.from_json(callback.body)
             age = callback.received_at - notification.published_at
             signature = base64.b64decode(notification.signature, validate=True)
             signed = notification.signed()

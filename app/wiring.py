@@ -17,6 +17,7 @@ from app.errors import ConfigurationError
 from app.providers.registry import provider_registry
 from app.providers.simulated.in_process import SimulatedCarrier
 from app.routing import channels_served, route_of
+from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.callback_store import CallbackStore
 from app.services.callbacks.items import CallbackItems
@@ -108,8 +109,11 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         sessions = PromptSessions(engine, deadline_seconds=patience)
         deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressOwners(sessions, deadline_seconds=deadline)
+        aliases = Aliases(sessions, deadline_seconds=deadline)
         files = FileStore(sessions, settings.files_dir)
-        callback_items = await stack.enter_async_context(CallbackItems(engine, settings, writer, addresses, files))
+        callback_items = await stack.enter_async_context(
+            CallbackItems(engine, settings, writer, addresses, aliases, files)
+        )
         callback_store = await stack.enter_async_context(CallbackStore(engine, settings))
         for name, provider in provider_registry.items():
             if isinstance(provider, SimulatedCarrier):
@@ -128,7 +132,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         stack.callback(gc.unfreeze)
         yield Services(
             sessions,
-            MessageService(writer, sessions, settings, rules=rules, on_due=notifier.notify),
+            MessageService(writer, sessions, settings, rules=rules, aliases=aliases, on_due=notifier.notify),
             callback_items,
             files,
             CallbackService(callback_items, callback_store, sessions),

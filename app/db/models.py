@@ -25,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261128_01"
+REVISION = "20261128_04"
 
 _IS_PENDING = "due_at IS NOT NULL"
 _HAS_KEY = "idempotency_key IS NOT NULL"
@@ -135,6 +135,20 @@ class Conversation(_OfTenant):
         lazy="raise", viewonly=True, order_by="ConversationParticipant.role.desc()"
     )
     __table_args__ = (UniqueConstraint("tenant_id", "customer_address", "contact_address"),)
+
+
+class Alias(Base):
+    """Another address of a contact, by which a vendor names it at times: `alias` stands for `address`.
+
+    There may be no contact yet. The alias goes with the contact, when it is erased or out of use.
+    """
+
+    __tablename__ = "aliases"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    alias: Mapped[str]
+    address: Mapped[str]
+    address_type: Mapped[str]
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "alias"), _index("ix_aliases_address", "address"))
 
 
 Index("ix_conversations_recent", Conversation.tenant_id, Conversation.last_activity_at.desc(), Conversation.id.desc())

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
-from app.domain import NO_DETAILS, Automatic, MessageDetails, MessageStatus
+from app.domain import NO_DETAILS, Automatic, Direction, MessageDetails, MessageStatus
 from app.providers.toolbox.json_documents import read_json
 
 
@@ -97,7 +97,8 @@ class Receipt:
     `event_id` identifies the report among those of its provider; a repeat has the same one. The message is named by
     `provider_message_id`, by `idempotency_key` (of its `OutboundMessage`), or by both. `status` is None if the
     vendor's word, which `raw` keeps, has no counterpart here. `recipient` is the address of the message as the vendor
-    writes it, by which the receipt is found when a person's data is erased.
+    writes it, by which the receipt is found when a person's data is erased. `alias` is another address of the
+    recipient, as in `InboundMessage`.
     """
 
     event_id: str
@@ -108,6 +109,7 @@ class Receipt:
     occurred_at: datetime | None = None
     raw: Mapping[str, object] = field(default_factory=dict)
     recipient: str | None = None
+    alias: str | None = None
 
 
 #: Begins the event id of a receipt that came as a mail (`MailReport`).
@@ -165,6 +167,10 @@ class InboundMessage:
     URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
     repeats earlier ones; `body` is without it. `details` is what only some messages have. `claims` are None where
     nothing has to be checked. `report` is what a mail server's mail says about an earlier mail.
+    `direction` is outbound for
+    a message that the tenant sent elsewhere, such as from its phone: it is stored as sent, and not sent again.
+    `alias` is another address of the contact, written `kind:value`. Messages from it and to it belong to the same
+    conversation from then on.
     """
 
     provider_message_id: str
@@ -181,6 +187,8 @@ class InboundMessage:
     details: MessageDetails = NO_DETAILS
     claims: MailClaims | None = None
     report: MailReport | None = None
+    direction: Direction = Direction.INBOUND
+    alias: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,8 @@ _fresh = (
     .cte("fresh")
 )
 _is_outbound = _fresh.c.direction == Direction.OUTBOUND.value
+#: An outbound message that a provider has already was sent elsewhere, and only becomes known here.
+_was_sent = _fresh.c.provider_message_id.is_not(None)
 _due_at = func.least(func.coalesce(_fresh.c.send_at, func.now()), _fresh.c.expires_at)
 _inserted: dict[str, ColumnElement[Any]] = {
     "tenant_id": TENANT,
@@ -130,10 +132,11 @@ _inserted: dict[str, ColumnElement[Any]] = {
     "sent_at": func.coalesce(_fresh.c.sent_at, func.now()),
     "status": case(
         (~_is_outbound, MessageStatus.RECEIVED.value),
+        (_was_sent, MessageStatus.SENT.value),
         (_fresh.c.send_at.is_not(None), MessageStatus.SCHEDULED.value),
         else_=MessageStatus.QUEUED.value,
     ),
-    "due_at": case((_is_outbound, _due_at), else_=null()),
+    "due_at": case((and_(_is_outbound, ~_was_sent), _due_at), else_=null()),
 }
 _stored = (
     insert(Message)

@@ -14,13 +14,22 @@ from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
 from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
-from app.domain import DEFAULT_TENANT_ID, Direction, MessageDetails, NewMessage, parse_reference
+from app.domain import (
+    DEFAULT_TENANT_ID,
+    Address,
+    Direction,
+    MessageDetails,
+    NewMessage,
+    StoredMessage,
+    parse_reference,
+)
 from app.providers.base import CallbackItem, InboundMessage, MailReport, Receipt, Unread
+from app.services.accept.aliases import Aliases
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.mail_claims import MailClaimsCheck
 from app.services.callbacks.mail_reports import reported_receipt
-from app.services.delivery.receipts import store_receipts
+from app.services.delivery.receipts import attach_parked, store_receipts
 from app.services.messages.files import FileStore, NewFile, new_files
 from app.services.tenancy.addresses import AddressOwners
 
@@ -72,12 +81,14 @@ class CallbackItems:
         settings: Settings,
         writer: MessageWriter,
         addresses: AddressOwners,
+        aliases: Aliases,
         files: FileStore,
     ) -> None:
         self._engine = engine
         self._deadline_seconds = settings.database_statement_timeout_seconds
         self._writer = writer
         self._addresses = addresses
+        self._aliases = aliases
         self._files = files
         self._region = settings.default_region
         self._claims = MailClaimsCheck(engine, settings, addresses)
@@ -113,7 +124,7 @@ class CallbackItems:
                 if isinstance(item, Unread):
                     storable.faults.append(f"Event {number}: {item.reason}.")
                 elif isinstance(item, Receipt):
-                    self._add_receipt(storable, item)
+                    await self._add_receipt(storable, item)
                 else:
                     await self._add_message(storable, provider_type, item)
             except (ValueError, RecursionError) as error:
@@ -130,7 +141,7 @@ class CallbackItems:
         outcomes = await asyncio.gather(
             *(self._ledger.submit((provider_type, receipt)) for receipt in storable.receipts),
             *(self._ledger.submit(reported) for reported in storable.reported),
-            *(self._writer.write(message) for message in storable.messages),
+            *(self._write(message) for message in storable.messages),
             return_exceptions=True,
         )
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -139,7 +150,16 @@ class CallbackItems:
                 raise error
         return [f"One of its events can't be stored: {type(error).__name__}." for error in errors]
 
-    def _add_receipt(self, storable: StorableItems, receipt: Receipt) -> None:
+    async def _write(self, message: NewMessage) -> StoredMessage:
+        """Store a message. Receipts of one that was sent elsewhere may have come before it."""
+        stored = await self._writer.write(message)
+        if message.direction is Direction.OUTBOUND and not stored.duplicate:
+            identity = stored.id, str(message.provider_type), str(message.provider_message_id)
+            async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
+                await attach_parked(connection, message.tenant_id, [identity])
+        return stored
+
+    async def _add_receipt(self, storable: StorableItems, receipt: Receipt) -> None:
         for id_ in (receipt.event_id, receipt.provider_message_id):
             _must_be_short(id_)
         storable.receipts.append(_storable_receipt(receipt))
@@ -150,6 +170,16 @@ class CallbackItems:
                 storable.addresses.add(any_address(receipt.recipient, region=self._region).value)
             except InvalidAddress:
                 storable.addresses.add(storable_text(receipt.recipient))
+        if receipt.alias and receipt.recipient and claimed:
+            await self._learn(
+                storable, claimed[0], receipt.alias, sender_address(receipt.recipient, region=self._region)
+            )
+
+    async def _learn(self, storable: StorableItems, tenant_id: int, written: str, address: Address) -> None:
+        """Store an alias at once, because the next message of the same callback may need it."""
+        alias = any_address(written, region=self._region)
+        storable.addresses.add(alias.value)
+        await self._aliases.learn(tenant_id, alias, address)
 
     async def _add_message(self, storable: StorableItems, provider_type: str, item: InboundMessage) -> None:
         if not _NAME.fullmatch(item.channel) or not _NAME.fullmatch(item.type):
@@ -157,14 +187,20 @@ class CallbackItems:
         _must_be_short(item.provider_message_id)
         if item.claims is not None:
             item = await self._claims.settled(item, item.claims)
-        recipient = any_address(item.to_address, region=self._region)
-        tenant_id = await self._addresses.tenant_of(recipient)
+        is_ours = item.direction is Direction.OUTBOUND
+        ours, theirs = (item.from_address, item.to_address) if is_ours else (item.to_address, item.from_address)
+        customer = any_address(ours, region=self._region)
+        tenant_id = await self._addresses.tenant_of(customer)
         if item.report is not None:  # it counts, even if its own message can't be stored
             await self._add_report(storable, tenant_id, item.report)
-        sender = sender_address(item.from_address, region=self._region)
+        person = sender_address(theirs, region=self._region)
+        if item.alias:
+            await self._learn(storable, tenant_id, item.alias, person)
+        contact = await self._aliases.resolved(tenant_id, person)
+        sender, recipient = (customer, contact) if is_ours else (contact, customer)
         message = NewMessage(
             tenant_id=tenant_id,
-            direction=Direction.INBOUND,
+            direction=item.direction,
             channel=item.channel,
             type=item.type,
             sender=sender,
@@ -184,7 +220,7 @@ class CallbackItems:
             message.attachments.extend(file.address for file in new)
             storable.files += new
         storable.messages.append(message)
-        storable.addresses |= {sender.value, recipient.value}
+        storable.addresses |= {sender.value, recipient.value, person.value}
         storable.tenants.add(message.tenant_id)
 
     async def _add_report(self, storable: StorableItems, tenant_id: int, report: MailReport) -> None:

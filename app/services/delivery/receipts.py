@@ -21,7 +21,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.db.batches import TENANT, exact_rank_of, given, rows
 from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
-from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, MessageStatus, parse_reference
+from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, Direction, MessageStatus, parse_reference
 from app.providers.base import Receipt
 from app.redaction import redacted
 
@@ -80,10 +80,18 @@ _attempt_by_their_id = (
     .correlate(Tenant, _received)
     .scalar_subquery()
 )
+#: A message that was sent elsewhere has no attempt. Evaluated only where no attempt was found.
+_sent_elsewhere = (
+    select(Message.id)
+    .where(_has_id_of(Message, _received.c, Tenant.id), Message.direction == Direction.OUTBOUND.value)
+    .limit(1)
+    .correlate(Tenant, _received)
+    .scalar_subquery()
+)
 #: The limits make PostgreSQL use the indexes, even without statistics of the tables.
 _message_by_their_id = (
     select(Message.id)
-    .where(Message.tenant_id == Tenant.id, Message.id == _attempt_by_their_id)
+    .where(Message.tenant_id == Tenant.id, Message.id == func.coalesce(_attempt_by_their_id, _sent_elsewhere))
     .limit(1)
     .with_for_update(of=Message, read=True, key_share=True)
     .correlate(Tenant, _received)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -21,6 +22,7 @@ from app.errors import (
     NotRetriable,
     Overloaded,
 )
+from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
 from app.services.messages.reading import MessageFilter, load_message, load_timeline
@@ -41,9 +43,11 @@ class MessageService:
         settings: Settings,
         *,
         rules: SendRules,
+        aliases: Aliases,
         on_due: Callable[[], None],
     ) -> None:
         self._writer = writer
+        self._aliases = aliases
         self._sessions = sessions
         self._rules = rules
         self._caps = rules.daily_caps
@@ -66,6 +70,9 @@ class MessageService:
             Overloaded: The queue in front of the database is full.
         """
         await self._rules.check(message, actor=actor, client=client)
+        contact = await self._aliases.resolved(message.tenant_id, message.recipient)
+        if contact is not message.recipient:
+            message = replace(message, recipient=contact)
         if (errors := passed_times(message)) and not await self._is_repeat(message):
             raise InvalidRequest("A time in this request has passed.", errors=errors)
         try:

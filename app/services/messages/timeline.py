@@ -70,6 +70,9 @@ def _beginning(message: Message) -> Step:
     if message.direction == Direction.INBOUND:
         provider = message.provider_type
         return Step(message.created_at, "received", f"It came in from {provider}.", provider)
+    if message.attempt_count == 0 and message.provider_message_id is not None:
+        provider = message.provider_type
+        return Step(message.created_at, "reported", f"It was sent elsewhere, and {provider} reported it.", provider)
     return Step(message.created_at, "accepted", "It was accepted and stored.")
 
 

@@ -14,7 +14,7 @@ from app.db.models import Contact, Conversation, ConversationParticipant, Messag
 from app.domain import MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
 from app.services.callbacks.kept_callbacks import remove_callbacks_about
-from app.services.people.removal import BATCH, remove_empty, remove_messages, remove_unused
+from app.services.people.removal import BATCH, remove_aliases, remove_empty, remove_messages, remove_unused
 from app.services.tenancy.audit import record
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,9 @@ async def accept_erasure(
     anonymous = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now()}
     await connection.execute(update(Contact).where(*is_it).values(anonymous))
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
-    return Counter(webhook_calls=await remove_callbacks_about(connection, tenant_id, contact.address))
+    known_as = {contact.address, *await remove_aliases(connection, tenant_id, [contact.address])}
+    removed = [await remove_callbacks_about(connection, tenant_id, address) for address in sorted(known_as)]
+    return Counter(webhook_calls=sum(removed))
 
 
 async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Executable,
     Integer,
     Select,
+    Text,
     any_,
     bindparam,
     delete,
@@ -27,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT, given, rows
 from app.db.models import (
+    Alias,
     Contact,
     Conversation,
     ConversationParticipant,
@@ -95,9 +97,21 @@ _REMOVE_PARTICIPANTS = (
     .returning(ConversationParticipant.role, ConversationParticipant.contact_id)
 )
 _REMOVE_CONVERSATIONS = delete(Conversation).where(*_these(Conversation))
-_REMOVE_UNUSED_CONTACTS = delete(Contact).where(
-    *_these(Contact),
-    ~exists().where(ConversationParticipant.tenant_id == TENANT, ConversationParticipant.contact_id == Contact.id),
+_REMOVE_UNUSED_CONTACTS = (
+    delete(Contact)
+    .where(
+        *_these(Contact),
+        ~exists().where(
+            ConversationParticipant.tenant_id == TENANT, ConversationParticipant.contact_id == Contact.id
+        ),
+    )
+    .returning(Contact.address)
+)
+_ADDRESSES = bindparam("addresses", type_=ARRAY(Text()))
+_REMOVE_ALIASES = (
+    delete(Alias)
+    .where(Alias.tenant_id == TENANT, or_(Alias.address == any_(_ADDRESSES), Alias.alias == any_(_ADDRESSES)))
+    .returning(Alias.alias)
 )
 
 
@@ -141,7 +155,18 @@ async def remove_empty(connection: AsyncConnection, tenant_id: int, conversation
 async def remove_unused(connection: AsyncConnection, tenant_id: int, contacts: Iterable[int]) -> Counter[str]:
     """Remove contacts that take part in no conversation."""
     free = await _ids(connection, _LOCK_CONTACTS, tenant_id, contacts)
-    return Counter(contacts=await _execute(connection, _REMOVE_UNUSED_CONTACTS, tenant_id, free))
+    removed = await connection.execute(_REMOVE_UNUSED_CONTACTS, {"tenant": tenant_id, "ids": free})
+    addresses = list(removed.scalars())
+    await remove_aliases(connection, tenant_id, addresses)
+    return Counter(contacts=len(addresses))
+
+
+async def remove_aliases(connection: AsyncConnection, tenant_id: int, addresses: Sequence[str]) -> list[str]:
+    """Remove the aliases of addresses, and those that are among them; returns the aliases."""
+    if not addresses:
+        return []
+    aliases = await connection.execute(_REMOVE_ALIASES, {"tenant": tenant_id, "addresses": addresses})
+    return list(aliases.scalars())
 
 
 async def _ids(connection: AsyncConnection, statement: Executable, tenant_id: int, ids: Iterable[int]) -> list[int]:

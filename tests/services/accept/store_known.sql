@@ -144,11 +144,13 @@ stored AS (
            CAST(fresh.details AS JSONB) AS details,
            CASE
                WHEN (fresh.direction != 'outbound') THEN 'received'
+               WHEN (fresh.provider_message_id IS NOT NULL) THEN 'sent'
                WHEN (fresh.send_at IS NOT NULL) THEN 'scheduled'
                ELSE 'queued'
            END AS anon_2,
            CASE
-               WHEN (fresh.direction = 'outbound') THEN least(coalesce(fresh.send_at, now()), fresh.expires_at)
+               WHEN (fresh.direction = 'outbound' AND fresh.provider_message_id IS NULL)
+               THEN least(coalesce(fresh.send_at, now()), fresh.expires_at)
                ELSE NULL
            END AS anon_3
     FROM fresh

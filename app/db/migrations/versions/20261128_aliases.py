@@ -1,0 +1,30 @@
+"""Other addresses of people on chat channels
+
+Revision ID: 20261128_04
+Revises: 20261128_01
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "20261128_04"
+down_revision = "20261128_01"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "aliases",
+        sa.Column("tenant_id", sa.BigInteger(), nullable=False),
+        sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("address_type", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "alias", name="pk_aliases"),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_aliases_tenants_tenant_id"),
+    )
+    op.create_index("ix_aliases_address", "aliases", ["tenant_id", "address"])
+
+
+def downgrade() -> None:
+    op.drop_table("aliases")

@@ -5,9 +5,10 @@ Callbacks: https://docs.slack.dev/reference/events/message
 Signatures: https://docs.slack.dev/authentication/verifying-requests-from-slack
 Escaping: https://docs.slack.dev/messaging/formatting-message-text
 
-An app is `slack:A024BE7LH`, by its app id. At the other end is a channel or a direct message, `slack:C024BE91L`, or a
-thread in one, `slack:C024BE91L/1503435956.000247`. Slack waits three seconds for our reply to a callback, and retries
-it up to three times. It does not report whether a message was read.
+An app is `slack:A024BE7LH`, by its app id. At the other end is a channel, `slack:C024BE91L`, a person,
+`slack:U024BE7LH`, or a thread with either, `slack:C024BE91L/1503435956.000247`. Direct messages come from a channel
+of their own, `slack:D024BE91L`, which is another address of the person. Slack waits three seconds for our reply to a
+callback, and retries it up to three times. It does not report whether a message was read.
 """
 
 import hashlib
@@ -15,12 +16,15 @@ import hmac
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
 import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError
 
+from app.domain import MessageDetails
 from app.providers import base
+from app.providers.chat.fields import Fields, fields_in, objects_in, text_in
+from app.providers.chat.slack_text import words_of
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
@@ -48,7 +52,7 @@ REFUSES_US = {
     "two_factor_setup_required",
 }
 #: The kinds of messages that a person or an app wrote. Others report edits, deletions, arrivals and departures.
-_WRITTEN = {None, "bot_message", "file_share", "me_message", "thread_broadcast"}
+_WRITTEN = {"", "bot_message", "file_share", "me_message", "thread_broadcast"}
 
 _KIND = "slack:"
 _ADDRESS = re.compile(r"slack:([A-Z0-9]{2,40})(?:/([0-9]{1,12}\.[0-9]{1,9}))?")
@@ -58,8 +62,8 @@ _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 #: A link is written between < and >, with | before its title.
 _IN_A_LINK = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
 
-_Id = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,40}$")]
-_Timestamp = Annotated[str, Field(pattern=r"^[0-9]{1,11}\.[0-9]{1,9}$")]
+_ID = re.compile(r"[A-Z0-9]{2,40}")
+_TIMESTAMP = re.compile(r"[0-9]{1,11}\.[0-9]{1,9}", re.ASCII)
 
 
 class SlackSettings(HttpVendorSettings, env_prefix="SLACK_"):
@@ -79,42 +83,8 @@ class _Answer(VendorModel):
 
 
 class _Accepted(VendorModel):
-    channel: _Id
-    ts: _Timestamp
-
-
-class _File(VendorModel):
-    id: str
-    url_private: str | None = None
-
-
-class _Event(VendorModel):
-    type: str
-    subtype: str | None = None
-
-
-class _Message(VendorModel):
-    hidden: bool = False
-    channel: _Id
-    user: str | None = None
-    app_id: str | None = None
-    text: str = ""
-    ts: _Timestamp
-    thread_ts: _Timestamp | None = None
-    files: list[_File] = Field(default_factory=list)
-
-
-class _Authorization(VendorModel):
-    user_id: str | None = None
-    is_bot: bool = False
-
-
-class _Callback(VendorModel):
-    type: str
-    api_app_id: _Id | None = None
-    challenge: str | None = None
-    event: dict[str, Any] | None = None
-    authorizations: list[_Authorization] = Field(default_factory=list)
+    channel: str = Field(pattern=rf"^{_ID.pattern}$")
+    ts: str = Field(pattern=rf"^{_TIMESTAMP.pattern}$")
 
 
 class SlackProvider(HttpProvider[SlackSettings]):
@@ -156,23 +126,23 @@ class SlackProvider(HttpProvider[SlackSettings]):
 
     def parse(self, callback: base.Callback) -> base.Reply | Sequence[base.CallbackItem]:
         """A message, or a handshake. A mention of the app comes as two events with one message."""
-        content = _Callback.model_validate(callback.json())
-        if content.type == "url_verification":
-            if not _CHALLENGE.fullmatch(content.challenge or ""):
+        content = callback.json()
+        kind, event = text_in(content, "type"), fields_in(content, "event")
+        if kind == "url_verification":
+            challenge = text_in(content, "challenge")
+            if not _CHALLENGE.fullmatch(challenge):
                 raise base.CallbackRefused("It has no valid challenge.")
-            return base.Reply((content.challenge or "").encode(), "text/plain")
-        if content.type != "event_callback":
+            return base.Reply(challenge.encode(), "text/plain")
+        if not kind:
+            raise ValueError("a callback has a type")
+        if kind != "event_callback":
             return []
-        if content.event is None or content.api_app_id is None:
-            raise ValueError("an event is about something")
-        event = _Event.model_validate(content.event)
-        if event.type not in {"message", "app_mention"} or event.subtype not in _WRITTEN:
+        app_id = text_in(content, "api_app_id")
+        if not event or not _ID.fullmatch(app_id):
+            raise ValueError("an event is about something, and names its app")
+        if not _is_written(event) or _is_ours(event, app_id, content):
             return []
-        message = _Message.model_validate(content.event)
-        ourselves = {each.user_id for each in content.authorizations if each.is_bot and each.user_id}
-        if message.hidden or message.app_id == content.api_app_id or message.user in ourselves:
-            return []
-        return [_inbound(message, content.api_app_id)]
+        return [_inbound(event, app_id)]
 
 
 def configured() -> SlackProvider | None:
@@ -218,16 +188,54 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     return failure or base.PermanentFailure(detail)
 
 
-def _inbound(message: _Message, app_id: str) -> base.InboundMessage:
-    in_thread = message.thread_ts is not None and message.thread_ts != message.ts  # otherwise it begins a thread
+def _is_written(event: Fields) -> bool:
+    """True for a message that somebody wrote. Raises `ValueError` for an event without a type."""
+    kind = text_in(event, "type")
+    if not kind:
+        raise ValueError("an event has a type")
+    is_message = kind in {"message", "app_mention"} and text_in(event, "subtype") in _WRITTEN
+    return is_message and event.get("hidden") is not True
+
+
+def _is_ours(event: Fields, app_id: str, content: object) -> bool:
+    """True for a message of this app, by its id or that of its user."""
+    bots = [each for each in objects_in(content, "authorizations") if each.get("is_bot") is True]
+    ourselves = {text_in(each, "user_id") for each in bots} - {""}
+    return text_in(event, "app_id") == app_id or text_in(event, "user") in ourselves
+
+
+def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
+    """The message of an event. Raises `ValueError` if it does not say where and when it was written."""
+    channel, moment, thread = (text_in(event, name) for name in ("channel", "ts", "thread_ts"))
+    if not _ID.fullmatch(channel) or not _TIMESTAMP.fullmatch(moment):
+        raise ValueError("a message has a channel and a timestamp")
+    author = next((id_ for name in ("user", "bot_id") if _ID.fullmatch(id_ := text_in(event, name))), "")
+    is_direct = text_in(event, "channel_type") == "im" or (channel.startswith("D") and "channel_type" not in event)
+    person = author if is_direct and author == text_in(event, "user") else ""
+    in_thread = bool(_TIMESTAMP.fullmatch(thread)) and thread != moment  # otherwise it begins a thread
     return base.InboundMessage(
         # The message's own id: that of the event differs where one message comes as two events.
-        provider_message_id=f"{message.channel}:{message.ts}",
+        provider_message_id=f"{channel}:{moment}",
         channel="slack",
         type="slack",
-        from_address=f"{_KIND}{message.channel}" + (f"/{message.thread_ts}" if in_thread else ""),
+        from_address=f"{_KIND}{person or channel}" + (f"/{thread}" if in_thread else ""),
         to_address=f"{_KIND}{app_id}",
-        body=html.unescape(message.text),
-        attachments=[file.url_private or file.id for file in message.files],
-        sent_at=moment_of(float(message.ts)),
+        body=words_of(event),
+        attachments=[file for each in objects_in(event, "files") if (file := _file(each))],
+        sent_at=moment_of(float(moment)),
+        details=MessageDetails(
+            from_name=_name(event) or None, author=f"{_KIND}{author}" if author and not person else None
+        ),
+        alias=f"{_KIND}{channel}" if person else None,
     )
+
+
+def _file(file: Fields) -> str:
+    return text_in(file, "url_private") or text_in(file, "id")
+
+
+def _name(event: Fields) -> str:
+    """The name of the author, where Slack tells it: that which an app gave itself, or that of a profile."""
+    profile, bot = fields_in(event, "user_profile"), fields_in(event, "bot_profile")
+    names = (event, "username"), (profile, "display_name"), (profile, "real_name"), (profile, "name"), (bot, "name")
+    return next((name for document, field in names if (name := text_in(document, field))), "")

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from slack_sdk import WebClient
 from slack_sdk.signature import SignatureVerifier
 
+from app.domain import MessageDetails
 from app.providers.base import (
     Callback,
     CallbackRefused,
@@ -266,6 +267,7 @@ def test_a_message_comes_in() -> None:
             to_address=f"slack:{APP}",
             body="Live long & prosper <3",
             sent_at=datetime(2012, 12, 14, 20, 38, 43, 5, tzinfo=UTC),
+            details=MessageDetails(author="slack:U2147483697"),
         )
     ]
 
@@ -286,7 +288,7 @@ def test_a_mention_is_the_message_that_it_stands_in() -> None:
 def test_a_file_is_named_by_its_address() -> None:
     [shared] = events_of("file_share.json")
     assert shared.attachments == ["https://files.slack.com/files-pri/T061EG9R6-F2147483862/tedair.gif"]
-    assert (shared.from_address, shared.body) == ("slack:D024BE91L", "")
+    assert (shared.from_address, shared.alias, shared.body) == ("slack:U2147483697", "slack:D024BE91L", "")
 
 
 @each_case("name", ["own_message.json", "message_changed.json", "channel_join.json", "app_rate_limited.json"])

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.domain import MessageStatus
+from app.domain import MessageDetails, MessageStatus
 from app.providers.base import (
     Callback,
     CallbackRefused,
@@ -27,7 +27,8 @@ from app.providers.base import (
     Unread,
 )
 from app.providers.base import send_through as hand_over
-from app.providers.whatsapp import STATUSES, WhatsappProvider, WhatsappSettings, configured
+from app.providers.chat.whatsapp_callback import STATUSES
+from app.providers.whatsapp import WhatsappProvider, WhatsappSettings, configured
 from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.vendors import (
@@ -131,7 +132,44 @@ async def test_who_has_no_number_is_named_by_an_id() -> None:
             {"document": {"link": "https://a.example/b.mp3", "caption": "Listen", "filename": "b.mp3"}},
         ),
         ("https://a.example/b.pdf", "", {"document": {"link": "https://a.example/b.pdf", "filename": "b.pdf"}}),
-        ("https://a.example/", "", {"document": {"link": "https://a.example/"}}),
+        (
+            "https://a.example/",
+            "",
+            {"document": {"link": "https://a.example/", "filename": "attachment"}},
+        ),
+        *[
+            (f"https://a.example/{name}", "", {kind: {"link": f"https://a.example/{name}"}})
+            for name, kind in {
+                "B.JPG": "image",
+                "b.jpeg": "image",
+                "b.final.png": "image",
+                "b.3gp": "video",
+                "b.m4a": "audio",
+                "b.amr": "audio",
+                "b.ogg": "audio",
+            }.items()
+        ],
+        *[
+            (
+                f"https://a.example/{path}",
+                "",
+                {"document": {"link": f"https://a.example/{path}", "filename": name}},
+            )
+            for path, name in {
+                "b.webp": "b.webp",
+                "b.gif": "b.gif",
+                "b.webm": "b.webm",
+                "b.svg": "b.svg",
+                "b.mov": "b.mov",
+                "b.heic": "b.heic",
+                "b.tiff": "b.tiff",
+                "b.wav": "b.wav",
+                "b.flac": "b.flac",
+                "jpg": "jpg",
+                "download?file=b.jpg": "download",
+                "my%20invoice%0A.pdf": "my invoice.pdf",
+            }.items()
+        ],
     ],
 )
 async def test_a_medium_is_given_by_its_link(link: str, body: str, medium: dict[str, Any]) -> None:
@@ -292,6 +330,8 @@ def test_a_text_comes_in() -> None:
             to_address=OURS,
             body="Does it come in another color?",
             sent_at=datetime(2025, 6, 8, 20, 59, 43, tzinfo=UTC),
+            details=MessageDetails(from_name="Sheena Nelson"),
+            alias="whatsapp:US.13491208655302741918",
         )
     ]
 
@@ -315,8 +355,10 @@ def test_several_messages_and_statuses_come_in_one_call() -> None:
         "wamid.2": "Priority Mail",
         "wamid.3": "👍",
         "wamid.4": "Philz Coffee\n101 Forest Ave\n37.44, -122.16",
-        "wamid.5": "[contacts]",
-        "wamid.6": "",
+        "wamid.5": "Barbara",
+        "wamid.6": "[voice message]",
+        "wamid.7": "+16505551234 is now +12195555358.",
+        "wamid.7:new": "+16505551234 is now +12195555358.",
         "wamid.8": "Change",
     }
     [receipt] = [event for event in events if isinstance(event, Receipt)]
@@ -361,17 +403,14 @@ def test_every_word_has_a_status_or_none(word: str, status: MessageStatus | None
 
 def test_one_that_can_not_be_read_costs_no_other() -> None:
     def spoil(value: Any) -> None:
-        value["messages"][0]["timestamp"] = "yesterday"
+        value["messages"][0]["id"] = ["wamid.1"]
         value["messages"][1].pop("id")
         del value["messages"][3:]
 
     events = items_in(provider(), changed("mixed.json", spoil))
     told = [event for event in events if isinstance(event, InboundMessage)]
     assert [event.provider_message_id for event in told] == ["wamid.3", "wamid.8"]
-    first, second = (event.reason for event in events if isinstance(event, Unread))
-    assert "timestamp" in first
-    assert "yesterday" not in first
-    assert "id" in second
+    assert [event.reason for event in events if isinstance(event, Unread)] == ["an id has 1 to 400 characters"] * 2
 
 
 @each_case(
@@ -394,7 +433,7 @@ def test_what_can_not_be_understood_is_said(body: bytes) -> None:
 
 def test_a_message_from_nobody_is_not_understood() -> None:
     def anonymous(value: Any) -> None:
-        del value["messages"][0]["from"], value["messages"][0]["from_user_id"]
+        del value["messages"][0]["from"], value["messages"][0]["from_user_id"], value["contacts"]
 
     assert provider().parse(changed("text.json", anonymous)) == [Unread("a message has a sender")]
 

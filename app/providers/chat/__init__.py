@@ -1,0 +1,1 @@
+"""Contents of chat messages, rendered as plain text."""

@@ -222,7 +222,7 @@ def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
         to_address=f"{_KIND}{app_id}",
         body=words_of(event),
         attachments=[file for each in objects_in(event, "files") if (file := _file(each))],
-        sent_at=moment_of(float(moment)),
+        sent_at=moment_of(moment),
         details=MessageDetails(
             from_name=_name(event) or None, author=f"{_KIND}{author}" if author and not person else None
         ),

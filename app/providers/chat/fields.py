@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.providers.toolbox.models import text_of_number
+
 Fields = Mapping[str, Any]
 
 
@@ -21,7 +23,9 @@ def text_of(value: object) -> str:
     """A text, also for a number or a truth value; empty for anything else."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, str | int | float) else ""
+    if isinstance(value, int | float):
+        return text_of_number(value)
+    return value if isinstance(value, str) else ""
 
 
 def objects_in(document: object, *path: str) -> list[Fields]:

@@ -9,7 +9,6 @@ Echoes: https://developers.facebook.com/documentation/business-messaging/whatsap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from app.domain import Direction, MessageDetails, MessageStatus
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
@@ -33,8 +32,6 @@ NUMBERLESS, GROUP = "whatsapp:", "whatsapp:group-"
 #: Lists of a change's value; the fields of a webhook that have them.
 _FIELDS = {"messages", "message_echoes", "smb_message_echoes"}
 _CHANGES_OF_PERSON = {"user_changed_number", "customer_changed_number", "user_changed_user_id"}
-_MILLISECONDS = 10**11  # times in seconds have fewer digits, times in milliseconds have more
-_TIMESTAMP = re.compile(r"[0-9]{1,14}(?:\.[0-9]*)?", re.ASCII)
 #: An id that an address can hold.
 _ID = re.compile(r"[\x21-\x7e]{1,190}")
 _LONGEST_ID = 400
@@ -113,7 +110,7 @@ def _messages(message: Fields, value: Fields, ours: str) -> Iterator[InboundMess
         to_address=ours,
         body=words_of(message),
         attachments=media_of(message),
-        sent_at=_moment(message),
+        sent_at=moment_of(message.get("timestamp")),
         details=MessageDetails(from_name=sender.name or None, author=sender.address if group else None),
         alias=None if group else sender.alias,
     )
@@ -134,7 +131,7 @@ def _changes(message: Fields, before: _Person, ours: str) -> Iterator[InboundMes
                 from_address=address,
                 to_address=ours,
                 body=body,
-                sent_at=_moment(message),
+                sent_at=moment_of(message.get("timestamp")),
                 details=MessageDetails(from_name=before.name or None),
                 alias=alias,
             )
@@ -154,7 +151,7 @@ def _echoes(echo: Fields, value: Fields, ours: str) -> Iterator[InboundMessage]:
         to_address=group or recipient.address,
         body=words_of(echo),
         attachments=media_of(echo),
-        sent_at=_moment(echo),
+        sent_at=moment_of(echo.get("timestamp")),
         direction=Direction.OUTBOUND,
         alias=None if group else recipient.alias,
     )
@@ -176,7 +173,7 @@ def _receipts(status: Fields, value: Fields, ours: str) -> Iterator[Receipt]:
         provider_message_id=_id(status),
         idempotency_key=text_in(status, "biz_opaque_callback_data") or None,
         detail="; ".join(map(_error, objects_in(status, "errors"))) or None,
-        occurred_at=_moment(status),
+        occurred_at=moment_of(status.get("timestamp")),
         raw=status,
         recipient=address or None,
         alias=None if is_of_group else recipient.alias,
@@ -224,12 +221,3 @@ def _id(item: Fields) -> str:
     if not 0 < len(id_) <= _LONGEST_ID:
         raise ValueError(f"an id has 1 to {_LONGEST_ID} characters")
     return id_
-
-
-def _moment(item: Fields) -> datetime | None:
-    """The time of a timestamp in seconds or, in some callbacks, milliseconds; None if it can't be read."""
-    timestamp = text_in(item, "timestamp")
-    if not _TIMESTAMP.fullmatch(timestamp):
-        return None
-    seconds = float(timestamp)
-    return moment_of(seconds / 1000 if seconds >= _MILLISECONDS else seconds)

@@ -5,9 +5,8 @@ Contents: https://developers.facebook.com/documentation/business-messaging/whats
 
 from collections.abc import Callable, Iterator
 
-from pydantic_core import from_json
-
 from app.providers.chat.fields import Fields, fields_in, lines, objects_in, text_in, text_of
+from app.providers.toolbox.json_documents import read_json
 
 _MEDIA = ("image", "video", "audio", "voice", "document", "sticker")
 #: In characters, of a vendor's name in brackets.
@@ -85,7 +84,7 @@ def _form(form: Fields) -> str:
     answers = form.get("response_json")
     if isinstance(answers, str):
         try:
-            answers = from_json(answers)
+            answers = read_json(answers)
         except ValueError:
             answers = None
     return "\n".join(_answers(answers)) or text_in(form, "body")

@@ -189,7 +189,7 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
 
 
 def _is_written(event: Fields) -> bool:
-    """True for a message that somebody wrote. Raises `ValueError` for an event without a type."""
+    """True for a message that a person or an app wrote. Raises `ValueError` for an event without a type."""
     kind = text_in(event, "type")
     if not kind:
         raise ValueError("an event has a type")
@@ -210,7 +210,7 @@ def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
     if not _ID.fullmatch(channel) or not _TIMESTAMP.fullmatch(moment):
         raise ValueError("a message has a channel and a timestamp")
     author = next((id_ for name in ("user", "bot_id") if _ID.fullmatch(id_ := text_in(event, name))), "")
-    is_direct = text_in(event, "channel_type") == "im" or (channel.startswith("D") and "channel_type" not in event)
+    is_direct = (text_in(event, "channel_type") or ("im" if channel.startswith("D") else "")) == "im"
     person = author if is_direct and author == text_in(event, "user") else ""
     in_thread = bool(_TIMESTAMP.fullmatch(thread)) and thread != moment  # otherwise it begins a thread
     return base.InboundMessage(

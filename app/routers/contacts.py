@@ -65,6 +65,7 @@ async def _export(service: ContactService, contact: Contact) -> AsyncIterator[st
     """A `ContactExport`, piece by piece."""
     document = ContactExport(
         contact=ContactView.model_validate(contact),
+        aliases=list(await service.aliases(contact)),
         exported_at=datetime.now(UTC),
         webhook_calls=await service.webhook_calls(contact),
     )

@@ -61,6 +61,7 @@ class ContactExport(BaseModel):
     """Everything that is stored about a contact. It is written piece by piece, so each list comes last."""
 
     contact: ContactView
+    aliases: list[str] = Field(description="Its other addresses, by which a vendor names it at times.")
     exported_at: datetime
     webhook_calls: int = Field(description="Calls of providers that name it, kept for a time as they came.")
     conversations: list[ExportedConversation] = []

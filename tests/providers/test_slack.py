@@ -339,3 +339,76 @@ def test_it_is_there_where_its_settings_are(monkeypatch: pytest.MonkeyPatch) -> 
     assert configured() is None
     monkeypatch.setenv("SLACK_APP_ID", APP)
     assert isinstance(configured(), SlackProvider)
+
+
+@each_case(
+    ("changes", "address", "alias", "author"),
+    [
+        ({"channel": "D1AB", "channel_type": "im"}, "slack:U2147483697", "slack:D1AB", None),
+        ({"channel": "D1AB", "channel_type": None}, "slack:U2147483697", "slack:D1AB", None),
+        ({"channel": "D1AB", "channel_type": "im", "user": "W77"}, "slack:W77", "slack:D1AB", None),
+        ({"channel": "D1AB", "channel_type": "im", "user": None}, "slack:D1AB", None, None),
+        ({"channel": "D1AB", "channel_type": "im", "user": None, "bot_id": "B9"}, "slack:D1AB", None, "slack:B9"),
+        ({"channel": "G1AB", "channel_type": "mpim"}, "slack:G1AB", None, "slack:U2147483697"),
+        ({"channel": "C1AB", "channel_type": "channel"}, "slack:C1AB", None, "slack:U2147483697"),
+        ({"channel": "C1AB", "channel_type": "group", "user": 7}, "slack:C1AB", None, None),
+        (
+            {"channel": "D1AB", "channel_type": "im", "thread_ts": "1355517000.000001"},
+            "slack:U2147483697/1355517000.000001",
+            "slack:D1AB",
+            None,
+        ),
+        (
+            {"channel": "C1AB", "thread_ts": "1355517000.000001"},
+            "slack:C1AB/1355517000.000001",
+            None,
+            "slack:U2147483697",
+        ),
+    ],
+)
+def test_a_direct_message_is_a_person_and_a_channel_has_authors(
+    changes: dict[str, Any], address: str, alias: str | None, author: str | None
+) -> None:
+    [item] = items_in(provider(), changed(**changes))
+    assert isinstance(item, InboundMessage)
+    assert (item.from_address, item.alias, item.details.author) == (address, alias, author)
+
+
+@each_case(
+    ("changes", "name"),
+    [
+        ({"username": "alertmanager", "subtype": "bot_message"}, "alertmanager"),
+        ({"user_profile": {"display_name": "Jo", "real_name": "Jo Berg"}}, "Jo"),
+        ({"user_profile": {"display_name": "", "real_name": "Jo Berg"}}, "Jo Berg"),
+        ({"bot_profile": {"name": "Deploys"}}, "Deploys"),
+        ({"username": None, "user_profile": "x", "bot_profile": []}, None),
+    ],
+)
+def test_the_name_of_an_author_is_kept(changes: dict[str, Any], name: str | None) -> None:
+    [item] = items_in(provider(), changed(**changes))
+    assert isinstance(item, InboundMessage)
+    assert item.details.from_name == name
+
+
+@each_case(
+    ("changes", "body", "attachments"),
+    [
+        ({"text": None}, "", []),
+        ({"text": 7}, "7", []),
+        ({"user": {"id": "U1"}}, "Live long & prosper <3", []),
+        ({"thread_ts": 1355517523}, "Live long & prosper <3", []),
+        ({"files": "none", "hidden": None, "app_id": 3}, "Live long & prosper <3", []),
+        ({"text": "", "files": [None, {"id": "F1"}, {"url_private": ["x"], "id": "F2"}, {}]}, "", ["F1", "F2"]),
+        ({"text": "Look", "blocks": "x", "attachments": [{"text": "words"}, 1]}, "Look\nwords", []),
+    ],
+)
+def test_no_field_of_another_type_costs_a_message(changes: dict[str, Any], body: str, attachments: list[str]) -> None:
+    [item] = items_in(provider(), changed(**changes))
+    assert isinstance(item, InboundMessage)
+    assert (item.from_address, item.body, item.attachments) == ("slack:C024BE91L", body, attachments)
+
+
+async def test_a_person_is_sent_to_by_the_id_of_the_user() -> None:
+    vendor = Vendor(POSTED)
+    await provider(vendor).send(message("slack:U2147483697"))
+    assert json.loads(vendor.request.content)["channel"] == "U2147483697"

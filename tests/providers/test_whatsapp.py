@@ -116,6 +116,14 @@ async def test_who_has_no_number_is_named_by_an_id() -> None:
     assert (sent["recipient"], "to" in sent) == ("US.13491208655302741918", False)
 
 
+async def test_a_group_is_named_by_its_id() -> None:
+    vendor = Vendor(ACCEPTED)
+    await provider(vendor).send(message("whatsapp:group-Y2FwaV9ncm91cDox"))
+    sent = json.loads(vendor.request.content)
+    assert (sent["recipient_type"], sent["to"]) == ("group", "Y2FwaV9ncm91cDox")
+    assert "recipient" not in sent
+
+
 @each_case(
     ("link", "body", "medium"),
     [

@@ -60,9 +60,9 @@ def _link(address: str, label: str) -> str:
 def _joined(text: str, blocks: str) -> str:
     """Both texts, or the one that holds the letters and digits of the other."""
     one, other = ("".join(filter(str.isalnum, each)) for each in (text, blocks))
-    if one in other:
-        return blocks
-    return text if other in one else lines(text, blocks)
+    if other in one:
+        return text
+    return blocks if one in other else lines(text, blocks)
 
 
 def _blocks(owner: Fields) -> str:
@@ -70,7 +70,7 @@ def _blocks(owner: Fields) -> str:
 
 
 def _block(block: Fields) -> str:
-    """The words of a block or an element of one, whatever its kind: a line for each part."""
+    """The words of a block, or of an element of one: a line for each part."""
     kind = text_in(block, "type")
     if kind == "rich_text":
         return lines(*map(_rich, objects_in(block, "elements")))

@@ -151,7 +151,7 @@ def _number(phone: Fields) -> str:
 
 
 def _edit(message: Fields) -> str:
-    return f"[edited] {words_of(fields_in(message, 'edit', 'message'))}"
+    return f"[edited] {words_of(fields_in(message, 'edit', 'message'))}".strip()
 
 
 def _referral(referral: Fields) -> str:

@@ -67,37 +67,42 @@ class Aliases:
         self._told: ShortCache[tuple[int, str, str], bool] = ShortCache(size=_KEPT)
 
     async def resolved(self, tenant_id: int, address: Address) -> Address:
-        """The address that names the conversation of a person or, as `alias/thread`, of a thread with one.
-
-        An address without an alias, and a phone number or mail address in any case, is returned as it is.
-        """
+        """The address of an alias, as the function of this name has it."""
         if address.type in _WITHOUT_ALIASES:
             return address
-        alias, slash, thread = address.value.partition("/")
         async with asyncio.timeout(self._deadline_seconds), self._sessions() as session:
-            found = (await session.execute(_FIND, {"tenant": tenant_id, "alias_told": alias})).one_or_none()
-        if found is None:
-            return address
-        return Address(found.address_type, found.address + slash + thread, address.written)
+            return await resolved(await session.connection(), tenant_id, address)
 
     async def learn(self, tenant_id: int, alias: Address, address: Address) -> None:
         """Store an alias, in place of an earlier one; returns after the commit.
 
-        A contact that has the alias as its address gets the other one, with its conversations. If there is a contact
-        of the other address already, its earlier conversations stay apart.
+        Of a thread with a person, the alias is that of the person. A contact that has the alias as its address gets
+        the other one, with its conversations. If there is a contact of the other address already, the earlier
+        conversations of the alias stay apart.
         """
-        if alias.value != address.value:
-            key = (tenant_id, alias.value, address.value)
-            await self._told.get_or_load(key, lambda: self._learn(tenant_id, alias, address))
+        person = address.value if address.type in _WITHOUT_ALIASES else address.value.partition("/")[0]
+        if alias.value != person:
+            told = {"tenant": tenant_id, "alias_told": alias.value, "address_told": person, "type_told": address.type}
+            await self._told.get_or_load((tenant_id, alias.value, person), lambda: self._learn(told))
 
-    async def _learn(self, tenant_id: int, alias: Address, address: Address) -> tuple[bool, float]:
-        told = {"tenant": tenant_id, "alias_told": alias.value}
-        told |= {"address_told": address.value, "type_told": address.type}
+    async def _learn(self, told: dict[str, object]) -> tuple[bool, float]:
         async with asyncio.timeout(self._deadline_seconds), self._sessions.begin() as session:
             connection = await session.connection()
             if (await connection.execute(_LEARN, told)).first() is not None:
                 await _rename(connection, told)
         return True, _KEPT_SECONDS
+
+
+async def resolved(connection: AsyncConnection, tenant_id: int, address: Address) -> Address:
+    """The address that names the conversation of a person or, as `alias/thread`, of a thread with one.
+
+    An address that is no alias is returned as it is. Phone numbers and mail addresses are not looked up.
+    """
+    if address.type in _WITHOUT_ALIASES:
+        return address
+    alias, slash, thread = address.value.partition("/")
+    found = (await connection.execute(_FIND, {"tenant": tenant_id, "alias_told": alias})).one_or_none()
+    return Address(found.address_type, found.address + slash + thread, address.written) if found else address
 
 
 async def _rename(connection: AsyncConnection, told: dict[str, object]) -> None:

@@ -13,10 +13,20 @@ from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import InstrumentedAttribute, selectinload
 
-from app.db.models import Contact, Conversation, ConversationParticipant, File, Message, MessageEvent, StoredReceipt
+from app.db.models import (
+    Alias,
+    Contact,
+    Conversation,
+    ConversationParticipant,
+    File,
+    Message,
+    MessageEvent,
+    StoredReceipt,
+)
 from app.db.paging import Page, Row, fetch_page, rows_of_all
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
+from app.services.accept.aliases import resolved
 from app.services.callbacks.kept_callbacks import count_callbacks_about
 from app.services.people.erasure import accept_erasure, erase
 
@@ -42,9 +52,11 @@ class ContactService:
         self._tenant_id = tenant_id
 
     async def contacts(self, address: Address | None, *, limit: int, cursor: str | None = None) -> Page[Contact]:
-        """Contacts, the oldest first; with an `address`, only the one that has it."""
+        """Contacts, the oldest first; with an `address`, only the one that has it, also as an alias."""
         statement = select(Contact).where(*self._own())
         if address is not None:
+            async with self._transaction() as connection:
+                address = await resolved(connection, self._tenant_id, address)
             statement = statement.where(Contact.address == address.value, Contact.address_type == address.type)
         return await self._page(statement, (Contact.id,), limit, cursor)
 
@@ -55,6 +67,12 @@ class ContactService:
         if found is None:
             raise ContactNotFound("There is no contact with this id.")
         return found
+
+    async def aliases(self, contact: Contact) -> Sequence[str]:
+        """Its other addresses, in order."""
+        of_contact = Alias.tenant_id == self._tenant_id, Alias.address == contact.address
+        async with self._sessions() as session:
+            return (await session.scalars(select(Alias.alias).where(*of_contact).order_by(Alias.alias))).all()
 
     async def webhook_calls(self, contact: Contact) -> int:
         """The number of kept callbacks that name it."""

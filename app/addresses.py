@@ -1,28 +1,43 @@
-"""Normalise addresses: phone numbers to E.164, email addresses as mail systems compare them."""
+"""Normalise addresses: phone numbers to E.164 in today's plans, email addresses without regard to case."""
 
 import re
-from functools import lru_cache
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import NamedTuple
 
-import phonenumbers
 from email_validator import EmailNotValidError, validate_email
-from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat, ValidationResult
 
 from app.domain import Address, AddressType
+from app.phone_numbers import REMEMBERED, is_name, is_sender_name, read_international, read_number, read_unlisted
+from app.phone_numbers import InvalidAddress as InvalidAddress  # callers know it from here
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]")
-_ALPHANUMERIC_SENDER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}")
-_SHORT_CODE = re.compile(r"[0-9]{3,6}")
-_LONG_SHORT_CODE = re.compile(r"[0-9]{7,8}")
 _OF_A_KIND = re.compile(r"([a-z][a-z0-9_-]{0,30}):(\S{1,200})")
 #: Prefixes that are no kinds: schemes of URIs, and kinds whose addresses are written without a prefix.
 _NO_KINDS = {"email", "http", "https", "mailto", "phone", "sms", "tel"}
-_LONGEST_PHONE = 64
+#: A number with the name of its channel in front is the number.
+_NUMBER_OF_A_CHANNEL = re.compile(r"(?:rcs|whatsapp):\+[0-9]{7,15}", re.ASCII)
+_ODD_LOCAL_PART = re.compile(r'"[^\r\n]*"|[^\s<>"]+')
+_NOT_IN_A_DOMAIN = re.compile(r"[\s<>]")
+_LONGEST_PHONE, _LONGEST_LOCAL_PART = 64, 64
 _LONGEST_EMAIL = 320
-_REMEMBERED = 16_384
 
 
-class InvalidAddress(ValueError):
-    """The text says what to write instead; it never repeats the input."""
+class _Mailbox(NamedTuple):
+    value: str
+    spelling: str
+
+
+def folded(local_part: str) -> str:
+    """The part of an email address before the @, as it is compared: composed, without case.
+
+    `ß` stays apart from `ss`, and a dotted `İ` from `i`. The two small sigmas are one, because only one of them has
+    a capital. Folding again changes nothing.
+    """
+    composed = unicodedata.normalize("NFC", local_part)
+    return unicodedata.normalize("NFC", composed.lower().replace("ς", "σ"))  # noqa: RUF001 - the letter is meant
 
 
 def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Address:
@@ -31,19 +46,40 @@ def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Ad
     Numbers are checked for a *possible* length, not against the numbering plan: fictional ones are legal.
     A number without a country code is read as one of `region` (ISO 3166, two letters).
     """
-    value, is_alphanumeric = _phone_value(written, region)
-    if is_alphanumeric and not may_be_alphanumeric:
-        raise InvalidAddress("an alphanumeric sender can't receive messages; write a phone number")
-    return Address(AddressType.PHONE, value, written.strip())
+    text = _plain(written, _LONGEST_PHONE)
+    if may_be_alphanumeric and is_sender_name(text):
+        return Address(AddressType.PHONE, text, written.strip())
+    number = read_number(text, region)
+    return Address(AddressType.PHONE, number.value, written.strip(), number.spelling)
+
+
+def text_recipient(written: str, *, region: str) -> Address:
+    """The address that a text is sent to, in the form that mobiles have.
+
+    Digits that are no number are in doubt (`Address.doubt`): only a person who has written may have them.
+    """
+    address = _recipient(written, AddressType.PHONE, partial(phone_address, region=region, may_be_alphanumeric=False))
+    return address if address.spelling == address.value else replace(address, spelling=address.value)
+
+
+def mail_recipient(written: str) -> Address:
+    """The address that a mail is sent to. One that is not valid is in doubt (`Address.doubt`)."""
+    return _recipient(written, AddressType.EMAIL, email_address)
+
+
+def channel_recipient(written: str, *, channel: str, kind: str | None, region: str) -> Address:
+    """The address that a message on a channel is sent to, as `channel_address`, or in doubt (`Address.doubt`)."""
+    return _recipient(written, kind, partial(channel_address, channel=channel, kind=kind, region=region))
 
 
 def email_address(written: str, *, may_have_display_name: bool = False) -> Address:
-    """The address with its domain in lower case and Unicode; the part before the @ keeps its case.
+    """The address with its domain in lower case and Unicode, compared without regard to case.
 
-    Role names that RFC 2142 reserves, such as INFO, are the exception: they have no case. No DNS look-up is made.
-    `may_have_display_name` accepts `Jane <jane@example.com>`.
+    Quoted local parts are legal, and so are dots in odd places, because people have such addresses. No DNS look-up is
+    made. `may_have_display_name` accepts `Jane <jane@example.com>`.
     """
-    return Address(AddressType.EMAIL, _email_value(written, may_have_display_name), written.strip())
+    mailbox = _mailbox(_plain(written, _LONGEST_EMAIL), may_have_display_name)
+    return Address(AddressType.EMAIL, mailbox.value, written.strip(), mailbox.spelling)
 
 
 def address_of_a_kind(written: str) -> Address | None:
@@ -59,17 +95,47 @@ def address_of_a_kind(written: str) -> Address | None:
     return Address(match[1], text, text)
 
 
-def sender_address(written: str, *, region: str) -> Address:
-    """The address of a sender that a provider reports. Unlike `any_address` it accepts odd senders of real mail, such
-    as `a..b@example.com` or `root@localhost`."""
+def sender_address(written: str, *, region: str, is_mail: bool = False) -> Address:
+    """The address that a provider reports, never refused for being odd.
+
+    Mail comes from `root@localhost` too, and texts from senders that are neither a number nor a usual name. Raises
+    `InvalidAddress` for an empty text, and in mail for a text without an address.
+    """
+    text = _CONTROL.sub(" ", written).strip()[:_LONGEST_EMAIL]
+    try:
+        return email_address(text, may_have_display_name=True) if is_mail else contact_address(text, region=region)
+    except InvalidAddress:
+        if is_mail and (mailbox := _odd_mailbox(text)):
+            return Address(AddressType.EMAIL, mailbox.value, text, mailbox.spelling)
+        if is_mail or not text:
+            raise
+    return Address(AddressType.PHONE, text, text)
+
+
+def contact_address(written: str, *, region: str) -> Address:
+    """The address of a contact, in any of its spellings: as `any_address`, and any that a person may have."""
     try:
         return any_address(written, region=region)
     except InvalidAddress:
-        text = _plain(written, _LONGEST_EMAIL)
-        local, at, domain = text[text.find("<") + 1 :].removesuffix(">").rpartition("@")
-        if not (at and local and domain) or re.search(r"[\s<>]", domain):
-            raise
-        return Address(AddressType.EMAIL, f"{local}@{domain.lower()}", written.strip())
+        if mailbox := _odd_mailbox(_plain(written, _LONGEST_EMAIL)):
+            return Address(AddressType.EMAIL, mailbox.value, written.strip(), mailbox.spelling)
+    return text_sender(written, region=region)
+
+
+def text_sender(written: str, *, region: str) -> Address:
+    """The sender of a text that has come in: a number, also one that no plan knows, or a name.
+
+    Digits that can't be a number of `region` may begin with a country code.
+    """
+    try:
+        return phone_address(written, region=region, may_be_alphanumeric=True)
+    except InvalidAddress:
+        text = _plain(written, _LONGEST_PHONE)
+        if number := read_international(text):
+            return Address(AddressType.PHONE, number.value, text, number.spelling)
+        if value := read_unlisted(text) or (text if is_name(text) else None):
+            return Address(AddressType.PHONE, value, text)
+        raise
 
 
 def channel_address(
@@ -81,7 +147,7 @@ def channel_address(
     address is valid.
     """
     of_a_kind = address_of_a_kind(written)
-    if of_a_kind is not None and of_a_kind.type in {kind, channel}:
+    if of_a_kind is not None and of_a_kind.type in {kind, channel} and not _is_number(of_a_kind, kind):
         return of_a_kind
     if kind == AddressType.PHONE:
         return phone_address(written, region=region, may_be_alphanumeric=may_be_alphanumeric)
@@ -94,66 +160,62 @@ def channel_address(
 
 def any_address(written: str, *, region: str) -> Address:
     """The address in any text: an email address, also with a display name, `kind:value`, or a sender of texts."""
-    if of_a_kind := address_of_a_kind(written):
+    of_a_kind = address_of_a_kind(written)
+    if of_a_kind is not None and not _is_number(of_a_kind, AddressType.PHONE):
         return of_a_kind
     if "@" in written:
         return email_address(written, may_have_display_name=True)
     return phone_address(written, region=region, may_be_alphanumeric=True)
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def country_of(number: str, region: str) -> str:
-    """The country (ISO 3166, two letters) of a number in E.164, 001 if it has none.
-
-    A number that no plan knows counts for the main country of its code, a short code for `region`.
-    """
-    if not number.startswith("+"):
-        return region
-    parsed = phonenumbers.parse(number)
-    assert parsed.country_code is not None
-    found = phonenumbers.region_code_for_number(parsed)
-    return found or phonenumbers.region_code_for_country_code(parsed.country_code)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _phone_value(written: str, region: str) -> tuple[str, bool]:
-    text = _plain(written, _LONGEST_PHONE)
-    if _ALPHANUMERIC_SENDER.fullmatch(text):
-        return text, True
-    if _SHORT_CODE.fullmatch(text):
-        return text, False
-    number = _parsed(text, region)
-    if number is not None and number.extension:
-        raise InvalidAddress("an extension can't receive messages; leave it out")
-    value = phonenumbers.format_number(number, PhoneNumberFormat.E164) if number is not None else ""
-    # Odd digits, such as zeros only, would parse as another number the next time.
-    if number is not None and _parsed(value, region) == number:
-        return value, False
-    if _LONG_SHORT_CODE.fullmatch(text):
-        return text, False
-    raise InvalidAddress("not a phone number; write it with + and country code, such as +12016661234")
-
-
-def _parsed(text: str, region: str) -> PhoneNumber | None:
-    """The number in a text, if its length is possible in its country."""
+def _recipient(written: str, kind: str | None, read: Callable[[str], Address]) -> Address:
+    """The address that `read` returns, or one in doubt with the reason why it was refused."""
     try:
-        number = phonenumbers.parse(text, region)
-    except NumberParseException:
-        return None
-    possible = phonenumbers.is_possible_number_with_reason(number) == ValidationResult.IS_POSSIBLE
-    return number if possible else None
+        return read(written)
+    except InvalidAddress as error:
+        text = _plain(written, _LONGEST_PHONE if kind == AddressType.PHONE else _LONGEST_EMAIL)
+        if kind == AddressType.EMAIL and (mailbox := _odd_mailbox(text)):
+            return Address(kind, mailbox.value, text, mailbox.spelling, str(error))
+        if kind == AddressType.PHONE and (number := read_international(text)):
+            return Address(kind, number.value, text, number.spelling, str(error))
+        if kind == AddressType.PHONE and (digits := read_unlisted(text)):
+            return Address(kind, digits, text, digits, str(error))
+        raise
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _email_value(written: str, may_have_display_name: bool) -> str:
-    text = _plain(written, _LONGEST_EMAIL)
+def _is_number(address: Address, kind: str | None) -> bool:
+    """True for a number behind the name of a channel whose addresses are numbers."""
+    return kind == AddressType.PHONE and _NUMBER_OF_A_CHANNEL.fullmatch(address.value) is not None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _mailbox(text: str, may_have_display_name: bool) -> _Mailbox:
     if may_have_display_name and text.endswith(">") and text.count("<") == 1:
         text = text[text.find("<") + 1 : -1]
+    local, _, domain = text.rpartition("@")
+    is_quoted = local.startswith('"')
+    # Japanese carriers gave out addresses such as `jane..x.@docomo.example`.
+    has_odd_dots = not is_quoted and len(local) <= _LONGEST_LOCAL_PART and "@" not in local
+    checked = f"{'.'.join(filter(None, local.split('.')))}@{domain}" if has_odd_dots else text
     try:
         # `test_environment` only admits the reserved domain .test, which reaches nobody.
-        return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
+        valid = validate_email(
+            checked, check_deliverability=False, test_environment=True, strict=True, allow_quoted_local=True
+        ).normalized
     except EmailNotValidError:
         raise InvalidAddress("not an email address; write it like name@example.com") from None
+    valid_local, _, domain = valid.rpartition("@")
+    local = valid_local if is_quoted else unicodedata.normalize("NFC", local)
+    return _Mailbox(f"{folded(local)}@{domain}", f"{local}@{domain}")
+
+
+def _odd_mailbox(text: str) -> _Mailbox | None:
+    """The mailbox in a text that is no valid address, as real mail has them."""
+    local, _, domain = text[text.find("<") + 1 :].removesuffix(">").rpartition("@")
+    if not _ODD_LOCAL_PART.fullmatch(local) or not domain or _NOT_IN_A_DOMAIN.search(domain):
+        return None
+    domain = domain.lower()
+    return _Mailbox(f"{folded(local)}@{domain}", f"{local}@{domain}")
 
 
 def _plain(written: str, longest: int) -> str:

@@ -11,7 +11,7 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.addresses import InvalidAddress, any_address
+from app.addresses import InvalidAddress, any_address, contact_address
 from app.db.paging import Page
 from app.domain import Address
 from app.errors import FieldError, InvalidRequest
@@ -79,10 +79,14 @@ async def _contacts(request: Request, tenant: TenantDep) -> ContactService:
 ContactsDep = Annotated[ContactService, Depends(_contacts)]
 
 
-def address_in(request: Request, written: str, *, location: str) -> Address:
-    """The address that a field of the request holds. Raises `InvalidRequest`, with that location."""
+def address_in(request: Request, written: str, *, location: str, may_be_odd: bool = False) -> Address:
+    """The address that a field of the request holds. Raises `InvalidRequest`, with that location.
+
+    `may_be_odd` accepts any address that a contact may have.
+    """
+    read = contact_address if may_be_odd else any_address
     try:
-        return any_address(written, region=request.app.state.settings.default_region)
+        return read(written, region=request.app.state.settings.default_region)
     except InvalidAddress as error:
         raise InvalidRequest("This is not an address.", errors=[FieldError(location, str(error))]) from None
 

@@ -125,11 +125,22 @@ class CallbackVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One end of a message: `value` is the normalised address, `written` the caller's spelling."""
+    """One end of a message.
+
+    `value` is the normalised address, which is compared. `written` is the caller's text. `spelling` is shown and sent
+    to: the address in the case that it was written in. `doubt` is the reason to refuse it as a recipient, unless it
+    is a contact's.
+    """
 
     type: str
     value: str
     written: str
+    spelling: str = ""  #: `value`, if left out
+    doubt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.spelling:
+            object.__setattr__(self, "spelling", self.value)
 
 
 class Automatic(StrEnum):

@@ -126,7 +126,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             DailyCaps(engine, limits, default_region=settings.default_region, deadline_seconds=deadline)
         )
         refusals = await stack.enter_async_context(RefusalLog(sessions))
-        rules = SendRules(settings, addresses, spending, refusals)
+        rules = SendRules(settings, sessions, addresses, spending, refusals)
         # Objects that exist now last as long as the process. Collecting garbage among them took 0.1 s at a time.
         gc.freeze()
         stack.callback(gc.unfreeze)

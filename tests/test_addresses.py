@@ -82,7 +82,10 @@ def test_seven_or_eight_digits_are_a_short_code_only_where_no_number_of_the_regi
     assert phone(written, region=region).value == value
 
 
-@each_case("written", ["ALERTS", "Alerts", "A", "1A", "My Bank 24", "ALERTS LTD1"])
+@each_case(
+    "written",
+    ["ALERTS", "Alerts", "A", "1A", "My Bank 24", "ALERTS LTD1", "AT&T", "B-Online", "Booking.com", "A_B", "Info+"],
+)
 def test_an_alphanumeric_sender_can_send_and_is_not_folded(written: str) -> None:
     assert phone(written, may_be_alphanumeric=True).value == written
 
@@ -107,6 +110,8 @@ def test_an_alphanumeric_sender_can_not_receive(written: str) -> None:
         pytest.param("+0123456789", "not a phone number", id="country zero"),
         pytest.param("+", "not a phone number", id="only a plus"),
         pytest.param("ALERT!", "not a phone number", id="a sender with punctuation"),
+        pytest.param("+12016661234 or", "letters", id="a word behind it"),
+        pytest.param("a5305551212", "letters", id="letters around it"),
         pytest.param("ÜBER", "not a phone number", id="a sender beyond ASCII"),
         pytest.param("ALERTSALERTS", "not a phone number", id="a sender of twelve characters"),
         pytest.param("user@example.com", "not a phone number", id="an email address"),
@@ -133,7 +138,7 @@ def test_what_no_phone_could_have_is_refused_with_a_reason(written: str, says: s
     [
         ("user@example.com", "user@example.com"),
         (" user@example.com ", "user@example.com"),
-        ("User.Name@EXAMPLE.Com", "User.Name@example.com"),
+        ("User.Name@EXAMPLE.Com", "user.name@example.com"),
         ("user+tag@example.com", "user+tag@example.com"),
         ("user@bücher.example", "user@bücher.example"),
         ("user@BÜCHER.example", "user@bücher.example"),
@@ -145,12 +150,17 @@ def test_what_no_phone_could_have_is_refused_with_a_reason(written: str, says: s
         ("jose\u0301@example.com", "jos\u00e9@example.com"),
         ("用户@例子.广告", "用户@例子.广告"),
         ("ｕser@example.com", "ｕser@example.com"),  # noqa: RUF001 - another mailbox than user@
-        ("INFO@example.com", "info@example.com"),  # one of the names that RFC 2142 makes case-insensitive
+        ("INFO@example.com", "info@example.com"),
+        ("jane..x.@docomo.example", "jane..x.@docomo.example"),
+        (".Jane@ezweb.example", ".jane@ezweb.example"),
+        ('"Jane Doe"@example.com', '"jane doe"@example.com'),
+        ('"jane..doe"@example.com', '"jane..doe"@example.com'),
+        ("...a...@example.com", "...a...@example.com"),
         ("user@device.test", "user@device.test"),
         ("a" * 64 + "@example.com", "a" * 64 + "@example.com"),
     ],
 )
-def test_an_email_address_is_compared_as_a_mail_system_would(written: str, value: str) -> None:
+def test_an_email_address_is_compared_without_case(written: str, value: str) -> None:
     address = email_address(written)
     assert (address.type, address.value) == (AddressType.EMAIL, value)
 
@@ -162,13 +172,14 @@ def test_an_email_address_is_compared_as_a_mail_system_would(written: str, value
         pytest.param("user@" + "b" * 64 + ".com", "not an email", id="label of 64 characters"),
         pytest.param("user@localhost", "not an email", id="localhost"),
         pytest.param("user@example", "not an email", id="domain without a dot"),
-        pytest.param('"quoted local"@example.com', "not an email", id="quoted local part"),
+        pytest.param('"quoted@example.com', "not an email", id="half a quotation"),
+        pytest.param("..@example.com", "not an email", id="only dots"),
         pytest.param("user@[127.0.0.1]", "not an email", id="address literal"),
         pytest.param("user@1.2.3.4", "not an email", id="number as domain"),
         pytest.param("user@example.invalid", "not an email", id="domain that can't be"),
         pytest.param("user@exam_ple.com", "not an email", id="underscore in domain"),
         pytest.param("user@-example.com", "not an email", id="hyphen in front"),
-        pytest.param("user..name@example.com", "not an email", id="two dots"),
+        pytest.param("user@example..com", "not an email", id="two dots in the domain"),
         pytest.param("user@example.com.", "not an email", id="dot at the end"),
         pytest.param("user@exa mple.com", "not an email", id="space inside"),
         pytest.param("us\u200ber@example.com", "not an email", id="invisible character"),
@@ -377,7 +388,7 @@ def test_who_really_sent_something_is_taken_as_they_are(written: str, value: str
     assert sender_address(written, region="US").value == value
 
 
-@each_case("written", ["@example.com", "nobody at all", "a@b c", "a@", "a\n@example.com", ""])
-def test_a_sender_who_is_nobody_is_refused(written: str) -> None:
+@each_case("written", ["@example.com", "no address at all", "a@b c", "a@", "a\n@example.com", "", "+12016661234"])
+def test_a_mail_without_a_sender_is_refused(written: str) -> None:
     with pytest.raises(InvalidAddress):
-        sender_address(written, region="US")
+        sender_address(written, region="US", is_mail=True)

@@ -19,6 +19,7 @@ from pydantic import Field, JsonValue, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from app.domain import MessageStatus
+from app.phone_numbers import is_assigned
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
 from app.providers.toolbox.json_documents import read_json
@@ -30,6 +31,7 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _STEP = re.compile(r"[^.\[\]]+")
 _CHANNEL = re.compile(r"([a-z][a-z0-9_-]{0,62})(?::([a-z][a-z0-9_-]{0,30}))?")
 _KINDS = {"sms": "phone", "email": "email"}
+_DIGITS = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
 _WEBHOOK_ID = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_SIGNATURES = 16
 _REFUSED = {MessageStatus.FAILED, MessageStatus.UNDELIVERED, MessageStatus.EXPIRED, MessageStatus.CANCELED}
@@ -72,6 +74,9 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     inbound_body_path: Path | None = None
     #: The channel of inbound messages; unset, the first of HTTP_CHANNELS.
     inbound_channel: str | None = None
+    #: Digits without a plus in inbound messages: `msisdn` always have their country code, `national` never. `detect`:
+    #: they have one if the numbering plan of that country has given out such a number.
+    numbers: Literal["detect", "msisdn", "national"] = "detect"
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -203,8 +208,9 @@ class GenericProvider(HttpProvider[HttpSettings]):
         recipient, body = find(settings.inbound_to_path), find(settings.inbound_body_path)
         if inbound_id and sender and recipient and body is not None:
             channel = settings.inbound_channel or next(iter(settings.channels))
-            prefix = _prefix_of(settings.channels.get(channel))
-            sender, recipient = (prefix + end.removeprefix(prefix) for end in (sender, recipient))
+            sender, recipient = (
+                self._inbound_end(end, settings.channels.get(channel)) for end in (sender, recipient)
+            )
             return base.InboundMessage(inbound_id, channel, channel, sender, recipient, body)
         status = find(settings.receipt_status_path)
         id_, reference = find(settings.receipt_id_path), find(settings.receipt_reference_path)
@@ -217,6 +223,15 @@ class GenericProvider(HttpProvider[HttpSettings]):
             idempotency_key=reference,
             raw=item if isinstance(item, dict) else {"event": item},
         )
+
+    def _inbound_end(self, end: str, kind: str | None) -> str:
+        """The sender or recipient of an inbound message, as the service writes it."""
+        if kind != _KINDS["sms"]:
+            prefix = _prefix_of(kind)
+            return prefix + end.removeprefix(prefix)
+        if not _DIGITS.fullmatch(end) or self._settings.numbers == "national":
+            return end
+        return f"+{end}" if self._settings.numbers == "msisdn" or is_assigned(f"+{end}") else end
 
 
 def configured() -> GenericProvider | None:

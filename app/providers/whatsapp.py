@@ -18,6 +18,7 @@ import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import NoDecode
 
+from app.phone_numbers import compared_form
 from app.providers import base
 from app.providers.chat.whatsapp_callback import GROUP, NUMBERLESS, items_of
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
@@ -97,17 +98,18 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
     def __init__(self, settings: WhatsappSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(settings, client)
         self._numbers = {id_: number for number, id_ in settings.phone_number_ids.items()}
+        self._ids = {compared_form(number): id_ for number, id_ in settings.phone_number_ids.items()}
 
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         refused: dict[str, str] = {}
-        if payload.from_address not in self._settings.phone_number_ids:
+        if compared_form(payload.from_address) not in self._ids:
             refused["from"] = "The sender is none of WHATSAPP_PHONE_NUMBER_IDS."
         if len(payload.attachments) > 1:
             refused["attachments"] = "WhatsApp takes one attachment a message."
         return refused
 
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
-        sender = self._settings.phone_number_ids[payload.from_address]
+        sender = self._ids[compared_form(payload.from_address)]
         request = self.client.build_request(
             "POST",
             f"{self._settings.api_url}/{sender}/messages",

@@ -43,7 +43,7 @@ async def list_contacts(
     if address is not None:
         # In a query, a plus sign that is not escaped is a space.
         plus = "+" if address[:1] == " " and address[1:2].isdigit() else ""
-        wanted = address_in(request, plus + address.lstrip(), location="query.address")
+        wanted = address_in(request, plus + address.lstrip(), location="query.address", may_be_odd=True)
     return pages.linked(await service.contacts(wanted, limit=pages.limit, cursor=pages.cursor))
 
 

@@ -45,8 +45,8 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
     text = _text_of(fields, channel, most=settings.max_text_length)
     return PreviewView(
         channel=channel,
-        from_=sender and sender.value,
-        to=recipient and recipient.value,
+        from_=sender and sender.spelling,
+        to=recipient and recipient.spelling,
         route=found.route,
         may_send_from=found.may_send_from,
         segments=None if text is None else segments_of(text),

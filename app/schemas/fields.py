@@ -3,13 +3,29 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
-from app.addresses import InvalidAddress, channel_address, email_address, phone_address
+from app.addresses import (
+    InvalidAddress,
+    channel_address,
+    channel_recipient,
+    email_address,
+    mail_recipient,
+    phone_address,
+    text_recipient,
+    text_sender,
+)
 from app.config import Settings
 from app.domain import Address, is_possible_date
 
@@ -152,6 +168,14 @@ def _shown(description: str, example: str, *, format: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "format": format, "description": description, "examples": [example]})
 
 
+def _in_fingerprint(address: Address) -> dict[str, str]:
+    return {"type": address.type, "value": address.spelling, "written": address.written}
+
+
+#: An address with the fields that a fingerprint of a request has always had, so that it outlives an upgrade.
+_Address = Annotated[Address, PlainSerializer(_in_fingerprint)]
+
+
 def _region(info: ValidationInfo) -> str:
     """The default region comes with the validation context; without one, numbers are read as American."""
     region: str = (info.context or {}).get("default_region", "US")
@@ -160,49 +184,61 @@ def _region(info: ValidationInfo) -> str:
 
 _PHONE = "A phone number, best with + and country code; without one it is read as of the default region."
 SmsSender = Annotated[
-    Address,
+    _Address,
     _read(lambda value, info: phone_address(value, region=_region(info), may_be_alphanumeric=True)),
     _shown(_PHONE + " A short code or an alphanumeric sender is legal too.", "+12016661234", format="phone"),
 ]
 SmsRecipient = Annotated[
-    Address,
-    _read(lambda value, info: phone_address(value, region=_region(info), may_be_alphanumeric=False)),
+    _Address,
+    _read(lambda value, info: text_recipient(value, region=_region(info))),
     _shown(_PHONE, "+18045551234", format="phone"),
 ]
+SmsParty = Annotated[
+    _Address,
+    _read(lambda value, info: text_sender(value, region=_region(info))),
+    _shown(
+        _PHONE + " A short code and a name are legal too.",
+        "+18045551234",
+        format="phone",
+    ),
+]
 EmailAddress = Annotated[
-    Address,
+    _Address,
     _read(lambda value, info: email_address(value)),
     _shown("An email address.", "user@example.com", format="idn-email"),
 ]
+EmailRecipient = Annotated[
+    _Address,
+    _read(lambda value, info: mail_recipient(value)),
+    _shown("An email address.", "contact@example.com", format="idn-email"),
+]
 EmailParty = Annotated[
-    Address,
+    _Address,
     _read(lambda value, info: email_address(value, may_have_display_name=True)),
     _shown("An email address, with a display name or without.", "contact@example.com", format="mailbox"),
 ]
 
 
-def _end_of_a_channel(value: str, info: ValidationInfo, *, may_be_alphanumeric: bool) -> Address:
+def _sender_on_a_channel(value: str, info: ValidationInfo) -> Address:
     """`channel`, and the `kind` of its addresses, come with the validation context too."""
+    return channel_address(value, **_place(info), may_be_alphanumeric=True)
+
+
+def _recipient_on_a_channel(value: str, info: ValidationInfo) -> Address:
+    return channel_recipient(value, **_place(info))
+
+
+def _place(info: ValidationInfo) -> dict[str, Any]:
     assert info.context is not None
-    return channel_address(
-        value,
-        channel=info.context["channel"],
-        kind=info.context["kind"],
-        region=_region(info),
-        may_be_alphanumeric=may_be_alphanumeric,
-    )
+    return {"channel": info.context["channel"], "kind": info.context["kind"], "region": _region(info)}
 
 
 _END = "As the channel has them: a phone number, an email address, or `kind:value`."
 ChannelSender = Annotated[
-    Address,
-    _read(partial(_end_of_a_channel, may_be_alphanumeric=True)),
-    _shown(_END, "slack:A024BE7LH", format="channel-address"),
+    _Address, _read(_sender_on_a_channel), _shown(_END, "slack:A024BE7LH", format="channel-address")
 ]
 ChannelRecipient = Annotated[
-    Address,
-    _read(partial(_end_of_a_channel, may_be_alphanumeric=False)),
-    _shown(_END, "slack:C024BE91L", format="channel-address"),
+    _Address, _read(_recipient_on_a_channel), _shown(_END, "slack:C024BE91L", format="channel-address")
 ]
 
 # Patterns are only shown: the functions beside them are faster, and have sentences.

@@ -14,8 +14,8 @@ from app.schemas.fields import (
     ReceivedTimestamp,
     ReceivedWords,
     References,
+    SmsParty,
     SmsRecipient,
-    SmsSender,
 )
 
 _SMS_EXAMPLE: JsonDict = {
@@ -69,7 +69,7 @@ class SmsInbound(_Inbound):
     """A text that a provider hands over."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_SMS_EXAMPLE]})
-    from_: SmsSender = Field(alias="from")
+    from_: SmsParty = Field(alias="from")
     to: SmsRecipient
     type: Literal["sms", "mms"]
     messaging_provider_id: ProviderMessageId

@@ -13,6 +13,7 @@ from app.schemas.fields import (
     ChannelRecipient,
     ChannelSender,
     EmailAddress,
+    EmailRecipient,
     SmsRecipient,
     SmsSender,
     Subject,
@@ -122,7 +123,7 @@ class EmailSend(_Send):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE]})
     from_: EmailAddress = Field(alias="from")
-    to: EmailAddress
+    to: EmailRecipient
     subject: Subject | None = None
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:

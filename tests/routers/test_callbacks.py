@@ -206,7 +206,6 @@ async def test_what_is_genuine_and_not_understood_is_kept_as_it_came(
 @pytest.mark.parametrize(
     "bad",
     [
-        inbound(2, from_="no address at all"),
         inbound(2, to=""),
         inbound(2, channel="Not A Channel"),
         inbound(2, id="x" * 513),

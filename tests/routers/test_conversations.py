@@ -110,10 +110,46 @@ async def test_spellings_of_one_address_meet_in_one_conversation(client: httpx.A
     }
 
 
-async def test_local_parts_that_differ_in_case_are_two_people(client: httpx.AsyncClient) -> None:
-    for written in ("contact@example.com", "Contact@example.com"):
+async def test_local_parts_that_differ_in_case_are_one_person_and_keep_their_spelling(
+    client: httpx.AsyncClient,
+) -> None:
+    for written in ("Contact@Example.com", "contact@example.com", "CONTACT@EXAMPLE.COM"):
         await post(client, "/api/messages/email", email(to=written))
-    assert len(await conversations_of(client)) == 2
+    await post(client, "/api/webhooks/email", email_webhook(from_="cONTACT@example.com"))
+    [conversation] = await conversations_of(client)
+    assert (conversation["contact_address"], conversation["message_count"]) == ("contact@example.com", 4)
+    messages = await stored(client)
+    assert [message["to"] for message in messages if message["direction"] == "outbound"] == [
+        "Contact@example.com",
+        "contact@example.com",
+        "CONTACT@example.com",
+    ]
+    [contact] = (await client.get("/api/contacts?address=CoNtAcT@example.com")).json()
+    assert (contact["address"], contact["written"]) == ("contact@example.com", "Contact@Example.com")
+
+
+@each_case(
+    "numbers",
+    [
+        ("+55 41 98888-7777", "+554188887777"),
+        ("+52 1 55 1234 5678", "+525512345678"),
+        ("+54 9 11 2345 6789", "+541123456789"),
+        ("+229 97 12 34 56", "+2290197123456"),
+        ("+225 07 12 34 56", "+2250707123456"),
+        ("+84 166 312 3456", "+84363123456"),
+    ],
+)
+async def test_the_old_and_the_new_form_of_a_number_are_one_person(
+    client: httpx.AsyncClient, numbers: tuple[str, str]
+) -> None:
+    places = set()
+    for number in numbers:
+        answer = await client.post("/api/messages/sms", json=sms(to=number))
+        assert answer.status_code == 200
+        places.add(answer.json()["conversation_id"])
+        found = (await client.get("/api/contacts", params={"address": number})).json()
+        assert len(found) == 1
+    assert len(places) == 1
 
 
 async def test_a_number_without_country_code_is_read_as_of_the_default_region(

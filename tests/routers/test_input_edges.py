@@ -349,7 +349,6 @@ async def test_an_address_that_is_empty_broken_or_endless_is_refused(
         "a" * 65 + "@example.com",
         "user@localhost",
         "user@b",
-        '"quoted local"@example.com',
         "user@[127.0.0.1]",
         "user@x.invalid",
         "+12016661234",
@@ -362,7 +361,7 @@ async def test_an_address_that_no_mail_reaches_is_refused(
 
 
 @each_case("path", ["/api/messages/sms", "/api/webhooks/sms"])
-@each_case("written", ["+12016661234;ext=5", "+1201", "+999123456789", "ALERT!", "user@example.com"])
+@each_case("written", ["+12016661234;ext=5", "+1201", "a53055a51212a", "+32 475 qsdfqs", "user@example.com"])
 async def test_an_address_that_no_phone_has_is_refused(untouched: httpx.AsyncClient, path: str, written: str) -> None:
     assert locations_of(await untouched.post(path, json=POSTS[path](from_=written))) == ["body.from"]
 

@@ -97,7 +97,7 @@ TABLE = [
     same("full-width ｕser@…", "from", text("ｕser@example.com"), "ｕser@example.com", **EMAIL),  # noqa: RUF001
     *(
         same(address, "from", text(address), 422, **EMAIL)
-        for address in ("a@localhost", "a@b", '"a b"@example.com', "a@[127.0.0.1]", "a@x.invalid")
+        for address in ("a@localhost", "a@b", "a@[127.0.0.1]", "a@x.invalid")
     ),
     same("CR/LF in a mail address", "from", rb'"a@example.com\r\nBcc: b@example.com"', 422, **EMAIL),
     same("CR/LF in a number", "from", rb'"+12016661234\r\n+1"', 422, **SMS),

@@ -80,7 +80,7 @@ async def store_known(
         if identity := _identity(message):
             first.setdefault(identity, position)
         else:
-            anonymous[message.channel, message.sender.value, message.recipient.value].append(position)
+            anonymous[message.channel, message.sender.spelling, message.recipient.spelling].append(position)
     # Messages without an identity in the order of arrival, then the others by identity: the same for every writer.
     order = sorted(position for positions in anonymous.values() for position in positions)
     order += [first[identity] for identity in sorted(first)]

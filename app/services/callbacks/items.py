@@ -10,13 +10,14 @@ from typing import Self
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.addresses import InvalidAddress, any_address, sender_address
+from app.addresses import any_address, sender_address
 from app.config import Settings
 from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
 from app.domain import (
     DEFAULT_TENANT_ID,
     Address,
+    Channel,
     Direction,
     MessageDetails,
     NewMessage,
@@ -35,6 +36,8 @@ from app.services.tenancy.addresses import AddressOwners
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LONGEST_ID = 512
+#: The sender of a text that came without a number, as RFC 3323 calls it.
+_WITHHELD = "anonymous"
 #: The classes of SQLSTATE for errors of a row: its data, a violated constraint, an exceeded limit.
 _ROW_ERRORS = ("22", "23", "54")
 
@@ -165,15 +168,11 @@ class CallbackItems:
         storable.receipts.append(_storable_receipt(receipt))
         claimed = parse_reference(receipt.idempotency_key)
         storable.tenants.add(claimed[0] if claimed else DEFAULT_TENANT_ID)
-        if receipt.recipient:
-            try:
-                storable.addresses.add(any_address(receipt.recipient, region=self._region).value)
-            except InvalidAddress:
-                storable.addresses.add(storable_text(receipt.recipient))
-        if receipt.alias and receipt.recipient and claimed:
-            await self._learn(
-                storable, claimed[0], receipt.alias, sender_address(receipt.recipient, region=self._region)
-            )
+        if receipt.recipient and receipt.recipient.strip():
+            recipient = sender_address(storable_text(receipt.recipient), region=self._region)
+            storable.addresses.add(recipient.value)
+            if receipt.alias and claimed:
+                await self._learn(storable, claimed[0], receipt.alias, recipient)
 
     async def _learn(self, storable: StorableItems, tenant_id: int, written: str, address: Address) -> None:
         """Store an alias at once, because the next message of the same callback may need it."""
@@ -189,11 +188,12 @@ class CallbackItems:
             item = await self._claims.settled(item, item.claims)
         is_ours = item.direction is Direction.OUTBOUND
         ours, theirs = (item.from_address, item.to_address) if is_ours else (item.to_address, item.from_address)
-        customer = any_address(ours, region=self._region)
+        customer = self._address(ours, item.channel)
         tenant_id = await self._addresses.tenant_of(customer)
         if item.report is not None:  # it counts, even if its own message can't be stored
             await self._add_report(storable, tenant_id, item.report)
-        person = sender_address(theirs, region=self._region)
+        withheld = "" if item.channel == Channel.EMAIL else _WITHHELD
+        person = self._address(theirs.strip() or withheld, item.channel)
         if item.alias:
             await self._learn(storable, tenant_id, item.alias, person)
         contact = await self._aliases.resolved(tenant_id, person)
@@ -222,6 +222,9 @@ class CallbackItems:
         storable.messages.append(message)
         storable.addresses |= {sender.value, recipient.value, person.value}
         storable.tenants.add(message.tenant_id)
+
+    def _address(self, written: str, channel: str) -> Address:
+        return sender_address(storable_text(written), region=self._region, is_mail=channel == Channel.EMAIL)
 
     async def _add_report(self, storable: StorableItems, tenant_id: int, report: MailReport) -> None:
         """Add the receipt of the message that a report is about, which may have been sent by any provider."""

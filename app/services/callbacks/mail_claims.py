@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, Executable, Text, any_, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.addresses import InvalidAddress, any_address, sender_address
+from app.addresses import InvalidAddress, sender_address
 from app.config import Settings
 from app.db.batches import TENANT, given, rows, same
 from app.db.models import Conversation, DeliveryAttempt, Message
@@ -112,12 +112,12 @@ class MailClaimsCheck:
 
     def _readable(self, written: str) -> Address | None:
         try:
-            return sender_address(written, region=self._region)
+            return self._read(written)
         except InvalidAddress:
             return None
 
     def _read(self, written: str) -> Address:
-        return any_address(written, region=self._region)
+        return sender_address(written, region=self._region, is_mail=True)
 
     async def _found(self, statement: Executable, parameters: dict[str, Any]) -> Sequence[Any]:
         async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:

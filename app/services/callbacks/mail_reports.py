@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import ARRAY, BigInteger, DateTime, Row, Text, any_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.addresses import InvalidAddress, any_address
+from app.addresses import InvalidAddress, sender_address
 from app.db.batches import TENANT
 from app.db.models import DeliveryAttempt, Message
 from app.db.sanitize import storable_text
@@ -94,9 +94,10 @@ def _reference_of(tenant_id: int, sent: _Sent, retry_count: int = 0) -> str:
 
 
 def _names(report: MailReport, address: str, region: str) -> bool:
+    compared = sender_address(address, region=region, is_mail=True).value
     for written in report.recipients:
         try:
-            if any_address(written, region=region).value.lower() == address.lower():
+            if sender_address(written, region=region, is_mail=True).value == compared:
                 return True
         except InvalidAddress:
             continue

@@ -14,12 +14,12 @@ from sqlalchemy import BigInteger, Date, Text, bindparam, case, delete, func, se
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.addresses import country_of
 from app.db.batches import TENANT
 from app.db.engine import is_unavailable
 from app.db.models import DailyBudget
 from app.domain import Address, AddressType
 from app.errors import DailyCapReached
+from app.phone_numbers import country_of
 from app.segments import units_of
 from app.services.limits.leased_budget import LeasedBudget, Row
 from app.services.limits.tenant_limits import TenantLimitsCache

@@ -1,14 +1,18 @@
-"""The rules of sending: a channel that is served, a sender of the tenant's own, times ahead, and a daily cap.
+"""The rules of sending: a served channel, a sender of the tenant's own, times ahead, and a daily cap.
 
-`check` holds the channel and the sender. `MessageService.send` adds the times and the cap, which bind no repeat. A
-preview tells what all four refuse.
+`check` holds the channel, the sender, and the recipient where it is in doubt. `MessageService.send` adds the times
+and the cap, which bind no repeat. A preview tells what all of them refuse.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from sqlalchemy import exists, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
 from app.config import Settings
+from app.db.models import Contact
 from app.domain import Address, NewMessage
 from app.errors import ChannelNotServed, FieldError, InvalidRequest
 from app.providers.base import OutboundMessage
@@ -36,17 +40,22 @@ class SendRules:
     """Applies the rules to a message, before it is sent (`check`) or without sending it (`preview`)."""
 
     def __init__(
-        self, settings: Settings, addresses: AddressOwners, daily_caps: DailyCaps, refusals: RefusalLog
+        self,
+        settings: Settings,
+        sessions: async_sessionmaker[AsyncSession],
+        addresses: AddressOwners,
+        daily_caps: DailyCaps,
+        refusals: RefusalLog,
     ) -> None:
         self._settings = settings
+        self._sessions = sessions
         self._addresses = addresses
         self._refusals = refusals
         self.daily_caps = daily_caps
 
     async def check(self, message: NewMessage, *, actor: str | None, client: str | None) -> None:
-        """Raises `ChannelNotServed`, or `InvalidRequest` for a sender that is not the tenant's own.
-
-        The latter is recorded with `actor` and `client`, as in `AuditEvent`.
+        """Raises `ChannelNotServed`, or `InvalidRequest` for a sender that is not the tenant's own, which is recorded
+        with `actor` and `client` as in `AuditEvent`. Also for a recipient in doubt who has never written.
         """
         if not route_of(self._settings, message.channel):
             reason = f"No provider here carries {message.channel}. Configure one: docs/providers.md."
@@ -56,6 +65,8 @@ class SendRules:
                 "sender_denied", tenant_id=message.tenant_id, actor=actor, client=client, channel=message.channel
             )
             raise InvalidRequest("A message is sent from an address of one's own.", errors=[_NOT_YOURS])
+        if message.recipient.doubt is not None and (errors := await self._doubts(message)):
+            raise InvalidRequest("No message can be sent to this address.", errors=errors)
 
     async def preview(
         self, tenant_id: int, channel: str, sender: Address | None, message: NewMessage | None
@@ -70,6 +81,7 @@ class SendRules:
         if sender is not None and not is_own:
             refused.append(_NOT_YOURS)
         if message is not None:
+            refused += await self._doubts(message)
             refused += passed_times(message)
             if cap_reached := await self.daily_caps.refusal_of(
                 message.tenant_id, message.channel, message.recipient, message.body
@@ -77,6 +89,20 @@ class SendRules:
                 refused.append(FieldError("body.to", cap_reached.detail))
             refused += _refused_by_provider(route, message)
         return SendPreview(route, is_own, refused)
+
+    async def _doubts(self, message: NewMessage) -> list[FieldError]:
+        """The reason to refuse a recipient in doubt; none for a contact, because a person who wrote is answered."""
+        recipient = message.recipient
+        if recipient.doubt is None:
+            return []
+        is_contact = exists().where(
+            Contact.tenant_id == message.tenant_id,
+            Contact.address == recipient.value,
+            Contact.address_type == recipient.type,
+        )
+        async with self._sessions() as session:
+            found = (await session.execute(select(is_contact))).scalar_one()
+        return [] if found else [FieldError("body.to", recipient.doubt)]
 
 
 def passed_times(message: NewMessage) -> list[FieldError]:
@@ -100,8 +126,8 @@ def _refused_by_provider(route: Sequence[str], message: NewMessage) -> list[Fiel
         message_id=0,  # it has none yet, and no refusal depends on it
         channel=message.channel,
         type=message.type,
-        from_address=message.sender.value,
-        to_address=message.recipient.value,
+        from_address=message.sender.spelling,
+        to_address=message.recipient.spelling,
         body=message.body,
         idempotency_key="",
         subject=message.subject,

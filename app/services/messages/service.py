@@ -7,7 +7,7 @@ from dataclasses import replace
 from sqlalchemy import ColumnElement, and_, case, exists, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.addresses import any_address
+from app.addresses import sender_address
 from app.config import Settings
 from app.db.engine import is_unavailable
 from app.db.models import DeliveryAttempt, Message
@@ -199,7 +199,7 @@ class MessageService:
             message = await load_message(session, tenant_id, message_id)
         if message.status not in _RETRIABLE:
             raise _not_retriable(message)
-        recipient = any_address(message.to_address, region=self._settings.default_region)
+        recipient = sender_address(message.to_address, region=self._settings.default_region)
         charge = await self._caps.set_aside(tenant_id, message.channel, recipient, message.body)
         try:
             message = await self._queue_again(tenant_id, message_id)

@@ -9,11 +9,12 @@ import psycopg2
 import pytest
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from app.addresses import country_of, email_address, phone_address
+from app.addresses import email_address, phone_address
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import Channel, Direction, NewMessage
 from app.errors import DailyCapReached
+from app.phone_numbers import country_of
 from app.services.limits.daily_caps import Charge, DailyCaps, forget_daily_budgets
 from app.services.limits.tenant_limits import TenantLimitsCache
 from tests.cases import each_case

@@ -25,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261128_04"
+REVISION = "20261128_03"
 
 _IS_PENDING = "due_at IS NOT NULL"
 _HAS_KEY = "idempotency_key IS NOT NULL"

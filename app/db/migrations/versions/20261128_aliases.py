@@ -1,14 +1,14 @@
 """Other addresses of people on chat channels
 
-Revision ID: 20261128_04
-Revises: 20261128_01
+Revision ID: 20261128_03
+Revises: 20261128_02
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261128_04"
-down_revision = "20261128_01"
+revision = "20261128_03"
+down_revision = "20261128_02"
 branch_labels = None
 depends_on = None
 

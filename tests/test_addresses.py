@@ -9,6 +9,8 @@ from app.addresses import (
     any_address,
     channel_address,
     email_address,
+    folded,
+    mail_recipient,
     phone_address,
     sender_address,
 )
@@ -392,3 +394,66 @@ def test_who_really_sent_something_is_taken_as_they_are(written: str, value: str
 def test_a_mail_without_a_sender_is_refused(written: str) -> None:
     with pytest.raises(InvalidAddress):
         sender_address(written, region="US", is_mail=True)
+
+
+@each_case(
+    ("one", "other"),
+    [
+        ("Jane.Doe", "JANE.doe"),
+        ("JOSE\u0301", "jos\u00e9"),
+        ("ÄÖÜ", "äöü"),
+        ("ΟΔΟΣ", "οδος"),
+        ("ΟΔΟΣ", "οδοσ"),
+        ("ИВАН", "иван"),
+        ("STRAẞE", "straße"),
+        ('"Jane Doe"', '"JANE DOE"'),
+    ],
+)
+def test_local_parts_without_case_are_one(one: str, other: str) -> None:
+    assert folded(one) == folded(other)
+
+
+@each_case(
+    ("one", "other"), [("straße", "strasse"), ("İ", "i"), ("I", "\u0131"), ("a.b", "ab"), ("a+b", "a"), ("é", "e")]
+)
+def test_different_letters_stay_apart(one: str, other: str) -> None:
+    assert folded(one) != folded(other)
+
+
+@given(st.text())
+def test_folding_again_changes_nothing(local_part: str) -> None:
+    assert folded(folded(local_part)) == folded(local_part)
+
+
+@each_case(
+    ("written", "spelling"),
+    [
+        ("Jane.Doe@EXAMPLE.com", "Jane.Doe@example.com"),
+        ("INFO@Example.com", "INFO@example.com"),
+        ("Jane..X.@docomo.example", "Jane..X.@docomo.example"),
+        ('"Jane Doe"@example.com', '"Jane Doe"@example.com'),
+        ("ÄRGER@BÜCHER.example", "ÄRGER@bücher.example"),
+    ],
+)
+def test_a_mail_address_is_shown_and_sent_to_as_it_was_written(written: str, spelling: str) -> None:
+    for read in (email_address, mail_recipient):
+        address = read(written)
+        assert (address.spelling, address.doubt) == (spelling, None)
+        assert email_address(spelling).value == address.value
+
+
+@each_case(
+    ("written", "value"),
+    [
+        ("Root@LOCALHOST", "root@localhost"),
+        ("x" * 65 + "@example.com", "x" * 65 + "@example.com"),
+        ("user@exam_ple.com", "user@exam_ple.com"),
+        ("user@[127.0.0.1]", "user@[127.0.0.1]"),
+        ("user@x.invalid", "user@x.invalid"),
+    ],
+)
+def test_a_recipient_that_only_a_sender_can_be_is_in_doubt(written: str, value: str) -> None:
+    address = mail_recipient(written)
+    assert address.value == value
+    assert "not an email address" in str(address.doubt)
+    assert sender_address(written, region="US", is_mail=True).value == value

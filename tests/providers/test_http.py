@@ -312,6 +312,31 @@ def test_a_message_is_read_by_its_paths() -> None:
     assert other.channel == "push"
 
 
+@each_case(
+    ("numbers", "written", "read"),
+    [
+        ("detect", "6591234567", "+6591234567"),
+        ("detect", "4798765432", "+4798765432"),
+        ("detect", "447911123456", "+447911123456"),
+        ("detect", "5215512345678", "+5215512345678"),
+        ("detect", "+447911123456", "+447911123456"),
+        ("detect", "2016661234", "2016661234"),
+        ("detect", "07911 123456", "07911 123456"),
+        ("detect", "12345", "12345"),
+        ("detect", "Alerts", "Alerts"),
+        ("msisdn", "2016661234", "+2016661234"),
+        ("msisdn", "6591234567", "+6591234567"),
+        ("msisdn", "12345", "12345"),
+        ("msisdn", "07911123456", "07911123456"),
+        ("national", "6591234567", "6591234567"),
+        ("national", "+6591234567", "+6591234567"),
+    ],
+)
+def test_a_setting_tells_how_the_gateway_writes_numbers(numbers: str, written: str, read: str) -> None:
+    [inbound] = events_of({"message": {"id": "m1", "from": written, "to": written, "text": ""}}, numbers=numbers)
+    assert (inbound.from_address, inbound.to_address) == (read, read)
+
+
 def test_several_come_in_one_call_and_a_bad_one_costs_no_other() -> None:
     items: list[object] = [
         {"id": "1", "state": "DELIVRD"},

@@ -23,7 +23,7 @@ from tests.factories import sms, until
 from tests.logs import captured
 from tests.signing import PATH, PUBLIC_URL, SigningProvider, call, inbound, items_of, signed
 from tests.tenancy import give_address, make_tenant
-from tests.wire import problem_of, row_counts, rows_of
+from tests.wire import locations_of, problem_of, row_counts, rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -222,6 +222,53 @@ async def test_one_event_that_cannot_be_stored_costs_no_other(
     [(_, verdict, events, reason)] = rows_of(database_url, CALLS)
     assert (verdict, events) == ("not_understood", 2)
     assert reason.startswith("Event 2: ")
+
+
+@each_case(
+    ("channel", "address"),
+    [
+        ("email", "root@localhost"),
+        ("email", "Jane..X.@docomo.example"),
+        ("email", '"Jane Doe"@client.example'),
+        ("email", "x" * 65 + "@client.example"),
+        ("email", "ticket@exam_ple.com"),
+        ("sms", "+99912345678"),
+        ("sms", "+5215512345678"),
+    ],
+)
+async def test_a_person_who_has_written_can_be_answered(
+    client: httpx.AsyncClient, channel: str, address: str
+) -> None:
+    ours = {"email": "us@shop.example", "sms": "+12016661234"}[channel]
+    assert (
+        await call(client, inbound(id=f"in-{address}", channel=channel, from_=address, to=ours))
+    ).status_code == 200
+    answer = {"from": ours, "to": address, "body": "Yes"} | ({"type": "sms"} if channel == "sms" else {})
+    assert (await client.post(f"/api/messages/{channel}", json=answer)).status_code == 200
+    preview = (await client.post("/api/messages/preview", json={"channel": channel} | answer)).json()
+    assert preview["refused"] == []
+
+
+@each_case(
+    ("channel", "address"),
+    [("email", "root@localhost"), ("email", "me@exam_ple.com"), ("sms", "+99912345678"), ("sms", "+1201666")],
+)
+async def test_an_odd_address_that_never_wrote_is_refused(
+    client: httpx.AsyncClient, channel: str, address: str
+) -> None:
+    ours = {"email": "us@shop.example", "sms": "+12016661234"}[channel]
+    mistaken = {"from": ours, "to": address, "body": "Hi"} | ({"type": "sms"} if channel == "sms" else {})
+    assert locations_of(await client.post(f"/api/messages/{channel}", json=mistaken)) == ["body.to"]
+    preview = (await client.post("/api/messages/preview", json={"channel": channel} | mistaken)).json()
+    assert [each["location"] for each in preview["refused"]] == ["body.to"]
+
+
+@each_case("address", ["", "  ", "anonymous", "Crédit Mutuel", "*100#", "+266696687", "Line\nbreak"])
+async def test_a_text_is_stored_with_any_sender(client: httpx.AsyncClient, address: str) -> None:
+    assert (await call(client, inbound(id=f"in-{address!r}", from_=address))).status_code == 200
+    [newest, *_] = (await client.get("/api/messages")).json()
+    assert newest["from"] == (" ".join(address.split()) or "anonymous")
+    assert newest["provider_message_id"] == f"in-{address!r}"
 
 
 async def test_whose_an_event_is_that_can_not_be_read_nobody_knows(

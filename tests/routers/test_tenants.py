@@ -9,7 +9,7 @@ import pytest
 from app.config import Settings
 from app.providers.base import InboundMessage
 from tests.conftest import client_of
-from tests.factories import CONTACT, CUSTOMER, CUSTOMER_EMAIL, WEBHOOKS, email, sms, sms_webhook, until
+from tests.factories import CONTACT, CUSTOMER, CUSTOMER_EMAIL, WEBHOOKS, email, email_webhook, sms, sms_webhook, until
 from tests.tenancy import bearer, give_address, make_key, make_tenant, production
 from tests.wire import locations_of, problem_of, rows_of
 
@@ -113,6 +113,13 @@ async def test_what_comes_in_belongs_to_whoever_owns_the_address_it_was_sent_to(
         assert (await tenants.acme.post(path, json=body)).status_code == 200
     found = rows_of(tenants.url, "SELECT tenant_id, to_address FROM messages ORDER BY id")
     assert found == [(tenants.acme_id, acmes), (1, others)]
+
+
+async def test_mail_to_an_address_in_another_case_is_its_owners(tenants: Tenants) -> None:
+    for to in ("Hello@acme.example", "HELLO@ACME.example"):
+        assert (await tenants.nobody.post("/api/webhooks/email", json=email_webhook(to=to, xillio_id=to))).is_success
+    found = rows_of(tenants.url, "SELECT tenant_id, to_address FROM messages ORDER BY id")
+    assert found == [(tenants.acme_id, "Hello@acme.example"), (tenants.acme_id, "HELLO@acme.example")]
 
 
 async def test_an_answer_meets_what_was_sent_in_one_conversation_of_the_tenant(tenants: Tenants) -> None:

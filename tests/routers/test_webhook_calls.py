@@ -232,6 +232,27 @@ async def test_who_is_erased_is_in_no_call_any_more(client: httpx.AsyncClient, d
     assert [one["id"] for one in await listed(client)] == [6, 5]
 
 
+@pytest.mark.parametrize(
+    ("address", "content"),
+    [
+        ("jane.doe@example.com", b"from=Jane.DOE%40Example.com"),
+        ("Jane.Doe@example.com", b'\x00\xff{"from": "JANE.DOE@example.com"}'),
+        ("+5541988887777", b"From=554188887777"),
+        ("+525512345678", b"From=%2B5215512345678"),
+    ],
+)
+async def test_an_erased_person_is_found_in_any_spelling(
+    client: httpx.AsyncClient, database_url: str, address: str, content: bytes
+) -> None:
+    is_mail = "@" in address
+    ends = {"channel": "email", "to": "us@shop.example"} if is_mail else {}
+    await call(client, inbound(1, from_=address, **ends))
+    await call(client, content)
+    [contact] = (await client.get("/api/contacts", params={"address": address})).json()
+    assert (await client.delete(f"/api/contacts/{contact['id']}")).json()["webhook_calls"] == 2
+    assert await listed(client) == []
+
+
 async def test_of_another_tenant_only_what_is_nobodys_is_erased(
     client: httpx.AsyncClient, database_url: str, settings: Settings
 ) -> None:

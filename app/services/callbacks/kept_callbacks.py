@@ -3,7 +3,7 @@
 from datetime import datetime
 from urllib.parse import quote
 
-from sqlalchemy import ARRAY, LargeBinary, Select, Text, and_, bindparam, delete, func, or_, select
+from sqlalchemy import ARRAY, ColumnElement, LargeBinary, Select, Text, and_, bindparam, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 
@@ -12,6 +12,7 @@ from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, Tenant
 from app.db.paging import Page, fetch_page
 from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
 from app.errors import WebhookCallNotFound
+from app.phone_numbers import former_forms
 
 _EVERY_CALLBACK: Select[KeptCallback] = select(KeptCallback).join(Tenant, Tenant.id == KeptCallback.tenant_id)
 
@@ -60,12 +61,17 @@ async def get_callback(session: AsyncSession, call_id: int, tenant_id: int | Non
 
 _names_address = KeptCallback.addresses.contains(bindparam("addresses", type_=ARRAY(Text())))
 _content = KeptCallback.body.op("||")(func.convert_to(func.concat(" ", KeptCallback.url), "UTF8"))
+_sought = func.unnest(bindparam("sought", type_=ARRAY(LargeBinary()))).column_valued("sought")
+
+
+def _without_case(content: ColumnElement[bytes]) -> ColumnElement[str]:
+    """Bytes as ASCII text in lower case; other bytes are escaped, so that any content can be compared."""
+    return func.lower(func.encode(content, "escape"))
+
+
 _contains_address = and_(
     CALL_NEEDS_ATTENTION,
-    or_(
-        func.pg_catalog.position(_content, bindparam("plain", type_=LargeBinary())) > 0,
-        func.pg_catalog.position(_content, bindparam("encoded", type_=LargeBinary())) > 0,
-    ),
+    exists().where(func.strpos(_without_case(_content), _without_case(_sought)) > 0),
 )
 #: Two statements, because each has an index of its own.
 _ABOUT_ADDRESS = (_names_address, and_(_contains_address, ~_names_address))
@@ -96,11 +102,10 @@ async def remove_callbacks_about(connection: AsyncConnection, tenant_id: int, ad
 
 
 def _about(tenant_id: int, address: str) -> dict[str, object]:
-    """The parameters. A number is searched for without its plus, which forms and JSON may encode."""
-    sought = address.removeprefix("+")
+    """The parameters. A number is searched for in all its forms without the plus, which forms and JSON may encode."""
+    forms = [form.removeprefix("+") for form in (address, *former_forms(address))]
     return {
         "tenant": tenant_id,
         "addresses": [address],
-        "plain": sought.encode(),
-        "encoded": quote(sought, safe="").encode(),
+        "sought": [text.encode() for form in forms for text in {form, quote(form, safe="")}],
     }

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BeforeValidator
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.addresses import InvalidAddress, any_address, contact_address
@@ -97,6 +98,8 @@ def client_network(request: Request) -> str | None:
 
 
 async def _administration(request: Request, session: WriteSession) -> AdministrationService:
+    owners = services_of(request).addresses
+    event.listen(session.sync_session, "after_commit", lambda _: owners.forget(), once=True)
     return AdministrationService(session, actor=request.state.access.prefix, client=client_network(request))
 
 

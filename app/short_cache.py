@@ -30,6 +30,10 @@ class ShortCache(Generic[Key, Found]):
         """Remove a value."""
         self._kept.pop(key, None)
 
+    def clear(self) -> None:
+        """Remove all values."""
+        self._kept.clear()
+
     async def get_or_load(self, key: Key, look_up: Callable[[], Awaitable[tuple[Found, float]]]) -> Found:
         """The cached value, or else that of `look_up`, which also returns for how many seconds it stays valid.
 

@@ -130,6 +130,15 @@ async def test_an_answer_meets_what_was_sent_in_one_conversation_of_the_tenant(t
     assert sorted(directions) == ["inbound", "outbound"]
 
 
+async def test_the_first_address_of_a_tenant_is_its_own_at_once(client: httpx.AsyncClient, database_url: str) -> None:
+    await client.post("/api/webhooks/email", json=email_webhook(to="first@shop.example", xillio_id="1"))
+    acme = (await client.post("/api/admin/tenants", json={"name": "Acme"})).json()["id"]
+    given = await client.post(f"/api/admin/tenants/{acme}/addresses", json={"address": "Orders.EU@acme.example"})
+    assert given.json()["address"] == "orders.eu@acme.example"
+    await client.post("/api/webhooks/email", json=email_webhook(to="ORDERS.eu@acme.example", xillio_id="2"))
+    assert rows_of(database_url, "SELECT tenant_id FROM messages ORDER BY id") == [(1,), (acme,)]
+
+
 @pytest.mark.slow
 async def test_an_address_changes_hands_soon(tenants: Tenants) -> None:
     await tenants.nobody.post("/api/webhooks/sms", json=sms_webhook())

@@ -48,6 +48,11 @@ class AddressOwners:
         key = (address.type, address.value)
         return await self._owners.get_or_load(key, lambda: self._look_up(address)) or None
 
+    def forget(self) -> None:
+        """Look every address up again: owners have changed in this process."""
+        self._any.clear()
+        self._owners.clear()
+
     async def _look_up_any(self) -> tuple[bool, float]:
         return await self._first(_ANY, {}) is not None, _KEPT_SECONDS
 

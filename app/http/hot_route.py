@@ -43,12 +43,16 @@ class HotRoute(APIRoute):
         context: dict[str, Any] = request.app.state.reading_context
         return context
 
+    def read(self, content: bytes, context: dict[str, Any]) -> Any:
+        """The validated body. Raises what `read_json` raises."""
+        return read_json(content, self._validator, context)
+
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST. `Admission` calls this without routing where the path is known."""
         request = Request(scope, receive, send)
         must_be_called_json(scope)
         content = await whole_body(receive)
-        body = read_json(content, self._validator, self.context(request))
+        body = self.read(content, self.context(request))
         answer = await self.endpoint(body, request)
         if isinstance(answer, Response):
             await answer(scope, receive, send)

@@ -23,7 +23,8 @@ from app.phone_numbers import is_assigned
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
 from app.providers.toolbox.json_documents import read_json
-from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings
+from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings, text_of_number
+from app.providers.toolbox.texts import refused_group
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
@@ -129,6 +130,8 @@ class GenericProvider(HttpProvider[HttpSettings]):
 
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         values = self._values(payload)
+        if refused := refused_group(payload):
+            return refused
         # In a path these would lead to another address.
         return {end: "There is no such address." for end in ("from", "to") if values[end] in {"", ".", ".."}}
 
@@ -204,17 +207,19 @@ class GenericProvider(HttpProvider[HttpSettings]):
         def find(path: str | None) -> str | None:
             return _text(_at(item, path)) if path else None
 
+        body, status = find(settings.inbound_body_path), find(settings.receipt_status_path)
+        id_, reference = find(settings.receipt_id_path), find(settings.receipt_reference_path)
+        is_receipt = bool(status and (id_ or reference))
         inbound_id, sender = find(settings.inbound_id_path), find(settings.inbound_from_path)
-        recipient, body = find(settings.inbound_to_path), find(settings.inbound_body_path)
-        if inbound_id and sender and recipient and body is not None:
+        recipient = find(settings.inbound_to_path)
+        # A message may be without words. A receipt may name an id and both ends too.
+        if inbound_id and sender and recipient and (body is not None or not is_receipt):
             channel = settings.inbound_channel or next(iter(settings.channels))
             sender, recipient = (
                 self._inbound_end(end, settings.channels.get(channel)) for end in (sender, recipient)
             )
-            return base.InboundMessage(inbound_id, channel, channel, sender, recipient, body)
-        status = find(settings.receipt_status_path)
-        id_, reference = find(settings.receipt_id_path), find(settings.receipt_reference_path)
-        if not status or not (id_ or reference):
+            return base.InboundMessage(inbound_id, channel, channel, sender, recipient, body or "")
+        if status is None or not is_receipt:
             return base.Unread("the paths that are set find nothing in it")
         return base.Receipt(
             event_id=event_id,
@@ -300,7 +305,9 @@ def _at(document: JsonValue, path: str) -> JsonValue:
 
 def _text(value: JsonValue) -> str | None:
     """A string or a number, as text; None for anything else."""
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return text_of_number(value)
+    return value if isinstance(value, str) else None
 
 
 def _key_of(secret: bytes) -> bytes:

@@ -5,16 +5,18 @@ Receipts: https://www.plivo.com/docs/messaging/api/message/message-status-callba
 Inbound messages: https://www.plivo.com/docs/messaging/api/message/handling-incoming
 Signatures: https://www.plivo.com/docs/messaging/concepts/signature-validation
 
-A long text may be reported part by part. The first part has the id of the message, and its status is that of the
-message. Another part can report a failure until the first part is delivered, but no success: receipts are stored one
-at a time, in any order.
+Messaging callbacks are signed as V2 or V3. A header with `Ma` holds signatures by the token of the main account. V2
+covers the nonce and the address without its query, V3 the parameters too.
+
+A long text may be reported part by part. The first part has the id of the message, and its success is that of the
+message. The failure of any part is one of the message, even if others arrive.
 """
 
 import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorModel
+from app.providers.toolbox.texts import in_part, refused_group, with_subject
 from app.providers.toolbox.verification import (
     first_secret,
     must_match,
@@ -46,9 +49,13 @@ STATUSES = {
     "rejected": MessageStatus.FAILED,
 }
 
+_FAILURES = {MessageStatus.UNDELIVERED, MessageStatus.FAILED}
 _NO_ERROR = {"", "0", "000"}
 #: A header may hold the signatures of an old and of a new token.
 _MOST_SIGNATURES = 8
+#: The headers with signatures of a version: by the account's or subaccount's token, and by the main account's.
+_V3 = ("x-plivo-signature-v3", "x-plivo-signature-ma-v3")
+_V2 = ("x-plivo-signature-v2", "x-plivo-signature-ma-v2")
 _MEDIA = re.compile(r"Media([0-9]{1,3})", re.ASCII)
 
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
@@ -72,9 +79,10 @@ class _ReceiptCallback(VendorModel):
 
 class _MessageCallback(VendorModel):
     uuid: _Id = Field(alias="MessageUUID")
-    sender: str = Field(alias="From")
+    sender: str = Field("", alias="From")
     recipient: str = Field(alias="To")
     type: str = Field("sms", alias="Type")
+    subject: str = Field("", alias="Subject")
     text: str = Field("", alias="Text")
     body: str = Field("", alias="Body")
 
@@ -108,16 +116,27 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
         request = self.client.build_request("POST", url, json=message, headers=headers)
         return base.ProviderResult(await self.submit(request, "message_uuid", 0, failure=_failure_of))
 
-    def verify(self, callback: base.Callback) -> None:
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
+        return refused_group(payload)
+
+    def verify(self, callback: base.Callback) -> str | None:
+        """One right signature is enough; those of other tokens may stand beside it.
+
+        The result is the nonce where only a V2 signature is right, which does not cover the body.
+        """
         tokens = secrets_in(PLIVO_AUTH_TOKEN=self._settings.auth_token)
-        shown = only_header(callback, "x-plivo-signature-v3").split(",", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
-        nonce = only_header(callback, "x-plivo-signature-v3-nonce")
+        by_v3, by_v2 = _shown(callback, _V3), _shown(callback, _V2)
         try:
-            signed = f"{_signed(callback)}.{nonce}".encode("utf-8", "replace")
-        except ValueError:
-            raise base.CallbackRefused("The callback can't be read.") from None
-        digests = [hmac.digest(token, signed, hashlib.sha256) for token in tokens]
-        must_match([each.strip() for each in shown], [base64.b64encode(digest).decode() for digest in digests])
+            if by_v3:
+                nonce = only_header(callback, "x-plivo-signature-v3-nonce")
+                _must_be_signed(by_v3, f"{_signed(callback)}.{nonce}", tokens)
+                return None
+        except base.CallbackRefused:
+            if not by_v2:
+                raise
+        nonce = only_header(callback, "x-plivo-signature-v2-nonce")
+        _must_be_signed(by_v2, f"{_address(callback)}{nonce}", tokens)
+        return nonce
 
     def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
@@ -134,7 +153,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
                 type="mms" if media else message.type.lower(),
                 from_address=with_plus(message.sender),
                 to_address=with_plus(message.recipient),
-                body=message.text or message.body,
+                body=with_subject(message.subject, message.text or message.body),
                 attachments=[url for _, url in media],
             )
         ]
@@ -157,16 +176,35 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     return None
 
 
-def _signed(callback: base.Callback) -> str:
-    """The signed text before the nonce: the address with its parameters by name, and a form's fields by name.
+def _shown(callback: base.Callback, headers: Iterable[str]) -> list[str]:
+    """The signatures in the headers that occur once."""
+    written = ",".join(filter(None, map(callback.header, headers)))
+    return [each.strip() for each in written.split(",", _MOST_SIGNATURES)[:_MOST_SIGNATURES] if each.strip()]
 
-    Raises `ValueError`.
-    """
-    address = urlsplit(callback.url)._replace(query="", fragment="").geturl()
-    query = "&".join(f"{name}={value}" for name, value in sorted(callback.query()))
+
+def _must_be_signed(shown: Sequence[str], signed: str, tokens: Iterable[bytes]) -> None:
+    digests = [hmac.digest(token, signed.encode("utf-8", "replace"), hashlib.sha256) for token in tokens]
+    must_match(shown, [base64.b64encode(digest).decode() for digest in digests])
+
+
+def _address(callback: base.Callback) -> str:
+    """The address without its query."""
+    try:
+        return urlsplit(callback.url)._replace(query="", fragment="").geturl()
+    except ValueError:
+        raise base.CallbackRefused("The address can't be read.") from None
+
+
+def _signed(callback: base.Callback) -> str:
+    """The text of a V3 signature before the nonce: the address with its parameters by name, and a form's fields."""
+    address = _address(callback)
+    try:
+        query = "&".join(f"{name}={value}" for name, value in sorted(callback.query()))
+        fields = "".join(name + value for name, value in sorted(callback.form())) if callback.method != "GET" else ""
+    except ValueError:
+        raise base.CallbackRefused("The callback can't be read.") from None
     if callback.method == "GET":
         return f"{address}?{query}" if query else address
-    fields = "".join(name + value for name, value in sorted(callback.form()))
     if query:
         return f"{address}?{query}.{fields}" if fields else f"{address}?{query}"
     return f"{address}?{fields}" if fields else address
@@ -176,9 +214,13 @@ def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
     receipt = _ReceiptCallback.model_validate(fields)
     status = STATUSES.get(receipt.status.lower())
     is_later_part = bool(receipt.parent) and receipt.parent != receipt.uuid
-    said = [] if receipt.error_code in _NO_ERROR else [f"error {receipt.error_code}"]
-    if is_later_part:
-        said.insert(0, f"part {receipt.part or 'of it'}: {receipt.status}")
+    detail = None if receipt.error_code in _NO_ERROR else f"error {receipt.error_code}"
+    part = f"part {receipt.part or 'of it'}"
+    is_of_several = is_later_part or receipt.part.rpartition(" ")[2] not in {"", "1"}  # such as `2 of 3`
+    if is_of_several and status in _FAILURES:
+        status, detail = MessageStatus.UNDELIVERED, in_part(detail, f"{part} {receipt.status}")
+    elif is_later_part:
+        detail = f"{part}: {receipt.status}"
         if status in {MessageStatus.DELIVERED, MessageStatus.READ}:
             status = MessageStatus.SENT
     return base.Receipt(
@@ -186,7 +228,7 @@ def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
         status=status,
         provider_message_id=receipt.parent or receipt.uuid,
         idempotency_key=reference,
-        detail=", ".join(said) or None,
+        detail=detail,
         raw=fields,
         recipient=with_plus(receipt.recipient) if receipt.recipient else None,
     )

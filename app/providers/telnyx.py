@@ -9,19 +9,30 @@ Telnyx waits two seconds for our reply to a callback, and delivers it three time
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
 import httpx
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AliasPath, Field, SecretStr, ValidationError, model_validator
 
-from app.domain import MessageStatus
+from app.domain import STATUS_RANK, MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
+from app.providers.toolbox.texts import (
+    RCS,
+    in_its_group,
+    in_part,
+    is_group,
+    members_of,
+    place,
+    recipient_of,
+    with_subject,
+    without_rcs,
+)
 from app.providers.toolbox.verification import must_be_recent, only_header, reference_in, with_reference
 
 STATUSES = {
@@ -44,6 +55,10 @@ THROTTLED = {"10011", "40011", "40318"}
 #: Errors of the account. The secret of the profile is missing or wrong; the profile or the account is switched off;
 #: the profile has reached its daily spending limit.
 REFUSES_US = {"40311", "40312", "40313", "40314", "40333"}
+
+_FAILURES = {MessageStatus.UNDELIVERED, MessageStatus.FAILED, MessageStatus.EXPIRED}
+#: By the documentation of group messages, without the sender.
+_LARGEST_GROUP = 8
 
 
 class TelnyxSettings(HttpVendorSettings, env_prefix="TELNYX_"):
@@ -69,22 +84,66 @@ class _Errors(VendorModel):
 
 
 class _Party(VendorModel):
-    phone_number: str
+    """One end of a message: a number, or an agent for RCS."""
+
+    phone_number: str = ""
+    agent_id: str = ""
     status: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_alone(cls, written: object) -> object:
+        return {"phone_number": written} if isinstance(written, str) else written
+
+    @property
+    def address(self) -> str:
+        return without_rcs(self.phone_number) or (self.agent_id and f"rcs:{self.agent_id}")
 
 
 class _Medium(VendorModel):
     url: str
 
 
+class _RcsBody(VendorModel):
+    """The content of an RCS message.
+
+    https://developers.telnyx.com/docs/messaging/messages/receiving-rcs-webhooks
+    """
+
+    text: str = ""
+    chosen: str = Field("", validation_alias=AliasPath("suggestion_response", "text"))
+    latitude: float | None = Field(None, validation_alias=AliasPath("location", "latitude"))
+    longitude: float | None = Field(None, validation_alias=AliasPath("location", "longitude"))
+    file: str = Field("", validation_alias=AliasPath("user_file", "payload", "file_uri"))
+
+    def __str__(self) -> str:
+        return self.text or self.chosen or place(self.latitude, self.longitude)
+
+
 class _Message(VendorModel):
     id: VendorId
     type: str = "SMS"
-    sender: _Party = Field(alias="from")
+    sender: _Party = Field(_Party(), alias="from")
     to: list[_Party] = Field(min_length=1)
-    text: str | None = None
+    cc: list[_Party] = Field(default_factory=list)
+    subject: str | None = None
+    text: str = ""
+    body: _RcsBody = _RcsBody()
     media: list[_Medium] = Field(default_factory=list)
     received_at: EventTime = None
+
+    @property
+    def recipient(self) -> str:
+        """Our number: the copies of a group's message name the other members, and sometimes `to` does too."""
+        copied = {party.address for party in self.cc}
+        ours = [party for party in self.to if party.address not in copied] or self.to
+        return next((party for party in ours if party.status == "webhook_delivered"), ours[0]).address
+
+    @property
+    def kind(self) -> str:
+        if self.type.lower() == RCS:
+            return RCS
+        return "mms" if self.type.lower() == "mms" or self.media else "sms"
 
 
 class _Outcome(VendorModel):
@@ -116,18 +175,30 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
     honours_idempotency_key = True
     receipts_carry_key: ClassVar = True
 
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
+        if not is_group(payload.to_address):
+            return {}
+        members = members_of(payload.to_address)
+        if 2 <= len(members) <= _LARGEST_GROUP and all(member.startswith("+") for member in members):
+            return {}
+        return {"to": f"Telnyx takes a group of 2 to {_LARGEST_GROUP} numbers, named as its messages name it."}
+
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
-        message: dict[str, object] = {"from": payload.from_address, "to": payload.to_address}
-        message["type"] = "MMS" if payload.type == "mms" or payload.attachments else "SMS"
+        message: dict[str, object] = {"from": payload.from_address}
         if payload.body:
             message["text"] = payload.body
         if payload.attachments:
             message["media_urls"] = payload.attachments
-        if self._settings.messaging_profile_id:
-            message["messaging_profile_id"] = self._settings.messaging_profile_id
         if payload.callback_url:
             message["webhook_url"] = with_reference(payload.callback_url, payload.idempotency_key)
         url = f"{self._settings.api_url}/v2/messages"
+        if is_group(payload.to_address):
+            url, message["to"] = f"{url}/group_mms", members_of(payload.to_address)
+        else:
+            message["to"] = payload.to_address
+            message["type"] = "MMS" if payload.type == "mms" or payload.attachments else "SMS"
+            if self._settings.messaging_profile_id:
+                message["messaging_profile_id"] = self._settings.messaging_profile_id
         headers = {"Authorization": bearer(self._settings.api_key), "Idempotency-Key": payload.idempotency_key}
         request = self.client.build_request("POST", url, json=message, headers=headers)
         return base.ProviderResult(await self.submit(request, "data", "id", failure=_failure_of))
@@ -199,31 +270,43 @@ def _is_signed(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
 
 
 def _receipt(event: _Event, outcome: _Outcome) -> base.Receipt:
-    recipient = outcome.to[0]  # our messages have one
+    words = [party.status or "" for party in outcome.to]  # several for a group
     said = "; ".join(str(error) for error in outcome.errors)
-    if recipient.status == "delivery_unconfirmed":
+    if "delivery_unconfirmed" in words:
         said = said or "the carrier doesn't say whether it arrived"
+    status = _status(words)
+    if status is None and (failed := [word for word in words if STATUSES.get(word) in _FAILURES]):
+        status, said = MessageStatus.UNDELIVERED, in_part(said, f"{len(failed)} of {len(words)} did not get it")
     return base.Receipt(
         event_id=event.id,
-        status=STATUSES.get(recipient.status or ""),
+        status=status,
         provider_message_id=outcome.id,
         # The signature covers the body, and not the address of the callback.
         idempotency_key=reference_in(outcome.webhook_url),
         detail=said or None,
         occurred_at=event.occurred_at,
         raw=event.model_dump(mode="json"),
-        recipient=recipient.phone_number,
+        recipient=recipient_of([party.address for party in outcome.to]),
     )
+
+
+def _status(words: Sequence[str]) -> MessageStatus | None:
+    """The status that all members of a group have reached; None if some have failed, or one has an unknown word."""
+    statuses = {STATUSES.get(word) for word in words}
+    if len(statuses) > 1 and (None in statuses or statuses & _FAILURES):
+        return None
+    return min(statuses, key=lambda status: STATUS_RANK[status] if status else 0)
 
 
 def _inbound(message: _Message) -> base.InboundMessage:
-    return base.InboundMessage(
+    received = base.InboundMessage(
         provider_message_id=message.id,
         channel="sms",
-        type="mms" if message.type.lower() == "mms" or message.media else "sms",
-        from_address=message.sender.phone_number,
-        to_address=message.to[0].phone_number,
-        body=message.text or "",
-        attachments=[medium.url for medium in message.media],
+        type=message.kind,
+        from_address=message.sender.address,
+        to_address=message.recipient,
+        body=with_subject(message.subject, message.text or str(message.body)),
+        attachments=[url for url in (*(medium.url for medium in message.media), message.body.file) if url],
         sent_at=message.received_at,
     )
+    return in_its_group(received, [party.address for party in (*message.to, *message.cc)])

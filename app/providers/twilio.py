@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, ClassVar
@@ -24,6 +24,7 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel
+from app.providers.toolbox.texts import RCS, in_its_group, in_part, place, refused_group, with_subject, without_rcs
 from app.providers.toolbox.verification import (
     first_secret,
     must_be_hash_of_body,
@@ -43,7 +44,7 @@ STATUSES = {
     "sending": MessageStatus.SENDING,
     "sent": MessageStatus.SENT,
     "delivered": MessageStatus.DELIVERED,
-    "partially_delivered": MessageStatus.DELIVERED,
+    "partially_delivered": MessageStatus.UNDELIVERED,
     "read": MessageStatus.READ,
     "undelivered": MessageStatus.UNDELIVERED,
     "failed": MessageStatus.FAILED,
@@ -64,9 +65,12 @@ THROTTLED = {20429}
 _PAGE_SIZE = 50
 _LARGEST_PAGE = 2_000_000
 _MEDIA = re.compile(r"MediaUrl([0-9]{1,3})", re.ASCII)
+#: The other members of a group that one of our numbers was added to.
+_OTHERS = re.compile(r"OtherRecipients[0-9]{0,3}", re.ASCII)
 #: Names the key and the algorithm of a callback that is signed with a shared key.
 _SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
 _ALGORITHMS = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
+_RCS_PREFIX = f"{RCS}:"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _Rfc2822 = Annotated[AwareDatetime, BeforeValidator(lambda written: parsedate_to_datetime(written))]
@@ -98,9 +102,21 @@ class _ReceiptCallback(VendorModel):
 
 class _MessageCallback(VendorModel):
     sid: VendorId = Field(alias="MessageSid")
-    sender: str = Field(alias="From")
+    sender: str = Field("", alias="From")
     recipient: str = Field(alias="To")
+    subject: str = Field("", alias="Subject")
     body: str = Field("", alias="Body")
+    button: str = Field("", alias="ButtonText")
+    latitude: str = Field("", alias="Latitude")
+    longitude: str = Field("", alias="Longitude")
+    label: str = Field("", alias="Label")
+    address: str = Field("", alias="Address")
+
+    @property
+    def text(self) -> str:
+        """The text that was written, chosen or shared. The last two come by RCS."""
+        words = self.body or self.button or place(self.latitude, self.longitude, self.label, self.address)
+        return with_subject(self.subject, words)
 
 
 class _Refusal(VendorModel):
@@ -150,6 +166,9 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         self._account = f"/2010-04-01/Accounts/{settings.account_sid}"
         self._headers = {"Authorization": _authorization(settings), "Accept": "application/json"}
 
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
+        return refused_group(payload)
+
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         # The sender is named with a service, too: answers have to come to the conversation's own number.
         form: dict[str, str | list[str]] = {"To": payload.to_address, "From": payload.from_address}
@@ -194,7 +213,9 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         if not _is_text(message.sender, message.recipient):
             raise ValueError("It is not a text.")
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
-        return [_inbound(message.sid, message.sender, message.recipient, message.body, [url for _, url in media])]
+        others = [value.strip() for name, value in fields.items() if _OTHERS.fullmatch(name)]
+        received = _inbound(message.sid, message.sender, message.recipient, message.text, [url for _, url in media])
+        return [in_its_group(received, others)]
 
     async def inbound_since(self, since: datetime) -> AsyncIterator[base.InboundMessage]:
         day = since.astimezone(UTC).date()
@@ -307,15 +328,15 @@ def _fields_signed(callback: base.Callback) -> str:
 
 
 def _is_text(*addresses: str) -> bool:
-    """False for addresses of other channels, which have a prefix: whatsapp:, messenger:, rcs:."""
-    return not any(":" in address for address in addresses)
+    """False for addresses of other channels, which have a prefix: whatsapp:, messenger:. RCS replaces texts."""
+    return not any(":" in address and not address.startswith(_RCS_PREFIX) for address in addresses)
 
 
 def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
     receipt = _ReceiptCallback.model_validate(fields)
     said = f"{receipt.error_code} {receipt.error_message}".strip()
     if receipt.status == "partially_delivered":
-        said = said or "only in part"
+        said = in_part(said)
     return base.Receipt(
         event_id=":".join(part for part in (receipt.sid, receipt.status, receipt.done) if part),
         status=STATUSES.get(receipt.status),
@@ -323,7 +344,7 @@ def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
         idempotency_key=reference,
         detail=said or None,
         raw=fields,
-        recipient=receipt.recipient,
+        recipient=receipt.recipient and without_rcs(receipt.recipient),
     )
 
 
@@ -333,9 +354,9 @@ def _inbound(
     return base.InboundMessage(
         provider_message_id=sid,
         channel="sms",
-        type="mms" if media else "sms",
-        from_address=sender,
-        to_address=recipient,
+        type=RCS if _RCS_PREFIX in {sender[:4], recipient[:4]} else "mms" if media else "sms",
+        from_address=without_rcs(sender),
+        to_address=without_rcs(recipient),
         body=body,
         attachments=media,
         sent_at=sent_at,

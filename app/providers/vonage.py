@@ -1,7 +1,9 @@
-"""Vonage, texts and media messages by its Messages API.
+"""Vonage, texts and media messages by its Messages API, and what comes in by RCS.
 
 Sending: https://developer.vonage.com/en/api/messages
 Callbacks: https://developer.vonage.com/en/messages/concepts/messages-status-callbacks
+Callbacks of version 0.1: https://developer.nexmo.com/api/messages-olympus
+Groups: https://developer.vonage.com/en/messages/concepts/mms/mms-group-messaging
 Signatures: https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
 
 Both kinds of JWT are written here: RS256 for our requests, HS256 for callbacks. Each takes ten lines, and code that
@@ -13,7 +15,7 @@ import hashlib
 import hmac
 import mimetypes
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -25,13 +27,14 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import to_json
 
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorModel
+from app.providers.toolbox.texts import RCS, in_its_group, in_part, place, refused_group, with_subject, without_rcs
 from app.providers.toolbox.verification import (
     must_be_hash_of_body,
     must_be_recent,
@@ -75,13 +78,16 @@ class _Problem(VendorModel):
     type: str = ""
     title: str = ""
     detail: str = ""
+    #: In version 0.1, where there is no `type`.
+    number: str = Field("", alias="code")
+    reason: str = ""
 
     @property
     def code(self) -> str:
-        return self.type.rpartition("#")[2]
+        return self.type.rpartition("#")[2] or self.number
 
     def __str__(self) -> str:
-        parts = dict.fromkeys(part for part in (self.code, self.title, self.detail) if part)
+        parts = dict.fromkeys(part for part in (self.code, self.title, self.detail, self.reason) if part)
         return " ".join(parts)[:300]
 
 
@@ -105,26 +111,48 @@ class _ReceiptCallback(VendorModel):
     timestamp: EventTime = None
     client_ref: str | None = None
     error: _Problem | None = None
+    parts: int = Field(1, validation_alias=AliasPath("sms", "count_total"))
 
 
 class _Medium(VendorModel):
-    url: str
-    caption: str | None = None
+    url: str = ""
+    caption: str = ""
+    text: str = ""
 
 
 class _MessageCallback(VendorModel):
     message_uuid: _Id
     channel: str
-    sender: str = Field(alias="from")
+    sender: str = Field("", alias="from")
     to: str
     timestamp: EventTime = None
-    text: str | None = None
+    subject: str = Field("", validation_alias=AliasChoices("subject", AliasPath("mms", "subject")))
+    text: str = ""
     image: _Medium | None = None
     audio: _Medium | None = None
     video: _Medium | None = None
     file: _Medium | None = None
     vcard: _Medium | None = None
     content: list[_Medium] = Field(default_factory=list)
+    members: list[str] = Field([], validation_alias=AliasPath("mms", "participants"))
+    #: By RCS: a suggestion that was chosen, and a place.
+    reply: str = Field("", validation_alias=AliasPath("reply", "title"))
+    button: str = Field("", validation_alias=AliasPath("button", "text"))
+    latitude: float | None = Field(None, validation_alias=AliasPath("location", "lat"))
+    longitude: float | None = Field(None, validation_alias=AliasPath("location", "long"))
+    place_name: str = Field("", validation_alias=AliasPath("location", "name"))
+    place_address: str = Field("", validation_alias=AliasPath("location", "address"))
+
+    @property
+    def media(self) -> list[_Medium]:
+        return [medium for kind in _MEDIA if (medium := getattr(self, kind)) is not None] + self.content
+
+    @property
+    def words(self) -> str:
+        """The text that was written, chosen or shared."""
+        captions = "\n".join(words for medium in self.media if (words := medium.text or medium.caption))
+        location = place(self.latitude, self.longitude, self.place_name, self.place_address)
+        return with_subject(self.subject, self.text or captions or self.reply or self.button or location)
 
 
 class VonageProvider(HttpProvider[VonageSettings]):
@@ -141,6 +169,9 @@ class VonageProvider(HttpProvider[VonageSettings]):
         super().__init__(settings, client)
         self._token = ""
         self._token_until = 0.0
+
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
+        return refused_group(payload)
 
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         message: dict[str, object] = {
@@ -182,9 +213,12 @@ class VonageProvider(HttpProvider[VonageSettings]):
 
     def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         content = callback.json()
-        if isinstance(content, dict) and "status" in content:
-            return [_receipt(content)]
-        return [_inbound(_MessageCallback.model_validate(content))]
+        if not isinstance(content, dict):
+            raise ValueError("A callback is an object.")
+        written = _in_version_1(content)
+        if "status" in written:
+            return [_receipt(written, content)]
+        return [_inbound(_MessageCallback.model_validate(written))]
 
     def _jwt(self) -> str:
         """A JWT for this application. Raises `CredentialsRefused` where its key can't be read."""
@@ -262,32 +296,51 @@ def _from_base64url(written: str) -> bytes:
     return base64.b64decode(written.encode("ascii") + b"=" * (-len(written) % 4), altchars=b"-_", validate=True)
 
 
-def _receipt(written: dict[str, Any]) -> base.Receipt:
+def _in_version_1(callback: dict[str, Any]) -> dict[str, Any]:
+    """A callback as version 1 writes it. In version 0.1 the ends and the content are objects."""
+    ends = {end: each for end in ("from", "to") if isinstance(each := callback.get(end), dict)}
+    if not ends:
+        return callback
+    numbers = {end: each.get("number") or each.get("id") for end, each in ends.items()}
+    channel = next((each["type"] for each in ends.values() if "type" in each), None)
+    message = callback.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    return callback | (content if isinstance(content, dict) else {}) | numbers | {"channel": channel}
+
+
+def _receipt(written: dict[str, Any], raw: dict[str, Any]) -> base.Receipt:
     receipt = _ReceiptCallback.model_validate(written)
+    status = STATUSES.get(receipt.status)
+    said = str(receipt.error) if receipt.error else ""
+    if receipt.parts > 1 and status is MessageStatus.UNDELIVERED:
+        said = in_part(said)
     return base.Receipt(
         event_id=f"{receipt.message_uuid}:{receipt.status}",
-        status=STATUSES.get(receipt.status),
+        status=status,
         provider_message_id=receipt.message_uuid,
         idempotency_key=receipt.client_ref,
-        detail=str(receipt.error) or None if receipt.error else None,
+        detail=said or None,
         occurred_at=receipt.timestamp,
-        raw=written,
-        recipient=with_plus(receipt.to) if receipt.to else None,
+        raw=raw,
+        recipient=_number(receipt.to) if receipt.to else None,
     )
 
 
 def _inbound(message: _MessageCallback) -> base.InboundMessage:
-    if message.channel not in {"sms", "mms"}:
+    if message.channel not in {"sms", "mms", RCS}:
         raise ValueError("It is not a text.")
-    media = [medium for kind in _MEDIA if (medium := getattr(message, kind)) is not None] + message.content
-    captions = (medium.caption for medium in media if medium.caption)
-    return base.InboundMessage(
+    received = base.InboundMessage(
         provider_message_id=message.message_uuid,
         channel="sms",
         type=message.channel,
-        from_address=with_plus(message.sender),
-        to_address=with_plus(message.to),
-        body=message.text or "\n".join(captions),
-        attachments=[medium.url for medium in media],
+        from_address=_number(message.sender),
+        to_address=_number(message.to),
+        body=message.words,
+        attachments=[medium.url for medium in message.media if medium.url],
         sent_at=message.timestamp,
     )
+    return in_its_group(received, map(_number, message.members))
+
+
+def _number(written: str) -> str:
+    return with_plus(without_rcs(written))

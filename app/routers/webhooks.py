@@ -8,13 +8,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.dependencies import services_of
-from app.errors import NotVerifiable, SignatureRefused
+from app.errors import InvalidRequest, NotVerifiable, SignatureRefused, UnsupportedMediaType
 from app.http.access import client_address
 from app.http.body_budget import BodyBudget
 from app.http.hot_route import HotRoute, whole_body
 from app.http.problems import responses
 from app.http.standard_webhooks import must_be_signed
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable
+from app.providers.toolbox.json_documents import mended
 from app.schemas.receiving import EmailInbound, SmsInbound, WebhookAccepted
 from app.services.callbacks.service import provider_of
 from app.services.limits.failed_keys import address_block
@@ -25,7 +26,18 @@ _ERRORS = responses(413, 415, 422, 503)
 
 
 class SignedRoute(HotRoute):
-    """A hot route that checks the signature before it parses the body, where there is a `WEBHOOK_SECRET`."""
+    """A hot route that checks the signature before it parses the body, where there is a `WEBHOOK_SECRET`.
+
+    A provider can't correct what it hands over, so one bad character costs no more than itself.
+    """
+
+    def read(self, content: bytes, context: dict[str, Any]) -> Any:
+        try:
+            return super().read(content, context)
+        except (InvalidRequest, UnsupportedMediaType):
+            if (better := mended(content)) == content:
+                raise
+            return super().read(better, context)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state

@@ -1,5 +1,8 @@
 """Plivo: what we ask of it beside what its own library asks, and its calls, signed by its own library."""
 
+import base64
+import hashlib
+import hmac
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,6 +12,7 @@ import httpx
 import plivo
 import pytest
 import requests
+from plivo.utils import validate_signature
 from plivo.utils.signature_v3 import construct_get_url, construct_post_url, get_signature_v3, validate_v3_signature
 
 from app.addresses import any_address
@@ -216,6 +220,71 @@ def test_one_of_several_signatures_is_enough() -> None:
         provider().verify(bearing(f"{other},{other}", body))
 
 
+def v2_of(nonce: str, auth: str = AUTH, url: str = URL) -> str:
+    signed = f"{url.partition('?')[0]}{nonce}".encode()
+    signature = base64.b64encode(hmac.digest(auth.encode(), signed, hashlib.sha256)).decode()
+    assert validate_signature(url, nonce, signature, auth)
+    return signature
+
+
+OF_V3 = "x-plivo-signature-v3-nonce"
+OF_V2 = "x-plivo-signature-v2-nonce"
+ANOTHER = base64.b64encode(b"by the token of a subaccount....").decode()
+
+
+@each_case(
+    "headers, token",
+    [
+        ({"x-plivo-signature-v2": "@2", OF_V2: "17"}, "17"),
+        ({"x-plivo-signature-ma-v2": "@2", OF_V2: "17"}, "17"),
+        ({"x-plivo-signature-v2": ANOTHER, "x-plivo-signature-ma-v2": "@2", OF_V2: "17"}, "17"),
+        ({"x-plivo-signature-v2": f"{ANOTHER}, @2", OF_V2: "17"}, "17"),
+        ({"x-plivo-signature-ma-v3": "@3", OF_V3: NONCE}, None),
+        ({"x-plivo-signature-v3": ANOTHER, "x-plivo-signature-ma-v3": "@3", OF_V3: NONCE}, None),
+        ({"x-plivo-signature-v3": "@3", "x-plivo-signature-ma-v3": ANOTHER, OF_V3: NONCE}, None),
+        ({"x-plivo-signature-v3": "@3", OF_V3: NONCE, "x-plivo-signature-v2": "@2", OF_V2: "17"}, None),
+        ({"x-plivo-signature-v3": ANOTHER, OF_V3: NONCE, "x-plivo-signature-ma-v2": "@2", OF_V2: "17"}, "17"),
+        ({"x-plivo-signature-v3": "@3", OF_V3: NONCE, "x-plivo-signature-v2": ANOTHER, OF_V2: "17"}, None),
+    ],
+)
+def test_any_right_signature_is_enough_and_one_without_the_body_is_good_once(
+    headers: dict[str, str], token: str | None
+) -> None:
+    body = payload("plivo", "inbound_sms.form")
+    by_v3, by_v2 = signature_of(URL, fields_of(body)), v2_of("17")
+    signed = {name: value.replace("@3", by_v3).replace("@2", by_v2) for name, value in headers.items()}
+    assert provider().verify(call(URL, body, signed)) == token
+
+
+@each_case(
+    "headers",
+    [
+        {},
+        {"x-plivo-signature-v2": "@2"},
+        {"x-plivo-signature-v2": "@2", OF_V3: "17"},
+        {"x-plivo-signature-v2": "@2", OF_V2: "18"},
+        {"x-plivo-signature-v2": ANOTHER, "x-plivo-signature-ma-v2": ANOTHER, OF_V2: "17"},
+        {"x-plivo-signature-v2": "", OF_V2: "17"},
+        {"x-plivo-signature-v2": "@3", OF_V2: "17", OF_V3: NONCE},
+        {"x-plivo-signature-v3": "@2", OF_V2: "17", OF_V3: "17"},
+        {"x-plivo-signature": "@2", OF_V2: "17"},
+        {OF_V2: "17"},
+    ],
+)
+def test_without_a_right_signature_it_is_refused(headers: dict[str, str]) -> None:
+    body = payload("plivo", "inbound_sms.form")
+    by_v3, by_v2 = signature_of(URL, fields_of(body)), v2_of("17")
+    signed = {name: value.replace("@3", by_v3).replace("@2", by_v2) for name, value in headers.items()}
+    with pytest.raises(CallbackRefused):
+        provider().verify(call(URL, body, signed))
+
+
+@each_case("url", ["https://messages.example/api/webhooks/twilio", "https://other.example/api/webhooks/plivo"])
+def test_a_v2_signature_of_another_address_is_refused(url: str) -> None:
+    with pytest.raises(CallbackRefused):
+        provider().verify(call(URL, b"", {"x-plivo-signature-v2": v2_of("17", url=url), OF_V2: "17"}))
+
+
 def test_while_the_token_is_changed_both_are_good_and_a_third_is_not() -> None:
     both = provider(auth_token=f"{AUTH} {OLD_AUTH}")
     body = payload("plivo", "delivered.form")
@@ -323,8 +392,8 @@ def test_a_failure_says_why() -> None:
     [
         ("delivered", MessageStatus.SENT, "part 2 of 3: delivered"),
         ("sent", MessageStatus.SENT, "part 2 of 3: sent"),
-        ("undelivered", MessageStatus.UNDELIVERED, "part 2 of 3: undelivered"),
-        ("failed", MessageStatus.FAILED, "part 2 of 3: failed"),
+        ("undelivered", MessageStatus.UNDELIVERED, "In part: part 2 of 3 undelivered"),
+        ("failed", MessageStatus.UNDELIVERED, "In part: part 2 of 3 failed"),
     ],
 )
 def test_a_later_part_can_spoil_a_message_but_not_deliver_it(word: str, status: MessageStatus, detail: str) -> None:

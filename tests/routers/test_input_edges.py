@@ -67,9 +67,18 @@ def spelled(request: dict[str, Any], **spellings: bytes) -> bytes:
 async def test_a_value_that_no_text_can_be_is_refused(
     untouched: httpx.AsyncClient, spelling: bytes, location: str
 ) -> None:
-    for path in POSTS:
-        response = await untouched.post(path, content=spelled(POSTS[path](), body=spelling), headers=JSON)
+    for path in SENDS:
+        response = await untouched.post(path, content=spelled(SENDS[path](), body=spelling), headers=JSON)
         assert locations_of(response) == [location]
+
+
+@each_case("spelling", [b"'a'", b'"a', b"1e400", b"[" * 3_000 + b"]" * 3_000, b"[" * 100_000, b'{"a":' * 100_000])
+async def test_what_no_reader_can_mend_is_refused_of_providers_too(
+    untouched: httpx.AsyncClient, spelling: bytes
+) -> None:
+    for path in WEBHOOKS:
+        content = spelled(WEBHOOKS[path](), body=spelling)
+        problem_of(await untouched.post(path, content=content, headers=JSON), 422)
 
 
 @each_case(

@@ -210,7 +210,7 @@ def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
     if not _ID.fullmatch(channel) or not _TIMESTAMP.fullmatch(moment):
         raise ValueError("a message has a channel and a timestamp")
     author = next((id_ for name in ("user", "bot_id") if _ID.fullmatch(id_ := text_in(event, name))), "")
-    is_direct = (text_in(event, "channel_type") or ("im" if channel.startswith("D") else "")) == "im"
+    is_direct = text_in(event, "channel_type") == "im" or channel.startswith("D")
     person = author if is_direct and author == text_in(event, "user") else ""
     in_thread = bool(_TIMESTAMP.fullmatch(thread)) and thread != moment  # otherwise it begins a thread
     return base.InboundMessage(

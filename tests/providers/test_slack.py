@@ -346,6 +346,7 @@ def test_it_is_there_where_its_settings_are(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"channel": "D1AB", "channel_type": "im"}, "slack:U2147483697", "slack:D1AB", None),
         ({"channel": "D1AB", "channel_type": None}, "slack:U2147483697", "slack:D1AB", None),
+        ({"channel": "D1AB", "channel_type": "app_home"}, "slack:U2147483697", "slack:D1AB", None),
         ({"channel": "D1AB", "channel_type": "im", "user": "W77"}, "slack:W77", "slack:D1AB", None),
         ({"channel": "D1AB", "channel_type": "im", "user": None}, "slack:D1AB", None, None),
         ({"channel": "D1AB", "channel_type": "im", "user": None, "bot_id": "B9"}, "slack:D1AB", None, "slack:B9"),

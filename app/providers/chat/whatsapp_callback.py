@@ -80,7 +80,7 @@ def _items(value: Fields, numbers: Mapping[str, str]) -> Iterator[CallbackItem |
     number = re.sub(r"[^0-9]", "", text_in(value, "metadata", "display_phone_number"))
     ours = numbers.get(text_in(value, "metadata", "phone_number_id")) or (f"+{number}" if number else "")
     if not ours:
-        yield Unread("the metadata of a change name one of our numbers")
+        yield Unread("a change names one of our numbers in its metadata")
         return
     for name, read in (("messages", _messages), ("message_echoes", _echoes), ("statuses", _receipts)):
         for item in objects_in(value, name):

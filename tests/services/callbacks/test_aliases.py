@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.domain import Direction, MessageStatus
+from app.domain import Address, AddressType, Direction, MessageStatus
 from app.providers.base import BaseProvider, InboundMessage, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.services.callbacks.items import CallbackItems
+from tests.tenancy import make_tenant
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +135,15 @@ async def test_an_alias_that_is_no_address_is_the_items_own_fault(service: Servi
         await service.hear("1", NUMBER, alias="odd\nalias")
     await service.hear("2", NUMBER)
     assert service.conversations == [(NUMBER, 1)]
+
+
+async def test_an_alias_is_known_to_its_own_tenant_alone(service: Service) -> None:
+    tenant_id = make_tenant(service.database_url, "Shop")
+    aliases = service.items._aliases
+    alias, number = Address("whatsapp", ID, ID), Address(AddressType.PHONE, NUMBER, NUMBER)
+    await aliases.learn(tenant_id, alias, number)
+    assert (await aliases.resolved(tenant_id, alias)).value == NUMBER
+    assert await aliases.resolved(1, alias) is alias
 
 
 async def test_an_alias_is_erased_with_its_person(service: Service) -> None:

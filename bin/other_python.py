@@ -29,9 +29,9 @@ def main() -> int:
         )
     print(f"Tests of mail on {python}:", flush=True)
     subprocess.run([UV, "venv", "--quiet", "--clear", "--python", python, ENVIRONMENT], check=True)
-    lock = ROOT / "requirements-dev.lock"
-    install = [UV, "pip", "install", "--quiet", "--python", ENVIRONMENT, "--require-hashes", "--requirement", lock]
-    subprocess.run(install, check=True)
+    lock = str(ROOT / "requirements-dev.lock")
+    options = ["--quiet", "--python", str(ENVIRONMENT), "--require-hashes", "--requirement", lock]
+    subprocess.run([UV, "pip", "install", *options], check=True)
     return subprocess.run([ENVIRONMENT / "bin" / "python", "-m", "pytest", "-q", *TESTS], cwd=ROOT).returncode
 
 

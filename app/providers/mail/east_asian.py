@@ -12,6 +12,8 @@ from collections.abc import Callable
 _LONGEST_MENDED = 2_000_000
 _LOST = "\ufffd"
 
+#: Python makes private characters of bytes that stand for none.
+_NO_CHARACTERS = dict.fromkeys(range(0xF8F0, 0xF8F4), _LOST)
 _HIGH = bytes(byte | 0x80 if 0x21 <= byte <= 0x7E else byte for byte in range(256))
 _PAIR = re.compile(rb"[\xa1-\xfe]{2}")
 #: Escapes and shifts in ISO-2022-JP and its relatives (RFC 1468, RFC 1554, RFC 2237, CP50222).
@@ -42,14 +44,18 @@ def _iso_2022_jp(content: bytes) -> str:
 
 def _shifted(content: bytes, shift: bytes) -> str:
     if shift in _ROMAN:
-        return content.decode("cp932", "replace")
+        return _shift_jis(content)
     content = content.translate(_HIGH)
     if shift in _KANA:
-        return content.decode("cp932", "replace")
+        return _shift_jis(content)
     if shift in _SECOND_SETS:
         content = _PAIR.sub(lambda pair: b"\x8f" + pair[0], content)
     codec = _CODEC_AFTER.get(shift)
     return _euc_jp(content) if codec is None else content.decode(codec, "replace")
+
+
+def _shift_jis(content: bytes) -> str:
+    return content.decode("cp932", "replace").translate(_NO_CHARACTERS)
 
 
 def _euc_jp(content: bytes) -> str:
@@ -100,6 +106,7 @@ codecs.register_error("mail-gbk-euro", _mend_gbk)
 #: Decoders by the names that `charset_names` gives. None of them raises.
 DECODERS: dict[str, Callable[[bytes], str]] = {
     "big5": _big5,
+    "cp932": _shift_jis,
     "euc-jp": _euc_jp,
     "gb18030": _gb18030,
     "iso-2022-jp": _iso_2022_jp,

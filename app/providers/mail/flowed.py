@@ -6,7 +6,8 @@ _SIGNATURE = "-- "
 def unflowed(text: str, *, delete_space: bool = False) -> str:
     """The text with each paragraph in one line. With `delete_space` (DelSp), the space before a break is no word's.
 
-    Quoted lines begin with one `>` a level. A line that only looks quoted keeps the space that was put before it.
+    Quoted lines begin with one `>` a level. A blank line ends a paragraph in any case. A line that only looks quoted
+    keeps the space that was put before it.
     """
     paragraphs: list[str] = []
     pieces: list[str] = []
@@ -24,7 +25,7 @@ def unflowed(text: str, *, delete_space: bool = False) -> str:
         depth = len(line) - len(unquoted)
         written = unquoted.removeprefix(" ")
         is_flowed = written.endswith(" ") and written != _SIGNATURE
-        if written == _SIGNATURE:
+        if written in {_SIGNATURE, ""}:
             finish()
         pieces.append(written[:-1] if is_flowed and delete_space else written)
         if not is_flowed:

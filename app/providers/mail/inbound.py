@@ -14,7 +14,7 @@ from app.providers.mail.charsets import clean_text
 from app.providers.mail.headers import MESSAGE_ID, header, one_line, time_of
 from app.providers.mail.html_source import text_of_html
 from app.providers.mail.mailboxes import Mailbox
-from app.providers.mail.parts import MailParts
+from app.providers.mail.parts import MailParts, without_containers
 from app.providers.mail.people import people_of
 from app.providers.mail.quotes import split_quoted
 from app.providers.mail.reports import report_of
@@ -52,6 +52,7 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
     senders = people.senders or _servers(automatic, recipients)
     if not recipients or not senders:
         raise ValueError("The mail has no recipient, or no sender.")
+    mail = without_containers(mail)
     subject = one_line(clean_text(header(mail.headers, "subject")))[:_LONGEST_SUBJECT].strip()
     text, files = _bounded(mail)
     report = report_of(mail.headers, text, mail.files, automatic)

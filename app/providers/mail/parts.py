@@ -12,6 +12,7 @@ from app.providers.mail.file_endings import ENDINGS
 from app.providers.mail.flowed import unflowed
 from app.providers.mail.headers import Headers, readable
 from app.providers.mail.mime import Part, parsed
+from app.providers.mail.tnef import is_tnef, unpacked
 from app.providers.mail.transfer import uu_files
 
 #: Forms of a text that are no files: AMP for Email and Apple Watch, whose content another form has as well.
@@ -53,6 +54,18 @@ def read_mail(raw: bytes) -> MailParts:
 def read_headers(raw: bytes) -> Headers:
     """The headers of a raw mail, with bare bytes decoded and otherwise unchanged."""
     return [(name, readable(value)) for name, value in parsed(raw).headers]
+
+
+def without_containers(mail: MailParts) -> MailParts:
+    """The mail with the files in each winmail.dat in its place, and its text if the mail has no other."""
+    text, html = mail.text, mail.html
+    files: list[InboundFile] = []
+    for file in mail.files:
+        inner = unpacked(file.content) if is_tnef(file.content) else None
+        files += [file] if inner is None else inner.files
+        if inner and not text.strip() and not html.strip():
+            text, html = inner.text, inner.html
+    return MailParts(mail.headers, text, html, files)
 
 
 def _leaves(part: Part) -> Iterator[Part]:

@@ -82,7 +82,7 @@ def _block(letters: bytes) -> bytes:
 
 
 def _from_uu(lines: bytes) -> bytes | None:
-    """The bytes of uuencoded lines; None if a line is something else."""
+    """The bytes of uuencoded lines; None if a line is something else, or none has any."""
     pieces: list[bytes] = []
     for line in lines.splitlines():
         line = line.rstrip(b"\r\n")
@@ -98,4 +98,4 @@ def _from_uu(lines: bytes) -> bytes | None:
             pieces.append(binascii.a2b_uu(line[:needed].ljust(needed)))
         except ValueError:
             return None
-    return b"".join(pieces)
+    return b"".join(pieces) or None

@@ -250,12 +250,16 @@ class Callback:
         """The parameters of the address, decoded, in order, blank ones too. Raises `ValueError`."""
         return parse_qsl(self.url.partition("?")[2], keep_blank_values=True, max_num_fields=_MOST_FIELDS)
 
-    def form(self) -> list[tuple[str, str]]:
-        """The body as `application/x-www-form-urlencoded`, decoded, in order, blank ones too. Raises `ValueError`."""
+    def form(self, errors: str = "replace") -> list[tuple[str, str]]:
+        """The body as `application/x-www-form-urlencoded`, decoded, in order, blank ones too. Raises `ValueError`.
+
+        `errors` is the handler of `str` for bytes that are no UTF-8.
+        """
         return parse_qsl(
             self.body.decode("ascii"),
             keep_blank_values=True,
             strict_parsing=bool(self.body),
+            errors=errors,
             max_num_fields=_MOST_FIELDS,
         )
 

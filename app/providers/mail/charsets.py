@@ -29,15 +29,15 @@ def text_of(content: bytes, charset: str | None, likely: str | None = None) -> s
     return clean_text(_decoded(content, codec_of(charset), codec_of(likely)).removeprefix("\ufeff"))
 
 
+def html_of(content: bytes, charset: str | None, likely: str | None = None) -> str:
+    """HTML as text that can be stored. The charset that it states for itself counts before that of its neighbours."""
+    stated = _META.search(content, 0, _HEAD)
+    return text_of(content, charset, stated[1].decode("ascii", "replace") if stated else likely)
+
+
 def clean_text(text: str) -> str:
     """A text that PostgreSQL can store, with LF as line end."""
     return storable_text(text.replace("\r\n", "\n"))
-
-
-def charset_in_html(content: bytes) -> str | None:
-    """The charset that HTML states for itself; None without one."""
-    stated = _META.search(content, 0, _HEAD)
-    return stated[1].decode("ascii", "replace") if stated else None
 
 
 def _decoded(content: bytes, codec: str | None, likely: str | None) -> str:

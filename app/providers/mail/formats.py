@@ -23,7 +23,7 @@ from pydantic import (
 
 from app.providers.base import Callback, InboundFile, InboundMessage
 from app.providers.mail import verdicts
-from app.providers.mail.charsets import text_of
+from app.providers.mail.charsets import html_of, text_of
 from app.providers.mail.headers import Headers, decoded
 from app.providers.mail.inbound import Reception, messages_of
 from app.providers.mail.mailboxes import mailboxes
@@ -79,7 +79,7 @@ def sendgrid_inbound(callback: Callback) -> list[InboundMessage]:
     mail = MailParts(
         headers=read_headers(fields.get("headers", b"")),
         text=_text(fields, "text", charsets.get("text")),
-        html=_text(fields, "html", charsets.get("html")),
+        html=html_of(fields.get("html", b""), charsets.get("html")),
         files=files,
     )
     return messages_of(mail, reception)
@@ -99,7 +99,7 @@ def mailgun_inbound(callback: Callback) -> list[InboundMessage]:
         mail = MailParts(
             headers=written or [(name, _text(fields, name)) for name in fields if _is_mailguns_header(name)],
             text=_text(fields, "body-plain"),
-            html=_text(fields, "body-html"),
+            html=html_of(fields.get("body-html", b""), None),
             files=[
                 InboundFile(decoded(part.file_name), part.content_type, part.content)
                 for part in parts

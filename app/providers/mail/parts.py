@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from app.providers.base import InboundFile
 from app.providers.mail.bodies import Body, in_order, is_about_html, text_of_other
 from app.providers.mail.charset_names import codec_of
-from app.providers.mail.charsets import charset_in_html, text_of
+from app.providers.mail.charsets import html_of, text_of
 from app.providers.mail.file_endings import ENDINGS
 from app.providers.mail.flowed import unflowed
 from app.providers.mail.headers import Headers, readable
@@ -122,9 +122,8 @@ def _body(part: Part, likely: str | None) -> Body:
 
 
 def _text(part: Part, likely: str | None) -> str:
-    content = part.content
-    stated = charset_in_html(content) if part.content_type == "text/html" else None
-    return text_of(content, part.type.named.get("charset"), stated or likely)
+    read = html_of if part.content_type == "text/html" else text_of
+    return read(part.content, part.type.named.get("charset"), likely)
 
 
 def _file(part: Part, number: int) -> InboundFile:

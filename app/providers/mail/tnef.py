@@ -1,7 +1,7 @@
 """The files and the text in `winmail.dat` (Transport Neutral Encapsulation Format), as Outlook and Exchange send it.
 
-Not by tnefparse: it believes every count in the file, so that a few bytes keep it busy for hours, copies the rest of
-the file for each attribute, and cuts zeros off the end of files. Sources: MS-OXTNEF, MS-OXCDATA.
+The library tnefparse would not do: it trusts every count in the file, so that a few bytes keep it busy for hours.
+It also cuts zeros off the ends of files. Sources: MS-OXTNEF, MS-OXCDATA.
 """
 
 import struct
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.providers.base import InboundFile
-from app.providers.mail.charsets import charset_in_html, clean_text, text_of
+from app.providers.mail.charsets import clean_text, html_of, text_of
 from app.providers.mail.rtf import read_compressed_rtf
 
 _SIGNATURE = b"\x78\x9f\x3e\x22"
@@ -54,7 +54,7 @@ def is_tnef(content: bytes) -> bool:
 
 
 def unpacked(content: bytes, *, depth: int = 0) -> Unpacked | None:
-    """What the file contains; None for a broken, empty or too large one, which is better kept as it is."""
+    """The content of the file; None for a broken, empty or too large one, which is better kept as it is."""
     if len(content) > _LARGEST or depth > _DEEPEST:
         return None
     try:
@@ -81,7 +81,7 @@ class _Message:
         text = self.properties.get(_TEXT, b"") or self.body
         text = text if isinstance(text, str) else text_of(text.rstrip(b"\0"), charset)
         html = self.properties.get(_HTML, b"")
-        html = html if isinstance(html, str) else text_of(html.rstrip(b"\0"), charset, charset_in_html(html))
+        html = html if isinstance(html, str) else html_of(html.rstrip(b"\0"), charset)
         compressed = self.properties.get(_RTF, b"")
         if not text.strip() and not html.strip() and isinstance(compressed, bytes):
             rtf = read_compressed_rtf(compressed)

@@ -28,7 +28,8 @@ def parts_of(callback: Callback) -> list[FormPart]:
     """The fields of a form in either encoding, in order. Raises `ValueError` for any other or an incomplete body."""
     kind, options = parse_options_header(callback.header("content-type"))
     if kind == b"application/x-www-form-urlencoded":
-        return [FormPart(name, value.encode("utf-8", "replace")) for name, value in callback.form()]
+        fields = callback.form("surrogateescape")  # a raw mail holds bytes in any charset
+        return [FormPart(name, value.encode("utf-8", "surrogateescape")) for name, value in fields]
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ValueError("This is not a form.")
     return list(_multipart(callback.body, options[b"boundary"]))

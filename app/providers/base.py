@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
@@ -143,18 +144,26 @@ class InboundFile:
     content: bytes = field(repr=False)
 
 
+class Proof(StrEnum):
+    """The proof that a mail was sent to an address before it was forwarded to its recipient."""
+
+    DOMAIN = "domain"  #: the recipient is an address of the vendor's, or in a domain below that of the address.
+    HEADERS = "headers"  #: To or Cc names the address, and so does a server that forwarded the mail.
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class MailClaims:
     """The claims of a mail's headers that only the database can check. Each list has the likeliest first.
 
     - `senders` are names and addresses. The first address that is not the tenant's own is the contact.
     - `sent_to` are addresses that the mail was sent to before it was forwarded to `to_address`. The first one that is
-      the tenant's own takes its place. True beside it means that the headers suffice where it has no owner.
+      the tenant's own takes its place.
     - `answers` are the mails that it answers. Each is a vendor's name with its id, or no name with our reference.
     """
 
     senders: Sequence[tuple[str, str]] = ()
-    sent_to: Sequence[tuple[str, bool]] = ()
+    sent_to: Sequence[tuple[str, Proof]] = ()
     answers: Sequence[tuple[str, str]] = ()
 
 

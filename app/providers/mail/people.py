@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from app.providers.base import Proof
 from app.providers.mail.headers import Headers
 from app.providers.mail.mailboxes import Mailbox, mailboxes
 
@@ -55,7 +56,7 @@ class People:
     senders: Sequence[Mailbox]
     reply_to: Sequence[str]
     cc: Sequence[str]
-    sent_to: dict[str, list[tuple[str, bool]]]
+    sent_to: dict[str, list[tuple[str, Proof]]]
     is_passed_on: bool
 
 
@@ -68,7 +69,7 @@ def people_of(headers: Headers, recipients: Sequence[str], envelope_sender: str)
 
     to, cc, reply_to = (_different(in_headers(name)) for name in ("to", "cc", "reply-to"))
     sent_to = _sent_to(recipients, written=[*to, *cc], forwarded=list(_forwarders(headers)))
-    own = _Own([*recipients, *(each for found in sent_to.values() for each, is_sure in found if is_sure)])
+    own = _Own([*recipients, *(each for found in sent_to.values() for each, proof in found if proof is Proof.DOMAIN)])
     is_list = any(name.lower() in _LIST for name, _ in headers)
     likely = own.addresses | {each.address.lower() for each in [*to, *(cc if is_list else ())]}
 
@@ -107,7 +108,7 @@ class _Own:
 
 def _sent_to(
     recipients: Sequence[str], *, written: Iterable[Mailbox], forwarded: Iterable[str]
-) -> dict[str, list[tuple[str, bool]]]:
+) -> dict[str, list[tuple[str, Proof]]]:
     """For each recipient the addresses that the mail was sent to first, the likeliest first, as in `MailClaims`.
 
     None for one that To or Cc names. A blind copy is not forwarded, so To alone counts only for a vendor's address.
@@ -119,15 +120,21 @@ def _sent_to(
     passed = [each for each in passed if each not in received][:_MOST_CLAIMS]
     alone = [each for each in to if each not in through and each not in received][:_MOST_CLAIMS]
 
-    def first_of(recipient: str) -> list[tuple[str, bool]]:
+    def first_of(recipient: str) -> list[tuple[str, Proof]]:
         if recipient.lower() in to:
             return []
         domain = _domain_of(recipient)
         is_technical = _TECHNICAL.fullmatch(domain) is not None
-        found = [(each, is_technical or _domain_of(each) in _upwards(domain)) for each in passed]
-        if is_technical:
-            found += [(each, not passed and len(alone) == 1) for each in alone]
-        return [(to.get(each) or through[each], is_sure) for each, is_sure in found]
+
+        def proof_of(candidate: str) -> Proof:
+            if candidate not in through:
+                return Proof.NONE if passed or len(alone) > 1 else Proof.DOMAIN
+            if is_technical or _domain_of(candidate) in _upwards(domain):
+                return Proof.DOMAIN
+            return Proof.HEADERS if candidate in to else Proof.NONE
+
+        candidates = passed + alone if is_technical else passed
+        return [(to.get(each) or through[each], proof_of(each)) for each in candidates]
 
     return {recipient: first_of(recipient) for recipient in recipients}
 

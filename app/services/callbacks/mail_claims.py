@@ -18,7 +18,7 @@ from app.config import Settings
 from app.db.batches import TENANT, given, rows, same
 from app.db.models import Conversation, DeliveryAttempt, Message
 from app.domain import DEFAULT_TENANT_ID, Address, Direction, parse_reference
-from app.providers.base import InboundMessage, MailClaims
+from app.providers.base import InboundMessage, MailClaims, Proof
 from app.services.tenancy.addresses import AddressOwners
 
 _wanted = rows(customer_address=Text())
@@ -57,29 +57,34 @@ class MailClaimsCheck:
         details = replace(item.details, from_name=name, in_reply_to_message=answers)
         return replace(item, to_address=to_address, from_address=from_address, details=details, claims=None)
 
-    async def _sent_to(self, item: InboundMessage, claimed: Sequence[tuple[str, bool]]) -> str:
+    async def _sent_to(self, item: InboundMessage, claimed: Sequence[tuple[str, Proof]]) -> str:
         """The first of the claimed addresses that is proved to be the tenant's own, or else the recipient.
 
-        An address proves to be one by its owner, then by its conversations, then by what the parser found.
+        The owner of an address decides. One without an owner is proved by its conversations, or as `Proof` says; by
+        headers alone only where the recipient has no conversations yet. A vendor's address never gets any.
         """
         if not claimed:
             return item.to_address
-        tenant_id = await self._addresses.tenant_of(self._read(item.to_address))
-        unowned: list[tuple[Address, bool]] = []
-        for written, is_sure in claimed:
+        recipient = self._read(item.to_address)
+        tenant_id = await self._addresses.tenant_of(recipient)
+        unowned: list[tuple[Address, Proof]] = []
+        for written, proof in claimed:
             if (address := self._readable(written)) is None:
                 continue
             owner = await self._addresses.owner_of(address)
             if owner == tenant_id:
                 return written
             if owner is None and tenant_id == DEFAULT_TENANT_ID:
-                unowned.append((address, is_sure))
+                unowned.append((address, proof))
         if not unowned:
             return item.to_address
-        parameters = given(tenant_id, ("customer_address",), [(address.value,) for address, _ in unowned])
-        in_use = {row.customer_address for row in await self._found(_IN_USE, parameters)}
+        values = [(recipient.value,), *((address.value,) for address, _ in unowned)]
+        found = await self._found(_IN_USE, given(tenant_id, ("customer_address",), values))
+        in_use = {row.customer_address for row in found}
         proved = [address for address, _ in unowned if address.value in in_use]
-        proved += [address for address, is_sure in unowned if is_sure]
+        proved += [address for address, proof in unowned if proof is Proof.DOMAIN]
+        if recipient.value not in in_use and await self._addresses.owner_of(recipient) is None:
+            proved += [address for address, proof in unowned if proof is Proof.HEADERS]
         return proved[0].written if proved else item.to_address
 
     async def _contact(

@@ -2,6 +2,7 @@
 
 from time import process_time
 
+from app.providers.base import Proof
 from app.providers.mail.people import MOST_ADDRESSES, People, people_of
 from tests.cases import each_case
 
@@ -85,25 +86,33 @@ def test_reply_addresses_and_copies_are_kept_as_they_are_spelled() -> None:
     "written, recipient, expected",
     [
         # A vendor's own domain: the forwarding headers count, and a single address in To.
-        (f"To: {SUPPORT}\nDelivered-To: {SUPPORT}", TECHNICAL, [(SUPPORT, True)]),
-        ("To: Support@Shop.example", TECHNICAL, [("Support@Shop.example", True)]),
-        ("To: a@shop.example, b@x.example", TECHNICAL, [("a@shop.example", False), ("b@x.example", False)]),
-        (f"To: list@x.example\nEnvelope-To: {SUPPORT}", TECHNICAL, [(SUPPORT, True), ("list@x.example", False)]),
+        (f"To: {SUPPORT}\nDelivered-To: {SUPPORT}", TECHNICAL, [(SUPPORT, Proof.DOMAIN)]),
+        ("To: Support@Shop.example", TECHNICAL, [("Support@Shop.example", Proof.DOMAIN)]),
+        ("To: a@shop.example, b@x.example", TECHNICAL, [("a@shop.example", Proof.NONE), ("b@x.example", Proof.NONE)]),
+        (
+            f"To: list@x.example\nEnvelope-To: {SUPPORT}",
+            TECHNICAL,
+            [(SUPPORT, Proof.DOMAIN), ("list@x.example", Proof.NONE)],
+        ),
         (
             f"To: info@shop.example\nX-Forwarded-For: {SUPPORT} {TECHNICAL}\nX-Forwarded-To: {TECHNICAL}",
             TECHNICAL,
-            [(SUPPORT, True), ("info@shop.example", False)],
+            [(SUPPORT, Proof.DOMAIN), ("info@shop.example", Proof.NONE)],
         ),
         # A domain below the one that people write to.
-        (f"To: {SUPPORT}\nX-Original-To: {SUPPORT}", "support@parse.shop.example", [(SUPPORT, True)]),
+        (f"To: {SUPPORT}\nX-Original-To: {SUPPORT}", "support@parse.shop.example", [(SUPPORT, Proof.DOMAIN)]),
         # Any other domain: only the database can tell.
-        (f"To: {SUPPORT}\nDelivered-To: {SUPPORT}", "u17@parse.example", [(SUPPORT, False)]),
-        ("To: jane@client.example\nDelivered-To: jane@client.example", SUPPORT, [("jane@client.example", False)]),
+        (f"To: {SUPPORT}\nDelivered-To: {SUPPORT}", "u17@parse.example", [(SUPPORT, Proof.HEADERS)]),
+        (
+            "To: jane@client.example\nDelivered-To: jane@client.example",
+            SUPPORT,
+            [("jane@client.example", Proof.HEADERS)],
+        ),
         # Two hops: the first one is written last.
         (
             "Delivered-To: b@shop.example\nX-Original-To: a@shop.example",
             "in@parse.shop.example",
-            [("a@shop.example", True), ("b@shop.example", True)],
+            [("a@shop.example", Proof.DOMAIN), ("b@shop.example", Proof.DOMAIN)],
         ),
         # Written to directly, or a blind copy.
         (f"To: {TECHNICAL}\nDelivered-To: {SUPPORT}", TECHNICAL, []),
@@ -113,7 +122,7 @@ def test_reply_addresses_and_copies_are_kept_as_they_are_spelled() -> None:
     ],
 )
 def test_a_forwarded_mail_tells_whom_it_was_sent_to(
-    written: str, recipient: str, expected: list[tuple[str, bool]]
+    written: str, recipient: str, expected: list[tuple[str, Proof]]
 ) -> None:
     assert people(f"From: j@x.example\n{written}", recipient).sent_to == {recipient: expected}
 

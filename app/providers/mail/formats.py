@@ -92,12 +92,12 @@ def mailgun_inbound(callback: Callback) -> list[InboundMessage]:
     """
     parts = parts_of(callback)
     fields = _fields(parts)
+    of_fields = [(name, _text(fields, name)) for name in fields if _is_mailguns_header(name)]
     if "body-mime" in fields:
         mail = read_mail(fields["body-mime"])
     else:
-        written = _json(fields, "message-headers", list[tuple[str, str]])
         mail = MailParts(
-            headers=written or [(name, _text(fields, name)) for name in fields if _is_mailguns_header(name)],
+            headers=_json(fields, "message-headers", list[tuple[str, str]]) or of_fields,
             text=_text(fields, "body-plain"),
             html=html_of(fields.get("body-html", b""), None),
             files=[
@@ -113,7 +113,7 @@ def mailgun_inbound(callback: Callback) -> list[InboundMessage]:
         arrived_at=min(_moment(fields, "timestamp") or callback.received_at, callback.received_at),
         sender=_text(fields, "sender") if "sender" in fields else None,
         attachments=[url for file in kept if isinstance(url := file.get("url"), str)],
-        verdicts=verdicts.of_headers(mail.headers, "x-mailgun-sflag", "x-mailgun-sscore"),
+        verdicts=verdicts.of_headers([*of_fields, *mail.headers], "x-mailgun-sflag", "x-mailgun-sscore"),
     )
     return messages_of(mail, reception)
 

@@ -70,7 +70,9 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
     answers, content = answered(mail.headers), _content(mail, reception)
     return [
         InboundMessage(
-            provider_message_id=_identity(mail, [content, recipient, people.sent_to[recipient]]),
+            provider_message_id=_identity(
+                mail, [content, recipient, not reception.vendors_id and people.sent_to[recipient]]
+            ),
             channel=Channel.EMAIL,
             type=MessageType.EMAIL,
             from_address=senders[0].address,

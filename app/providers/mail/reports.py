@@ -42,6 +42,7 @@ _TELLING = {
     _STATUS: re.compile(rb"^(?:final-recipient|reporting-mta):", re.IGNORECASE | re.MULTILINE),
     _ORIGINAL: re.compile(rb"^message-id:", re.IGNORECASE | re.MULTILINE),
 }
+_MARKS = {Automatic.BOUNCE, Automatic.DISPOSITION, Automatic.COMPLAINT}
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _FOLD = re.compile(r"\n[ \t]+")
 _ADDRESS = re.compile(r'(?:"[^"\n]{1,64}"|[^\s<>:;,"()\[\]]{1,64})@[^\s<>:;,"()\[\]]{1,255}')
@@ -72,11 +73,14 @@ def report_of(
 
     Of several recipients, the one that the earlier mail was written to counts, or else the first that failed.
     """
-    is_bounce = automatic is Automatic.BOUNCE
-    parts = _parts(files, is_report=is_bounce or _is_report(headers))
+    media_type = header(headers, "content-type").partition(";")[0].strip().lower()
+    is_report = automatic in _MARKS or media_type == "multipart/report"
+    if not is_report and media_type:  # a person may pass on a report, with its parts among the files
+        return None
+    parts = _parts(files, is_report=is_report)
     original = read_headers(parts[_ORIGINAL]) if _ORIGINAL in parts else []
-    if _FEEDBACK in parts:
-        fields = _merged(_groups(parts[_FEEDBACK]))
+    if _FEEDBACK in parts or automatic is Automatic.COMPLAINT:
+        fields = _merged(_groups(parts.get(_FEEDBACK, b"")))
         kind, status, detail = Automatic.COMPLAINT, None, _complaint(fields)
     elif _DISPOSITION in parts:
         fields = _merged(_groups(parts[_DISPOSITION]))
@@ -84,7 +88,7 @@ def report_of(
     elif _STATUS in parts:
         fields = _group_about(header(original, "to"), _groups(parts[_STATUS]))
         kind, (status, detail) = Automatic.BOUNCE, _delivery(fields, text)
-    elif is_bounce:
+    elif automatic is Automatic.BOUNCE:
         fields = {}
         kind, (status, detail) = Automatic.BOUNCE, _bounce(header(headers, "subject"), text)
     else:
@@ -98,12 +102,8 @@ def report_of(
     return MailReport(kind, report_id, ids, recipients, status, detail)
 
 
-def _is_report(headers: Headers) -> bool:
-    return header(headers, "content-type").lower().startswith("multipart/report")
-
-
 def _parts(files: Sequence[InboundFile], *, is_report: bool) -> dict[str, bytes]:
-    """The first file of each kind that a report has."""
+    """The first file of each kind that a report has, by its type or, in what is known to be one, by its fields."""
     parts: dict[str, bytes] = {}
     for file in files[:_MOST_FILES]:
         content = file.content[:_LONGEST_FIELDS]

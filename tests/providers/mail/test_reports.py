@@ -185,6 +185,8 @@ def test_the_action_decides_and_without_one_the_code(
         f"From: postmaster@client.example\nIn-Reply-To: <{OURS}>\n\nYour mail failed our policy, please call me.\n",
         "From: jane@client.example\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\nSee below\n--b\n"
         f"Content-Type: message/rfc822\n\n{COPY}\nHi\n--b--\n",
+        "From: jane@client.example\nSubject: Fwd: it came back\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\n"
+        "See below\n--b\nContent-Type: message/delivery-status\n\nReporting-MTA: x\n\nAction: failed\n\n--b--\n",
         "",
     ],
 )
@@ -209,6 +211,20 @@ def test_parts_are_known_by_their_fields_where_a_vendor_has_not_kept_their_types
     assert report is not None
     assert (report.status, report.message_ids) == (UNDELIVERED, [OURS])
     assert report_of([("From", "jane@client.example")], "", files, None) is None
+    without_type = [
+        InboundFile("a", "message/disposition-notification", b"Disposition: manual-action/x; displayed\r\n")
+    ]
+    report = report_of([("From", "jane@client.example")], "", without_type, None)
+    assert report is not None
+    assert report.status is READ
+
+
+def test_a_complaint_needs_no_report_of_its_own_where_a_vendor_has_left_it_out() -> None:
+    headers = [("From", "loop@mail.example"), ("Content-Type", "multipart/report; report-type=feedback-report")]
+    files = [InboundFile("mail.eml", "message/rfc822", COPY.encode())]
+    report = report_of(headers, "", files, automatic_kind(headers, None))
+    assert report is not None
+    assert (report.kind, report.detail, report.message_ids) == (Automatic.COMPLAINT, Notice.COMPLAINT, [OURS])
 
 
 def test_a_copy_that_names_another_mail_does_not_name_the_one_before_it() -> None:

@@ -176,10 +176,10 @@ class InboundMessage:
     URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
     repeats earlier ones; `body` is without it. `details` is what only some messages have. `claims` are None where
     nothing has to be checked. `report` is what a mail server's mail says about an earlier mail.
-    `direction` is outbound for
-    a message that the tenant sent elsewhere, such as from its phone: it is stored as sent, and not sent again.
-    `alias` is another address of the contact, written `kind:value`. Messages from it and to it belong to the same
-    conversation from then on.
+
+    `direction` is outbound for a message that the tenant sent elsewhere, such as from its phone: it is stored as
+    sent, and not sent again. `alias` is another address of the contact, written `kind:value`. Messages from it and to
+    it belong to the same conversation from then on.
     """
 
     provider_message_id: str

@@ -182,8 +182,9 @@ class Message(_OfTenant):
     - `worker_deaths` counts workers that died while sending it, `retry_count` the retries that a client asked for.
     - `provider_type` is the provider that an inbound message came from, or that has an outbound one, according to its
       answer or a receipt. Until a provider has it, it is the last one that was tried.
-    - `quoted` is the part of a mail that repeats earlier ones, `html` the HTML form of an outbound mail whose `body`
-      is its plain text.
+    - `quoted` is the part of a mail that repeats earlier ones.
+    - `html` is the HTML form of an outbound mail whose `body` is its plain text, empty if it has none. If null, the
+      body may be HTML itself.
     - `details` is what only some messages have (`app.domain.MessageDetails`).
     - `idempotency_key` is the caller's, kept for some hours with a fingerprint of the request.
     """

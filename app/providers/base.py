@@ -32,7 +32,8 @@ class OutboundMessage:
     idempotency_key: str
     subject: str | None = None
     attachments: list[str] = field(default_factory=list)
-    #: The HTML form of a mail whose `body` is its plain text; without it, the body may be HTML itself.
+    #: The HTML form of a mail whose `body` is its plain text, and empty if it has none. If None, the body may be HTML
+    #: itself.
     html: str | None = None
     #: The address for receipts; None without a `PUBLIC_URL`.
     callback_url: str | None = None

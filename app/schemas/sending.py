@@ -1,11 +1,13 @@
 """Sends, previews, and their answers."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError, ValidationError
 
 from app.domain import Address, Channel, Direction, MessageType, NewMessage
 from app.schemas.fields import (
@@ -26,6 +28,7 @@ from app.schemas.fields import (
 from app.schemas.views import FieldProblem
 from app.segments import Segments
 
+_NO_WORDS = PydanticCustomError("no_words", "this field is required, or text and html in its place")
 _LONGEST_AHEAD = timedelta(days=366)
 _SMS_EXAMPLE: JsonDict = {
     "from": "+12016661234",
@@ -42,6 +45,13 @@ _EMAIL_EXAMPLE: JsonDict = {
     "body": "<p>Hello!</p>",
     "attachments": ["https://example.com/document.pdf"],
     "timestamp": "2024-11-01T14:00:00Z",
+}
+_ALTERNATIVES_EXAMPLE: JsonDict = {
+    "from": "user@example.com",
+    "to": "contact@example.com",
+    "subject": "Greetings",
+    "text": "Hello!",
+    "html": "<h1>Hello!</h1>",
 }
 _PREVIEW_EXAMPLE: JsonDict = {
     "channel": "sms",
@@ -73,9 +83,15 @@ class _Send(BaseModel):
     def _can_leave(self) -> "_Send":
         if self.send_at is not None and self.expires_at is not None and self.send_at >= self.expires_at:
             raise ValueError("a message can't expire before it leaves")
-        if not self.body.strip() and not self.attachments:
-            raise ValueError("a message needs a body or an attachment")
+        self._must_have_words()
         return self
+
+    def _must_have_words(self) -> None:
+        if not self.attachments and self._is_blank():
+            raise ValueError("a message needs a body or an attachment")
+
+    def _is_blank(self) -> bool:
+        return not self.body.strip()
 
     def _new(
         self, channel: str, type_: str, tenant_id: int, idempotency_key: str | None, subject: str | None = None
@@ -119,15 +135,35 @@ class SmsSend(_Send):
 
 
 class EmailSend(_Send):
-    """A mail to send. The body may hold HTML."""
+    """A mail to send: `body`, or `text` and `html`, or one of these two.
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE]})
+    A body is HTML if it is a document or begins with a block element such as `<p>`. A `text` never is.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE, _ALTERNATIVES_EXAMPLE]})
     from_: EmailAddress = Field(alias="from")
     to: EmailRecipient
-    subject: Subject | None = None
+    subject: Subject | None = Field(
+        None, description="`Re:` and the conversation's last one, if left out; empty for none."
+    )
+    body: Words = Field("", description="A plain text, or HTML.")
+    text: Words | None = Field(None, description="A plain text. Left out, it is read from `html`.")
+    html: Words | None = Field(None, description="The same in HTML.")
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        return self._new(Channel.EMAIL, MessageType.EMAIL, tenant_id, idempotency_key, subject=self.subject)
+        new = self._new(Channel.EMAIL, MessageType.EMAIL, tenant_id, idempotency_key, subject=self.subject)
+        is_body = self.text is None and self.html is None
+        return new if is_body else replace(new, body=self.text or "", html=self.html or "")
+
+    def _must_have_words(self) -> None:
+        if not self.model_fields_set & {"body", "text", "html"}:
+            raise ValidationError.from_exception_data("", [{"type": _NO_WORDS, "loc": ("body",), "input": None}])
+        if self.body and (self.text is not None or self.html is not None):
+            raise ValueError("write the mail in body, or else in text and html; body can't stand beside them")
+        super()._must_have_words()
+
+    def _is_blank(self) -> bool:
+        return not any(words and words.strip() for words in (self.body, self.text, self.html))
 
 
 class ChannelSend(_Send):

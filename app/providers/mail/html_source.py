@@ -3,13 +3,15 @@
 The library's parser alone takes minutes for a megabyte of tags that begin and never end.
 """
 
+import asyncio
 import re
 from html.parser import HTMLParser
 
-#: Tags that a plain text does not contain by accident: `a < b > c` stays a text.
+#: The beginning of a document, or of a block element. A tag further on may be meant as it reads: `a <b> or <c>`.
 _HTML = re.compile(
-    r"<!doctype\s+html|</?(?:a|b|blockquote|body|br|center|code|div|em|font|h[1-6]|head|hr|html|i|img|li|ol|p|pre|s|small|"
-    r"span|strong|style|sub|sup|table|tbody|td|th|thead|tr|u|ul)(?:\s[^<>]*)?/?>",
+    r"(?:\s|\ufeff|<!--(?:[^-]|-(?!->))*+-->|<\?xml[^<>]*>)*+<(?:!doctype\s+html\b|"
+    r"(?:html|head|body|address|article|aside|blockquote|center|div|dl|fieldset|figure|footer|form|h[1-6]|header|hr|main|"
+    r"nav|ol|p|pre|section|table|ul)(?:\s[^<>]*)?/?>)",
     re.IGNORECASE,
 )
 #: Elements that are never shown. Each ends with its own end tag, and everything before that is no markup.
@@ -24,11 +26,12 @@ _BLOCKQUOTE = re.compile(r"<(/?)blockquote\b[^<>]*>", re.IGNORECASE)
 #: Mark the beginning and the end of a quotation: private characters, which no mail needs.
 _QUOTE_OPENS, _QUOTE_CLOSES = "\ue000", "\ue001"
 _DEEPEST_QUOTE = 9
+_LONG = 20_000  # characters
 
 
 def looks_like_html(body: str) -> bool:
-    """Return True for HTML, False for a plain text."""
-    return _HTML.search(body) is not None
+    """True for a text that is a document in HTML, or begins with a block element of it."""
+    return _HTML.match(body) is not None
 
 
 def text_of_html(html: str, *, mark_quotes: bool = False) -> str:
@@ -51,6 +54,11 @@ def text_of_html(html: str, *, mark_quotes: bool = False) -> str:
         else:
             lines.append(f"{'>' * min(depth, _DEEPEST_QUOTE)} {line}".rstrip() if depth else line)
     return "\n".join(lines)
+
+
+async def readable(html: str) -> str:
+    """The same as `text_of_html`; a long text is read in a thread, so that it does not block the event loop."""
+    return text_of_html(html) if len(html) <= _LONG else await asyncio.to_thread(text_of_html, html)
 
 
 def well_formed(html: str) -> str:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from app.providers.base import OutboundMessage, PermanentFailure
 from app.providers.mail.headers import MESSAGE_ID, one_line
-from app.providers.mail.html_source import looks_like_html, text_of_html
+from app.providers.mail.html_source import looks_like_html, readable
 from app.providers.toolbox.http_client import HttpProvider, ProviderSettings
 from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.remote_files import RemoteFile, RemoteFiles
@@ -34,7 +34,6 @@ _LONGEST_MESSAGE_ID = 902
 _END_OF_HTML = re.compile(r"</body\s*>|</html\s*>", re.IGNORECASE)
 #: For a mail of files or pictures alone, because most vendors refuse an empty text.
 _NO_TEXT = "(no text)"
-_LONG_BODY = 20_000  # characters
 
 
 class MailSettings(VendorSettings, env_prefix="MAIL_"):
@@ -126,9 +125,7 @@ class Composer:
 
         Raises `PermanentFailure` if an address is not one of a mail, and what `RemoteFiles.fetch` raises.
         """
-        # A long body is read in a thread, so that it does not block the event loop.
-        is_long = len(message.body) > _LONG_BODY
-        mail = await asyncio.to_thread(_mail_of, message) if is_long else _mail_of(message)
+        mail = await _mail_of(message)
         if self._fetches:
             within = None
             if message.give_up_at is not None:
@@ -153,16 +150,18 @@ class HttpMailProvider(HttpProvider[ProviderSettings]):
         self._composer = composer or Composer()
 
 
-def _mail_of(message: OutboundMessage) -> Mail:
-    is_html = looks_like_html(message.body)
+async def _mail_of(message: OutboundMessage) -> Mail:
+    html = message.html
+    if html is None and looks_like_html(message.body):
+        html = message.body
     references = [id for id in message.thread if len(id) <= _LONGEST_MESSAGE_ID and MESSAGE_ID.fullmatch(id)]
     return Mail(
         message_id=message_id_of(message.idempotency_key, message.from_address),
         sender=_mailbox(message.from_address, "sender"),
         recipient=_mailbox(message.to_address, "recipient"),
         subject=one_line(message.subject or "").strip(),
-        text=text_of_html(message.body) if is_html else message.body,
-        html=message.body if is_html else None,
+        text=await readable(html) if html is message.body else message.body,
+        html=html or None,
         references=references[-MOST_REFERENCES:],
     )
 

@@ -131,6 +131,7 @@ def _refused_by_provider(route: Sequence[str], message: NewMessage) -> list[Fiel
         body=message.body,
         idempotency_key="",
         subject=message.subject,
+        html=message.html,
         attachments=message.attachments,
     )
     return [FieldError(f"body.{name}", sentence) for name, sentence in provider.refusals(payload).items()]

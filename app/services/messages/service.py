@@ -22,6 +22,7 @@ from app.errors import (
     NotRetriable,
     Overloaded,
 )
+from app.providers.mail.html_source import readable
 from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
@@ -60,7 +61,7 @@ class MessageService:
         """Store a message that the rules allow to be sent, for `actor` at the address `client`.
 
         A repeat of an earlier request gets the same answer and costs no units. That holds also when its times have
-        passed or the daily cap is reached.
+        passed or the daily cap is reached. A mail of HTML alone gets the text that it shows.
 
         Raises:
             ChannelNotServed: No provider takes messages of this channel.
@@ -73,6 +74,8 @@ class MessageService:
         contact = await self._aliases.resolved(message.tenant_id, message.recipient)
         if contact is not message.recipient:
             message = replace(message, recipient=contact)
+        if message.html and not message.body.strip():
+            message = replace(message, body=await readable(message.html))
         if (errors := passed_times(message)) and not await self._is_repeat(message):
             raise InvalidRequest("A time in this request has passed.", errors=errors)
         try:

@@ -30,13 +30,33 @@ def test_tags_that_are_whole_are_kept(html: str, result: str) -> None:
     assert well_formed(html) == result
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("body", "is_html"),
     [
-        ("Hello <b>there</b>", True),
-        ("one<br/>two", True),
         ("<!DOCTYPE html><title>x</title>", True),
-        ('<A HREF="https://example.com">x</A>', True),
+        ("\ufeff\n<html lang=de><body>Hallo", True),
+        ("<!-- from a template --> <!--[if mso]>x<![endif]--><BODY>Hello", True),
+        ('<?xml version="1.0"?>\n<!doctype HTML PUBLIC "-//W3C//DTD XHTML 1.0//EN"><html>', True),
+        ("<head><meta charset=utf-8></head>Hello", True),
+        ("<p>Hello", True),
+        (' <DIV class="a">Hello</DIV>', True),
+        ("<h2>Sale</h2>", True),
+        ("<table><tr><td>1</td></tr></table>", True),
+        ("<ul>\n<li>one</li></ul>", True),
+        ("<hr/>Hello", True),
+        ("Hello <b>there</b>", False),
+        ("Dear Ann,<br><p>thank you</p>", False),
+        ("<b>5 pieces of <i>", False),
+        ("<a> or <b>, please", False),
+        ("<i> am late", False),
+        ("<name>, please call", False),
+        ("<pre-order> is the button", False),
+        ("<h7>Hello</h7>", False),
+        ("</p>Hello", False),
+        ("<p is the key", False),
+        ("<!-- only a comment -->", False),
+        ("<!-- never ended <p>Hello</p>", False),
+        ("use <div> and </div>", False),
         ("if a < b and c > d", False),
         ("<jane@example.com> wrote: I <3 you", False),
         ("<https://example.com/> is a link", False),
@@ -81,6 +101,13 @@ def test_a_hostile_source_takes_no_longer_than_another(piece: str) -> None:
     began = time.process_time()
     text_of_html(html)
     assert time.process_time() - began < 10
+
+
+@each_case("piece", ["<!--", "<!-- -->", "<!---", " ", "<?xml ", "<!-- -", "<p ", "-"])
+def test_a_hostile_beginning_is_told_from_html_at_once(piece: str) -> None:
+    began = time.process_time()
+    looks_like_html(piece * (1_000_000 // len(piece)))
+    assert time.process_time() - began < 3
 
 
 def test_tags_that_never_end_cost_no_more_than_others() -> None:

@@ -55,6 +55,29 @@ async def test_a_text_is_one_part_and_html_is_two() -> None:
     assert read_back(html).get_content_type() == "multipart/alternative"
 
 
+@each_case(
+    ("body", "html", "text", "sent"),
+    [
+        ("Size <b> is out of stock", None, "Size <b> is out of stock", None),
+        ("see <div> in your template", None, "see <div> in your template", None),
+        ("use <em>, <i> or <br>", None, "use <em>, <i> or <br>", None),
+        ("<section><h1>Sale</h1>now</section>", None, "Sale\n\nnow", "<section><h1>Sale</h1>now</section>"),
+        ("<p>is a tag", "", "<p>is a tag", None),
+        ("<html>", "", "<html>", None),
+        ("Hello", "Hello <b>you</b>", "Hello", "Hello <b>you</b>"),
+        ("<b>", "<p>&lt;b></p>", "<b>", "<p>&lt;b></p>"),
+    ],
+)
+async def test_a_body_is_html_by_its_beginning_unless_both_forms_are_given(
+    body: str, html: str | None, text: str, sent: str | None
+) -> None:
+    mail = await mail_of(message(body=body, html=html))
+    assert (mail.text, mail.html) == (text, sent)
+    read = read_back(mail)
+    assert part(read, "plain").splitlines() == text.splitlines()
+    assert read.get_content_type() == ("multipart/alternative" if sent else "text/plain")
+
+
 @pytest.mark.parametrize("broken", ["\r\n", "\n", "\r", "\x00", "\x85", "\u2028", "\u2029", "\x0b", "\x0c"])
 async def test_no_subject_begins_another_header(broken: str) -> None:
     mail = await mail_of(message(subject=f"Hello{broken}Bcc: evil@example.com"))
@@ -173,7 +196,7 @@ async def test_fetching_leaves_the_vendor_half_of_the_time_that_there_is() -> No
 async def test_a_mail_without_words_says_so() -> None:
     composer = Composer(MailSettings(_env_file=None, fetch_attachments=True), FileStore())
     urls = ["https://example.com/a.pdf"]
-    picture = '<img src="https://example.com/a.png">'
+    picture = '<p><img src="https://example.com/a.png"></p>'
     for body, html in (("", None), (" \n", None), (picture, picture)):
         mail = await composer.mail(message(body=body, attachments=urls))
         assert (mail.text, mail.html, len(mail.files)) == ("(no text)", html, 2)

@@ -9,6 +9,7 @@ import re
 import ssl
 import time
 from asyncio import AbstractEventLoop
+from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
 from aiosmtplib import (
@@ -19,6 +20,7 @@ from aiosmtplib import (
     SMTPHeloError,
     SMTPResponseException,
     SMTPServerDisconnected,
+    SMTPStatus,
     SMTPTimeoutError,
 )
 from pydantic import Field, SecretStr
@@ -144,11 +146,20 @@ async def _begin(session: SMTP, mail: Mail) -> None:
         if not session.supports_extension("smtputf8"):
             raise base.PermanentFailure("The mail server can't take an address outside of ASCII (SMTPUTF8).")
         options = ["SMTPUTF8", "BODY=8BITMIME"]
-    encoding = "utf-8" if mail.needs_smtputf8 else "ascii"
-    await session.mail(mail.sender, options=options, encoding=encoding)
-    await session.rcpt(mail.recipient, encoding=encoding)
-    response = await session.execute_command(b"DATA")
-    if response.code != 354:
+    # Not by the library's `mail` and `rcpt`, which read an address differently on each version of Python.
+    await _command(session, f"MAIL FROM:<{mail.sender}>", *options)
+    await _command(session, f"RCPT TO:<{mail.recipient}>")
+    await _command(session, "DATA", expected=(SMTPStatus.start_input,))
+
+
+async def _command(
+    session: SMTP,
+    *words: str,
+    expected: Sequence[int] = (SMTPStatus.completed, SMTPStatus.will_forward),
+) -> None:
+    """Send a command. Raises `SMTPResponseException` for any other reply than the expected ones."""
+    response = await session.execute_command(*(word.encode() for word in words))
+    if response.code not in expected:
         raise SMTPResponseException(response.code, response.message)
 
 

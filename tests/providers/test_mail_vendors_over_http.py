@@ -1,6 +1,7 @@
 """Mail vendors over HTTP: a mail is sent, its events find it, and a reply joins its thread."""
 
 import asyncio
+import inspect
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.postmark import PostmarkProvider, PostmarkSettings
 from app.providers.registry import provider_registry
 from app.providers.toolbox.remote_files import RemoteFiles
+from tests.cases import each_case
 from tests.factories import until
-from tests.providers import test_mailgun, test_postmark, test_sendgrid, test_ses
+from tests.providers import outbound, test_mailgun, test_postmark, test_sendgrid, test_ses
 from tests.providers.vendors import Vendor, payload
 from tests.wire import rows_of
 
@@ -145,6 +147,23 @@ async def test_an_event_finds_its_mail_and_an_answer_its_thread(
     assert (await deliver(client, vendor.inbound())).status_code == 200
     thread = (await client.get(f"/api/conversations/{message['conversation_id']}/messages")).json()
     assert sorted(each["body"].strip() for each in thread) == ["Hello!", "Thank you!"]
+
+
+@each_case("name", VENDORS)
+async def test_every_vendor_is_given_local_parts_in_quotes(name: str) -> None:
+    server = Vendor(*VENDORS[name].accepts)
+    sending = VENDORS[name].provider(server).send(outbound("taro..yama@Bücher.example", from_address="a@b.example"))
+    assert inspect.isawaitable(sending)
+    await sending
+    content = server.requests[0].content.decode()
+    asked: dict[str, Any] = dict(httpx.QueryParams(content)) if name == "mailgun" else json.loads(content)
+    recipient = {
+        "mailgun": lambda: asked["to"],
+        "postmark": lambda: asked["To"],
+        "sendgrid": lambda: asked["personalizations"][0]["to"][0]["email"],
+        "ses": lambda: asked["Destination"]["ToAddresses"][0],
+    }[name]()
+    assert recipient == '"taro..yama"@xn--bcher-kva.example'
 
 
 async def test_a_mail_whose_files_take_too_long_has_not_left_and_is_tried_again(

@@ -377,6 +377,19 @@ async def test_an_address_outside_of_ascii_goes_by_smtputf8(serve: Serve, mailbo
     assert mailbox.mail()["to"] == "jörg@xn--bcher-kva.example"
 
 
+async def test_local_parts_are_quoted_in_the_envelope_and_in_the_header(serve: Serve, mailbox: Mailbox) -> None:
+    async with provider(await serve()) as smtp:
+        for to in ("taro..yama@docomo.example", '"jane roe"@example.org', "plain@example.org"):
+            await smtp.send(mail(to, from_address='"our shop"@example.com'))
+    # The test's server has read the quotes: it refuses this address without them.
+    read = ["taro..yama@docomo.example", '"jane roe"@example.org', "plain@example.org"]
+    assert [envelope.rcpt_tos for envelope in mailbox.envelopes] == [[to] for to in read]
+    assert {envelope.mail_from for envelope in mailbox.envelopes} == {'"our shop"@example.com'}
+    quoted = ['"taro..yama"@docomo.example', *read[1:]]
+    for envelope, to in zip(mailbox.envelopes, quoted, strict=True):
+        assert f"\r\nTo: {to}\r\n".encode() in (envelope.original_content or b"")
+
+
 async def test_an_address_that_the_server_can_not_take_is_refused_for_good(serve: Serve, mailbox: Mailbox) -> None:
     async with provider(await serve(enable_SMTPUTF8=False)) as smtp:
         with pytest.raises(PermanentFailure, match="SMTPUTF8"):

@@ -9,16 +9,15 @@ from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from functools import lru_cache
 from html import escape
 from typing import ClassVar
 from urllib.parse import quote
 
 import httpx
-from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import Field
 
 from app.providers.base import OutboundMessage, PermanentFailure
+from app.providers.mail.envelope import ascii_domain, mailbox_of
 from app.providers.mail.headers import MESSAGE_ID, one_line
 from app.providers.mail.html_source import looks_like_html, readable
 from app.providers.toolbox.http_client import HttpProvider, ProviderSettings
@@ -51,7 +50,7 @@ class MailSettings(VendorSettings, env_prefix="MAIL_"):
 class Mail:
     """A mail, ready for any vendor. Nothing in it can end a header line.
 
-    Addresses have their domain in ASCII (IDNA 2008); the local part may be in Unicode. `text` is never blank. `html`
+    Addresses are as `mailbox_of` returns them. `text` is never blank. `html`
     is None if the message is a plain text. `references` has the latest last, as the message's thread has. Set
     `is_renamed` for a vendor that replaces `message_id` by an id of its own.
     """
@@ -168,11 +167,8 @@ async def _mail_of(message: OutboundMessage) -> Mail:
 
 def message_id_of(idempotency_key: str, from_address: str) -> str:
     """The Message-ID of a message's mail: the same for every attempt, and different for every message."""
-    domain = from_address.rpartition("@")[2]
-    try:
-        domain = _validated(f"postmaster@{domain}").ascii_domain
-    except EmailNotValidError:
-        domain = quote(domain, safe="") or "localhost"
+    written = from_address.rpartition("@")[2]
+    domain = ascii_domain(written) or quote(written, safe="") or "localhost"
     return f"<{quote(idempotency_key, safe='')}@{domain}>"
 
 
@@ -187,16 +183,10 @@ def _with_links(mail: Mail, urls: Sequence[str]) -> Mail:
 
 
 def _mailbox(address: str, role: str) -> str:
-    try:
-        parts = _validated(address)
-    except EmailNotValidError:
-        raise PermanentFailure(f"The {role} is not an email address.") from None
-    return f"{parts.local_part}@{parts.ascii_domain}"
-
-
-@lru_cache(maxsize=4096)
-def _validated(address: str) -> ValidatedEmail:
-    return validate_email(address, check_deliverability=False, test_environment=True)
+    mailbox = mailbox_of(address)
+    if mailbox is None:
+        raise PermanentFailure(f"The {role} is not an email address.")
+    return mailbox
 
 
 def _encoded(subject: str) -> str:

@@ -163,6 +163,7 @@ class MessageDetails:
     - `automatic` is None for a message by a person.
     - `date` is the sender's time, for a mail that is ordered by its arrival.
     - `in_reply_to_message` is the id of the message that a mail answers, by the Message-IDs in its headers.
+    - `sent_to` is the address that an outbound mail went to, if the mail that it answers wants its answer elsewhere.
     - `verdicts` are those of the vendor's filters, by the names `spam` and `virus`.
     """
 
@@ -173,6 +174,7 @@ class MessageDetails:
     automatic: Automatic | None = None
     date: datetime | None = None
     in_reply_to_message: int | None = None
+    sent_to: str | None = None
     verdicts: dict[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, object] | None:

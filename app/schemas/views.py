@@ -62,6 +62,7 @@ class MessageView(View):
     automatic: Automatic | None = _detail("automatic", "What no person wrote is: absent for people.")
     date: datetime | None = _detail("date", "The sender's time, where `sent_at` is the time of arrival.")
     in_reply_to_message: int | None = _detail("in_reply_to_message", "The id of the message that a mail answers.")
+    sent_to: str | None = _detail("sent_to", "Where an answer went, if its mail wanted it elsewhere than at `to`.")
     verdicts: dict[str, str] | None = _detail("verdicts", "Of the vendor's filters, for spam and viruses.")
 
 

@@ -11,7 +11,7 @@ from app.config import Settings
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from tests.cases import each_case
-from tests.factories import CONTACT_EMAIL, CUSTOMER_EMAIL
+from tests.factories import CONTACT_EMAIL, CUSTOMER_EMAIL, email_webhook
 from tests.wire import locations_of, stored
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +101,16 @@ async def test_the_forms_of_a_mail_are_part_of_a_request_s_identity(client: http
     assert await status("a", body="1") == 422
     assert [await status("b", text="1"), await status("b", text="1", html=None)] == [200, 200]
     assert await status("b", body="1") == 422
+
+
+async def test_an_answer_shows_the_subject_that_it_was_sent_with(
+    mailing: httpx.AsyncClient, recorder: Recorder
+) -> None:
+    came = email_webhook(subject="Where is my parcel?")
+    assert (await mailing.post("/api/webhooks/email", json=came)).status_code == 200
+    for fields in ({"body": "On its way."}, {"body": "It came back.", "subject": "Your parcel"}, {"body": "Sorry."}):
+        assert (await mailing.post(PATH, json=mail(**fields))).status_code == 200
+    subjects = ["Re: Where is my parcel?", "Your parcel", "Re: Your parcel"]
+    assert [(await recorder.sent.get()).subject for _ in subjects] == subjects
+    shown = [message["subject"] for message in await stored(mailing) if message["direction"] == "outbound"]
+    assert shown == subjects

@@ -5,7 +5,7 @@ after it. So a crash in between leaves an attempt in doubt, never one that seems
 the time of the next attempt, and for a message in flight the end of its lease, by the database's clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -21,8 +21,10 @@ from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
 from app.db.models import DeliveryAttempt, Message, Tenant
 from app.domain import AttemptOutcome, Channel, MessageStatus, reference_of
 from app.providers.base import OutboundMessage
-from app.services.delivery.mail_threads import threads_of
+from app.services.delivery.mail_threads import Thread, keep_answers, threads_of
 from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
+
+_NO_THREAD = Thread()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Claim:
     provider_type: str
     row: Row[Any]  #: as `_claim` returns it
     callback_url: str | None
-    thread: Sequence[str]
+    thread: Thread
 
     @property
     def message_id(self) -> int:
@@ -60,14 +62,14 @@ class Claim:
             channel=row.channel,
             type=row.type,
             from_address=row.from_address,
-            to_address=row.to_address,
-            subject=row.subject,
+            to_address=self.thread.sent_to or row.to_address,
+            subject=self.thread.subject if row.subject is None else row.subject,
             body=row.body,
             html=row.html,
             attachments=row.attachments,
             idempotency_key=reference_of(self.tenant_id, row.id, row.created_at, row.retry_count),
             callback_url=self.callback_url,
-            thread=self.thread,
+            thread=self.thread.references,
             give_up_at=give_up_at,
         )
 
@@ -275,7 +277,8 @@ async def claim_due(
     Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
     conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that several
     workers died with are left to `POISON_SUSPECTS`. With `skip_risky`, one death is enough to leave a message.
-    `callback_url` is our address for the provider. Costs one statement, for mail two.
+    `callback_url` is our address for the provider. Costs one statement, for mail two, and a third
+    for an answer that takes its subject or its recipient from an earlier mail.
     """
     parameters = {
         "tenant": tenant_id,
@@ -290,7 +293,11 @@ async def claim_due(
     taken = (await connection.execute(_CLAIMS[wanted], parameters)).all()
     is_mail = channel == Channel.EMAIL and bool(taken)
     threads = await threads_of(connection, tenant_id, [row.id for row in taken]) if is_mail else {}
-    return [Claim(tenant_id, provider_type, row, callback_url, threads.get(row.id, ())) for row in taken]
+    unnamed = {row.id for row in taken if row.subject is None}
+    kept = {id: each for id, each in threads.items() if each.sent_to or (each.subject and id in unnamed)}
+    if kept:
+        await keep_answers(connection, tenant_id, kept)
+    return [Claim(tenant_id, provider_type, row, callback_url, threads.get(row.id, _NO_THREAD)) for row in taken]
 
 
 _held = rows(message_id=BigInteger(), number=Integer())

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from sqlalchemy import event, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import Message
-from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
+from app.domain import Address, AddressType, Automatic, Direction, MessageDetails, MessageStatus, NewMessage
 from app.providers.mail.outbound import Composer, message_id_of
 from app.services.accept.store import store_messages
 from app.services.delivery.claims import Claim, claim_due
@@ -29,11 +30,20 @@ async def connection(settings: Settings, database_url: str) -> AsyncIterator[Asy
     await engine.dispose()
 
 
-def mail(direction: Direction, id: str | None = None, *, contact: str = CONTACT_EMAIL) -> NewMessage:
+def mail(direction: Direction, id: str | None = None, *, contact: str = CONTACT_EMAIL, **more: Any) -> NewMessage:
     us, them = (Address(AddressType.EMAIL, value, value) for value in (CUSTOMER_EMAIL, contact))
     ends = (us, them) if direction is Direction.OUTBOUND else (them, us)
     provider = None if direction is Direction.OUTBOUND else "sendgrid"
-    return NewMessage(direction, "email", "email", *ends, "Hello!", provider_type=provider, provider_message_id=id)
+    return NewMessage(
+        direction, "email", "email", *ends, "Hello!", provider_type=provider, provider_message_id=id, **more
+    )
+
+
+def received(
+    number: int = 1, *, subject: str | None = "Question", contact: str = CONTACT_EMAIL, **details: Any
+) -> NewMessage:
+    id = f"<{number}@example.net> {CUSTOMER_EMAIL}"
+    return mail(Direction.INBOUND, id, contact=contact, subject=subject, details=MessageDetails(**details))
 
 
 async def store(connection: AsyncConnection, *messages: NewMessage) -> list[int]:
@@ -41,7 +51,7 @@ async def store(connection: AsyncConnection, *messages: NewMessage) -> list[int]
 
 
 async def claim(connection: AsyncConnection, channel: str = "email") -> list[Claim]:
-    return await claim_due(connection, 1, channel, limit=10, lease_seconds=30, provider_type=channel, worker="test")
+    return await claim_due(connection, 1, channel, limit=100, lease_seconds=30, provider_type=channel, worker="test")
 
 
 async def change(connection: AsyncConnection, id: int, **values: object) -> None:
@@ -120,4 +130,128 @@ async def test_other_channels_are_not_asked_about(connection: AsyncConnection) -
     asked: list[str] = []
     event.listen(connection.sync_connection, "before_cursor_execute", lambda *told: asked.append(told[2]))
     [claimed] = await claim(connection, "sms")
-    assert (len(asked), claimed.payload().thread) == (1, ())
+    assert (len(asked), list(claimed.payload().thread)) == (1, [])
+
+
+async def sent_to(connection: AsyncConnection) -> str:
+    """The address that the one due mail goes to, which the mail shows too."""
+    [claimed] = await claim(connection)
+    [stored] = (
+        await connection.execute(
+            select(Message.details).where(Message.tenant_id == 1, Message.id == claimed.message_id)
+        )
+    ).scalars()
+    to_address = claimed.payload().to_address
+    assert (stored or {}).get("sent_to", CONTACT_EMAIL) == to_address
+    return to_address
+
+
+#: What came before an answer, and where that goes; CONTACT_EMAIL stands for the contact of the row.
+REPLY_TO: list[tuple[list[dict[str, Any]], str]] = [
+    ([{"reply_to": ["desk@example.net"]}], "desk@example.net"),
+    ([{"reply_to": ["no address", "desk@example.net", "b@example.net"]}], "desk@example.net"),
+    ([{"reply_to": ["taro..x@docomo.example"]}], "taro..x@docomo.example"),
+    ([{}, {"reply_to": ["desk@example.net"]}], "desk@example.net"),
+    ([{"reply_to": ["desk@example.net"]}, {}], CONTACT_EMAIL),
+    ([{"reply_to": ["desk@example.net", CONTACT_EMAIL]}], CONTACT_EMAIL),
+    ([{"reply_to": [CONTACT_EMAIL.upper()]}], CONTACT_EMAIL),
+    ([{"reply_to": [CUSTOMER_EMAIL]}], CONTACT_EMAIL),
+    ([{"reply_to": [CUSTOMER_EMAIL.upper(), "desk@example.net"]}], "desk@example.net"),
+    ([{"reply_to": ["other@example.com"]}], CONTACT_EMAIL),
+    ([{"reply_to": ["bounces@example.net"], "automatic": Automatic.LIST}], CONTACT_EMAIL),
+    (
+        [{"reply_to": ["desk@example.net"]}, {"reply_to": ["x@example.net"], "automatic": Automatic.REPLY}],
+        "desk@example.net",
+    ),
+    ([{"reply_to": ["desk@example.net"], "verdicts": {"spam": "fail"}}], CONTACT_EMAIL),
+    ([{"reply_to": ["desk@example.net"], "verdicts": {"spam": "pass"}}], "desk@example.net"),
+    ([{"reply_to": ["nonsense"]}], CONTACT_EMAIL),
+]
+
+
+async def test_an_answer_goes_where_the_mail_wants_it(connection: AsyncConnection) -> None:
+    other = Address(AddressType.EMAIL, "other@example.com", "other@example.com")  # also one of ours
+    them = Address(AddressType.EMAIL, "someone@example.net", "someone@example.net")
+    await store(connection, NewMessage(Direction.INBOUND, "email", "email", them, other, "Hi", provider_type="x"))
+    expected = {}
+    for number, (before, to_address) in enumerate(REPLY_TO):
+        contact = f"contact{number}@example.net"
+        for position, details in enumerate(before):
+            reply_to = [
+                address.replace(CONTACT_EMAIL, contact).replace(CONTACT_EMAIL.upper(), contact.upper())
+                for address in details.get("reply_to", [])
+            ]
+            came = received(100 * number + position, contact=contact, **{**details, "reply_to": reply_to})
+            await store(connection, came)
+        [answer] = await store(connection, mail(Direction.OUTBOUND, contact=contact))
+        expected[answer] = to_address.replace(CONTACT_EMAIL, contact)
+    claimed = {each.message_id: each.payload().to_address for each in await claim(connection)}
+    assert claimed == expected
+    stored = await connection.execute(
+        select(Message.id, Message.to_address, Message.details).where(
+            Message.tenant_id == 1, Message.id.in_(list(expected))
+        )
+    )
+    assert {row.id: (row.details or {}).get("sent_to", row.to_address) for row in stored} == expected
+
+
+async def test_a_series_of_answers_goes_to_one_address(connection: AsyncConnection) -> None:
+    await store(connection, received(reply_to=["desk@example.net"]))
+    for _ in range(12):
+        [answer] = await store(connection, mail(Direction.OUTBOUND))
+        assert await sent_to(connection) == "desk@example.net"
+        await change(connection, answer, status=MessageStatus.SENT.value, due_at=None)
+
+
+async def test_every_attempt_goes_to_the_same_address(connection: AsyncConnection) -> None:
+    [_, answer] = await store(connection, received(reply_to=["desk@example.net"]), mail(Direction.OUTBOUND))
+    assert await sent_to(connection) == "desk@example.net"
+    await change(connection, answer, due_at=func.now(), status=MessageStatus.QUEUED.value)
+    await connection.execute(
+        text("UPDATE messages SET details = NULL WHERE id <> :id").execution_options(all_tenants="a test"),
+        {"id": answer},
+    )
+    assert await sent_to(connection) == "desk@example.net"
+
+
+SUBJECTS: list[tuple[list[str | None], str | None, str | None]] = [
+    (["Order 42"], None, "Re: Order 42"),
+    (["Order 42", "Order 43"], None, "Re: Order 43"),
+    (["Order 42", None, ""], None, "Re: Order 42"),
+    (["AW: Bestellung"], None, "AW: Bestellung"),
+    (["Order 42"], "A new matter", "A new matter"),
+    (["Order 42"], "", ""),
+    ([None], None, None),
+    ([], None, None),
+]
+
+
+async def test_an_answer_without_a_subject_takes_the_last_one(connection: AsyncConnection) -> None:
+    expected = {}
+    for number, (subjects, own, sent) in enumerate(SUBJECTS):
+        contact = f"contact{number}@example.net"
+        for position, subject in enumerate(subjects):
+            await store(connection, received(100 * number + position, subject=subject, contact=contact))
+        [answer] = await store(connection, mail(Direction.OUTBOUND, subject=own, contact=contact))
+        expected[answer] = sent
+    assert {each.message_id: each.payload().subject for each in await claim(connection)} == expected
+    stored = await connection.execute(
+        select(Message.id, Message.subject).where(Message.tenant_id == 1, Message.id.in_(list(expected)))
+    )
+    assert {row.id: row.subject for row in stored} == expected
+
+
+async def test_an_automatic_mail_gives_no_subject(connection: AsyncConnection) -> None:
+    away = received(2, subject="Out of office", automatic=Automatic.REPLY)
+    await store(connection, received(1), away, mail(Direction.OUTBOUND))
+    [claimed] = await claim(connection)
+    assert claimed.payload().subject == "Re: Question"
+    assert len(claimed.payload().thread) == 2
+
+
+async def test_only_an_answer_that_takes_something_costs_a_third_statement(connection: AsyncConnection) -> None:
+    await store(connection, received(), mail(Direction.OUTBOUND, subject="Re: Question"))
+    asked: list[str] = []
+    event.listen(connection.sync_connection, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    await claim(connection)
+    assert len(asked) == 2

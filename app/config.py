@@ -1,7 +1,5 @@
 """Settings: read from the environment and `.env` here, and nowhere else."""
 
-import base64
-import binascii
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -10,6 +8,8 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+from app.signing_keys import is_random, signing_keys
 
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
 Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
@@ -39,10 +39,6 @@ RequestBurst = Annotated[int, Field(ge=1, le=10**9)]
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
-_SHORTEST_SECRET = 24  # characters; `openssl rand -base64 32` gives 44
-#: Random, but public: the secret of the test vector that Standard Webhooks publishes.
-_PUBLISHED = {"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
-_MADE_UP = re.compile(r"change|secret|example|password|placeholder|webhook|default", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -60,7 +56,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: bool = False
-    #: The secret that signs the generic webhooks (Standard Webhooks): `whsec_` and base64, or a text. During a
+    #: The secret that signs the generic webhooks (Standard Webhooks): base64, with `whsec_` or without. During a
     #: change, the old and the new one, separated by a space.
     webhook_secret: SecretStr | None = None
     #: Serves the API reference; unset, only in development.
@@ -205,8 +201,11 @@ class Settings(BaseSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _can_be_read(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and not all([_key_of(written) for written in _secrets_in(secret)] or [b""]):
-            raise ValueError("a secret can't be empty; `openssl rand -base64 32` makes a good one")
+        if secret is not None:
+            if not (secrets := _secrets_in(secret)):
+                raise ValueError("a secret can't be empty; `openssl rand -base64 32` makes a good one")
+            for each in secrets:
+                signing_keys(each)
         return secret
 
     @model_validator(mode="after")
@@ -218,9 +217,9 @@ class Settings(BaseSettings):
             missing.append("DATABASE_URL is needed in production: postgresql://user:password@host:port/name.")
         if self.webhook_secret is None:
             missing.append("WEBHOOK_SECRET is needed in production: `openssl rand -base64 32` makes a good one.")
-        elif not all(_is_random(written) for written in _secrets_in(self.webhook_secret)):
+        elif not all(map(is_random, self.webhook_secrets)):
             missing.append(
-                f"WEBHOOK_SECRET has to be {_SHORTEST_SECRET} random characters or more, no words from an example: "
+                "WEBHOOK_SECRET has to be 24 random characters or more, no words from an example: "
                 "`openssl rand -base64 32` makes a good one."
             )
         if missing:
@@ -229,7 +228,12 @@ class Settings(BaseSettings):
 
     def webhook_keys(self) -> list[bytes]:
         """The keys that may sign the generic webhooks; empty if no signature is required."""
-        return [_key_of(written) for written in _secrets_in(self.webhook_secret)] if self.webhook_secret else []
+        return [key for secret in self.webhook_secrets for key in signing_keys(secret)]
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        """The secrets that are valid: two during a change."""
+        return _secrets_in(self.webhook_secret) if self.webhook_secret else []
 
     @property
     def serves_docs(self) -> bool:
@@ -259,18 +263,3 @@ class Settings(BaseSettings):
 
 def _secrets_in(secret: SecretStr) -> list[str]:
     return secret.get_secret_value().replace(",", " ").split()
-
-
-def _key_of(written: str) -> bytes:
-    if not written.startswith("whsec_"):
-        return written.encode()
-    try:
-        return base64.b64decode(written.removeprefix("whsec_").encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise ValueError("after whsec_ a secret is base64") from None
-
-
-def _is_random(written: str) -> bool:
-    random_part = written.removeprefix("whsec_")
-    is_random = len(random_part) >= _SHORTEST_SECRET and len(set(random_part)) >= 8
-    return is_random and random_part not in _PUBLISHED and not _MADE_UP.search(random_part)

@@ -15,6 +15,7 @@ from app.domain import Channel
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
+from app.signing_keys import signing_keys
 
 _LITTLE_DISK = 10**9  # bytes; PostgreSQL alone keeps this much of its log (max_wal_size)
 _NO_DISK = 10**8
@@ -38,15 +39,15 @@ def profile(settings: Settings) -> Finding:
 
 
 def webhook_secret(settings: Settings) -> Finding:
-    keys = settings.webhook_keys()
+    secrets = settings.webhook_secrets
     make = "Set WEBHOOK_SECRET to what `openssl rand -base64 32` prints, here and where the webhooks are signed."
-    if not keys:
+    if not secrets:
         if settings.is_production:
             return problem("WEBHOOK_SECRET is not set, so anybody can forge inbound messages.", make)
         return ok("not set: in development webhooks need no signature")
-    if min(map(len, keys)) < _SHORTEST_KEY:
+    if any(max(map(len, signing_keys(secret))) < _SHORTEST_KEY for secret in secrets):
         return warning(f"WEBHOOK_SECRET is shorter than {_SHORTEST_KEY} bytes and might be guessed.", make)
-    return ok("set" if len(keys) == 1 else f"{len(keys)} are valid: remove the old one when it is out of use")
+    return ok("set" if len(secrets) == 1 else f"{len(secrets)} are valid: remove the old one when it is out of use")
 
 
 _MEDIA_TYPES = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")

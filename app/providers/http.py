@@ -26,6 +26,7 @@ from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings, text_of_number
 from app.providers.toolbox.texts import refused_group
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
+from app.signing_keys import signing_keys
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -62,7 +63,7 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     #: JSON, the vendor's words and ours: `{"DELIVRD": "delivered", "UNDELIV": "undelivered"}`
     statuses: dict[str, MessageStatus] = Field(default_factory=dict)
 
-    #: The secret that signs callbacks, `whsec_` and base64 or a text; two with a space between during a rotation.
+    #: The secret that signs callbacks: base64, with `whsec_` or without; two with a space between during a rotation.
     secret: SecretStr | None = None
     #: The list of events in a callback; unset, the callback is one event, or a list of them.
     events_path: Path | None = None
@@ -110,6 +111,13 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
                 raise ValueError("a header has visible ASCII characters")
             _must_be_known(value.get_secret_value(), {"reference"})
         return headers
+
+    @field_validator("secret")
+    @classmethod
+    def _has_keys(cls, secret: SecretStr | None) -> SecretStr | None:
+        for each in secret.get_secret_value().split() if secret else []:
+            signing_keys(each)
+        return secret
 
     @field_validator("body")
     @classmethod
@@ -182,7 +190,8 @@ class GenericProvider(HttpProvider[HttpSettings]):
         return self.client.build_request(settings.method, url, headers=headers, content=form)
 
     def verify(self, callback: base.Callback) -> None:
-        keys = [_key_of(secret) for secret in secrets_in(HTTP_SECRET=self._settings.secret)]
+        secrets = secrets_in(HTTP_SECRET=self._settings.secret)
+        keys = [key for secret in secrets for key in signing_keys(secret.decode())]
         id_ = only_header(callback, "webhook-id")
         timestamp = only_header(callback, "webhook-timestamp")
         shown = only_header(callback, "webhook-signature").split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
@@ -308,12 +317,3 @@ def _text(value: JsonValue) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return text_of_number(value)
     return value if isinstance(value, str) else None
-
-
-def _key_of(secret: bytes) -> bytes:
-    if not secret.startswith(b"whsec_"):
-        return secret
-    try:
-        return base64.b64decode(secret.removeprefix(b"whsec_"), validate=True)
-    except ValueError:
-        raise base.CallbackUnverifiable("HTTP_SECRET can't be read: after whsec_ a secret is base64.") from None

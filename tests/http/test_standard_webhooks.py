@@ -6,9 +6,11 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import httpx
 import pytest
+from standardwebhooks import Webhook
 from starlette.datastructures import Headers
 
 from app.config import Settings
@@ -73,6 +75,32 @@ async def test_what_is_signed_with_either_secret_is_stored(client: httpx.AsyncCl
     body = json.dumps(WEBHOOKS[path]()).encode()
     response = await client.post(path, content=body, headers=signed(body, secret=secret))
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+#: As `openssl rand -base64 32` and others print them; the last is a text of its own.
+PRINTED = [
+    "q8Wm0bV2n1xTtq3c4R5y6U7i8O9p0aSdFgHjKlZxCvA=",
+    "9b7c6f1e5d4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f0a9b8c",
+    "whsec_q8Wm0bV2n1xTtq3c4R5y6U7i8O9p0aSdFgHjKlZxCvA=",
+    "pT4/xN+0aLq8Rw2ZyKvE6sHd1mJbUcGf",
+    "k3Wq_8Zt-Vb1XyR5nM2cL7aS9dF0gH4j",
+]
+
+
+@pytest.mark.parametrize("secret", PRINTED)
+async def test_what_the_library_signs_is_stored_with_the_same_string_on_both_sides(
+    serve: Serve, settings: Settings, secret: str
+) -> None:
+    client = await serve(production(settings, webhook_secret=secret))
+    at = datetime.now(UTC)
+    for number, written in enumerate(
+        [secret, secret.removeprefix("whsec_"), f"whsec_{secret}".replace("whsec_" * 2, "whsec_")]
+    ):
+        body = json.dumps(sms_webhook(messaging_provider_id=f"signed-{number}"))
+        headers = {"webhook-id": f"msg_{number}", "webhook-timestamp": str(int(at.timestamp()))}
+        headers["webhook-signature"] = Webhook(written).sign(f"msg_{number}", at, body)
+        headers["content-type"] = "application/json"
+        assert (await client.post("/api/webhooks/sms", content=body, headers=headers)).status_code == 200, written
 
 
 BODY = json.dumps(sms_webhook()).encode()

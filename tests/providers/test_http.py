@@ -258,6 +258,15 @@ def test_a_secret_may_be_a_text() -> None:
     provider(secret=KEY.decode()).verify(signed(b"{}"))
 
 
+@each_case(
+    "secret", ["k" * 32, base64.b64encode(KEY).decode(), "9b7c6f1e5d4a3b2c1d0e9f8a7b6c5d4e", "pT4/xN+0aLq8Rw2ZyKvE"]
+)
+def test_the_library_signs_with_the_same_string(secret: str) -> None:
+    for ours in (secret, f"whsec_{secret}", f"{secret} {OLD_SECRET}"):
+        provider(secret=ours).verify(signed(b"{}", secret))
+        provider(secret=ours).verify(signed(b"{}", f"whsec_{secret}"))
+
+
 @pytest.mark.parametrize("seconds", [-301, 301])
 def test_an_old_call_is_refused_and_one_of_the_future(seconds: int) -> None:
     with pytest.raises(CallbackRefused, match="seconds old"):
@@ -280,9 +289,10 @@ def test_nothing_else_is_let_in() -> None:
     for each in bad:
         with pytest.raises(CallbackRefused):
             provider().verify(each)
-    for secret in (None, "whsec_!!!"):
-        with pytest.raises(CallbackUnverifiable):
-            provider(secret=secret).verify(good)
+    with pytest.raises(CallbackUnverifiable):
+        provider(secret=None).verify(good)
+    with pytest.raises(ValidationError, match="after whsec_ a secret is base64"):
+        provider(secret="whsec_!!!")  # noqa: S106 - it is none
 
 
 NOTHING_FOUND = Unread("the paths that are set find nothing in it")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -123,6 +123,21 @@ def _canonical(name: str, largest: int) -> BeforeValidator:
 
 
 Id = Annotated[int, _canonical("an id", _LARGEST_ID), Path(json_schema_extra={"minimum": 1, "maximum": _LARGEST_ID})]
+#: The id of a message: a number in what is read, and a string in the answer to a send.
+MessageId = Annotated[
+    int,
+    _canonical("an id", _LARGEST_ID),
+    Path(),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+                {"type": "integer", "minimum": 1, "maximum": _LARGEST_ID},
+            ],
+            "examples": ["1"],
+        }
+    ),
+]
 _Limit = Annotated[
     int,
     _canonical("a limit", _LONGEST_PAGE),

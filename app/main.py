@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
-from app.http import openapi, problems
+from app.http import docs, openapi, problems
 from app.http.admission import Admission
 from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
@@ -21,6 +21,14 @@ from app.routers import admin, contacts, conversations, files, health, messages,
 from app.schemas.fields import reading_context
 from app.wiring import must_have_providers, running_services
 
+_DESCRIPTION = """Messages are accepted once they are durably stored, and delivered in the background.
+
+- Requests carry an API key: `Authorization: Bearer msk_...`. In development none is needed.
+- Lists are paged: the `Link` header of an answer has the addresses of the next and the previous page.
+- Errors are `application/problem+json` (RFC 9457), with one entry for each field of the request that is wrong.
+- A send with an `Idempotency-Key` can be repeated safely.
+"""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """An application whose lifespan holds a database, a writer and, if so configured, a delivery worker."""
@@ -29,8 +37,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     must_have_providers(settings)
     app = _Application(
         title="Messaging service",
-        description="SMS, MMS and email through one API, and the conversations that hold the answers.",
+        summary="SMS, MMS and email through one API, and the conversations that hold the answers.",
+        description=_DESCRIPTION,
         version="0.1.0",
+        license_info={"name": "MIT License", "identifier": "MIT"},
+        contact={"name": "The operator of this installation"},
         lifespan=_lifespan,
         openapi_url="/openapi.json" if settings.serves_docs else None,
         docs_url=None,
@@ -67,7 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.router.routes.extend(router.routes)
     if settings.serves_docs:
-        openapi.install_reference(app)
+        docs.install(app)
     return app
 
 

@@ -196,6 +196,12 @@ def needs_of(path: str) -> Mapping[str, KeyScope | None]:
     return NEEDS.get(path) or next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
 
 
+def methods_at(path: str) -> str:
+    """The methods that an address takes, with a slash at its end or without, as the header `Allow` lists them."""
+    methods = needs_of(path.removesuffix("/") or "/")
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+
+
 async def _access(scope: Scope, shown: list[bytes]) -> Access:
     """The access that the credentials give. Refused ones are recorded in the audit; wrong ones count as failures."""
     services, client = scope["app"].state.services, client_address(scope)

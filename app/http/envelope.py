@@ -48,7 +48,9 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, Prefer, X-Request-Id"),
     (b"access-control-max-age", b"600"),
 ]
-_EXPOSED = b"Idempotent-Replayed, Link, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+_EXPOSED = (
+    b"Idempotent-Replayed, Link, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+)
 
 
 def data_headers(settings: Settings) -> Headers:

@@ -75,7 +75,9 @@ def _check_shape(content: bytes) -> None:
 
 
 def _refused(location: str, message: str) -> InvalidRequest:
-    return InvalidRequest("The JSON is not as it should be.", errors=[FieldError(location, message)])
+    return InvalidRequest(
+        f"The JSON is not as it should be. {location}: {message}.", errors=[FieldError(location, message)]
+    )
 
 
 def _is_deep(content: bytes) -> bool:

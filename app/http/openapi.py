@@ -1,99 +1,145 @@
-"""The parts of the OpenAPI document that concern all routes, and the reference at /docs that shows it.
+"""The OpenAPI document, completed with what no single route declares. Clients are generated from it.
 
-The reference is made of files of our own: it works offline and loads nothing from other hosts.
+Operations are named by their functions, so that a generated client has `send_sms` and `list_conversations`.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.responses import FileResponse, RedirectResponse
-from starlette.staticfiles import StaticFiles
+from fastapi.routing import APIRoute
 
 from app.config import Settings
-from app.http.access import NEEDS
+from app.domain import DEFAULT_TENANT_ID, Channel, KeyScope
+from app.http.access import NEEDS, OF_THE_INSTALLATION
+from app.http.answer_headers import COMPONENTS, tell_headers
 from app.http.problems import responses
+from app.routing import channels_served, kind_of_addresses, route_of
 from app.schemas.views import Problem
 
-_REFERENCE = Path(__file__).parent.parent / "web" / "docs"
 #: Errors before routing: a request that is too slow, too large or malformed.
 _ANYWHERE = responses(400, 408, 413, 414, 415, 431)
 #: Errors of routes that need a key.
 _REFUSALS = responses(401, 403, 429)
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...`. Development asks for none."}
+_TAGS = {
+    "messages": "Send messages, read them with their attempts, cancel or retry one.",
+    "conversations": "All messages between one of your addresses and one contact, on every channel.",
+    "contacts": "People you write with: a copy of all that is stored about one, and its erasure.",
+    "providers": "The vendors that deliver, and their health.",
+    "webhooks": "Receipts and inbound messages. Providers call these, and sign what they send.",
+    "administration": "Tenants, keys, addresses, kept callbacks and the audit: for the operator of the installation.",
+    "health": "The probes of an orchestrator.",
+}
 
+#: Examples of a sender and a recipient, by the kind of their addresses.
+_ENDS = {
+    "phone": ("+12016661234", "+18045551234"),
+    "email": ("user@example.com", "contact@example.com"),
+    "slack": ("slack:A024BE7LH", "slack:C024BE91L"),
+}
+_ANY_CHANNEL = "/api/messages/{channel}"
+_MESSAGES = "/api/messages/"
 _ACCEPTED = {"message_id": "body#/message_id", "conversation_id": "body#/conversation_id"}
-#: Parameters of other operations that an answer holds: route -> parameter -> place in the answer.
-_LEADS: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("post", "/api/messages/sms"): _ACCEPTED,
-    ("post", "/api/messages/email"): _ACCEPTED,
-    ("post", "/api/messages/{channel}"): _ACCEPTED,
-    ("get", "/api/messages"): {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
-    ("get", "/api/conversations"): {"conversation_id": "body#/0/id"},
-    ("get", "/api/contacts"): {"contact_id": "body#/0/id"},
-    ("get", "/api/providers"): {"name": "body#/0/name"},
-    ("post", "/api/admin/tenants"): {"tenant_id": "body#/id"},
-    ("post", "/api/admin/keys"): {"tenant_id": "body#/tenant_id", "key_id": "body#/id"},
-    ("get", "/api/admin/tenants/{tenant_id}/addresses"): {"address_id": "body#/0/id"},
-    ("get", "/api/admin/webhook-calls"): {"tenant_id": "body#/0/tenant_id", "call_id": "body#/0/id"},
+#: Parameters of other operations that an answer holds: operation -> parameter -> place in the answer.
+_LEADS: Mapping[str, Mapping[str, str]] = {
+    "list_messages": {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
+    "list_conversations": {"conversation_id": "body#/0/id"},
+    "list_contacts": {"contact_id": "body#/0/id"},
+    "list_providers": {"name": "body#/0/name"},
+    "create_tenant": {"tenant_id": "body#/id"},
+    "create_key": {"tenant_id": "body#/tenant_id", "key_id": "body#/id"},
+    "list_addresses": {"address_id": "body#/0/id"},
+    "list_webhook_calls": {"tenant_id": "body#/0/tenant_id", "call_id": "body#/0/id"},
 }
 
 
 def install(app: FastAPI) -> None:
-    """Complete the document with what no single route declares: keys, common errors, links between operations."""
+    """Have the application describe itself by the completed document."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is not None:
-            return app.openapi_schema
-        document = describe()
-        document["components"]["securitySchemes"] = {"key": _KEY}
-        schemas = document["components"]["schemas"]
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= problem.pop("$defs") | {"Problem": problem}
-        _tell_limits(schemas, app.state.settings)
-        for path, item in document["paths"].items():
-            for method, operation in item.items():
-                operation["responses"] |= _ANYWHERE
-                for parameter in operation.get("parameters", []):
-                    parameter["schema"] = _without_null(parameter["schema"])
-                if scope := NEEDS.get(path, {}).get(method.upper()):
-                    operation["security"] = [{"key": [scope.value]}]
-                    operation["responses"] |= _REFUSALS
-        for (method, path), leads in _LEADS.items():
-            operation = document["paths"][path][method]
-            operation["responses"]["200"]["links"] = _links(document, path, leads)
-        _share_a_place(document["paths"], "/api/messages/{message_id}", "/api/messages/{channel}")
-        return document
+        if app.openapi_schema is None:
+            for route in app.routes:
+                if isinstance(route, APIRoute):
+                    route.operation_id = route.name
+            _complete(describe(), app.state.settings)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def install_reference(app: FastAPI) -> None:
-    app.mount("/docs/assets", StaticFiles(directory=_REFERENCE), name="docs-assets")
+def _complete(document: dict[str, Any], settings: Settings) -> None:
+    components, paths = document["components"], document["paths"]
+    document["servers"] = _servers(settings)
+    document["tags"] = [{"name": name, "description": description} for name, description in _TAGS.items()]
+    components["securitySchemes"] = {"key": _KEY}
+    components["headers"] = deepcopy(COMPONENTS)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    components["schemas"] |= problem.pop("$defs") | {"Problem": problem}
+    for path, method, operation in _operations(paths):
+        _describe(path, method, operation)
+    document["paths"] = _with_channels(paths, settings)
+    for path, _, operation in _operations(document["paths"]):
+        if leads := _leads_of(operation["operationId"]):
+            operation["responses"]["200"]["links"] = _links(document, path, leads)
+    _tell_limits(components["schemas"], settings)
+    _settle_defaults(document)
+    _drop_unused(document)
 
-    @app.get("/docs", include_in_schema=False)
-    async def reference() -> FileResponse:
-        return FileResponse(_REFERENCE / "index.html")
 
-    # The log prints this address when the service has started.
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
+def _operations(paths: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    return ((path, method, operation) for path, item in paths.items() for method, operation in item.items())
 
 
-def _share_a_place(paths: dict[str, Any], one: str, other: str) -> None:
-    """Merge two addresses that differ only in the name of their last parameter: to OpenAPI they are the same."""
-    [*_, name], [*_, its_name] = _names_in(one), _names_in(other)
-    for method, operation in paths.pop(other).items():
-        operation["parameters"] = [
-            parameter | {"name": name, "description": f"Here the {its_name}."}
-            if parameter["name"] == its_name
-            else parameter
-            for parameter in operation["parameters"]
-        ]
-        paths[one][method] = operation
+def _servers(settings: Settings) -> list[dict[str, str]]:
+    public = [{"url": settings.public_url.rstrip("/")}] if settings.public_url else []
+    return [*public, {"url": "/", "description": "Where this document comes from."}]
+
+
+def _describe(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Add a summary, the common errors, the key that it needs, and the headers of its answers."""
+    operation["summary"] = re.split(r"(?<=[.:])\s", operation["description"], maxsplit=1)[0].rstrip(".:")
+    operation["responses"] |= deepcopy(_ANYWHERE)
+    for parameter in operation.get("parameters", []):
+        parameter["schema"] = _without_null(parameter["schema"])
+    scope = NEEDS.get(path, {}).get(method.upper())
+    operation["security"] = [] if scope is None else [{"key": []}]
+    if scope is not None:
+        of_whom = ""
+        if scope is KeyScope.ADMIN and path.startswith(OF_THE_INSTALLATION):
+            of_whom = f" of tenant {DEFAULT_TENANT_ID}"
+        operation["description"] += f"\n\nNeeds a key{of_whom} with the scope `{scope}`."
+        operation["responses"] |= deepcopy(_REFUSALS)
+    tell_headers(path, operation)
+
+
+def _with_channels(paths: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The addresses, with one for each channel that is served here in place of the one for any channel."""
+    others = sorted(channels_served(settings) - set(Channel))
+    found: dict[str, Any] = {}
+    for path, item in paths.items():
+        if path != _ANY_CHANNEL:
+            found[path] = item
+            continue
+        for channel in others:
+            if route_of(settings, channel):
+                found[_MESSAGES + channel] = {"post": _of_channel(item["post"], channel, settings)}
+    return found
+
+
+def _of_channel(operation: dict[str, Any], channel: str, settings: Settings) -> dict[str, Any]:
+    operation = deepcopy(operation)
+    operation["operationId"] = f"send_{channel}"
+    operation["summary"] = f"Send a message on the channel {channel}"
+    kind = kind_of_addresses(settings, channel) or channel
+    sender, recipient = _ENDS.get(kind, (f"{kind}:1", f"{kind}:2"))
+    body = {"from": sender, "to": recipient, "body": "Hello!"}
+    operation["requestBody"]["content"]["application/json"]["example"] = body
+    return operation
 
 
 def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:
@@ -106,12 +152,53 @@ def _tell_limits(schemas: dict[str, Any], settings: Settings) -> None:
     schemas["SmsSend"]["properties"]["body"]["maxLength"] = settings.max_text_length
 
 
+def _settle_defaults(document: dict[str, Any]) -> None:
+    """Remove defaults: a generator takes a field with one for a required field of a request.
+
+    An answer always has such a field, so there it is required.
+    """
+    asked = {
+        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for _, _, operation in _operations(document["paths"])
+        if "requestBody" in operation
+    }
+    for name, schema in document["components"]["schemas"].items():
+        for field, said in schema.get("properties", {}).items():
+            if said.pop("default", None) is not None and name not in asked:
+                schema["required"] = [*schema.get("required", []), field]
+
+
+def _drop_unused(document: dict[str, Any]) -> None:
+    """Remove schemas that no operation leads to."""
+    schemas = document["components"]["schemas"]
+    used: set[str] = set()
+    found = _references(document["paths"])
+    while found:
+        used |= found
+        found = {name for each in found for name in _references(schemas[each])} - used
+    for name in set(schemas) - used:
+        del schemas[name]
+
+
+def _references(part: object) -> set[str]:
+    """The names of the schemas that a part of the document refers to."""
+    if isinstance(part, dict):
+        named = str(part.get("$ref", ""))
+        here = {named.rpartition("/")[2]} if named.startswith("#/components/schemas/") else set()
+        return here.union(*map(_references, part.values()))
+    return set().union(*map(_references, part)) if isinstance(part, list) else set()
+
+
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without null: a parameter is null by being left out."""
     kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
     return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0]
+
+
+def _leads_of(operation_id: str) -> Mapping[str, str]:
+    return _ACCEPTED if operation_id.startswith("send_") else _LEADS.get(operation_id, {})
 
 
 def _links(document: dict[str, Any], path: str, leads: Mapping[str, str]) -> dict[str, Any]:
@@ -123,8 +210,7 @@ def _links(document: dict[str, Any], path: str, leads: Mapping[str, str]) -> dic
             "operationId": operation["operationId"],
             "parameters": {name: given[name] for name in _names_in(target)},
         }
-        for target, item in document["paths"].items()
-        for operation in item.values()
+        for target, _, operation in _operations(document["paths"])
         if set(leads).intersection(_names_in(target)) and set(given).issuperset(_names_in(target))
     }
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.db.engine import is_unavailable, sqlstate_of
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
-from app.http.access import needs_of
+from app.http.access import methods_at
 from app.log import request_id
 
 log = structlog.get_logger(__name__)
@@ -72,8 +72,12 @@ def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None =
             location = "body"
             message = f"{message}: {error.get('ctx', {}).get('error', '')}".rstrip(": ")
         fields.setdefault(location, FieldError(location[:200], message))
-    count = "One field is" if len(fields) == 1 else f"{len(fields)} fields are"
-    return InvalidRequest(f"{count} not as they should be.", errors=list(fields.values()))
+    found = list(fields.values())
+    if len(found) == 1:
+        detail = f"One field is not as it should be. {found[0].location}: {found[0].message}."
+    else:
+        detail = f"{len(found)} fields are not as they should be."
+    return InvalidRequest(detail, errors=found)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -118,8 +122,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         # The router names the methods of the one route it has found, not those of the address.
-        methods = needs_of(request.scope["path"])
-        headers["Allow"] = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+        headers["Allow"] = methods_at(request.scope["path"])
     return problem(status, status.phrase.capitalize(), detail, headers=headers)
 
 

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.config import Settings
 from app.errors import Overloaded
-from app.http.access import needs_of
+from app.http.access import methods_at
 from app.http.admission import HEAD_IS_SMALL
 from app.http.envelope import Headers, data_headers, id_for, request_ids
 from app.http.overload import NEVER_SHED, OverloadGuard
@@ -187,7 +187,7 @@ class TimedProtocol(HttpToolsProtocol):
         _malformed.note()
         unknown = _UNKNOWN_METHOD.match(self._data)
         if unknown is not None and isinstance(sys.exception(), HttpParserInvalidMethodError):
-            allowed = {"Allow": ", ".join(needs_of(unknown["path"].decode("latin-1").rstrip("/")))}
+            allowed = {"Allow": methods_at(unknown["path"].decode("latin-1"))}
             self._give_up(405, "Method not allowed", "No address takes that method.", headers=allowed)
         else:
             self._give_up(400, "Bad request", "This is not a request of HTTP/1.1.")

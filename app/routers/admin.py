@@ -15,6 +15,7 @@ from app.dependencies import AdministrationDep, Id, PagesDep, ReadSession, addre
 from app.domain import CallbackVerdict
 from app.http.json_body import JsonRoute
 from app.http.problems import responses
+from app.http.query import QueryTime
 from app.schemas.administration import (
     AddressView,
     AuditView,
@@ -30,7 +31,7 @@ from app.schemas.administration import (
     WebhookCallDetail,
     WebhookCallView,
 )
-from app.schemas.fields import Timestamp, Words
+from app.schemas.fields import Words
 from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
 
@@ -118,8 +119,8 @@ async def list_webhook_calls(
     pages: PagesDep,
     provider: Annotated[Words | None, Query(max_length=63)] = None,
     verdict: CallbackVerdict | None = None,
-    since: Annotated[Timestamp | None, Query(description="Received at this time or later.")] = None,
-    until: Annotated[Timestamp | None, Query(description="Received before this time.")] = None,
+    since: Annotated[QueryTime | None, Query(description="Received at this time or later.")] = None,
+    until: Annotated[QueryTime | None, Query(description="Received before this time.")] = None,
 ) -> Sequence[KeptCallback]:
     """Callbacks that are kept, the newest first."""
     page = await list_callbacks(

@@ -10,6 +10,7 @@ from starlette.responses import StreamingResponse
 from app.db.models import Contact
 from app.dependencies import ContactsDep, Id, PagesDep, address_in, client_network
 from app.http.problems import responses
+from app.http.query import address_with_plus
 from app.schemas.personal_data import (
     ContactExport,
     ContactView,
@@ -41,9 +42,7 @@ async def list_contacts(
     """Contacts, the oldest first: people, and your own addresses that they write to."""
     wanted = None
     if address is not None:
-        # In a query, a plus sign that is not escaped is a space.
-        plus = "+" if address[:1] == " " and address[1:2].isdigit() else ""
-        wanted = address_in(request, plus + address.lstrip(), location="query.address", may_be_odd=True)
+        wanted = address_in(request, address_with_plus(address), location="query.address", may_be_odd=True)
     return pages.linked(await service.contacts(wanted, limit=pages.limit, cursor=pages.cursor))
 
 

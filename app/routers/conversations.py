@@ -19,6 +19,8 @@ async def list_conversations(service: ConversationsDep, pages: PagesDep) -> Sequ
 
 
 @router.get("/{conversation_id}/messages", response_model=list[MessageView], responses=responses(404))
-async def list_messages(conversation_id: Id, service: ConversationsDep, pages: PagesDep) -> Sequence[Message]:
+async def list_conversation_messages(
+    conversation_id: Id, service: ConversationsDep, pages: PagesDep
+) -> Sequence[Message]:
     """The messages of a conversation, on all channels, oldest first by `sent_at`."""
     return pages.linked(await service.messages(conversation_id, limit=pages.limit, cursor=pages.cursor))

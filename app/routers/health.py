@@ -10,13 +10,13 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-async def alive() -> Health:
+async def check_liveness() -> Health:
     """The process answers. The database is not asked, because a restart would not mend it."""
     return Health()
 
 
 @router.get("/readyz", responses=responses(503))
-async def ready(request: Request) -> Health:
+async def check_readiness(request: Request) -> Health:
     """The process has reached its database within the last half second, so it can take requests."""
     await services_of(request).readiness.confirm()
     return Health()

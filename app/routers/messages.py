@@ -4,22 +4,22 @@ import re
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
-from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Scope
 
 from app.config import Settings
 from app.db.models import Message
-from app.dependencies import Id, MessagesDep, PagesDep, TenantDep, preferred_wait, services_of, tenant_id
+from app.dependencies import Id, MessageId, MessagesDep, PagesDep, TenantDep, preferred_wait, services_of, tenant_id
 from app.domain import MessageStatus, MessageType, NewMessage, StoredMessage
 from app.errors import ChannelNotFound, FieldError, InvalidRequest
 from app.http.access import client_address
 from app.http.hot_route import HotRoute
 from app.http.problems import responses
+from app.http.query import QueryTime
 from app.routing import channels_served, kind_of_addresses, route_of
-from app.schemas.fields import Timestamp, Words
+from app.schemas.fields import Words
 from app.schemas.sending import ChannelSend, EmailSend, SendAccepted, SmsAccepted, SmsSend
 from app.schemas.views import MessageDetail, MessageView, StepView
 from app.segments import segments_of
@@ -31,29 +31,21 @@ Accepted = TypeVar("Accepted", bound=SendAccepted)
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def _header(name: str, description: str, example: str, **schema: str) -> dict[str, object]:
-    schema = {"type": "string", **schema}
-    return {"name": name, "in": "header", "schema": schema, "description": description, "example": example}
+def _header(name: str, description: str, **schema: object) -> dict[str, object]:
+    return {"name": name, "in": "header", "schema": {"type": "string", **schema}, "description": description}
 
 
 _HEADERS = {
     "parameters": [
-        _header("Prefer", "`wait=N` waits up to N seconds for the provider's id (RFC 7240).", "wait=5"),
+        _header("Prefer", "`wait=N` waits up to N seconds for the provider's word (RFC 7240).", examples=["wait=5"]),
+        # Without an example, which a reference would fill in: everybody's messages would be the same one.
         _header(
             "Idempotency-Key",
-            "The same key with the same body is the same message, and is answered like the first time.",
-            "8e03978e-40d5-43e8-bc93-6894a57f9324",
+            "A new one for each message, such as a UUID. The same key with the same body is the same message, and is "
+            "answered like the first time.",
             pattern=f"^{_IDEMPOTENCY_KEY.pattern}$",
         ),
     ]
-}
-_CHANNEL = {
-    "name": "channel",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": "^(?!(?:sms|email|preview)$)[a-z][a-z0-9_-]{0,62}$"},
-    "description": "Text and mail have routes of their own, with bodies of their own.",
-    "example": "whatsapp",
 }
 SEND_ERRORS = responses(413, 415, 422, 429, 503)
 
@@ -86,7 +78,7 @@ channels = APIRouter(
 
 
 @hot.post("/sms", response_model=SmsAccepted, openapi_extra=_HEADERS)
-async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response:
+async def send_sms(message: SmsSend, request: Request) -> SmsAccepted:
     """Send a text or a media message. Answered once it is durably stored."""
     new = message.new_message(tenant_id(request), _idempotency_key(request))
     stored = await _sent(new, request)
@@ -98,25 +90,20 @@ async def send_sms(message: SmsSend, request: Request) -> SmsAccepted | Response
 
 
 @hot.post("/email", response_model=SendAccepted, openapi_extra=_HEADERS)
-async def send_email(message: EmailSend, request: Request) -> SendAccepted | Response:
+async def send_email(message: EmailSend, request: Request) -> SendAccepted:
     """Send a mail. Answered once it is durably stored."""
     return await _accepted(message.new_message(tenant_id(request), _idempotency_key(request)), request)
 
 
-@channels.post(
-    "/{channel}", response_model=SendAccepted, openapi_extra={"parameters": [_CHANNEL, *_HEADERS["parameters"]]}
-)
-async def send_on_a_channel(message: ChannelSend, request: Request) -> SendAccepted | Response:
-    """Send a message on any other channel that a provider here carries, such as `whatsapp` or `slack`.
-
-    Answered once it is durably stored.
-    """
+@channels.post("/{channel}", response_model=SendAccepted, openapi_extra=_HEADERS)
+async def send_on_a_channel(message: ChannelSend, request: Request) -> SendAccepted:
+    """Send a message on another channel than text and mail. Answered once it is durably stored."""
     channel = request.path_params["channel"]
     new = message.new_message(channel, tenant_id(request), _idempotency_key(request))
     return await _accepted(new, request)
 
 
-async def _accepted(new: NewMessage, request: Request) -> SendAccepted | Response:
+async def _accepted(new: NewMessage, request: Request) -> SendAccepted:
     stored = await _sent(new, request)
     answer = SendAccepted(message_id=str(stored.id), provider_message_id=None, conversation_id=stored.conversation_id)
     return await _answer(answer, new, stored, request)
@@ -127,17 +114,21 @@ def _sent(new: NewMessage, request: Request) -> Coroutine[Any, Any, StoredMessag
     return services_of(request).messages.send(new, actor=actor, client=client)
 
 
-async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, request: Request) -> Accepted | Response:
+async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, request: Request) -> Accepted:
     """The answer to a send, as the headers of the request ask for it."""
-    headers = {"Idempotent-Replayed": "true"} if stored.duplicate else {}
-    service = services_of(request).messages
+    service, headers = services_of(request).messages, request.scope["answer_headers"]
+    prefix = (request.app.state.settings.public_url or "").rstrip("/")
+    headers.append((b"location", f"{prefix}/api/messages/{stored.id}".encode()))
+    if stored.duplicate:
+        headers.append((b"idempotent-replayed", b"true"))
     prefers = b"prefer" in request.scope["headers_by_name"]
     if prefers and (seconds := preferred_wait(request)) and service.has_room_to_wait():
-        headers["Preference-Applied"] = f"wait={seconds}"
+        headers.append((b"preference-applied", b"wait=%d" % seconds))
         with request.app.state.overload.waiting_for_provider(request.scope):
-            id_ = await service.provider_message_id(new.tenant_id, stored.id, wait_seconds=seconds)
-        answer.provider_message_id = id_
-    return JSONResponse(answer.model_dump(), headers=headers) if headers else answer
+            progress = await service.progress(new.tenant_id, stored.id, wait_seconds=seconds)
+        if progress is not None:
+            answer.message_status, answer.status_reason, answer.provider_message_id = progress
+    return answer
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -147,7 +138,7 @@ def _idempotency_key(request: Request) -> str | None:
     key = written.decode("latin-1")
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         error = FieldError("header.Idempotency-Key", "1 to 255 visible ASCII characters, such as a UUID")
-        raise InvalidRequest("The Idempotency-Key is not as it should be.", errors=[error])
+        raise InvalidRequest(f"The Idempotency-Key is not as it should be: {error.message}.", errors=[error])
     return key
 
 
@@ -161,8 +152,8 @@ async def list_messages(
         Words | None, Query(max_length=63, description="The provider that took it, or else the last that was asked.")
     ] = None,
     conversation_id: Annotated[Id | None, Query()] = None,
-    since: Annotated[Timestamp | None, Query(description="Stored at this time or later.")] = None,
-    until: Annotated[Timestamp | None, Query(description="Stored before this time.")] = None,
+    since: Annotated[QueryTime | None, Query(description="Stored at this time or later.")] = None,
+    until: Annotated[QueryTime | None, Query(description="Stored before this time.")] = None,
 ) -> Sequence[Message]:
     """Messages, the newest first: those that failed, those of one provider, those of a day."""
     wanted = MessageFilter(status, provider, conversation_id, since, until)
@@ -170,25 +161,25 @@ async def list_messages(
 
 
 @router.get("/{message_id}", response_model=MessageDetail, responses=responses(404))
-async def get_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
+async def get_message(message_id: MessageId, service: MessagesDep, tenant: TenantDep) -> Message:
     """A message, its status, and every attempt to deliver it."""
     return await service.detail(tenant, message_id)
 
 
 @router.get("/{message_id}/timeline", response_model=list[StepView], responses=responses(404))
-async def get_timeline(message_id: Id, service: MessagesDep, tenant: TenantDep) -> list[Step]:
+async def get_timeline(message_id: MessageId, service: MessagesDep, tenant: TenantDep) -> list[Step]:
     """Every step of a message in order, each with its time and a sentence."""
     return await service.timeline(tenant, message_id)
 
 
 @router.post("/{message_id}/cancel", response_model=MessageDetail, responses=responses(404, 409))
-async def cancel_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
+async def cancel_message(message_id: MessageId, service: MessagesDep, tenant: TenantDep) -> Message:
     """Cancel a message that has not left."""
     return await service.cancel(tenant, message_id)
 
 
 @router.post("/{message_id}/retry", response_model=MessageDetail, responses=responses(404, 409))
-async def retry_message(message_id: Id, service: MessagesDep, tenant: TenantDep) -> Message:
+async def retry_message(message_id: MessageId, service: MessagesDep, tenant: TenantDep) -> Message:
     """Retry a message that has failed or whose outcome is unknown.
 
     It gets a full count of attempts, and counts against the daily cap again.

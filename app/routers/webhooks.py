@@ -99,9 +99,14 @@ _CALLBACK: dict[str, Any] = {
 
 
 @router.get("/{provider}", **_CALLBACK)
+async def confirm_callback(provider: str, request: Request) -> Response:
+    """A provider's check that we are there, before it sends callbacks."""
+    return await receive_callback(provider, request)
+
+
 @router.post("/{provider}", **_CALLBACK)
 async def receive_callback(provider: str, request: Request) -> Response:
-    """A callback in the provider's own format: receipts, inbound messages, or a check that we are there.
+    """A callback in the provider's own format: receipts or inbound messages.
 
     Each receipt and message is stored once. A genuine callback that can't be parsed is kept as it came and answered
     like any other.

@@ -132,7 +132,9 @@ class WebhookCallView(View):
 
 
 class WebhookCallDetail(WebhookCallView):
-    headers: list[tuple[str, str | None]] = Field(description="In their order; of what lets somebody in the hash.")
+    headers: list[Annotated[list[str | None], Field(min_length=2, max_length=2)]] = Field(
+        description="Names and values, in their order; of what lets somebody in the hash."
+    )
     body: str
     encoding: Literal["text", "base64"] = Field(description="How `body` is written: as it came, or as base64.")
 

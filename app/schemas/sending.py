@@ -1,6 +1,7 @@
 """Sends, previews, and their answers."""
 
 import hashlib
+import operator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, ValidationError
 
-from app.domain import Address, Channel, Direction, MessageType, NewMessage
+from app.domain import Address, Channel, Direction, MessageStatus, MessageType, NewMessage
 from app.schemas.fields import (
     SHOWN_TEXT,
     ChannelRecipient,
@@ -194,6 +195,15 @@ class SendAccepted(BaseModel):
     provider_message_id: str | None = Field(description="Known once the provider has it; see `Prefer`.")
     conversation_id: int = Field(examples=[1])
     status: Literal["accepted"] = "accepted"
+    # What the wait that `Prefer` asks for has learned; without such a wait they are left out.
+    message_status: MessageStatus | None = Field(
+        None,
+        exclude_if=operator.not_,
+        description="The status of the message itself when the wait of `Prefer` ended; absent without a wait.",
+    )
+    status_reason: str | None = Field(
+        None, exclude_if=operator.not_, description="Why the message has that status; absent where nothing is wrong."
+    )
 
 
 class SmsAccepted(SendAccepted):

@@ -12,8 +12,9 @@ from app.config import Settings
 from app.main import create_app
 from tests.cases import each_case
 from tests.conftest import client_of, execute
-from tests.factories import POSTS, sms
+from tests.factories import POSTS, email, sms
 from tests.logs import captured
+from tests.tenancy import bearer, make_key, production
 from tests.wire import DOCUMENT, locations_of, problem_of, row_counts
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +37,7 @@ async def test_an_address_that_there_is_not_is_404(untouched: httpx.AsyncClient,
 METHODS: dict[str, set[str]] = {}
 for _path, _item in DOCUMENT["paths"].items():
     METHODS.setdefault(re.sub(r"\{\w+\}", "1", _path), set()).update(_item)
+METHODS["/api/messages/1"].add("post")  # an address of a channel, if one had this name
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,48 @@ async def test_a_malformed_request_says_how_many_fields_and_which(untouched: htt
             {"location": "body.type", "message": "this field is required"},
         ],
     }
+
+
+@each_case(
+    ("method", "path", "body", "detail"),
+    [
+        ("POST", "/api/messages/sms", sms(to=""), "body.to: an address can't be empty."),
+        ("POST", "/api/messages/sms", sms(type="fax"), "body.type: Input should be 'sms' or 'mms'."),
+        ("POST", "/api/messages/email", email(body=7), "body.body: this is a string."),
+        ("POST", "/api/webhooks/sms", {**sms(), "messaging_provider_id": ""}, "body.messaging_provider_id: "),
+        ("GET", "/api/messages?limit=0", None, "query.limit: a limit is a whole number from 1 to 1000"),
+        ("GET", "/api/messages/x", None, "path.message_id: an id is a whole number"),
+        ("GET", "/api/messages?since=soon", None, "query.since: write it as ISO 8601"),
+    ],
+)
+async def test_one_wrong_field_is_named_in_the_sentence(
+    untouched: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None, detail: str
+) -> None:
+    problem = problem_of(await untouched.request(method, path, json=body), 422)
+    assert problem["detail"].startswith(f"One field is not as it should be. {detail}")
+    assert problem["detail"].endswith(".")
+    assert len(problem["errors"]) == 1
+
+
+ALLOWED = {
+    "/api/messages/sms": "POST",
+    "/api/messages/sms/": "POST",
+    "/api/conversations/": "GET, HEAD",
+    "/api/contacts/1/": "GET, DELETE, HEAD",
+    "/healthz/": "GET, HEAD",
+    "/": "GET, HEAD",
+}
+
+
+async def test_production_names_the_methods_of_an_address_with_a_slash_and_without(
+    serve: Serve, settings: Settings, database_url: str
+) -> None:
+    client = await serve(production(settings))
+    client.headers.update(bearer(make_key(database_url)))
+    for path, allowed in ALLOWED.items():
+        response = await client.put(path)
+        problem_of(response, 405)
+        assert (path, response.headers["allow"]) == (path, allowed)
 
 
 @each_case(

@@ -50,6 +50,7 @@ async def test_a_message_leaves_on_a_channel_of_a_provider(chat: Chat, client: h
         "provider_message_id": "chat-1",
         "conversation_id": 1,
         "status": "accepted",
+        "message_status": "sent",
     }
     [sent] = chat.sent
     assert (sent.channel, sent.type, sent.from_address, sent.to_address) == (

@@ -4,13 +4,15 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
 from app.config import Settings
 from app.main import create_app
+from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
+from app.providers.registry import provider_registry
 from tests.cases import each_case
 from tests.conftest import client_of, make_settings, started
 from tests.factories import email, email_webhook, sms, sms_webhook
@@ -162,7 +164,15 @@ async def test_a_limit_is_where_its_setting_puts_it(
     assert taken.status_code == 200, taken.text
 
 
-def test_the_document_tells_what_the_settings_bound(settings: Settings) -> None:
+class Chat(BaseProvider):
+    channels: ClassVar = {"chat": "chat"}
+
+    async def send(self, payload: OutboundMessage) -> ProviderResult:
+        return ProviderResult("chat-1")
+
+
+def test_the_document_tells_what_the_settings_bound(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(provider_registry, "chat", Chat())
     bounds = {"max_text_length": 20, "max_subject_length": 30, "max_attachments": 4}
     schemas = create_app(settings.model_copy(update=bounds)).openapi()["components"]["schemas"]
     assert schemas["SmsSend"]["properties"]["body"]["maxLength"] == 20

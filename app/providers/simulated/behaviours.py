@@ -18,7 +18,7 @@ class Behaviour(StrEnum):
     THROTTLED = "throttled"  #: 429 with Retry-After, `failures_before_ok` times.
     FAILING = "failing"  #: 500, `failures_before_ok` times.
     REFUSING = "refusing"  #: 400, always.
-    UNAUTHORISED = "unauthorised"  #: 401, `breaks_before_ok` times, as all down to `redirect`.
+    UNAUTHORISED = "unauthorised"  #: 401, `breaks_before_ok` times as all to `redirect`; pauses the carrier.
     RESET_BEFORE = "reset_before"  #: the connection is cut, and nothing was accepted.
     RESET_AFTER = "reset_after"  #: accepted, then the connection is cut.
     SILENT = "silent"  #: accepted, never answered.

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -31,7 +32,16 @@ from app.services.messages.send_rules import SendRules, passed_times
 from app.services.messages.timeline import Step
 
 _FIRST_LOOK, _LONGEST_PAUSE = 0.01, 0.25  # seconds
+_UNDER_WAY = {MessageStatus.QUEUED, MessageStatus.SENDING}
 _RETRIABLE = (MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value)
+
+
+class Progress(NamedTuple):
+    """The status of a message at a moment, its reason, and the provider's id."""
+
+    status: MessageStatus
+    reason: str | None
+    provider_message_id: str | None
 
 
 class MessageService:
@@ -119,13 +129,16 @@ class MessageService:
         """True where one more request may wait for a provider; too many would keep new connections out."""
         return self._waiting < self._most_waiting
 
-    async def provider_message_id(self, tenant_id: int, message_id: int, *, wait_seconds: float) -> str | None:
-        """The provider's id for a message, polled for `wait_seconds` at most; None if it is not known by then.
+    async def progress(self, tenant_id: int, message_id: int, *, wait_seconds: float) -> Progress | None:
+        """The progress of a message, polled for `wait_seconds` at most, until a provider has given its word.
 
-        None also where the database is unavailable: the message was accepted all the same.
+        None where nothing could be learned: the message was erased meanwhile, or the database is unavailable. It was
+        accepted all the same.
         """
-        question = select(Message.status, Message.provider_message_id).where(*_is(tenant_id, message_id))
-        pause = _FIRST_LOOK
+        question = select(Message.status, Message.status_reason, Message.provider_message_id).where(
+            *_is(tenant_id, message_id)
+        )
+        pause, found = _FIRST_LOOK, None
         self._waiting += 1
         try:
             async with asyncio.timeout(wait_seconds):
@@ -134,15 +147,13 @@ class MessageService:
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
                     async with self._sessions() as session:
                         row = (await session.execute(question)).one_or_none()
-                    if row is None:
-                        return None  # it was erased meanwhile
-                    status, provider_message_id = row
-                    if status not in {MessageStatus.QUEUED, MessageStatus.SENDING} or provider_message_id:
-                        return provider_message_id
+                    found = None if row is None else Progress(MessageStatus(row.status), *row[1:])
+                    if found is None or found.status not in _UNDER_WAY or found.provider_message_id:
+                        return found
         except Exception as error:
             if not is_unavailable(error):
                 raise
-            return None
+            return found
         finally:
             self._waiting -= 1
 

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import httpx
 
 from app.providers.base import Callback, InboundMessage
-from app.providers.mail.inbound import mailgun_inbound, postmark_inbound, sendgrid_inbound
+from app.providers.mail.formats import mailgun_inbound, postmark_inbound, sendgrid_inbound
 from tests.cases import each_case
 from tests.providers.mail.test_tnef import BODY, DATA, NEW_FILE, TITLE, winmail
 
@@ -83,5 +83,6 @@ def test_who_wrote_it_is_read_from_the_structure(headers: str, address: str) -> 
 
 def test_recipients_are_read_from_the_structure() -> None:
     to = '"Roe, a@b" <one@example.com>, =?utf-8?Q?x=40example.com=2C?= <two@example.com>'
-    messages = postmark_inbound({"From": "jane@example.com", "To": to, "Headers": []})
+    body = json.dumps({"From": "jane@example.com", "To": to, "Headers": []}).encode()
+    messages = postmark_inbound(Callback("POST", URL, [], body))
     assert [message.to_address for message in messages] == ["one@example.com", "two@example.com"]

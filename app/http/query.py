@@ -7,7 +7,7 @@ plus of a time zone, of a phone number or of a mail address is therefore put bac
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from app.schemas.fields import Timestamp
 
@@ -31,4 +31,8 @@ def address_with_plus(written: str) -> str:
     return _NUMBER_WITHOUT_PLUS.sub(r"\1+", written).strip()
 
 
-QueryTime = Annotated[Timestamp, BeforeValidator(time_with_plus, json_schema_input_type=str)]
+QueryTime = Annotated[
+    Timestamp,
+    BeforeValidator(time_with_plus, json_schema_input_type=str),
+    Field(json_schema_extra={"format": "date-time"}),
+]

@@ -126,6 +126,13 @@ def test_a_message_is_named_by_the_text_that_a_send_answers_or_by_a_number() -> 
                     assert {kind["type"] for kind in parameter["schema"]["anyOf"]} == {"string", "integer"}, path
 
 
+@each_operation
+def test_a_time_in_a_query_is_told_to_be_one(method: str, path: str, operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", []):
+        if parameter["name"] in {"since", "until"}:
+            assert parameter["schema"]["format"] == "date-time"
+
+
 def test_each_channel_that_is_served_has_an_address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(provider_registry, "chat", Chat())
     paths = create_app(make_settings(routes="push-app:chat")).openapi()["paths"]

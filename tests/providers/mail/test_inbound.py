@@ -186,11 +186,12 @@ class TestText:
         assert message.quoted.startswith("Von: desk <user@example.com>\nGesendet: Freitag, 1. November 2024 15:00")
 
     def test_quotations_of_html_are_marked(self) -> None:
-        html = "<p>Before</p><blockquote>One<blockquote>two</blockquote></blockquote><p>After</p>"
+        said = "On Fri, Nov 1, 2024 at 14:00 Jane wrote:"
+        html = f"<p>Before</p>{said}<blockquote>One<blockquote>two</blockquote></blockquote><p>After</p>"
         message = sendgrid(text=None, html=html)[0]
         assert message.body.split() == ["Before", "After"]
         assert message.quoted is not None
-        assert [line for line in message.quoted.splitlines() if line.strip("> ")] == ["> One", ">> two"]
+        assert [line for line in message.quoted.splitlines() if line.strip("> ")] == [said, "> One", ">> two"]
 
     def test_what_is_forwarded_stays(self) -> None:
         [message] = sendgrid_raw(payload("mail", "forwarded_mail.eml"))

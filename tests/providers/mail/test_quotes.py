@@ -81,6 +81,149 @@ def test_what_is_forwarded_is_not_quoted(subject: str, head: str) -> None:
     assert split_quoted(text, subject) == (text, None)
 
 
+FORWARDS = [
+    "---------- Forwarded message ----------\nFrom: Third Party <third@example.org>\nDate: Fri, Nov 1, 2024",
+    "---------- Weitergeleitete Nachricht ---------\nVon: Dritter <third@example.org>\nDate: Fr., 1. Nov. 2024",
+    "-------- Message transféré --------\nSujet : Plainte\nDate : Fri, 1 Nov 2024 14:00:00 +0100\nDe : Tiers",
+    "-------- Messaggio Inoltrato --------\nOggetto: Reclamo\nData: Fri, 1 Nov 2024 14:00:00 +0100\nMittente: Terzi",
+    "----- Mensaje reenviado -----\nDe: Tercero <third@example.org>\nPara: Jane\nEnviado: viernes, 1 de noviembre",
+    "----- Vidarebefordrat meddelande -----\nFrån: Tredje\nTill: Jane\nSkickat: fredag 1 november 2024",
+    "--- Treść przekazanej wiadomości ---\nTemat: Skarga\nData: Fri, 1 Nov 2024\nNadawca: Trzeci",
+    '-------- Пересылаемое сообщение --------\n01.11.2024, 14:00, "Third" <third@example.org>:',
+    "-------- 転送されたメッセージ --------\n件名: 苦情\n差出人: third@example.org",
+    "---------- 转发的邮件 ---------\n发件人: third@example.org\n日期: 2024年11月1日",
+    "------- Forwarded Message -------\nFrom: Third <third@example.org>\nDate: Friday, November 1st, 2024 at 14:00",
+    "============ Forwarded message ============\nFrom: Third <third@example.org>\nTo: jane@example.com",
+    "----- Forwarded by Jane Roe/ACME on 11/01/2024 02:00 PM -----\n\nThird Party\n11/01/2024 01:00 PM",
+    "----- Forwarded message from Third Party <third@example.org> -----\n\nDate: Fri, 1 Nov 2024 14:00:00 +0000",
+    "---------- Ursprüngliche Nachricht (weitergeleitet) ----------\nVon: Dritter\nAn: Jane",
+    "Begin forwarded message:\n\n> From: Third <third@example.org>\n> Subject: Complaint",
+    "Début du message transféré :\n\n> De: Tiers <third@example.org>\n> Date: 1 novembre 2024",
+    "Inizio messaggio inoltrato:\n\n> Da: Terzi <third@example.org>\n> Oggetto: Reclamo",
+    "Начало переадресованного сообщения:\n\n> От: Third <third@example.org>\n> Тема: Жалоба",
+    "İleti başlangıcı:\n\n> Kimden: Third <third@example.org>\n> Konu: Sikayet",
+    "> Begin forwarded message:\n>\n> From: Third <third@example.org>\n> Date: 1 November 2024",
+    "This is a forwarded message\nFrom: Third <third@example.org>\nTo: Jane",
+]
+CHAIN = "On Thu, Oct 31, 2024 at 9:00 AM Shop <shop@example.com> wrote:\n> We will look at it."
+
+
+@each_case("marker", FORWARDS)
+@each_case("subject", ["Complaint", "Re: Fwd: Complaint", "[EXT] Fwd: Complaint", None])
+@each_case("chain", ["", f"\n\n{CHAIN}"])
+def test_what_a_marker_forwards_is_new_whatever_the_subject_is(marker: str, subject: str | None, chain: str) -> None:
+    text = f"Please handle this.\n\n-- \nJane\n\n{marker}\n\nOrder 42 is broken.{chain}"
+    assert split_quoted(text, subject) == (text, None)
+
+
+@each_case("marker", [marker for marker in FORWARDS if not marker.startswith(("> ", "Begin", "This"))][:6])
+def test_what_the_answered_mail_forwarded_is_quoted(marker: str) -> None:
+    marked = "\n".join(f"> {line}" for line in f"See below.\n\n{marker}\n\nOrder 42.".split("\n"))
+    said = "On Fri, Nov 1, 2024 at 2:00 PM Jane Roe <jane@example.com> wrote:"
+    assert split_quoted(f"Done.\n\n{said}\n{marked}") == ("Done.", f"{said}\n{marked}")
+    head = "From: Jane\nSent: Friday, November 1, 2024\nTo: Shop\nSubject: Fw: Complaint"
+    below = f"{head}\n\nSee below.\n\n{marker}\n\nOrder 42."
+    assert split_quoted(f"Done.\n\n{below}", "Re: Fw: Complaint") == ("Done.", below)
+
+
+def test_a_mail_that_is_forwarded_below_an_answer_stays() -> None:
+    forward = "---------- Forwarded message ---------\nFrom: Third <third@example.org>\n\nOrder 42 is broken."
+    assert split_quoted(f"Yes. And see below.\n\n{CHAIN}\n\n{forward}") == (
+        f"Yes. And see below.\n\n\n{forward}",
+        CHAIN,
+    )
+
+
+@each_case("subject", ["Fwd: Hello", "I: have a question", "TR: 4711", "[EXT] FW: Hello"])
+def test_a_subject_alone_forwards_nothing_that_an_attribution_quotes(subject: str) -> None:
+    assert split_quoted(f"Yes.\n\n{CHAIN}", subject) == ("Yes.", CHAIN)
+
+
+@each_case("subject", ["Re: FW: Hello", "AW: WG: Hallo", "[EXT] Re: Fwd: Hello"])
+def test_a_reply_to_a_forwarded_mail_quotes_it(subject: str) -> None:
+    assert split_quoted(f"Yes.\n\n{HEADS[3]}\n\nOld", subject) == ("Yes.", f"{HEADS[3]}\n\nOld")
+
+
+@each_case(
+    "pasted",
+    [
+        "> ls\n> a b",
+        "> npm run build\n>\n> sh: vite: not found",
+        ">>> import this\n>>> 1 / 0",
+        "> **Note:** 30 days",
+        "> first\n\n> second",
+        ">> nested\n> twice",
+    ],
+)
+@each_case("above", ["Output:", "I get this.", "Hello,\n\nas of line 3 it prints this:", "Your page says"])
+def test_marked_lines_between_new_paragraphs_are_the_authors_own(pasted: str, above: str) -> None:
+    text = f"{above}\n\n{pasted}\n\nWhy?"
+    assert split_quoted(text) == (text, None)
+    assert split_quoted(f"{text}\n\n{CHAIN}") == (text, CHAIN)
+    assert split_quoted(f"{text}\n\n{HEADS[6]}\n\nAlt") == (text, f"{HEADS[6]}\n\nAlt")
+
+
+@each_case(
+    "text",
+    [
+        "It prints:\n\n> error 42\n> in file x",
+        "Das kommt heraus:\n> Fehler",
+        "I typed\n\n>>> sum([1, 2])\n3\n>>> sum(None)",
+        ">>> import shop\n>>> shop.open()\n\nWhy does it fail?",
+        "3c3\n< old line\n---\n> new line",
+        "We need\n>= 5 pieces",
+        "That is bad\n\n>:-(",
+        "Never again. >_<\n>.<",
+        "<<<<<<< HEAD\na\n=======\nb\n>>>>>>> feature",
+        "> Q?\nA.\n\nIt prints:\n> error",
+    ],
+)
+def test_what_a_person_pastes_or_writes_with_that_sign_stays(text: str) -> None:
+    assert split_quoted(text) == (text, None)
+
+
+@each_case(
+    ("text", "new", "quoted"),
+    [
+        ("Yes.\n\nJane wrote:\n> Shall we meet?", "Yes.", "Jane wrote:\n> Shall we meet?"),
+        ("Jane Roe schrieb:\n\n> Treffen?\n\nJa.", "Ja.", "Jane Roe schrieb:\n\n> Treffen?"),
+        ("Yes.\n\n> Shall we meet?\n\n-- \nBob", "Yes.\n\n\n-- \nBob", "> Shall we meet?"),
+        (
+            "Igen.\n\n2024. nov. 1., P 14:00 Jane írta:\n> Mikor?",
+            "Igen.\n\n2024. nov. 1., P 14:00 Jane írta:",
+            "> Mikor?",
+        ),
+        (
+            "Thanks!\n\n> On 1 Nov 2024, at 14:00, Shop <shop@example.com> wrote:\n>\n> Blue?\n\nYes.",
+            "Thanks!\n\n\nYes.",
+            "> On 1 Nov 2024, at 14:00, Shop <shop@example.com> wrote:\n>\n> Blue?",
+        ),
+        (
+            "> Q?\nA.\n\nOn Fri, Nov 1, 2024\nJane wrote:\n> Rest",
+            "> Q?\nA.",
+            "On Fri, Nov 1, 2024\nJane wrote:\n> Rest",
+        ),
+        (
+            "Ja.\n\nGesendet: Freitag, 1. November 2024 um 14:00 Uhr\nVon: Shop\nAn: Jane\nBetreff: Hallo\n\nAlt",
+            "Ja.",
+            "Gesendet: Freitag, 1. November 2024 um 14:00 Uhr\nVon: Shop\nAn: Jane\nBetreff: Hallo\n\nAlt",
+        ),
+        (
+            "Hi.\n\n----- Original Message -----\nFrom: S\nDate: Monday\nSubject: X\nTo: R\n\n> Hey\n>\n> Tuesday",
+            "Hi.",
+            "----- Original Message -----\nFrom: S\nDate: Monday\nSubject: X\nTo: R\n\n> Hey\n>\n> Tuesday",
+        ),
+        (
+            "Yes.\n\nOn Fri, Nov 1, 2024 Jane wrote:\n\nHello" + "\nline" * 9 + "\n> older\n\nend",
+            "Yes.",
+            "On Fri, Nov 1, 2024 Jane wrote:\n\nHello" + "\nline" * 9 + "\n> older\n\nend",
+        ),
+    ],
+)
+def test_the_mail_that_is_answered_is_quoted(text: str, new: str, quoted: str) -> None:
+    assert split_quoted(text) == (new, quoted)
+
+
 @each_case(
     "text",
     [
@@ -112,6 +255,12 @@ def test_what_quotes_nothing_stays_whole(text: str) -> None:
         "1 1 1 1",
         "- " * 300,
         "_" * 599,
+        "-" * 300 + " forward",
+        "forward:\n> From: x",
+        "> forward:",
+        "----- Forwarded " * 30,
+        ">:",
+        "It is:\n> x",
     ],
 )
 def test_a_hostile_text_takes_no_longer_than_another(line: str) -> None:

@@ -194,10 +194,10 @@ class NewMessage:
     means the moment it is stored.
 
     An outbound message leaves at `send_at`, or at once, and not after `expires_at`. One with a `provider_message_id`
-    was sent elsewhere: it is stored as sent. Within a tenant and channel, an
-    equal `idempotency_key` is a repeat, and with another `fingerprint` a conflict. `quoted` is the part of an inbound
-    mail that repeats earlier ones. `html` is the HTML form of an outbound mail whose `body` is its plain text,
-    and empty if it has none. If it is None, the body may be HTML itself.
+    was sent elsewhere: it is stored as sent. Within a tenant and channel, an equal `idempotency_key` is a repeat,
+    and with another `fingerprint` a conflict. `quoted` is the part of an inbound mail that repeats earlier ones.
+    `html` is the HTML form of an outbound mail whose `body` is its plain text, and empty if it has none. If it is
+    None, the body may be HTML itself.
     """
 
     direction: Direction

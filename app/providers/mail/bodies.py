@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from app.providers.base import InboundFile
 from app.providers.mail.html_source import text_of_html
 
+#: Characters of all parts together. Reading HTML takes some seconds for a megabyte.
+_LONGEST_HTML = 250_000
 _LONGEST_COMPARED = 100_000
 _LONGEST_NOTICE = 400
 #: "Your mail client does not support HTML": says that the text is in another form.
@@ -30,14 +32,25 @@ class Body:
     files: list[InboundFile] = field(default_factory=list)
 
 
-def in_order(bodies: list[Body]) -> tuple[str, str]:
-    """The plain text and the HTML of all parts. Where some are plain and others HTML, all are one plain text."""
+def in_order(bodies: list[Body]) -> tuple[str, str, list[InboundFile]]:
+    """The plain text and the HTML of all parts. Where some are plain and others HTML, all are one plain text.
+
+    Of HTML that is too long to be read as text, the whole is a file.
+    """
     shown = [body for body in bodies if (body.text or body.html).strip()]
     if not all(body.text for body in shown) and not all(body.html for body in shown):
-        texts = [body.text or text_of_html(body.html, mark_quotes=True) for body in shown]
+        texts: list[str] = []
+        files: list[InboundFile] = []
+        room = _LONGEST_HTML
+        for body in shown:
+            texts.append(body.text or text_of_html(body.html[:room], mark_quotes=True))
+            if len(body.html) > room:
+                files.append(InboundFile("message.html", "text/html", body.html.encode()))
+            room = max(0, room - len(body.html))
         is_repeated = len(texts) == 2 and _letters(texts[0]) == _letters(texts[1])
-        return "\n".join(texts[:1] if is_repeated else texts), ""
-    return "\n".join(body.text for body in shown if body.text), "\n".join(body.html for body in shown if body.html)
+        return "\n".join(texts[:1] if is_repeated else texts), "", files
+    text = "\n".join(body.text for body in shown if body.text)
+    return text, "\n".join(body.html for body in shown if body.html), []
 
 
 def is_about_html(text: str) -> bool:

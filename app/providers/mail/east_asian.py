@@ -8,8 +8,9 @@ import codecs
 import re
 from collections.abc import Callable
 
-#: A handler costs a microsecond for each broken byte. A longer text keeps replacement characters.
-_LONGEST_MENDED = 2_000_000
+#: A handler costs some microseconds for each broken byte. Beyond these bytes, only replacement characters appear.
+_LONGEST_MENDED = 300_000
+_LONGEST_SHIFTED = 2_000_000
 _LOST = "\ufffd"
 
 #: Python makes private characters of bytes that stand for none.
@@ -36,10 +37,11 @@ _ROMAN = {b"(A", b"(B", b"(H", b"(J", b"\x0f"}
 def _iso_2022_jp(content: bytes) -> str:
     pieces: list[str] = []
     shift, place = b"(B", 0
+    content, rest = content[:_LONGEST_SHIFTED], content[_LONGEST_SHIFTED:]
     for found in _SHIFT.finditer(content):
         pieces.append(_shifted(content[place : found.start()], shift))
         shift, place = found[1] or found[2], found.end()
-    return "".join([*pieces, _shifted(content[place:], shift)])
+    return "".join([*pieces, _shifted(content[place:], shift), rest.decode("iso2022_jp_ext", "replace")])
 
 
 def _shifted(content: bytes, shift: bytes) -> str:
@@ -59,19 +61,22 @@ def _shift_jis(content: bytes) -> str:
 
 
 def _euc_jp(content: bytes) -> str:
-    return content.decode("euc_jp", _handler("mail-jis-rows", content))
+    return _mended(content, "euc_jp", "mail-jis-rows")
 
 
 def _big5(content: bytes) -> str:
-    return content.decode("big5hkscs", _handler("mail-eten-rows", content))
+    return _mended(content, "big5hkscs", "mail-eten-rows")
 
 
 def _gb18030(content: bytes) -> str:
-    return content.decode("gb18030", _handler("mail-gbk-euro", content))
+    return _mended(content, "gb18030", "mail-gbk-euro")
 
 
-def _handler(name: str, content: bytes) -> str:
-    return name if len(content) <= _LONGEST_MENDED else "replace"
+def _mended(content: bytes, codec: str, handler: str) -> str:
+    if len(content) <= _LONGEST_MENDED:
+        return content.decode(codec, handler)
+    end = content.rfind(b"\n", 0, _LONGEST_MENDED) + 1 or _LONGEST_MENDED
+    return content[:end].decode(codec, handler) + content[end:].decode(codec, "replace")
 
 
 def _mend_jis(error: UnicodeError) -> tuple[str, int]:

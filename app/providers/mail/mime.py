@@ -21,6 +21,8 @@ MOST_HEADERS = 50_000
 DEEPEST = 100
 _LONGEST_DELIMITER = 1_000
 _FIELD = re.compile(rb"(?!--)([!-9;-~]+)[ \t]*:")
+_END_OF_FIELD = re.compile(rb"\n(?![ \t])")
+_BLANK_LINE = re.compile(rb"(?:\r{0,2}\n)?")
 _FIRST_DELIMITER = re.compile(rb"\s{0,100}--([^\r\n]{1,200}?)[ \t]*\r?\n")
 
 
@@ -57,7 +59,7 @@ class Part:
     def file_name(self) -> str:
         return self.disposition.named.get("filename") or self.type.named.get("name") or ""
 
-    @property
+    @cached_property
     def content(self) -> bytes:
         """The content without its transfer encoding."""
         return without_transfer_encoding(self.raw, raw_header(self.headers, "content-transfer-encoding"))
@@ -149,23 +151,21 @@ class _Reader:
 
     def _read_headers(self) -> list[tuple[str, str]]:
         """The headers that begin here, up to the blank line, or to a line that can be no header."""
-        fields: list[tuple[bytes, list[bytes]]] = []
+        fields: list[tuple[str, str]] = []
         raw = self._raw
         while self._place < len(raw):
-            end = raw.find(b"\n", self._place) + 1 or len(raw)
-            line = raw[self._place : end]
-            name = _FIELD.match(line)
-            if fields and line[:1] in {b" ", b"\t"}:
-                fields[-1][1].append(line)
-            elif name:
-                self._headers += 1
-                if self._headers <= MOST_HEADERS:
-                    fields.append((name[1], [line[name.end() :]]))
-            elif fields or not line.startswith((b"From ", b">From ")):  # as mailboxes separate mails
-                self._place = self._place if line.strip(b"\r\n") else end
+            name = _FIELD.match(raw, self._place)
+            if name is None and (fields or not raw.startswith((b"From ", b">From "), self._place)):
+                blank = _BLANK_LINE.match(raw, self._place)
+                self._place = blank.end() if blank else self._place
                 break
-            self._place = end
-        return [(_text(name), _text(b"".join(lines)).strip(" \t\r\n")) for name, lines in fields]
+            end = _END_OF_FIELD.search(raw, self._place)
+            after = end.end() if end else len(raw)
+            self._headers += name is not None
+            if name and self._headers <= MOST_HEADERS:
+                fields.append((_text(name[1]), _text(raw[name.end() : after]).strip(" \t\r\n")))
+            self._place = after
+        return fields
 
 
 def _text(raw: bytes) -> str:

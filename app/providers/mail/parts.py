@@ -20,6 +20,10 @@ _OTHER_FORMS = {"text/x-amp-html", "text/watch-html"}
 #: Parts that are looked at for a text if there is no other.
 _MOST_OTHERS = 5
 _LONGEST_LOOKED_AT = 4_000
+#: Characters. More of a text are not shown.
+_LONGEST_FLOWED = 500_000
+#: Bytes of a text that show if it has words.
+_MOST_TO_JUDGE = 50_000
 _CHARSET_IN_WORD = re.compile(r"=\?([^?\s]{1,80})\?[bq]\?", re.IGNORECASE)
 
 
@@ -48,7 +52,8 @@ def read_mail(raw: bytes) -> MailParts:
         bodies = [Body(text_of_other(leaf.content_type, _text(leaf, likely)), "") for leaf in others[:_MOST_OTHERS]]
     files += [_file(leaf, number) for number, leaf in enumerate(others, len(files) + 1)]
     headers = [(name, readable(value, likely)) for name, value in mail.headers]
-    return MailParts(headers, *in_order(bodies), files)
+    text, html, too_long = in_order(bodies)
+    return MailParts(headers, text, html, files + too_long)
 
 
 def read_headers(raw: bytes) -> Headers:
@@ -83,7 +88,7 @@ def _best(alternatives: list[list[Part]]) -> list[Part] | None:
     """The first with plain text, or the last with any text, which is meant to be the richest (RFC 2046, 5.1.4)."""
     richest = next((leaves for leaves in reversed(alternatives) if any(map(_is_body, leaves))), None)
     for leaves in alternatives:
-        plain = "".join(_text(leaf, None) for leaf in leaves if _is_body(leaf, "text/plain")).strip()
+        plain = "".join(_text(leaf, None, _MOST_TO_JUDGE) for leaf in leaves if _is_body(leaf, "text/plain")).strip()
         if plain and not (leaves is not richest and is_about_html(plain)):
             return leaves
     return richest
@@ -117,13 +122,14 @@ def _body(part: Part, likely: str | None) -> Body:
         files.insert(0, InboundFile(name, "application/octet-stream", file.content))
     text = text_of(content, part.type.named.get("charset"), likely)
     if part.type.named.get("format", "").lower() == "flowed":
-        text = unflowed(text, delete_space=part.type.named.get("delsp", "").lower() == "yes")
+        delete_space = part.type.named.get("delsp", "").lower() == "yes"
+        text = unflowed(text[:_LONGEST_FLOWED], delete_space=delete_space) + text[_LONGEST_FLOWED:]
     return Body(text, "", files)
 
 
-def _text(part: Part, likely: str | None) -> str:
+def _text(part: Part, likely: str | None, most: int | None = None) -> str:
     read = html_of if part.content_type == "text/html" else text_of
-    return read(part.content, part.type.named.get("charset"), likely)
+    return read(part.content[:most], part.type.named.get("charset"), likely)
 
 
 def _file(part: Part, number: int) -> InboundFile:

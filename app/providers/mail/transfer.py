@@ -11,6 +11,7 @@ _PADDING = re.compile(rb"=+")
 _SOFT_BREAK = re.compile(rb"=[ \t]+(?=\r?\n)")
 _UU_BEGIN = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ([^\r\n]{1,255})\r?\n", re.MULTILINE)
 _UU_END = re.compile(rb"^end[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
+_MOST_PADDING = 20_000  #: more are no ends of blocks
 _MOST_UU_FILES = 100
 
 
@@ -59,7 +60,8 @@ def _from_base64(content: bytes) -> bytes:
     if lines.translate(None, _BASE64 + b"\n="):
         lines = _without_footer(lines)
     letters = lines.translate(None, _NOT_BASE64)
-    blocks = _PADDING.split(letters) if b"=" in letters.rstrip(b"=") else [letters.rstrip(b"=")]
+    has_few = letters.count(b"=") <= _MOST_PADDING
+    blocks = _PADDING.split(letters) if has_few else [letters.replace(b"=", b"")]
     return b"".join(map(_block, blocks))
 
 

@@ -77,7 +77,11 @@ def people_of(headers: Headers, recipients: Sequence[str], envelope_sender: str)
         """Lower for an address that is less likely to be the recipient's own."""
         return 2 if mailbox.address.lower() in likely else int(own.has(mailbox.address))
 
-    authors = (in_headers("from") or in_headers("sender") or mailboxes(envelope_sender))[:_MOST_CLAIMS]
+    sent_by = [*in_headers("sender"), *mailboxes(envelope_sender)]
+    who_sent = {each.address.lower() for each in sent_by}
+    # Of several authors, the one who also sent the mail is the likelier (RFC 5322, 3.6.2).
+    written_by = sorted(in_headers("from"), key=lambda each: each.address.lower() not in who_sent)
+    authors = (written_by or sent_by)[:_MOST_CLAIMS]
     others = in_headers(*_INSTEAD)[:_MOST_CLAIMS] if authors else []
     senders = sorted(_different([*authors, *others]), key=rank)
     is_own_list = any(own.has(place) for place in _places_of_list(headers))

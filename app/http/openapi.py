@@ -72,9 +72,15 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def servers(settings: Settings, origin: str = "") -> list[dict[str, str]]:
+    """The addresses of the service, a whole one first: PUBLIC_URL, or else the origin of the request if it is known."""
+    known = (settings.public_url or origin).rstrip("/")
+    return [*([{"url": known}] if known else []), {"url": "/", "description": "Where this document comes from."}]
+
+
 def _complete(document: dict[str, Any], settings: Settings) -> None:
     components, paths = document["components"], document["paths"]
-    document["servers"] = _servers(settings)
+    document["servers"] = servers(settings)
     document["tags"] = [{"name": name, "description": description} for name, description in _TAGS.items()]
     components["securitySchemes"] = {"key": _KEY}
     components["headers"] = deepcopy(COMPONENTS)
@@ -93,11 +99,6 @@ def _complete(document: dict[str, Any], settings: Settings) -> None:
 
 def _operations(paths: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     return ((path, method, operation) for path, item in paths.items() for method, operation in item.items())
-
-
-def _servers(settings: Settings) -> list[dict[str, str]]:
-    public = [{"url": settings.public_url.rstrip("/")}] if settings.public_url else []
-    return [*public, {"url": "/", "description": "Where this document comes from."}]
 
 
 def _describe(path: str, method: str, operation: dict[str, Any]) -> None:

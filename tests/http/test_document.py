@@ -8,6 +8,7 @@ import pytest
 
 from app.http.access import needs_of
 from app.http.answer_headers import COMPONENTS
+from app.http.openapi import servers
 from app.main import create_app
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
@@ -51,6 +52,7 @@ def test_the_document_says_whose_it_is_and_where() -> None:
     assert info["summary"]
     assert all(tag["description"] for tag in DOCUMENT["tags"])
     assert [server["url"] for server in DOCUMENT["servers"]] == ["/"]
+    assert servers(make_settings(), "http://127.0.0.1:8080")[0] == {"url": "http://127.0.0.1:8080"}
     public = create_app(make_settings(public_url="https://messages.example/")).openapi()
     assert [server["url"] for server in public["servers"]] == ["https://messages.example", "/"]
 
@@ -156,6 +158,11 @@ def test_each_channel_that_is_served_has_an_address_of_its_own(monkeypatch: pyte
     for send in sends.values():
         assert not any(parameter["in"] == "path" for parameter in send["parameters"])
         assert send["security"] == [{"key": []}]
+
+
+async def test_a_client_is_told_a_whole_address(untouched: httpx.AsyncClient) -> None:
+    document = (await untouched.get("/openapi.json")).json()
+    assert [server["url"] for server in document["servers"]] == ["http://messaging.test", "/"]
 
 
 async def test_the_example_of_each_channel_is_taken(

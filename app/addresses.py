@@ -95,6 +95,12 @@ def address_of_a_kind(written: str) -> Address | None:
     return Address(match[1], text, text)
 
 
+def group_address(written: str) -> Address | None:
+    """The address of a group of numbers, as its messages name it; None for any other text."""
+    address = address_of_a_kind(written)
+    return address if address is not None and address.type == AddressType.GROUP else None
+
+
 def sender_address(written: str, *, region: str, is_mail: bool = False) -> Address:
     """The address that a provider reports, never refused for being odd.
 

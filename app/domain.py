@@ -53,6 +53,7 @@ class AddressType(StrEnum):
 
     PHONE = "phone"  #: E.164, a short code, or an alphanumeric sender
     EMAIL = "email"
+    GROUP = "group"  #: the members of a media message without us, sorted: `group:+18045551234,+18045557777`
 
 
 class MessageStatus(StrEnum):

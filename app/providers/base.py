@@ -324,6 +324,8 @@ class BaseProvider(ABC):
     #: True if signatures cover the address of the callback. Production requires `PUBLIC_URL` then: the Host header
     #: of a forged request must not choose that address.
     signs_address: ClassVar[bool] = False
+    #: The days for which a token that `verify` has returned is remembered: longer than its signature is valid.
+    token_days: ClassVar[int] = 1
     #: The answer to a callback that was stored.
     reply: ClassVar[Reply] = Reply()
     #: The largest callback, in bytes.

@@ -97,6 +97,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
     channels: ClassVar = {"sms": "phone"}
     receipts_carry_key: ClassVar = True
     signs_address: ClassVar = True
+    token_days: ClassVar = 365  # V2 signs no time
     reply: ClassVar[base.Reply] = base.Reply(b"<Response/>", "application/xml")
 
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:

@@ -21,6 +21,7 @@ from app.addresses import (
     channel_address,
     channel_recipient,
     email_address,
+    group_address,
     mail_recipient,
     phone_address,
     text_recipient,
@@ -188,10 +189,12 @@ SmsSender = Annotated[
     _read(lambda value, info: phone_address(value, region=_region(info), may_be_alphanumeric=True)),
     _shown(_PHONE + " A short code or an alphanumeric sender is legal too.", "+12016661234", format="phone"),
 ]
+
+
 SmsRecipient = Annotated[
     _Address,
-    _read(lambda value, info: text_recipient(value, region=_region(info))),
-    _shown(_PHONE, "+18045551234", format="phone"),
+    _read(lambda value, info: group_address(value) or text_recipient(value, region=_region(info))),
+    _shown(_PHONE + " A group is written as in its messages.", "+18045551234", format="phone"),
 ]
 SmsParty = Annotated[
     _Address,

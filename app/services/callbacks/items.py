@@ -25,6 +25,7 @@ from app.domain import (
     parse_reference,
 )
 from app.providers.base import CallbackItem, InboundMessage, MailReport, Receipt, Unread
+from app.providers.toolbox.texts import members_of
 from app.services.accept.aliases import Aliases
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
@@ -220,7 +221,9 @@ class CallbackItems:
             message.attachments.extend(file.address for file in new)
             storable.files += new
         storable.messages.append(message)
-        storable.addresses |= {sender.value, recipient.value, person.value}
+        storable.addresses |= {sender.value, recipient.value, person.value, *members_of(sender.value)}
+        if item.details.author:
+            storable.addresses.add(storable_text(item.details.author))
         storable.tenants.add(message.tenant_id)
 
     def _address(self, written: str, channel: str) -> Address:

@@ -7,11 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import exists, func, null, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, literal, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.models import Contact, Conversation, ConversationParticipant, Message, TenantAddress
-from app.domain import MessageStatus, ParticipantRole
+from app.domain import AddressType, MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
 from app.services.callbacks.kept_callbacks import remove_callbacks_about
 from app.services.people.removal import BATCH, remove_aliases, remove_empty, remove_messages, remove_unused
@@ -59,6 +59,9 @@ async def accept_erasure(
         raise NotErasable("This is an address of your own. Only the address of a person can be erased.")
     anonymous = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now()}
     await connection.execute(update(Contact).where(*is_it).values(anonymous))
+    # A group is named by its members, and its messages are those of all of them.
+    of_group = anonymous | {"address": func.concat(_groups_of(contact_id), Contact.id)}
+    await connection.execute(update(Contact).where(*_is_group_with(tenant_id, contact.address)).values(of_group))
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     known_as = {contact.address, *await remove_aliases(connection, tenant_id, [contact.address])}
     removed = [await remove_callbacks_about(connection, tenant_id, address) for address in sorted(known_as)]
@@ -72,12 +75,15 @@ async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:
     too; the result of its send is not recorded. An erasure can be interrupted anywhere and started again, also by
     several processes at once. Raises `DatabaseUnavailable` where rows stay locked for too long.
     """
-    conversations_with = (
-        select(ConversationParticipant.conversation_id)
-        .where(ConversationParticipant.tenant_id == tenant_id, ConversationParticipant.contact_id == contact_id)
-        .order_by(ConversationParticipant.conversation_id)
-    )
+    is_group = and_(Contact.erasing_since.is_not(None), Contact.address.startswith(_groups_of(contact_id)))
+    groups = select(Contact.id).where(Contact.tenant_id == tenant_id, is_group)
     async with begin() as connection:
+        contacts = [contact_id, *(await connection.execute(groups)).scalars()]
+        conversations_with = (
+            select(ConversationParticipant.conversation_id)
+            .where(ConversationParticipant.tenant_id == tenant_id, ConversationParticipant.contact_id.in_(contacts))
+            .order_by(ConversationParticipant.conversation_id)
+        )
         conversations = list((await connection.execute(conversations_with)).scalars())
     for conversation_id in conversations:
         await _close(begin, tenant_id, conversation_id)
@@ -85,9 +91,20 @@ async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:
     for conversation_id in conversations:
         removed += await _empty(begin, tenant_id, conversation_id)
     async with begin() as connection:
-        removed += await remove_unused(connection, tenant_id, {contact_id})
+        removed += await remove_unused(connection, tenant_id, contacts)
     log.info("contact_erased", contact_id=contact_id, tenant_id=tenant_id, **removed)
     return removed
+
+
+def _groups_of(contact_id: int) -> str:
+    """The beginning of the addresses of groups that are erased with a contact."""
+    return f"erased:{contact_id}/"
+
+
+def _is_group_with(tenant_id: int, address: str) -> tuple[ColumnElement[bool], ...]:
+    members = func.string_to_array(func.substr(Contact.address, len("group:") + 1), ",")
+    is_group = Contact.address_type == AddressType.GROUP.value
+    return Contact.tenant_id == tenant_id, is_group, literal(address) == func.any(members)
 
 
 async def _close(begin: Begin, tenant_id: int, conversation_id: int) -> None:

@@ -4,7 +4,21 @@ from collections import Counter
 from typing import Any
 
 import structlog
-from sqlalchemy import BigInteger, ColumnElement, Delete, Float, and_, bindparam, delete, func, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Delete,
+    Float,
+    Text,
+    all_,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -12,6 +26,8 @@ from app.config import Settings
 from app.db.batches import SECOND, TENANT
 from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID
+from app.providers.base import BaseProvider
+from app.providers.registry import provider_registry
 from app.services.messages.files import remove_orphans
 from app.services.people.erasure import finish_erasures
 from app.services.people.removal import BATCH, remove_messages
@@ -21,8 +37,6 @@ log = structlog.get_logger(__name__)
 #: Of one tenant in one run, so that one with a great deal to remove does not hold up the others.
 _BATCHES = 50
 _DAY = 24 * 3600
-#: Longer than a signature that covers nothing but a token stays valid.
-_TOKEN_DAYS = 1
 
 _AGE = bindparam("age", type_=Float()) * SECOND
 #: Ids are drawn in about the order of time, so no index on time is needed.
@@ -67,7 +81,9 @@ def _delete_oldest(
 
 _DELETE_CALLBACKS = _delete_oldest(KeptCallback.received_at, by=KeptCallback.id)
 _DELETE_AUDIT_EVENTS = _delete_oldest(AuditEvent.created_at, by=AuditEvent.id)
-_DELETE_TOKENS = _delete_oldest(SignatureToken.created_at)
+_PROVIDERS = bindparam("providers", type_=ARRAY(Text()))
+_DELETE_TOKENS = _delete_oldest(SignatureToken.created_at, SignatureToken.provider_type == any_(_PROVIDERS))
+_DELETE_OTHER_TOKENS = _delete_oldest(SignatureToken.created_at, SignatureToken.provider_type != all_(_PROVIDERS))
 _DELETE_PARKED = _delete_oldest(StoredReceipt.received_at, StoredReceipt.message_id.is_(None))
 
 
@@ -91,7 +107,7 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     removed["parked_receipts"] += await _remove_by_age(
         engine, _DELETE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
     )
-    removed["signature_tokens"] += await _remove_by_age(engine, _DELETE_TOKENS, DEFAULT_TENANT_ID, _TOKEN_DAYS)
+    removed["signature_tokens"] += await _remove_tokens(engine)
     if removed.total():
         log.info("retention_removed", **+removed)
 
@@ -112,12 +128,23 @@ async def _remove_old_messages(engine: AsyncEngine, tenant_id: int, days: int) -
     return removed
 
 
-async def _remove_by_age(engine: AsyncEngine, statement: Delete, tenant_id: int, days: int) -> int:
+async def _remove_tokens(engine: AsyncEngine) -> int:
+    """Remove tokens whose signatures are out of date. Those of providers that are gone count as the usual ones."""
+    lasting = {name: days for name, each in provider_registry.items() if (days := each.token_days) > 1}
+    usual = {"providers": list(lasting)}
+    removed = await _remove_by_age(engine, _DELETE_OTHER_TOKENS, DEFAULT_TENANT_ID, BaseProvider.token_days, **usual)
+    for name, days in lasting.items():
+        removed += await _remove_by_age(engine, _DELETE_TOKENS, DEFAULT_TENANT_ID, days, providers=[name])
+    return removed
+
+
+async def _remove_by_age(engine: AsyncEngine, statement: Delete, tenant_id: int, days: int, **more: object) -> int:
     """Run a statement that removes a batch until none is left."""
     removed = 0
     for _ in range(_BATCHES):
         async with engine.begin() as connection:
-            batch = (await connection.execute(statement, {"tenant": tenant_id, "age": days * _DAY})).rowcount
+            parameters = {"tenant": tenant_id, "age": days * _DAY, **more}
+            batch = (await connection.execute(statement, parameters)).rowcount
         removed += batch
         if batch < BATCH:
             break

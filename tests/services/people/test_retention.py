@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import MessageStatus
+from app.providers.plivo import PlivoProvider, PlivoSettings
+from app.providers.registry import provider_registry
 from app.services.people.removal import BATCH
 from app.services.people.retention import remove_what_is_over
 from tests.conftest import make_settings
@@ -174,6 +176,19 @@ async def test_tokens_of_signatures_go_when_those_are_out_of_date(engine: AsyncE
         )
     await remove_what_is_over(engine, make_settings())
     assert await past.run("SELECT token FROM signature_tokens") == [("23",)]
+
+
+async def test_tokens_of_signatures_without_a_time_are_remembered_for_a_year(
+    engine: AsyncEngine, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(provider_registry, "plivo", PlivoProvider(PlivoSettings(_env_file=None)))
+    for days in (2, 364, 366):
+        await past.run(
+            "INSERT INTO signature_tokens (tenant_id, provider_type, token, events, created_at)"
+            f" VALUES (1, 'plivo', '{days}', 'hash', now() - {days} * interval '1 day')"
+        )
+    await remove_what_is_over(engine, make_settings())
+    assert sorted(await past.run("SELECT token FROM signature_tokens")) == [("2",), ("364",)]
 
 
 async def test_calls_of_providers_go_after_their_time(engine: AsyncEngine, past: Past, database_url: str) -> None:

@@ -197,7 +197,7 @@ def test_one_that_can_t_be_stored_costs_no_other(
     twilio: Twilio, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     twilio.holds(1, NOW)
-    twilio.holds(2, NOW, **{"from": "not a number at all, nor a name"})
+    twilio.holds(2, NOW, to="\x01")
     lines = repaired(capsys, "twilio", "--since", f"{NOW:%Y-%m-%d}")
     assert lines[-1] == "Done: 2 came in, 1 of them were missing and are recovered, 1 can't be stored."
     assert [row[0] for row in stored(database_url)] == ["SM1"]

@@ -73,7 +73,7 @@ def install(app: FastAPI) -> None:
 
 
 def servers(settings: Settings, origin: str = "") -> list[dict[str, str]]:
-    """The addresses of the service, a whole one first: PUBLIC_URL, or else the origin of the request if it is known."""
+    """The addresses of the service, a whole one first: PUBLIC_URL, or else the origin of the request."""
     known = (settings.public_url or origin).rstrip("/")
     return [*([{"url": known}] if known else []), {"url": "/", "description": "Where this document comes from."}]
 

@@ -244,15 +244,15 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
             return None
         media: list[str] = []
         if listed.num_media:
-            found = _Media.model_validate_json(await self._get(f"{self._account}/Messages/{listed.sid}/Media.json"))
+            found = _Media.from_json(await self._get(f"{self._account}/Messages/{listed.sid}/Media.json"))
             # As the callback writes them: they lead to the file itself.
             media = [f"{self._settings.api_url}{each.uri.removesuffix('.json')}" for each in found.media_list]
         return _inbound(listed.sid, listed.sender, listed.to, listed.body or "", media, sent_at=listed.date_sent)
 
     async def _page(self, path: str) -> _Page:
         try:
-            return _Page.model_validate_json(await self._get(path))
-        except ValidationError:
+            return _Page.from_json(await self._get(path))
+        except ValueError:
             raise base.TemporaryFailure("The list of messages can't be read.") from None
 
     async def _get(self, path: str) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from app.config import Settings
 from app.providers.base import Callback
 from app.providers.registry import provider_registry
-from tests.factories import until
+from tests.factories import sms, until
 from tests.providers import test_plivo, test_telnyx
 from tests.providers.test_vendors_over_http import PUBLIC_URL, Serve, deliver, url_of
 from tests.providers.test_vendors_over_http import reachable as reachable
@@ -65,6 +65,31 @@ async def test_a_group_is_one_conversation_that_is_answered_and_erased_with_its_
     assert rows_of(database_url, "SELECT body FROM messages UNION SELECT url FROM webhook_calls") == []
     for table in ("contacts", "conversations", "provider_events"):
         assert JANE[1:] not in str(rows_of(database_url, f"SELECT to_jsonb({table})::text FROM {table}"))
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)], ids=["delivered first", "failed first"])
+async def test_a_text_of_which_a_part_failed_did_not_arrive(
+    serve: Serve, reachable: Settings, monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
+) -> None:
+    vendor = Vendor(httpx.Response(202, json={"message_uuid": ["whole"]}))
+    monkeypatch.setitem(provider_registry, "plivo", test_plivo.provider(vendor))
+    client = await serve(reachable.model_copy(update={"routes": {"sms": ["plivo"]}}))
+    message_id = (await client.post("/api/messages/sms", json=sms())).json()["message_id"]
+
+    async def message() -> dict[str, Any]:
+        found: dict[str, Any] = (await client.get(f"/api/messages/{message_id}")).json()
+        return found
+
+    await until(message, lambda found: found["status"] == "sent")
+    parts = {
+        1: {"MessageUUID": "whole", "PartInfo": "1 of 2", "Status": "delivered"},
+        2: {"MessageUUID": "second", "ParentMessageUUID": "whole", "PartInfo": "2 of 2", "Status": "undelivered"},
+    }
+    for part in order:
+        callback = test_plivo.signed(form(parts[part].items()), url=url_of("plivo"))
+        assert (await deliver(client, callback)).status_code == 200
+    found = await until(message, lambda found: found["status"] == "undelivered")
+    assert found["status_reason"].startswith("In part: part 2 of 2 undelivered")
 
 
 async def test_a_signature_that_does_not_cover_the_body_is_good_for_one_message(

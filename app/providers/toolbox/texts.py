@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from app.domain import IN_PART
 from app.providers.base import InboundMessage, OutboundMessage
 
 #: The type of a message that came by Rich Communication Services, beside `sms` and `mms`.
@@ -42,7 +43,7 @@ def place(latitude: object, longitude: object, *names: str | None) -> str:
 
 def in_part(said: str | None, parts: str = "one of its parts did not arrive") -> str:
     """The detail of a failure that concerns some of a text's parts, or some of a group's members."""
-    return f"In part: {parts}" + (f" ({said})" if said else "")
+    return f"{IN_PART}: {parts}" + (f" ({said})" if said else "")
 
 
 def in_its_group(message: InboundMessage, others: Iterable[str]) -> InboundMessage:

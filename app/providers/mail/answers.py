@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from app.domain import parse_reference
-from app.providers.mail.headers import MESSAGE_ID, Headers
+from app.providers.mail.mime.headers import MESSAGE_ID, Headers
 
 #: The most that are looked up. A thread may name hundreds.
 _MOST = 10

@@ -23,11 +23,11 @@ from pydantic import (
 
 from app.providers.base import Callback, InboundFile, InboundMessage
 from app.providers.mail import verdicts
-from app.providers.mail.charsets import html_of, text_of
-from app.providers.mail.headers import Headers, decoded
 from app.providers.mail.inbound import Reception, messages_of
-from app.providers.mail.mailboxes import mailboxes
-from app.providers.mail.parts import MailParts, read_headers, read_mail
+from app.providers.mail.mime.charsets import html_of, text_of
+from app.providers.mail.mime.headers import Headers, decoded
+from app.providers.mail.mime.mailboxes import mailboxes
+from app.providers.mail.mime.parts import MailParts, read_headers, read_mail
 from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import EventTime, VendorModel, moment_of
 from app.providers.toolbox.multipart import FormPart, parts_of

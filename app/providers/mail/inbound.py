@@ -10,11 +10,11 @@ from app.domain import Automatic, Channel, MessageDetails, MessageType
 from app.providers.base import InboundFile, InboundMessage, MailClaims
 from app.providers.mail.answers import answered
 from app.providers.mail.automatic import automatic_kind
-from app.providers.mail.charsets import clean_text
-from app.providers.mail.headers import MESSAGE_ID, header, one_line, time_of
 from app.providers.mail.html_source import text_of_html
-from app.providers.mail.mailboxes import Mailbox
-from app.providers.mail.parts import MailParts, without_containers
+from app.providers.mail.mime.charsets import clean_text
+from app.providers.mail.mime.headers import MESSAGE_ID, header, one_line, time_of
+from app.providers.mail.mime.mailboxes import Mailbox
+from app.providers.mail.mime.parts import MailParts, without_containers
 from app.providers.mail.people import people_of
 from app.providers.mail.quotes import split_quoted
 from app.providers.mail.reports import report_of

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from app.providers.base import OutboundMessage, PermanentFailure
 from app.providers.mail.envelope import ascii_domain, mailbox_of
-from app.providers.mail.headers import MESSAGE_ID, one_line
 from app.providers.mail.html_source import looks_like_html, readable
+from app.providers.mail.mime.headers import MESSAGE_ID, one_line
 from app.providers.toolbox.http_client import HttpProvider, ProviderSettings
 from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.remote_files import RemoteFile, RemoteFiles

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.providers.base import Proof
-from app.providers.mail.headers import Headers
-from app.providers.mail.mailboxes import Mailbox, mailboxes
+from app.providers.mail.mime.headers import Headers
+from app.providers.mail.mime.mailboxes import Mailbox, mailboxes
 
 #: The most addresses kept of one kind.
 MOST_ADDRESSES = 100

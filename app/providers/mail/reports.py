@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from app.domain import Automatic, MessageStatus
 from app.providers.base import InboundFile, MailReport
 from app.providers.mail.events import Notice
-from app.providers.mail.headers import MESSAGE_ID, Headers, header, one_line
-from app.providers.mail.parts import read_headers
+from app.providers.mail.mime.headers import MESSAGE_ID, Headers, header, one_line
+from app.providers.mail.mime.parts import read_headers
 
 Fields = Mapping[str, str]
 

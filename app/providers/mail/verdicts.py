@@ -5,7 +5,7 @@
 
 import math
 
-from app.providers.mail.headers import Headers, header
+from app.providers.mail.mime.headers import Headers, header
 
 #: SpamAssassin's own limit, which SendGrid, Mailgun and Postmark have as well.
 _SPAM_SCORE = 5.0

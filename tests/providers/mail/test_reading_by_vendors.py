@@ -8,7 +8,7 @@ import httpx
 from app.providers.base import Callback, InboundMessage
 from app.providers.mail.formats import mailgun_inbound, postmark_inbound, sendgrid_inbound
 from tests.cases import each_case
-from tests.providers.mail.test_tnef import BODY, DATA, NEW_FILE, TITLE, winmail
+from tests.providers.mail.mime.test_tnef import BODY, DATA, NEW_FILE, TITLE, winmail
 
 URL = "https://messages.example/api/webhooks/x"
 RAW = "From: =?utf-8?Q?J=C3=BC?= <jane@example.com>\r\nSubject: x\r\nContent-Type: text/plain{}\r\n\r\n"

@@ -6,7 +6,7 @@ from app.domain import Automatic, MessageStatus
 from app.providers.base import InboundFile, MailReport
 from app.providers.mail.automatic import automatic_kind
 from app.providers.mail.events import Notice
-from app.providers.mail.parts import read_mail
+from app.providers.mail.mime.parts import read_mail
 from app.providers.mail.reports import report_of
 from tests.cases import each_case
 

@@ -1,7 +1,7 @@
 """Texts in format=flowed, as mail programs break them (RFC 3676)."""
 
-from app.providers.mail.flowed import unflowed
-from app.providers.mail.parts import read_mail
+from app.providers.mail.mime.flowed import unflowed
+from app.providers.mail.mime.parts import read_mail
 from tests.cases import each_case
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from app.domain import is_possible_date
-from app.providers.mail.charsets import text_of
+from app.providers.mail.mime.charsets import text_of
 
 #: More than any header needs that people read.
 _LONGEST_HEADER = 4_000

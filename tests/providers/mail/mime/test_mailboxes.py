@@ -1,6 +1,6 @@
 """Address headers, as mail programs write them and as forgers do."""
 
-from app.providers.mail.mailboxes import mailboxes
+from app.providers.mail.mime.mailboxes import mailboxes
 from tests.cases import each_case
 
 

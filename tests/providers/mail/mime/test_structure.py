@@ -3,9 +3,9 @@
 
 import base64
 
-from app.providers.mail.parameters import parameters_of
-from app.providers.mail.parts import MailParts, read_mail
-from app.providers.mail.transfer import without_transfer_encoding
+from app.providers.mail.mime.parameters import parameters_of
+from app.providers.mail.mime.parts import MailParts, read_mail
+from app.providers.mail.mime.transfer import without_transfer_encoding
 from tests.cases import each_case
 
 PDF = "Content-Type: application/pdf; name=a.pdf\nContent-Transfer-Encoding: base64\n\nJVBERg==\n"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from app.providers.mail.charsets import text_of
-from app.providers.mail.headers import decoded, one_line, readable
-from app.providers.mail.mailbox_tokens import tokens_of
+from app.providers.mail.mime.charsets import text_of
+from app.providers.mail.mime.headers import decoded, one_line, readable
+from app.providers.mail.mime.mailbox_tokens import tokens_of
 
 #: More than a value needs. Mail programs state a file's name up to three times.
 _LONGEST_VALUE = 20_000

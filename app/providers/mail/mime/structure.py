@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from app.providers.mail.headers import raw_header
-from app.providers.mail.parameters import Parameters, parameters_of
-from app.providers.mail.transfer import without_transfer_encoding
+from app.providers.mail.mime.headers import raw_header
+from app.providers.mail.mime.parameters import Parameters, parameters_of
+from app.providers.mail.mime.transfer import without_transfer_encoding
 
 #: As for forms, more parts than any sender needs. What follows belongs to the last one.
 MOST_PARTS = 5_000

@@ -5,9 +5,9 @@ import struct
 from compressed_rtf import compress
 
 from app.providers.base import InboundFile
-from app.providers.mail.parts import MailParts, without_containers
-from app.providers.mail.rtf import read_rtf
-from app.providers.mail.tnef import unpacked
+from app.providers.mail.mime.parts import MailParts, without_containers
+from app.providers.mail.mime.rtf import read_rtf
+from app.providers.mail.mime.tnef import unpacked
 from tests.cases import each_case
 
 SIGNATURE = b"\x78\x9f\x3e\x22\x01\x00"

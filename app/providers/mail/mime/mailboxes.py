@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from app.providers.mail.headers import decoded, one_line, readable
-from app.providers.mail.mailbox_tokens import Token, tokens_of
+from app.providers.mail.mime.headers import decoded, one_line, readable
+from app.providers.mail.mime.mailbox_tokens import Token, tokens_of
 
 #: More than a header with thousands of recipients has. A longer one is not read, because its cut end could decide.
 _LONGEST_VALUE = 100_000

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from compressed_rtf import decompress
 
-from app.providers.mail.charsets import clean_text, text_of
+from app.providers.mail.mime.charsets import clean_text, text_of
 
 #: Bytes. Decompressing takes a second for a megabyte of them.
 _LARGEST = 300_000

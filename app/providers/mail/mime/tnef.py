@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.providers.base import InboundFile
-from app.providers.mail.charsets import clean_text, html_of, text_of
-from app.providers.mail.rtf import read_compressed_rtf
+from app.providers.mail.mime.charsets import clean_text, html_of, text_of
+from app.providers.mail.mime.rtf import read_compressed_rtf
 
 _SIGNATURE = b"\x78\x9f\x3e\x22"
 _LARGEST = 40_000_000  # bytes

@@ -5,10 +5,10 @@ import encodings
 import os
 from datetime import UTC, datetime
 
-from app.providers.mail.charsets import text_of
-from app.providers.mail.headers import decoded, header, time_of
-from app.providers.mail.mime import MOST_HEADERS, MOST_PARTS
-from app.providers.mail.parts import read_mail
+from app.providers.mail.mime.charsets import text_of
+from app.providers.mail.mime.headers import decoded, header, time_of
+from app.providers.mail.mime.parts import read_mail
+from app.providers.mail.mime.structure import MOST_HEADERS, MOST_PARTS
 from tests.cases import each_case
 from tests.providers.vendors import payload
 

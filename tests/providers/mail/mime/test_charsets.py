@@ -1,8 +1,8 @@
 """Texts in the charsets that mails state, mean, or leave out."""
 
-from app.providers.mail.charset_names import codec_of
-from app.providers.mail.charsets import html_of, text_of
-from app.providers.mail.headers import decoded
+from app.providers.mail.mime.charset_names import codec_of
+from app.providers.mail.mime.charsets import html_of, text_of
+from app.providers.mail.mime.headers import decoded
 from tests.cases import each_case
 
 

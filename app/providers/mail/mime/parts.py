@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from app.providers.base import InboundFile
-from app.providers.mail.bodies import Body, in_order, is_about_html, text_of_other
-from app.providers.mail.charset_names import codec_of
-from app.providers.mail.charsets import html_of, text_of
-from app.providers.mail.file_endings import ENDINGS
-from app.providers.mail.flowed import unflowed
-from app.providers.mail.headers import Headers, readable
-from app.providers.mail.mime import Part, parsed
-from app.providers.mail.tnef import is_tnef, unpacked
-from app.providers.mail.transfer import uu_files
+from app.providers.mail.mime.bodies import Body, in_order, is_about_html, text_of_other
+from app.providers.mail.mime.charset_names import codec_of
+from app.providers.mail.mime.charsets import html_of, text_of
+from app.providers.mail.mime.file_endings import ENDINGS
+from app.providers.mail.mime.flowed import unflowed
+from app.providers.mail.mime.headers import Headers, readable
+from app.providers.mail.mime.structure import Part, parsed
+from app.providers.mail.mime.tnef import is_tnef, unpacked
+from app.providers.mail.mime.transfer import uu_files
 
 #: Forms of a text that are no files: AMP for Email and Apple Watch, whose content another form has as well.
 _OTHER_FORMS = {"text/x-amp-html", "text/watch-html"}

@@ -7,8 +7,8 @@ of which none is known, are read as their likely one.
 import re
 
 from app.db.sanitize import storable_text
-from app.providers.mail.charset_names import codec_of
-from app.providers.mail.east_asian import DECODERS
+from app.providers.mail.mime.charset_names import codec_of
+from app.providers.mail.mime.east_asian import DECODERS
 
 _LOST = "\ufffd"
 #: A text in ISO-2022-JP or -KR, by the escapes that begin it (RFC 1468, RFC 1557).

@@ -1,0 +1,1 @@
+"""A raw mail as headers, texts and files, on every Python alike (RFC 5322, MIME)."""

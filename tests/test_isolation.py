@@ -392,6 +392,7 @@ async def test_only_what_is_called_here_is_open_to_everybody(installation: Insta
         "POST /api/webhooks/{provider}",
         "GET /healthz",
         "GET /readyz",
+        "GET /openapi.json",
         "GET /docs",
         "GET /",
     }

@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.db.batches import TENANT, rows, same
 from app.db.models import Conversation, Message
-from app.domain import Direction, MessageStatus, NewMessage
+from app.domain import NO_DETAILS, Direction, MessageStatus, NewMessage
 
 #: Each names a value of `message_values`.
 MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
@@ -55,7 +55,7 @@ MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
 
 def message_values(message: NewMessage) -> tuple[Any, ...]:
     """The values of `MESSAGE_COLUMNS`, in their order."""
-    document = message.details.document()
+    document = None if message.details is NO_DETAILS else message.details.document()
     return (
         message.direction.value,
         message.channel,

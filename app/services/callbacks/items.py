@@ -16,6 +16,7 @@ from app.db.engine import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
 from app.domain import (
     DEFAULT_TENANT_ID,
+    NO_DETAILS,
     Address,
     Channel,
     Direction,
@@ -257,6 +258,8 @@ def _storable_receipt(receipt: Receipt) -> Receipt:
 
 def _storable_details(details: MessageDetails) -> MessageDetails:
     """The same, without what PostgreSQL can't store."""
+    if details is NO_DETAILS:
+        return details
     return replace(
         details,
         from_name=storable_text(details.from_name),

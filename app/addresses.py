@@ -21,6 +21,10 @@ _NO_KINDS = {"email", "http", "https", "mailto", "phone", "sms", "tel"}
 _NUMBER_OF_A_CHANNEL = re.compile(r"(?:rcs|whatsapp):\+[0-9]{7,15}", re.ASCII)
 _ODD_LOCAL_PART = re.compile(r'"[^\r\n]*"|[^\s<>"]+')
 _NOT_IN_A_DOMAIN = re.compile(r"[\s<>]")
+#: Invisible marks: of the direction of writing, of no width, of an optional hyphen, of the order of bytes.
+_INVISIBLE = "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+#: A quoted local part that needs no quotes but for its dots.
+_QUOTED_FOR_DOTS = re.compile(r'"([^\s"(),:;<>@\[\\\]]+)"')
 _LONGEST_PHONE, _LONGEST_LOCAL_PART = 64, 64
 _LONGEST_EMAIL = 320
 
@@ -107,7 +111,7 @@ def sender_address(written: str, *, region: str, is_mail: bool = False) -> Addre
     Mail comes from `root@localhost` too, and texts from senders that are neither a number nor a usual name. Raises
     `InvalidAddress` for an empty text, and in mail for a text without an address.
     """
-    text = _CONTROL.sub(" ", written).strip()[:_LONGEST_EMAIL]
+    text = _seen(_CONTROL.sub(" ", written))[:_LONGEST_EMAIL]
     try:
         return email_address(text, may_have_display_name=True) if is_mail else contact_address(text, region=region)
     except InvalidAddress:
@@ -198,11 +202,11 @@ def _is_number(address: Address, kind: str | None) -> bool:
 def _mailbox(text: str, may_have_display_name: bool) -> _Mailbox:
     if may_have_display_name and text.endswith(">") and text.count("<") == 1:
         text = text[text.find("<") + 1 : -1]
-    local, _, domain = text.rpartition("@")
+    local, domain = _parts(text)
     is_quoted = local.startswith('"')
     # Japanese carriers gave out addresses such as `jane..x.@docomo.example`.
     has_odd_dots = not is_quoted and len(local) <= _LONGEST_LOCAL_PART and "@" not in local
-    checked = f"{'.'.join(filter(None, local.split('.')))}@{domain}" if has_odd_dots else text
+    checked = f"{'.'.join(filter(None, local.split('.')))}@{domain}" if has_odd_dots else f"{local}@{domain}"
     try:
         # `test_environment` only admits the reserved domain .test, which reaches nobody.
         valid = validate_email(
@@ -217,17 +221,29 @@ def _mailbox(text: str, may_have_display_name: bool) -> _Mailbox:
 
 def _odd_mailbox(text: str) -> _Mailbox | None:
     """The mailbox in a text that is no valid address, as real mail has them."""
-    local, _, domain = text[text.find("<") + 1 :].removesuffix(">").rpartition("@")
-    if not _ODD_LOCAL_PART.fullmatch(local) or not domain or _NOT_IN_A_DOMAIN.search(domain):
+    local, domain = _parts(text[text.find("<") + 1 :].removesuffix(">"))
+    if not _ODD_LOCAL_PART.fullmatch(local) or domain in {"", "."} or _NOT_IN_A_DOMAIN.search(domain):
         return None
-    domain = domain.lower()
+    domain = domain.lower().removesuffix(".")  # that of the root
     return _Mailbox(f"{folded(local)}@{domain}", f"{local}@{domain}")
+
+
+def _parts(mailbox: str) -> tuple[str, str]:
+    """The local part, without quotes that only its dots need, and the domain."""
+    local, _, domain = mailbox.rpartition("@")
+    quoted = _QUOTED_FOR_DOTS.fullmatch(local)
+    return quoted[1] if quoted else local, domain
+
+
+def _seen(text: str) -> str:
+    """The text as people see it: composed, and without space and invisible marks around it."""
+    return unicodedata.normalize("NFC", text).strip().strip(_INVISIBLE).strip()
 
 
 def _plain(written: str, longest: int) -> str:
     if _CONTROL.search(written):
         raise InvalidAddress("an address can't hold line breaks or control characters")
-    text = written.strip()
+    text = _seen(written)
     if not text:
         raise InvalidAddress("an address can't be empty")
     if len(text) > longest:

@@ -17,15 +17,23 @@ REMEMBERED = 16_384
 
 _SCHEME = re.compile(r"(?:tel|sms|mms|callto|whatsapp|rcs):(?://)?(?=[+(]?\d)", re.IGNORECASE)
 _SHORT_CODE = re.compile(r"[0-9]{3,6}")
+#: No number in E.164 is that short: a gateway writes a plus before all that it has.
+_SHORT_CODE_WITH_PLUS = re.compile(r"\+([0-9]{3,6})", re.ASCII)
 _LONG_SHORT_CODE = re.compile(r"[0-9]{7,8}")
 _SEPARATORS = re.compile(r"[\s().\-\u2010-\u2015]+")
 _PLAIN_NUMBER = re.compile(r"\+?[0-9]{7,15}", re.ASCII)
-_NO_PLUS = re.compile(r"[1-9][0-9]{7,14}", re.ASCII)
+#: Digits from the country code on; 00 is how most countries dial the plus.
+_NO_PLUS = re.compile(r"(?:00)?([1-9][0-9]{7,14})", re.ASCII)
+#: In digits. Plans such as Germany's allow fifteen without the country code, but no real number has so many.
+_LONGEST_NATIONAL = 12
+#: Digits that are longer than the numbers of most countries without their code.
+_LONG = re.compile(r"[1-9][0-9]{10,14}", re.ASCII)
 #: Letters, digits, space and `- + _ & .`, by the documentation of Twilio's alpha senders; the stop is Vonage's.
 _NAME = re.compile(r"(?=.*[A-Za-z])(?!\+[0-9])(?!(?:.*[0-9]){7})[A-Za-z0-9 &+._-]{1,11}")
 _LONG_NAME = re.compile(r"(?!\+\d)(?!(?:.*\d){7})[^@]*[^\W\d_][^@]*")
 _VANITY = re.compile(r"[+(]*[0-9](?!.*[0-9][A-Za-z][0-9])(?:[^A-Za-z]*[A-Za-z]){4}.*", re.ASCII)
 _VANITY_TYPES = {PhoneNumberType.TOLL_FREE, PhoneNumberType.SHARED_COST, PhoneNumberType.UAN}
+_NO_NUMBER = "not a phone number; write it with + and country code, such as +12016661234"
 
 
 class _Plan(NamedTuple):
@@ -123,13 +131,18 @@ def is_name(text: str) -> bool:
 def read_number(text: str, region: str) -> Number:
     """The number or short code in a text, read as one of `region` (ISO 3166) where it has no country code.
 
-    Its length has to be possible, but no plan has to know it: fictional numbers are legal. Letters are refused but
-    for vanity numbers such as 1-800-FLOWERS. Raises `InvalidAddress`.
+    Its length has to be possible, but no plan has to know it: fictional numbers are legal. Eleven digits or more that
+    a plan knows only as those of another country are refused, and letters but for vanity numbers such as
+    1-800-FLOWERS. Raises `InvalidAddress`.
     """
     text = _SCHEME.sub("", text, count=1) if _SCHEME.match(text) else text
     if _SHORT_CODE.fullmatch(text):
         return Number(text, text)
     number = _parsed(text, region)
+    if _is_with_code_of(region, text):
+        number = _parsed(f"+{text}", "ZZ")
+    elif _LONG.fullmatch(text) and not _is_given_out(number) and is_assigned(f"+{text}"):
+        raise InvalidAddress(_NO_NUMBER)
     if number is not None and number.extension:
         raise InvalidAddress("an extension can't receive messages; leave it out")
     if any(character.isalpha() for character in text.partition(";")[0]) and not _is_vanity(text, number):
@@ -142,22 +155,28 @@ def read_number(text: str, region: str) -> Number:
         return Number(compared_form(spelling), spelling)
     if _LONG_SHORT_CODE.fullmatch(text):
         return Number(text, text)
-    raise InvalidAddress("not a phone number; write it with + and country code, such as +12016661234")
+    raise InvalidAddress(_NO_NUMBER)
 
 
 def read_unlisted(text: str) -> str | None:
-    """Seven to fifteen digits without the marks between them, perhaps after a plus; None for any other text."""
+    """Seven to fifteen digits without the marks between them, perhaps after a plus; None for any other text.
+
+    A plus before a short code goes.
+    """
     text = _SCHEME.sub("", text, count=1) if _SCHEME.match(text) else text
     text = _SEPARATORS.sub("", text)
+    if short := _SHORT_CODE_WITH_PLUS.fullmatch(text):
+        return short[1]
     return text if _PLAIN_NUMBER.fullmatch(text) else None
 
 
 def read_international(text: str) -> Number | None:
     """Digits without a plus as a number with its country code, if its length is possible."""
-    if not _NO_PLUS.fullmatch(text):
+    written = _NO_PLUS.fullmatch(_SEPARATORS.sub("", text))
+    if not written:
         return None
     try:
-        return read_number(f"+{text}", "ZZ")
+        return read_number(f"+{written[1]}", "ZZ")
     except InvalidAddress:
         return None
 
@@ -165,8 +184,7 @@ def read_international(text: str) -> Number | None:
 @lru_cache(maxsize=REMEMBERED)
 def is_assigned(number: str) -> bool:
     """True for a number in E.164 that the numbering plan of its country has given out."""
-    parsed = _parsed(todays_form(number), "ZZ")
-    return parsed is not None and phonenumbers.is_valid_number(parsed)
+    return _is_given_out(_parsed(number, "ZZ"))
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -189,6 +207,20 @@ def _parsed(text: str, region: str) -> PhoneNumber | None:
         return phonenumbers.parse(text, region)
     except NumberParseException:
         return None
+
+
+def _is_with_code_of(region: str, text: str) -> bool:
+    """True for twelve digits or more that begin with the code of their own country, though a plan may allow more."""
+    code = str(phonenumbers.country_code_for_region(region))
+    is_long = _LONG.fullmatch(text) is not None and len(text) >= _LONGEST_NATIONAL
+    return is_long and text.startswith(code) and is_assigned(f"+{text}")
+
+
+def _is_given_out(number: PhoneNumber | None) -> bool:
+    """True for a number that is in the plan of its country, in today's form."""
+    today = _todays(number)
+    parsed = _parsed(today, "ZZ") if today else None
+    return parsed is not None and phonenumbers.is_valid_number(parsed)
 
 
 def _todays(number: PhoneNumber | None) -> str | None:

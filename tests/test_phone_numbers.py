@@ -168,6 +168,14 @@ def test_a_number_may_be_a_link(written: str) -> None:
         ("4915123456789", "+4915123456789"),
         ("8613812345678", "+8613812345678"),
         ("242733", "242733"),
+        ("00447911123456", "+447911123456"),
+        ("00 55 11 8765-4321", "+5511987654321"),
+        ("+24273", "24273"),
+        ("+988", "988"),
+        ("\u202aAMAZON\u202c", "AMAZON"),
+        ("\u200eDHL", "DHL"),
+        ("\ufeffHermes ", "Hermes"),
+        ("Cafe\u0301", "Café"),
     ],
 )
 def test_a_genuine_sender_of_a_text_is_never_refused(written: str, value: str) -> None:
@@ -175,6 +183,36 @@ def test_a_genuine_sender_of_a_text_is_never_refused(written: str, value: str) -
         address = read(written, region="US")
         assert (address.type, address.value) == ("phone", value)
         assert read(address.value, region="US").value == value
+
+
+@each_case(
+    ("region", "written", "value", "is_sure"),
+    [
+        ("DE", "4915112345678", "+4915112345678", True),
+        ("DE", "4917612345678", "+4917612345678", True),
+        ("DE", "15112345678", "+4915112345678", True),
+        ("DE", "49123456", "+4949123456", True),
+        ("DE", "14155550123", "+14155550123", False),
+        ("AT", "436641234567", "+436641234567", True),
+        ("IN", "14155550123", "+14155550123", False),
+        ("IN", "919876543210", "+919876543210", True),
+        ("IN", "9191919191", "+919191919191", True),
+        ("BR", "14155550123", "+14155550123", False),
+        ("BR", "55998765432", "+5555998765432", True),
+        ("SG", "60123456789", "+60123456789", False),
+        ("SG", "6591234567", "+6591234567", True),
+        ("MX", "15512345678", "+525512345678", True),
+        ("GB", "447911123456", "+447911123456", True),
+        ("US", "15551234567", "+15551234567", True),
+        ("US", "5491234567", "+15491234567", True),
+    ],
+)
+def test_a_country_code_without_a_plus_is_known_by_the_plans(
+    region: str, written: str, value: str, is_sure: bool
+) -> None:
+    assert text_sender(written, region=region).value == value
+    recipient = text_recipient(written, region=region)
+    assert (recipient.value, recipient.doubt is None) == (value, is_sure)
 
 
 @each_case(
@@ -194,6 +232,8 @@ def test_a_vendor_may_report_any_text_as_the_sender(written: str) -> None:
         ("+1 201 666", "+1201666"),
         ("447911123456", "+447911123456"),
         ("266696687", "266696687"),
+        ("+24273", "24273"),
+        ("0014155550123", "+14155550123"),
     ],
 )
 def test_a_recipient_of_no_possible_length_is_in_doubt(written: str, value: str) -> None:

@@ -200,6 +200,7 @@ def test_the_migration_changes_nothing_the_second_time(merged: str) -> None:
         *("+525512345678", "+5215512345678", "+554188887777", "+551133334444", "+541123456789", "+548005551234"),
         *("+22507123456", "+22580123456", "+22545123456", "+22588123456", "+22521812345", "+22520212345"),
         *("+2250707123456", "+22997123456", "+2290197123456", "+841201234567", "+841991234567", "+84912345678"),
+        *("+24273", "+911", '"Jane..X"@client.example', '"a.b"@client.example', "Jane@client.example."),
         *("Jane.DOE@client.example", "İ@client.example", "ΣΑΣ@client.example"),
         *("Straße@client.example", '"A b"@client.example', "JOSE\u0301@client.example"),
     ],

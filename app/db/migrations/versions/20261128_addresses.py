@@ -24,6 +24,7 @@ _VIETNAM = (
 )
 #: Written so that Python and PostgreSQL read them alike.
 _PLANS = [
+    (r"\+([0-9]{3,6})", r"\1"),  # a short code
     (r"\+52(?:1|01|044|045)([1-9][0-9]{9})", r"+52\1"),
     (r"\+55([1-9]{2})([6-9][0-9]{7})", r"+55\g<1>9\2"),
     (r"\+54((?:11|2[0-9]|3[0-9])[0-9]{8})", r"+549\1"),
@@ -36,6 +37,8 @@ _PLANS = [
     (r"\+229([2-9][0-9]{7})", r"+22901\1"),
     *((rf"\+84{old}([0-9]{{7}})", rf"+84{new}\1") for old, new in (pair.split(":") for pair in _VIETNAM.split())),
 ]
+#: A quoted local part that needs no quotes but for its dots.
+_QUOTED_FOR_DOTS = re.compile(r'"([^\s"(),:;<>@\[\\\]]+)"')
 _BATCH = 10_000
 
 #: Addresses that may have another form, which Python decides.
@@ -47,7 +50,7 @@ _FIND = """
     ) AS known
     WHERE address ~ :numbers
     OR (address LIKE '%@%' AND address !~ '^[a-z][a-z0-9_-]*:'
-        AND (address ~ '[A-Z]' OR octet_length(address) <> length(address)))
+        AND (address ~ '[A-Z]|^"|[.]$' OR octet_length(address) <> length(address)))
 """
 #: In each table, `kept` is the eldest of the rows that have become one.
 _STEPS = [
@@ -173,5 +176,6 @@ def _compared(address: str) -> str:
                 return match.expand(today)
         return address
     local, _, domain = address.rpartition("@")
+    local = _QUOTED_FOR_DOTS.sub(r"\1", local) if local.startswith('"') else local
     lower = unicodedata.normalize("NFC", local).lower().replace("ς", "σ")  # noqa: RUF001 - the letter is meant
-    return f"{unicodedata.normalize('NFC', lower)}@{domain.lower()}"
+    return f"{unicodedata.normalize('NFC', lower)}@{domain.lower().removesuffix('.')}"

@@ -57,6 +57,8 @@ THROTTLED = {"10011", "40011", "40318"}
 REFUSES_US = {"40311", "40312", "40313", "40314", "40333"}
 
 _FAILURES = {MessageStatus.UNDELIVERED, MessageStatus.FAILED, MessageStatus.EXPIRED}
+#: Events of messages that we have sent. Others tell by their direction.
+_OF_SENT_MESSAGES = {"message.sent", "message.finalized"}
 #: By the documentation of group messages, without the sender.
 _LARGEST_GROUP = 8
 
@@ -221,7 +223,7 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
         event = _Callback.model_validate(callback.json()).data
         if event.event_type == "message.received":
             return [_inbound(_Message.model_validate(event.payload))]
-        if event.payload.get("direction") != "outbound":
+        if event.event_type not in _OF_SENT_MESSAGES and event.payload.get("direction") != "outbound":
             return []  # of another product of the account
         return [_receipt(event, _Outcome.model_validate(event.payload))]
 

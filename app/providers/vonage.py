@@ -302,7 +302,7 @@ def _in_version_1(callback: dict[str, Any]) -> dict[str, Any]:
     if not ends:
         return callback
     numbers = {end: each.get("number") or each.get("id") for end, each in ends.items()}
-    channel = next((each["type"] for each in ends.values() if "type" in each), None)
+    channel = next((kind for each in ends.values() if (kind := each.get("type"))), callback.get("channel"))
     message = callback.get("message")
     content = message.get("content") if isinstance(message, dict) else None
     return callback | (content if isinstance(content, dict) else {}) | numbers | {"channel": channel}

@@ -237,6 +237,8 @@ V01: dict[str, Any] = {
         ({"message": {"content": {"type": "file", "file": {"url": "u"}}}}, "sms", "", ["u"]),
         ({"from": {"number": int(JANE[1:])}, "message": {"content": {"text": "Hi"}}}, "sms", "Hi", []),
         ({"from": {"type": "sms", "id": JANE[1:]}, "message": {"content": {"text": "Hi"}}}, "sms", "Hi", []),
+        ({"from": {"type": None, "number": JANE[1:]}, "message": {"content": {"text": "Hi"}}}, "sms", "Hi", []),
+        ({"from": {"number": JANE[1:]}, "message": {"content": {"text": "Hi"}}}, "sms", "Hi", []),
         ({"message": {"content": None}}, "sms", "", []),
     ],
 )
@@ -269,6 +271,13 @@ def outcome(*words: str, **more: Any) -> Receipt:
     to = [{"phone_number": number, "status": word} for number, word in zip((JANE, MAX, ANN), words, strict=False)]
     receipt: Receipt = telnyx_({"direction": "outbound", "to": to, **more}, "message.finalized")
     return receipt
+
+
+@each_case("direction", [None, "", 7, [], "outbound"])
+@each_case("event", ["message.sent", "message.finalized"])
+def test_an_event_of_a_sent_message_needs_no_direction_at_telnyx(direction: object, event: str) -> None:
+    receipt: Receipt = telnyx_({"direction": direction, "to": parties(JANE, status="delivered")}, event)
+    assert (receipt.status, receipt.recipient) == (MessageStatus.DELIVERED, JANE)
 
 
 @each_case(

@@ -10,7 +10,9 @@ import re
 
 from app.providers.chat.fields import Fields, fields_in, items_in, lines, objects_in, text_in
 
-_REFERENCE = re.compile(r"<([^<>]+)>")
+#: A mention, a command or a link, not any `<` that was not escaped.
+_REFERENCE = re.compile(r"<((?:[@#!]|[A-Za-z][A-Za-z0-9+.-]*:)[^<>]*)>")
+_SCHEME = re.compile(r"(?:https?://|mailto:|tel:)")
 #: The text that Slack puts beside blocks that came without one.
 _NO_TEXT = "This content can't be displayed."
 
@@ -54,7 +56,8 @@ def _link(address: str, label: str) -> str:
     """An address with its label, unless Slack itself made the address of the label."""
     if not label:
         return address.removeprefix("mailto:").removeprefix("tel:")
-    return label if not address or address.endswith(label) else f"{label} ({address})"
+    is_label = _SCHEME.sub("", address, count=1).rstrip("/") == _SCHEME.sub("", label, count=1).rstrip("/")
+    return label if not address or is_label else f"{label} ({address})"
 
 
 def _joined(text: str, blocks: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from app.domain import Direction, MessageDetails, MessageStatus
+from app.phone_numbers import compared_form
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.providers.chat.fields import Fields, fields_in, objects_in, text_in
 from app.providers.chat.whatsapp_content import media_of, words_of
@@ -67,7 +68,7 @@ def items_of(document: object, numbers: Mapping[str, str]) -> Iterator[CallbackI
         if not _has_list(entry, "changes"):
             yield Unread("an entry without a list of changes")
         for change in objects_in(entry, "changes"):
-            if text_in(change, "field") in _FIELDS:
+            if text_in(change, "field") in _FIELDS or not change.get("field"):
                 yield from _items(fields_in(change, "value"), numbers)
 
 
@@ -83,11 +84,21 @@ def _items(value: Fields, numbers: Mapping[str, str]) -> Iterator[CallbackItem |
         yield Unread("a change names one of our numbers in its metadata")
         return
     for name, read in (("messages", _messages), ("message_echoes", _echoes), ("statuses", _receipts)):
-        for item in objects_in(value, name):
+        written = value.get(name) or []
+        for item in written if isinstance(written, list) else [written]:
             try:
-                yield from read(item, value, ours)
+                if not isinstance(item, dict):
+                    raise ValueError(f"{name} are objects")
+                is_echo = read is _messages and _is_ours(item, ours)
+                yield from _echoes(item, value, ours) if is_echo else read(item, value, ours)
             except ValueError as error:
                 yield Unread(str(error))
+
+
+def _is_ours(message: Fields, ours: str) -> bool:
+    """True for a message that the business sent, though it stands among those that came in."""
+    is_from_us = compared_form(_number(text_in(message, "from"))) == compared_form(ours)
+    return is_from_us and bool(text_in(message, "to") or text_in(message, "to_user_id"))
 
 
 def _messages(message: Fields, value: Fields, ours: str) -> Iterator[InboundMessage]:
@@ -120,7 +131,8 @@ def _changes(message: Fields, before: _Person, ours: str) -> Iterator[InboundMes
     """The news of a changed number, for the conversation of the old one and for that of the new one."""
     system = fields_in(message, "system")
     now = _Person(_number(text_in(system, "wa_id") or text_in(system, "new_wa_id")), _user_id(system, "user_id"))
-    is_told = now.address not in {"", before.address}
+    # A new form of the same number is no change of the conversation.
+    is_told = now.address != "" and compared_form(now.address) != compared_form(before.address)
     body = f"{before.address} is now {now.address}." if is_told else words_of(message)
     for id_, address, alias in (("", before.address, None), (":new", now.address, now.alias)):
         if id_ == "" or is_told:

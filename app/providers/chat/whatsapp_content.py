@@ -76,7 +76,7 @@ def _interactive(message: Fields) -> str:
         return _form(form)
     if answer := text_in(interactive, "call_permission_reply", "response"):
         return _named("call permission", answer)
-    return ""
+    return text_in(interactive, "body", "text")
 
 
 def _form(form: Fields) -> str:
@@ -166,7 +166,7 @@ def _product(message: Fields) -> str:
 
 
 _RENDERED: dict[str, Callable[[Fields], str]] = {
-    "text": lambda message: text_in(message, "text", "body"),
+    "text": lambda message: text_in(message, "text", "body") or text_in(message, "text"),
     "image": lambda message: text_in(message, "image", "caption"),
     "video": lambda message: text_in(message, "video", "caption"),
     "audio": _audio,

@@ -77,7 +77,7 @@ def test_a_person_is_a_number_or_else_an_id(
         ({"timestamp": ["1"]}, None, "Hallo"),
         ({"context": "wamid.0", "referral": [], "errors": {}}, AT, "Hallo"),
         ({"type": None}, AT, "Hallo"),
-        ({"text": "Hallo"}, AT, ""),
+        ({"text": "Hallo"}, AT, "Hallo"),
         ({"id": 17}, AT, "Hallo"),
     ],
 )
@@ -95,14 +95,37 @@ def test_no_field_of_another_type_costs_a_message(
         (message(id="x" * 401), 1),
         ({"type": "text"}, 1),
         (message(group_id="with space"), 1),
-        ("not an object", 0),
-        (None, 0),
+        ("not an object", 1),
+        (None, 1),
+        ([], 1),
     ],
 )
 def test_what_can_not_be_read_costs_no_other(spoilt: object, count: int) -> None:
     items = read(callback(messages=[spoilt, message(id="wamid.2")]))
     assert [item.provider_message_id for item in items if isinstance(item, InboundMessage)] == ["wamid.2"]
     assert sum(isinstance(item, Unread) for item in items) == count
+
+
+@each_case(
+    ("messages", "read_as"),
+    [
+        (message(), [InboundMessage]),
+        ("x", [Unread]),
+        (7, [Unread]),
+        (None, []),
+        ([], []),
+        ({}, []),
+        ([message(), 5], [InboundMessage, Unread]),
+    ],
+)
+def test_one_message_needs_no_list_and_what_is_none_is_told(messages: object, read_as: list[type]) -> None:
+    assert [type(item) for item in read(callback(messages=messages))] == read_as
+
+
+def test_a_change_without_its_field_is_one_of_messages() -> None:
+    document = callback(messages=[message()])
+    document["entry"][0]["changes"][0]["field"] = None
+    assert [item.body for item in read(document)] == ["Hallo"]
 
 
 @each_case(
@@ -214,6 +237,31 @@ def test_an_echo_is_what_we_sent_elsewhere(
     assert item.direction is Direction.OUTBOUND
     assert (item.from_address, item.to_address, item.alias, item.body) == (OURS, to, alias, body)
     assert item.details == MessageDetails()
+
+
+@each_case(
+    ("changes", "direction"),
+    [
+        ({"from": OURS.lstrip("+"), "to": "4917012345678"}, Direction.OUTBOUND),
+        ({"from": OURS, "to_user_id": "DE.2"}, Direction.OUTBOUND),
+        ({"from": OURS}, Direction.INBOUND),
+        ({"to": OURS.lstrip("+")}, Direction.INBOUND),
+        ({"to": "4917012345678"}, Direction.INBOUND),
+    ],
+)
+def test_an_echo_may_stand_among_the_messages(changes: dict[str, Any], direction: Direction) -> None:
+    [item] = read(callback(messages=[message(**changes)]))
+    assert item.direction is direction
+
+
+@each_case(
+    ("old", "new"),
+    [("551187654321", "5511987654321"), ("5215512345678", "525512345678"), ("541123456789", "5491123456789")],
+)
+def test_another_form_of_the_same_number_is_told_once(old: str, new: str) -> None:
+    system = {"type": "user_changed_number", "body": "Ida changed it", "wa_id": new}
+    [item] = read(callback(messages=[message(type="system", system=system, **{"from": old})]))
+    assert (item.from_address, item.body) == (f"+{old}", "Ida changed it")
 
 
 def test_an_echo_to_nobody_is_not_understood() -> None:

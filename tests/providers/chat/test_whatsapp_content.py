@@ -91,6 +91,8 @@ def test_an_order_is_what_was_ordered(order: object, words: str) -> None:
         (message("text", {"body": "Hallo"}), "Hallo"),
         (message("text", {"body": 42}), "42"),
         (message("text", None), ""),
+        (message("text", "as it is"), "as it is"),
+        (message("interactive", {"type": "button", "body": {"text": "Which day?"}, "action": {}}), "Which day?"),
         ({"text": {"body": "without a type"}}, "without a type"),
         (message("button", {"text": "Yes", "payload": "YES-1"}), "Yes"),
         (message("button", {"payload": "YES-1"}), "YES-1"),

@@ -18,7 +18,11 @@ _IN_A_STRING = re.compile(
       |\\""",
     re.VERBOSE,
 )
-_NO_NUMBERS = {"nan", "inf", "infinity"}
+#: Values as other languages write them.
+_OTHER_WORDS = dict.fromkeys(("nan", "inf", "infinity", "undefined", "none"), "null")
+_OTHER_WORDS |= {"true": "true", "false": "false"}
+#: Digits that are no number in JSON: a plus or zeros in front, as phone numbers have, or no digit before the point.
+_ODD_NUMBER = re.compile(r"\+[0-9]+(?:\.[0-9]+)?|-?0[0-9]+(?:\.[0-9]+)?|[+-]?\.[0-9]+", re.ASCII)
 #: Python refuses to read longer integers, since that takes quadratic time.
 _LONGEST_NUMBER = 4_000
 
@@ -38,9 +42,10 @@ def mended(content: bytes | str) -> bytes:
     """A document with the usual faults of its writers taken out, in UTF-8; JSON (RFC 8259) stays as it is.
 
     Half of a surrogate pair, a byte that is no UTF-8, and an escape without its digits become U+FFFD. Control
-    characters in strings are escaped, other unknown escapes lose their backslash. NaN, infinity and numbers of
-    thousands of digits become null. A byte order mark, NUL after the document and a comma before a closing bracket
-    go. UTF-16 and UTF-32 are read. The time is linear in the length.
+    characters in strings are escaped, other unknown escapes lose their backslash. NaN, infinity, undefined, None and
+    numbers of thousands of digits become null, and digits after a plus or a zero become a text. A byte order mark,
+    NUL after the document and a comma before a closing bracket go. UTF-16 and UTF-32 are read. The time is linear in
+    the length.
     """
     text = content if isinstance(content, str) else _decoded(content)
     # The two halves of a pair may have been written one by one; a half that remains alone is replaced.
@@ -62,9 +67,12 @@ def _mended_token(found: re.Match[str]) -> str:
         return _IN_A_STRING.sub(_mended_character, written)
     if written == ",":
         return ""
+    if _ODD_NUMBER.fullmatch(written):
+        return f'"{written}"'
     digits = written.lstrip("+-")
-    is_no_number = digits.lower() in _NO_NUMBERS or (len(digits) > _LONGEST_NUMBER and digits.isdigit())
-    return "null" if is_no_number else written
+    if len(digits) > _LONGEST_NUMBER and digits.isdigit():
+        return "null"
+    return _OTHER_WORDS.get(digits.lower(), written)
 
 
 def _mended_character(found: re.Match[str]) -> str:

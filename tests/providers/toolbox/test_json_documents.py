@@ -30,6 +30,11 @@ _BOM = "\ufeff"
         (b'["\xed\xa0\xbd\xed\xb8\x82"]', ["\U0001f602"]),
         (b'[NaN, -Infinity, +inf, -nan, "NaN", 1]', [None, None, None, None, "NaN", 1]),
         (b'{"a": NaN,"b":[Infinity]}', {"a": None, "b": [None]}),
+        (
+            b'{"from": +12016661234, "to": 0049151, "rate": .5, "n": -0.5}',
+            {"from": "+12016661234", "to": "0049151", "rate": ".5", "n": -0.5},
+        ),
+        (b'{"a": undefined, "b": None, "c": True, "d": FALSE}', {"a": None, "b": None, "c": True, "d": False}),
         (b"[" + b"9" * 5_000 + b", 2]", [None, 2]),
         (b'{"a": [1, 2,], "b": "3,]",\r\n}', {"a": [1, 2], "b": "3,]"}),
         (b' {"a": 1}\r\n\x00\x00', {"a": 1}),

@@ -33,7 +33,8 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _STEP = re.compile(r"[^.\[\]]+")
 _CHANNEL = re.compile(r"([a-z][a-z0-9_-]{0,62})(?::([a-z][a-z0-9_-]{0,30}))?")
 _KINDS = {"sms": "phone", "email": "email"}
-_DIGITS = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
+_DIGITS = re.compile(r"(00)?([1-9][0-9]{6,14})", re.ASCII)
+_SEPARATORS = re.compile(r"[\s().-]+")
 _WEBHOOK_ID = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_SIGNATURES = 16
 _REFUSED = {MessageStatus.FAILED, MessageStatus.UNDELIVERED, MessageStatus.EXPIRED, MessageStatus.CANCELED}
@@ -76,8 +77,8 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     inbound_body_path: Path | None = None
     #: The channel of inbound messages; unset, the first of HTTP_CHANNELS.
     inbound_channel: str | None = None
-    #: Digits without a plus in inbound messages: `msisdn` always have their country code, `national` never. `detect`:
-    #: they have one if the numbering plan of that country has given out such a number.
+    #: Digits without a plus or 00 in inbound messages: `msisdn` always have their country code, `national` never.
+    #: `detect`: they have one if the numbering plan of that country has given out such a number.
     numbers: Literal["detect", "msisdn", "national"] = "detect"
 
     @field_validator("channels", mode="before")
@@ -243,9 +244,11 @@ class GenericProvider(HttpProvider[HttpSettings]):
         if kind != _KINDS["sms"]:
             prefix = _prefix_of(kind)
             return prefix + end.removeprefix(prefix)
-        if not _DIGITS.fullmatch(end) or self._settings.numbers == "national":
+        number = _DIGITS.fullmatch(_SEPARATORS.sub("", end))
+        if number is None or self._settings.numbers == "national":
             return end
-        return f"+{end}" if self._settings.numbers == "msisdn" or is_assigned(f"+{end}") else end
+        has_code = self._settings.numbers == "msisdn" or number[1] or is_assigned(f"+{number[2]}")
+        return f"+{number[2]}" if has_code else end
 
 
 def configured() -> GenericProvider | None:

@@ -118,6 +118,11 @@ class _RcsBody(VendorModel):
     longitude: float | None = Field(None, validation_alias=AliasPath("location", "longitude"))
     file: str = Field("", validation_alias=AliasPath("user_file", "payload", "file_uri"))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, written: object) -> object:
+        return {"text": written} if isinstance(written, str) else written
+
     def __str__(self) -> str:
         return self.text or self.chosen or place(self.latitude, self.longitude)
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import structlog
-from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
@@ -71,6 +71,10 @@ _OTHERS = re.compile(r"OtherRecipients[0-9]{0,3}", re.ASCII)
 _SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
 _ALGORITHMS = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
 _RCS_PREFIX = f"{RCS}:"
+#: The last two are older names, which Twilio still sends, as it does SmsStatus.
+_SID = AliasChoices("MessageSid", "SmsMessageSid", "SmsSid")
+#: Of a message that came in, where it has a status.
+_INBOUND_STATUSES = {"receiving", "received"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _Rfc2822 = Annotated[AwareDatetime, BeforeValidator(lambda written: parsedate_to_datetime(written))]
@@ -92,8 +96,8 @@ class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_"):
 
 
 class _ReceiptCallback(VendorModel):
-    sid: VendorId = Field(alias="MessageSid")
-    status: str = Field(alias="MessageStatus", min_length=1, max_length=64)
+    sid: VendorId = Field(validation_alias=_SID)
+    status: str = Field(validation_alias=AliasChoices("MessageStatus", "SmsStatus"), min_length=1, max_length=64)
     recipient: str | None = Field(None, alias="To")
     error_code: str = Field("", alias="ErrorCode")
     error_message: str = Field("", alias="ErrorMessage")
@@ -101,7 +105,7 @@ class _ReceiptCallback(VendorModel):
 
 
 class _MessageCallback(VendorModel):
-    sid: VendorId = Field(alias="MessageSid")
+    sid: VendorId = Field(validation_alias=_SID)
     sender: str = Field("", alias="From")
     recipient: str = Field(alias="To")
     subject: str = Field("", alias="Subject")
@@ -207,7 +211,8 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
 
     def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem]:
         fields = dict(callback.query() if callback.method == "GET" else callback.form())
-        if "MessageStatus" in fields:
+        status = fields.get("MessageStatus") or fields.get("SmsStatus")
+        if status and status not in _INBOUND_STATUSES:
             return [_receipt(fields, reference_in(callback.url))]
         message = _MessageCallback.model_validate(fields)
         if not _is_text(message.sender, message.recipient):

@@ -136,8 +136,10 @@ class _MessageCallback(VendorModel):
     content: list[_Medium] = Field(default_factory=list)
     members: list[str] = Field([], validation_alias=AliasPath("mms", "participants"))
     #: By RCS: a suggestion that was chosen, and a place.
-    reply: str = Field("", validation_alias=AliasPath("reply", "title"))
-    button: str = Field("", validation_alias=AliasPath("button", "text"))
+    reply: str = Field("", validation_alias=AliasChoices(AliasPath("reply", "title"), AliasPath("reply", "id")))
+    button: str = Field(
+        "", validation_alias=AliasChoices(AliasPath("button", "text"), AliasPath("button", "payload"))
+    )
     latitude: float | None = Field(None, validation_alias=AliasPath("location", "lat"))
     longitude: float | None = Field(None, validation_alias=AliasPath("location", "long"))
     place_name: str = Field("", validation_alias=AliasPath("location", "name"))

@@ -340,6 +340,14 @@ def test_a_message_is_read_by_its_paths() -> None:
         ("msisdn", "07911123456", "07911123456"),
         ("national", "6591234567", "6591234567"),
         ("national", "+6591234567", "+6591234567"),
+        ("detect", "65-9123-4567", "+6591234567"),
+        ("detect", " 6591234567 ", "+6591234567"),
+        ("detect", "0065 9123 4567", "+6591234567"),
+        ("detect", "(415) 555-0123", "(415) 555-0123"),
+        ("detect", "0044", "0044"),
+        ("msisdn", "65 9123 4567", "+6591234567"),
+        ("msisdn", "00447911123456", "+447911123456"),
+        ("national", "0044 7911 123456", "0044 7911 123456"),
     ],
 )
 def test_a_setting_tells_how_the_gateway_writes_numbers(numbers: str, written: str, read: str) -> None:

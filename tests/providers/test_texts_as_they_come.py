@@ -107,6 +107,9 @@ def test_words_outside_of_the_text_are_read(message: InboundMessage, words: str)
         (vonage({"channel": "rcs", "to": "Brand"}), "Hi", "Brand"),
         (vonage({"channel": "rcs", "from": f"rcs:{JANE}", "text": None, "reply": {"title": "Yes"}}), "Yes", OURS),
         (vonage({"channel": "rcs", "text": None, "button": {"text": "Pay", "payload": "p"}}), "Pay", OURS),
+        (vonage({"channel": "rcs", "text": None, "button": {"payload": "p"}}), "p", OURS),
+        (vonage({"channel": "rcs", "text": None, "reply": {"id": "yes-1"}}), "yes-1", OURS),
+        (telnyx_({"type": "RCS", "text": None, "body": "as it is"}), "as it is", OURS),
         (vonage({"channel": "rcs", "text": None, "location": {"lat": 48.2, "long": 16.4}}), "48.2, 16.4", OURS),
         (telnyx_({"type": "RCS", "text": None, "body": {"text": "Hi"}, "to": [{"agent_id": "a1"}]}), "Hi", "rcs:a1"),
         (telnyx_({"type": "RCS", "text": None, "body": {"suggestion_response": {"text": "Yes"}}}), "Yes", OURS),
@@ -121,6 +124,23 @@ def test_words_outside_of_the_text_are_read(message: InboundMessage, words: str)
 def test_what_comes_by_rcs_is_of_the_number(message: InboundMessage, words: str, ours: str) -> None:
     assert (message.type, message.channel) == ("rcs", "sms")
     assert (message.from_address, message.to_address, message.body) == (JANE, ours, words)
+
+
+@each_case(
+    ("fields", "kind"),
+    [
+        ({"SmsSid": "SM2"}, InboundMessage),
+        ({"SmsMessageSid": "SM2", "SmsStatus": "received"}, InboundMessage),
+        ({"MessageSid": "SM2", "MessageStatus": "received", "SmsStatus": "received"}, InboundMessage),
+        ({"MessageSid": "SM2", "SmsStatus": "receiving"}, InboundMessage),
+        ({"SmsSid": "SM2", "SmsStatus": "delivered"}, Receipt),
+        ({"MessageSid": "SM2", "SmsSid": "SM2", "MessageStatus": "sent", "SmsStatus": "sent"}, Receipt),
+    ],
+)
+def test_twilio_s_older_names_are_read(fields: dict[str, str], kind: type) -> None:
+    given = {"From": JANE, "To": OURS, **fields}
+    item = read(TwilioProvider(TwilioSettings(_env_file=None)), form(given.items()))
+    assert (type(item), item.provider_message_id) == (kind, "SM2")
 
 
 def test_a_file_that_came_by_rcs_is_an_attachment() -> None:

@@ -18,11 +18,12 @@ _OF_A_KIND = re.compile(r"([a-z][a-z0-9_-]{0,30}):(\S{1,200})")
 #: Prefixes that are no kinds: schemes of URIs, and kinds whose addresses are written without a prefix.
 _NO_KINDS = {"email", "http", "https", "mailto", "phone", "sms", "tel"}
 #: A number with the name of its channel in front is the number.
-_NUMBER_OF_A_CHANNEL = re.compile(r"(?:rcs|whatsapp):\+[0-9]{7,15}", re.ASCII)
+_NUMBER_OF_A_CHANNEL = re.compile(r"(?:rcs|whatsapp):\+?[0-9]{7,15}", re.ASCII)
 _ODD_LOCAL_PART = re.compile(r'"[^\r\n]*"|[^\s<>"]+')
 _NOT_IN_A_DOMAIN = re.compile(r"[\s<>]")
 #: Invisible marks: of the direction of writing, of no width, of an optional hyphen, of the order of bytes.
 _INVISIBLE = "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+_AROUND = _INVISIBLE + "".join(filter(str.isspace, map(chr, range(0x3001))))
 #: A quoted local part that needs no quotes but for its dots.
 _QUOTED_FOR_DOTS = re.compile(r'"([^\s"(),:;<>@\[\\\]]+)"')
 _LONGEST_PHONE, _LONGEST_LOCAL_PART = 64, 64
@@ -92,7 +93,7 @@ def address_of_a_kind(written: str) -> Address | None:
     A kind is a lower-case name of up to 31 letters, digits, `-` and `_`, a value up to 200 visible characters. Phone
     numbers and email addresses are written without a kind.
     """
-    text = written.strip()
+    text = _seen(written)
     match = _OF_A_KIND.fullmatch(text)
     if match is None or match[1] in _NO_KINDS or not match[2].isprintable():
         return None
@@ -237,7 +238,7 @@ def _parts(mailbox: str) -> tuple[str, str]:
 
 def _seen(text: str) -> str:
     """The text as people see it: composed, and without space and invisible marks around it."""
-    return unicodedata.normalize("NFC", text).strip().strip(_INVISIBLE).strip()
+    return unicodedata.normalize("NFC", text).strip(_AROUND)
 
 
 def _plain(written: str, longest: int) -> str:

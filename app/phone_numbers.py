@@ -135,7 +135,7 @@ def read_number(text: str, region: str) -> Number:
     a plan knows only as those of another country are refused, and letters but for vanity numbers such as
     1-800-FLOWERS. Raises `InvalidAddress`.
     """
-    text = _SCHEME.sub("", text, count=1) if _SCHEME.match(text) else text
+    text = _without_scheme(text)
     if _SHORT_CODE.fullmatch(text):
         return Number(text, text)
     number = _parsed(text, region)
@@ -163,8 +163,7 @@ def read_unlisted(text: str) -> str | None:
 
     A plus before a short code goes.
     """
-    text = _SCHEME.sub("", text, count=1) if _SCHEME.match(text) else text
-    text = _SEPARATORS.sub("", text)
+    text = _SEPARATORS.sub("", _without_scheme(text))
     if short := _SHORT_CODE_WITH_PLUS.fullmatch(text):
         return short[1]
     return text if _PLAIN_NUMBER.fullmatch(text) else None
@@ -172,7 +171,7 @@ def read_unlisted(text: str) -> str | None:
 
 def read_international(text: str) -> Number | None:
     """Digits without a plus as a number with its country code, if its length is possible."""
-    written = _NO_PLUS.fullmatch(_SEPARATORS.sub("", text))
+    written = _NO_PLUS.fullmatch(_SEPARATORS.sub("", _without_scheme(text)))
     if not written:
         return None
     try:
@@ -207,6 +206,11 @@ def _parsed(text: str, region: str) -> PhoneNumber | None:
         return phonenumbers.parse(text, region)
     except NumberParseException:
         return None
+
+
+def _without_scheme(text: str) -> str:
+    scheme = _SCHEME.match(text)
+    return text[scheme.end() :] if scheme else text
 
 
 def _is_with_code_of(region: str, text: str) -> bool:

@@ -89,6 +89,15 @@ def test_todays_form_has_no_other(number: str) -> None:
     assert all(compared_form(former) == compared_form(number) for former in former_forms(compared_form(number)))
 
 
+@given(
+    st.from_regex(r"(\u202a|tel:|rcs:|\+|00)?[0-9][0-9 ()-]{0,16}", fullmatch=True),
+    st.sampled_from(["US", "GB", "DE", "BR", "IN", "SG", "AR", "MX"]),
+)
+def test_a_sender_that_is_read_again_stays_the_same(written: str, region: str) -> None:
+    value = sender_address(written, region=region).value
+    assert sender_address(value, region=region).value == value
+
+
 @each_case(
     "written",
     [
@@ -175,6 +184,9 @@ def test_a_number_may_be_a_link(written: str) -> None:
         ("\u202aAMAZON\u202c", "AMAZON"),
         ("\u200eDHL", "DHL"),
         ("\ufeffHermes ", "Hermes"),
+        ("\u200e \u200eDPD \u202c", "DPD"),
+        ("tel:447911123456", "+447911123456"),
+        ("rcs:8613812345678", "+8613812345678"),
         ("Cafe\u0301", "Café"),
     ],
 )

@@ -76,6 +76,13 @@ _REPLACED: dict[str, list[_Plan]] = {
     ],
     # Benin, 30 November 2024: 01 in front of every number.
     "+229": [_prefixed("229", r"[2-9]\d{7}", "01")],
+    # Cameroon, 21 November 2014: 6 in front of mobiles, 2 in front of landlines.
+    "+237": [_prefixed("237", r"[79]\d{7}", "6"), _prefixed("237", r"[23]\d{7}", "2")],
+    # Gabon, 1 November 2019: the operator's digit in front, in place of a zero that was not always written.
+    "+241": [
+        _plan(rf"\+2410?({old}\d{{6}})", rf"+241{added}\1", rf"\+241{added}({old}\d{{6}})", r"+2410\1")
+        for old, added in (("1", 1), ("[256]", 6), ("[47]", 7))
+    ],
     "+84": [
         _plan(rf"\+84{old}(\d{{7}})", rf"+84{new}\1", rf"\+84{new}(\d{{7}})", rf"+84{old}\1")
         for old, new in (pair.split(":") for pair in _VIETNAM.split())

@@ -56,6 +56,8 @@ _WRITTEN = {"", "bot_message", "file_share", "me_message", "thread_broadcast"}
 
 _KIND = "slack:"
 _ADDRESS = re.compile(r"slack:([A-Z0-9]{2,40})(?:/([0-9]{1,12}\.[0-9]{1,9}))?")
+#: The user of Slack's own notes, which stand in the direct messages of others.
+_SLACK_ITSELF = "USLACKBOT"
 #: Slack cuts a longer text off without an error.
 _LONGEST_TEXT = 40_000
 _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
@@ -211,7 +213,7 @@ def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
         raise ValueError("a message has a channel and a timestamp")
     author = next((id_ for name in ("user", "bot_id") if _ID.fullmatch(id_ := text_in(event, name))), "")
     is_direct = text_in(event, "channel_type") == "im" or channel.startswith("D")
-    person = author if is_direct and author == text_in(event, "user") else ""
+    person = author if is_direct and author == text_in(event, "user") and author != _SLACK_ITSELF else ""
     in_thread = bool(_TIMESTAMP.fullmatch(thread)) and thread != moment  # otherwise it begins a thread
     return base.InboundMessage(
         # The message's own id: that of the event differs where one message comes as two events.

@@ -350,6 +350,7 @@ def test_it_is_there_where_its_settings_are(monkeypatch: pytest.MonkeyPatch) -> 
         ({"channel": "D1AB", "channel_type": "im", "user": "W77"}, "slack:W77", "slack:D1AB", None),
         ({"channel": "D1AB", "channel_type": "im", "user": None}, "slack:D1AB", None, None),
         ({"channel": "D1AB", "channel_type": "im", "user": None, "bot_id": "B9"}, "slack:D1AB", None, "slack:B9"),
+        ({"channel": "D1AB", "channel_type": "im", "user": "USLACKBOT"}, "slack:D1AB", None, "slack:USLACKBOT"),
         ({"channel": "G1AB", "channel_type": "mpim"}, "slack:G1AB", None, "slack:U2147483697"),
         ({"channel": "C1AB", "channel_type": "channel"}, "slack:C1AB", None, "slack:U2147483697"),
         ({"channel": "C1AB", "channel_type": "group", "user": 7}, "slack:C1AB", None, None),

@@ -17,8 +17,8 @@ REMEMBERED = 16_384
 
 _SCHEME = re.compile(r"(?:tel|sms|mms|callto|whatsapp|rcs):(?://)?(?=[+(]?\d)", re.IGNORECASE)
 _SHORT_CODE = re.compile(r"[0-9]{3,6}")
-#: No number in E.164 is that short: a gateway writes a plus before all that it has.
-_SHORT_CODE_WITH_PLUS = re.compile(r"\+([0-9]{3,6})", re.ASCII)
+#: No number in E.164 is that short. A gateway writes a plus before all that it has; fewer digits are a typo.
+_SHORT_CODE_WITH_PLUS = re.compile(r"\+([0-9]{5,6})", re.ASCII)
 _LONG_SHORT_CODE = re.compile(r"[0-9]{7,8}")
 _SEPARATORS = re.compile(r"[\s().\-\u2010-\u2015]+")
 _PLAIN_NUMBER = re.compile(r"\+?[0-9]{7,15}", re.ASCII)

@@ -194,7 +194,6 @@ def test_a_number_may_be_a_link(written: str) -> None:
         ("00447911123456", "+447911123456"),
         ("00 55 11 8765-4321", "+5511987654321"),
         ("+24273", "24273"),
-        ("+988", "988"),
         ("\u202aAMAZON\u202c", "AMAZON"),
         ("\u200eDHL", "DHL"),
         ("\ufeffHermes ", "Hermes"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from app.providers.base import Proof
 from app.providers.mail.mime.headers import Headers
-from app.providers.mail.mime.mailboxes import Mailbox, mailboxes
+from app.providers.mail.mime.mailboxes import Mailbox, authors_of, mailboxes
 
 #: The most addresses kept of one kind.
 MOST_ADDRESSES = 100
@@ -41,6 +41,27 @@ _PUBLIC = re.compile(
     r"|(mac|mail|me|comcast|verizon)\.(com|net)|example\.(com|net|org)|(free|orange|sfr)\.fr|(mail|inbox|list|bk)\.ru"
     r"|web\.de|wp\.pl|uol\.com\.br"
 )
+#: Local parts of addresses that programs and groups of a company use, and no colleague.
+_ROLE = re.compile(
+    r"(?:.+[-._+])?(?:(?:no|do[-._]?not)[-._]?reply|wordpress|wp|www|php|cgi|apache|nobody|root|admin|server|system|bot"
+    r"|web(?:site|master|shop|server)?|(?:web|contact|kontakt|order)?[-._]?(?:form(?:s|ular)|form|mail|mailer|us)"
+    r"|contact[eo]?|contatto|contato|kontakt|anfragen?|info|hello|hallo|office|support|help|helpdesk|service|sales"
+    r"|shop|store|orders?|enquir(?:y|ies)|inquir(?:y|ies)|feedback|team|noti(?:fy|ce|fications?)|alerts?|auto|app|site"
+    r"|leads?|list|newsletter)(?:[-._+\d].*)?"
+)
+#: Headers that the mailers of web pages and groups write, with the beginnings of values that tell in lower case.
+_OF_PROGRAMS: dict[str, str | tuple[str, ...]] = {
+    "x-php-originating-script": "",
+    "x-php-script": "",
+    "x-wpcf7-content-type": "",
+    "x-mailer": ("phpmailer", "php/", "drupal", "wp mail", "laminas", "joomla", "swift", "symfony"),
+    "auto-submitted": "auto-",
+    "x-original-from": "",
+    "x-original-sender": "",
+    "x-google-group-id": "",
+    "list-id": "",
+    "list-post": "",
+}
 _LIST = ("list-id", "list-post", "mailing-list", "x-google-group-id")
 _NAME_BY_GROUP = re.compile(r"'?(.+?)'? via .+")
 
@@ -71,11 +92,19 @@ def people_of(headers: Headers, recipients: Sequence[str], envelope_sender: str)
     sent_to = _sent_to(recipients, written=[*to, *cc], forwarded=list(_forwarders(headers)))
     own = _Own([*recipients, *(each for found in sent_to.values() for each, proof in found if proof is Proof.DOMAIN)])
     is_list = any(name.lower() in _LIST for name, _ in headers)
-    likely = own.addresses | {each.address.lower() for each in [*to, *(cc if is_list else ())]}
+    is_by_program = any(_says_program(name.lower(), value) for name, value in headers)
+    written_to = {each.address.lower() for each in [*to, *cc]}
 
     def rank(mailbox: Mailbox) -> int:
-        """Lower for an address that is less likely to be the recipient's own."""
-        return 2 if mailbox.address.lower() in likely else int(own.has(mailbox.address))
+        """Lower for an address that is less likely to be the recipient's own.
+
+        One that is only of the same domain may be a colleague's, unless a program or a group uses it.
+        """
+        address = mailbox.address.lower()
+        if address in own.addresses:
+            return 2
+        is_ours = is_by_program or address in written_to or _ROLE.fullmatch(address.partition("@")[0]) is not None
+        return int(own.has(address) and is_ours)
 
     sent_by = [*in_headers("sender"), *mailboxes(envelope_sender)]
     who_sent = {each.address.lower() for each in sent_by}
@@ -167,9 +196,14 @@ def _mailboxes_by_header(headers: Headers) -> dict[str, list[Mailbox]]:
     found: dict[str, list[Mailbox]] = {}
     for name, value in headers:
         if (known := name.lower()) in wanted:
-            usable = (each for each in mailboxes(value) if len(each.address) <= _LONGEST_ADDRESS)
+            written = authors_of(value) if known == "from" else mailboxes(value)
+            usable = (each for each in written if len(each.address) <= _LONGEST_ADDRESS)
             found.setdefault(known, []).extend(usable)
     return found
+
+
+def _says_program(name: str, value: str) -> bool:
+    return name in _OF_PROGRAMS and value.strip().lower().startswith(_OF_PROGRAMS[name])
 
 
 def _different(found: Iterable[Mailbox]) -> list[Mailbox]:

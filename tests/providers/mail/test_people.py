@@ -35,8 +35,21 @@ def people(written: str, *recipients: str, envelope_sender: str = "") -> People:
         (f"From: {SUPPORT}\nReply-To: {SUPPORT}, Jane <jane@mail.example>", SUPPORT, ("Jane", "jane@mail.example")),
         ("From: WordPress <wordpress@shop.example>\nReply-To: j@mail.example", SUPPORT, ("", "j@mail.example")),
         ("From: web@shop.example\nReply-To: j@mail.example", "support@mail.shop.example", ("", "j@mail.example")),
+        ("From: noreply@shop.example\nReply-To: j@mail.example", SUPPORT, ("", "j@mail.example")),
+        ("From: shop-form@shop.example\nReply-To: j@mail.example", SUPPORT, ("", "j@mail.example")),
+        ("From: Kontaktformular@shop.example\nReply-To: j@mail.example", SUPPORT, ("", "j@mail.example")),
         (
-            "From: Jane via Dev <dev@lists.example>\nTo: dev@lists.example\nReply-To: Jane <j@mail.example>",
+            "From: kim@shop.example\nX-Mailer: PHPMailer 6.9.1\nReply-To: j@mail.example",
+            SUPPORT,
+            ("", "j@mail.example"),
+        ),
+        (
+            "From: 'Jane' via Crew <crew@shop.example>\nX-Original-Sender: j@mail.example",
+            "bob@shop.example",
+            ("Jane", "j@mail.example"),
+        ),
+        (
+            "From: Jane via Crew <crew@shop.example>\nTo: crew@shop.example\nReply-To: j@mail.example",
             SUPPORT,
             ("Jane", "j@mail.example"),
         ),
@@ -49,6 +62,28 @@ def people(written: str, *recipients: str, envelope_sender: str = "") -> People:
         (f"From: Shop <{SUPPORT}>", SUPPORT, ("Shop", SUPPORT)),
         (f"From: Shop <{SUPPORT}>\nReply-To: {SUPPORT}\nX-Original-Sender: {SUPPORT}", SUPPORT, ("Shop", SUPPORT)),
         ("From: Bob <bob@shop.example>\nReply-To: sales@shop.example", SUPPORT, ("Bob", "bob@shop.example")),
+        # From is a colleague's.
+        ("From: Bob <bob@shop.example>\nReply-To: bob@private.example", SUPPORT, ("Bob", "bob@shop.example")),
+        # From is another's. All other headers are the sender's own words.
+        (
+            "From: j@evil.example\nTo: j@evil.example\nReply-To: victim@bank.example",
+            SUPPORT,
+            ("", "j@evil.example"),
+        ),
+        (
+            "From: J via Dev <j@evil.example>\nTo: j@evil.example\nList-Id: <dev.evil.example>\n"
+            "X-Original-From: victim@bank.example\nX-Original-Sender: victim@bank.example\nAuthor: v@bank.example",
+            SUPPORT,
+            ("J via Dev", "j@evil.example"),
+        ),
+        ("From: noreply@evil.example\nReply-To: v@bank.example", SUPPORT, ("", "noreply@evil.example")),
+        ("From: victim@bank.example, <j@evil.example>", SUPPORT, ("", "j@evil.example")),
+        ("From: victim@bank.example, J <j@evil.example>", SUPPORT, ("J", "j@evil.example")),
+        (
+            f"From: j@evil.example\nCc: j@evil.example, {SUPPORT}\nReply-To: v@bank.example",
+            SUPPORT,
+            ("", "j@evil.example"),
+        ),
         # From is a person's.
         (
             "From: Jane <jane@client.example>\nReply-To: office@client.example",

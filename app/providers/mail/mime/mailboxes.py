@@ -36,14 +36,28 @@ def mailboxes(value: str) -> list[Mailbox]:
     The last angle brackets of an entry that hold an address decide. An encoded word yields neither an address nor a
     separator. The time is linear in the length.
     """
+    return [mailbox for mailbox, _ in _found(value)]
+
+
+def authors_of(value: str) -> list[Mailbox]:
+    """The mailboxes of a From, those in angle brackets first.
+
+    In `victim@bank.example, <jane@example.com>` the bare address is a name that lacks its quotes.
+    """
+    return [mailbox for mailbox, _ in sorted(_found(value), key=lambda found: not found[1])]
+
+
+def _found(value: str) -> list[tuple[Mailbox, bool]]:
+    """The mailboxes of a value, each with True if its address is in brackets."""
     if len(value) > _LONGEST_VALUE:
         return []
-    found: list[Mailbox] = []
+    found: list[tuple[Mailbox, bool]] = []
     before = ""
     for entry, separator in _entries([*tokens_of(readable(value))]):
-        name, address = _bracketed(entry) if any(token.kind == "angle" for token in entry) else _bare(entry)
+        is_bracketed = any(token.kind == "angle" for token in entry)
+        name, address = _bracketed(entry) if is_bracketed else _bare(entry)
         if address:
-            found.append(Mailbox(_shown(before + name), address))
+            found.append((Mailbox(_shown(before + name), address), is_bracketed))
         # The comma in `Roe, Jane <jane@example.com>` belongs to the name.
         is_name = separator == "," and name and not address and len(before) < _LONGEST_NAME
         before = f"{before}{name}, " if is_name else ""
@@ -58,11 +72,7 @@ def _entries(tokens: list[Token]) -> Iterator[tuple[list[Token], str]]:
         if token.kind in {",", ";"}:
             yield entry, token.kind
             entry = []
-        elif (
-            token.kind == ":"
-            and place < last_semicolon
-            and not (entry and _SCHEME.fullmatch(f"{entry[-1].written}:"))
-        ):
+        elif token.kind == ":" and place < last_semicolon and not _is_scheme(entry):
             entry = []
         else:
             entry.append(token)

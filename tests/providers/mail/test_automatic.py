@@ -34,6 +34,11 @@ def kind_of(
         f"{JANE}\nSubject: =?utf-8?B?{'UsOpcG9uc2UgYXV0b21hdGlxdWXCoDog'}?= Devis",
         f"{JANE}\nSubject: Automatic reply: Automatic reply: x",
         f"{JANE}\nSubject: 自動応答: 会議",
+        f"{JANE}\nSubject: Automatiskt svar: offert",
+        f"{JANE}\nSubject: Automatikus válasz: ajánlat",
+        f"{JANE}\nSubject: Автоматична відповідь: рахунок",
+        f"{JANE}\nSubject: AUTO: Jane Roe is out of the office (returning 02.01.2025)",
+        f"{JANE}\nDelivered-By-The-Graces-Of: The Vacation program",
     ],
 )
 def test_a_reply_by_a_program_is_a_reply(written: str) -> None:
@@ -47,6 +52,9 @@ def test_a_reply_by_a_program_is_a_reply(written: str) -> None:
         ("From: Mail Delivery Subsystem <mailer-daemon@googlemail.com>", None, Automatic.BOUNCE),
         ("From: postmaster@client.example\nSubject: Undeliverable: Your order", None, Automatic.BOUNCE),
         ("From: postmaster@client.example\nSubject: Angebot", "", Automatic.BOUNCE),
+        ("From: postmaster@client.example\nSubject: Non recapitabile: ordine 17", None, Automatic.BOUNCE),
+        ("From: postmaster@client.example\nSubject: 配信不能: 注文", None, Automatic.BOUNCE),
+        ("From: MAILER-DAEMON (Mail Delivery System)\nSubject: Your order", "", Automatic.BOUNCE),
         (
             "From: Jane <jane@client.example>\nX-Failed-Recipients: gone@client.example",
             "x@y.example",
@@ -92,6 +100,8 @@ def test_reports_and_mails_that_must_not_be_answered(
         f"{JANE}\nList-Post: <mailto:dev@lists.project.example>",
         f"{JANE}\nPrecedence: bulk\nList-Unsubscribe: <https://news.client.example/u/1>",
         f"{JANE}\nPrecedence: junk",
+        f"{JANE}\nMailing-List: contact dev-help@project.example; run by ezmlm",
+        f"{JANE}\nX-BeenThere: dev@project.example\nX-Mailman-Version: 2.1.5",
         "From: news@client.example\nList-ID: <1234.news.client.example>\nFeedback-ID: 1:2:3:esp",
     ],
 )
@@ -114,6 +124,9 @@ def test_mail_to_subscribers_is_of_a_list(written: str) -> None:
         f"{JANE}\nSubject: Out of office on Friday?",
         f"{JANE}\nSubject: Fwd: Undelivered Mail Returned to Sender",
         f"{JANE}\nSubject: Undeliverable parcel 17",
+        f"{JANE}\nSubject: Onbestelbaar pakket",
+        f"{JANE}\nSubject: Auto: Reparatur oder Verkauf?",
+        "From: Mailer-Daemon Fans <fans@client.example>\nSubject: Hello",
         "From: Postmaster <postmaster@client.example>\nSubject: Your certificate",
         "From: billing@client.example\nSubject: Invoice 17\nFeedback-ID: 1:invoice:esp",
         f"{JANE}\nList-Unsubscribe: <https://esp.example/u>\nList-Unsubscribe-Post: List-Unsubscribe=One-Click",

@@ -7,6 +7,7 @@ all that they send, and an address `postmaster@`.
 Auto-Submitted: RFC 3834. Precedence: RFC 2076, 3.9. Reports: RFC 6522, with the kinds of RFC 3464, 8098 and 5965.
 Lists: RFC 2919 and 2369. Exchange: https://learn.microsoft.com/openspecs/exchange_server_protocols/ms-oxcmail
 """
+# ruff: noqa: RUF001 - the words are of many languages, and so are their letters
 
 import re
 
@@ -63,8 +64,8 @@ _BOUNCE_SUBJECT = re.compile(
     r"|delivery (has )?(failed|failure)|failure notice|returned mail|mail system error|message not delivered"
     r"|no se puede entregar|no se ha podido entregar|non recapitabile|impossibile recapitare|não (é possível )?entreg"
     r"|onbestelbaar|niedostarczalne|nie można dostarczyć|недоставлен|не удается доставить|olevererbart"
-    r"|kan ikke leveres|nedoručiteln|kézbesíthetetlen|teslim edilemedi|配信不能|配信できません|未送达|无法送达|無法傳遞"
-    r"|배달되지 않음|배달할 수 없음",
+    r"|kan ikke leveres|nedoručiteln|kézbesíthetetlen|teslim edilemedi|配信不能|配信できません|未送达|无法送达"
+    r"|無法傳遞|배달되지 않음|배달할 수 없음",
     re.IGNORECASE,
 )
 

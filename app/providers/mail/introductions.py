@@ -38,37 +38,46 @@ _ATTRIBUTIONS = [
     )
 ]
 _DIGIT = re.compile(r"\d")
+#: Marks around names in texts that are written from right to left.
+_DIRECTIONS = re.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 #: The same without a day: "Jane wrote:".
 _WROTE = re.compile(
     r"(?:^|.*\W)(?:wrote|writes|said|schrieb|écrit|escribió|scritto|escreveu|schreef|geschreven|skrev|skrifaði|kirjoitti|"
-    r"napisał(?:a|\(a\))?|pisze|napsal(?:a|\(a\))?|napísal(?:a|\(a\))?|пишет|пише|написал(?:а|\(а\))?|написав|yazdı)\b"
+    r"napisał(?:a|\(a\))?|pisze|napsal(?:a|\(a\))?|napísal(?:a|\(a\))?|пишет|пише|написал(?:а|\(а\))?|написав|yazdı|"
+    r"írta|a scris|έγραψε|napisa(?:l|o|la|o/la)|va escriure|rašė|rakstīja|menulis|đã viết|написа)\b"
     r".*[:：]|.*(?:写道|寫道|書きました|작성)\s?[:：]",
     re.IGNORECASE,
 )
 
+#: The author's address before the colon, in any language; and the form of Zoho.
+_NAMES_AUTHOR = re.compile(r".*<[^<>\s]+@[^<>\s]+>[^<>]{0,60}[:：]|-{2,} ?On\b.{4,} wrote ?-{2,}", re.IGNORECASE)
+
 _ORIGINAL = re.compile(
-    r"[-_*]{2,}\s?(?:original (?:message|e-?mail|appointment)|reply message|"
+    r"[-_*‐–—]{2,}\s?(?:original(?: (?:message|e-?mail|appointment))?|reply message|"
     r"ursprüngliche (?:nachricht|mail|e-mail)|original ?nachricht|message d['’]origine|message original|"
     r"mensaje original|messaggio originale|mensagem original|oorspronkelijk bericht|"
     r"ursprungligt meddelande|oprindelig (?:meddelelse|besked)|opprinnelig melding|alkuperäinen viesti|"
     r"(?:oryginalna )?wiadomość(?: oryginalna)?|původní zpráva|исходное сообщение|"
-    r"(?:özgün|orijinal) ileti|元のメッセージ|原始邮件|原始郵件|邮件原件|원본 메시지)\s?[-_*]{2,}",
+    r"mail original|eredeti üzenet|pôvodná správa|izvorno sporočilo|izvorna poruka|mesaj original|αρχικό μήνυμα|"
+    r"(?:özgün|orijinal) ileti|元のメッセージ|原始邮件|原始郵件|邮件原件|원본 메시지)\s?[-_*‐–—]{2,}",
     re.IGNORECASE,
 )
 
 #: The head of a quoted mail, as Outlook and others write it: its sender and its date.
 _FROM = (
     "From|Von|De|Da|Mittente|Van|Från|Fra|Od|Nadawca|От|Отправитель|Від|Від кого|Lähettäjä|Gönderen|Kimden|差出人|"
-    "送信者|送信元|发件人|寄件者|寄件人|보낸 사람"
+    "送信者|送信元|发件人|寄件者|寄件人|보낸 사람|Feladó|De la|Expeditor|Από|Šalje|Saatja|Nuo|Từ|מאת|من"
 )
 _SENT = (
     "Sent|Date|Gesendet|Datum|Envoyé|Date d'envoi|Enviado|Enviado el|Enviada em|Fecha|Data|Inviato|Verzonden|Skickat|"
     "Sendt|Dato|Wysłano|Odesláno|Отправлено|Дата|Надіслано|Lähetetty|Päiväys|Gönderildi|Tarih|送信日時|日時|"
-    "发送时间|日期|寄件日期|보낸 날짜"
+    "发送时间|日期|寄件日期|보낸 날짜|Wysłane|Elküldve|Dátum|Trimis|Στάλθηκε|Ημερομηνία|Poslano|Poslané|Odoslané|"
+    "Gönderme Tarihi|Saadetud|Kuupäev|Išsiųsta|Đã gửi|Ngày|נשלח|תאריך|تم الإرسال|التاريخ"
 )
 _ABOUT = (
     "To|Subject|An|Betreff|À|Objet|Sujet|Para|Asunto|Assunto|A|Oggetto|Aan|Onderwerp|Till|Ämne|Til|Emne|Do|Temat|Komu|"
-    "Předmět|Predmet|Кому|Тема|Vastaanottaja|Aihe|Kime|Konu|宛先|件名|收件人|主题|收件者|主旨|받는 사람|제목"
+    "Předmět|Predmet|Кому|Тема|Vastaanottaja|Aihe|Kime|Konu|宛先|件名|收件人|主题|收件者|主旨|받는 사람|제목|"
+    "Címzett|Tárgy|Către|Subiect|Προς|Θέμα|Prima|Adressaat|Teema|Kam|Tema|Đến|Chủ đề|אל|נושא|إلى|الموضوع"
 )
 _FROM_LINE = re.compile(rf"[*_]{{0,2}}(?:{_FROM})\s?[:：][*_]{{0,2}}\s*\S", re.IGNORECASE)
 _SENT_LINE = re.compile(rf"[*_]{{0,2}}(?:{_SENT})\s?[:：][*_]{{0,2}}\s*\S", re.IGNORECASE)
@@ -127,7 +136,8 @@ def is_attribution(lines: Sequence[str], number: int) -> bool:
 
 def is_plain_attribution(line: str) -> bool:
     """True for an attribution in one line, with or without a day."""
-    return _WROTE.fullmatch(_read(line)) is not None or is_attribution([line], 0)
+    read = _read(line)
+    return any(each.fullmatch(read) for each in (_WROTE, _NAMES_AUTHOR)) or is_attribution([line], 0)
 
 
 def ends_attribution(line: str) -> bool:
@@ -179,4 +189,4 @@ def _is_head(lines: Sequence[str], number: int) -> bool:
 
 
 def _read(line: str) -> str:
-    return line[:LONGEST_LINE].strip()
+    return _DIRECTIONS.sub("", line[:LONGEST_LINE]).strip()

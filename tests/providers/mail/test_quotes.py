@@ -32,6 +32,11 @@ HEADS = [
     "-------- Message d'origine --------\nDe : Jane Roe",
     "________________________________\nFrom: Jane\nSent: Friday, November 1, 2024 2:00 PM\nTo: Bob\nSubject: Hello",
     "From: Jane Roe <jane@example.com>\nDate: Friday, 1 November 2024 at 14:00\nTo: Bob\nSubject: Hello",
+    "Feladó: Jane Roe\nElküldve: 2024. november 1. 14:00\nCímzett: Bob\nTárgy: Hello",
+    "De la: Jane Roe\nTrimis: vineri, 1 noiembrie 2024 14:00\nCătre: Bob\nSubiect: Hello",
+    "Από: Jane Roe\nΣτάλθηκε: Παρασκευή, 1 Νοεμβρίου 2024\nΠρος: Bob\nΘέμα: Hello",
+    "מאת: Jane Roe\nנשלח: יום שישי 01 נובמבר 2024\nאל: Bob\nנושא: Hello",
+    "Od: Jane Roe\nWysłane: piątek, 1 listopada 2024 14:00\nDo: Bob\nTemat: Hello",
     "*From:* Jane\n*Sent:* Friday, November 1, 2024\n*To:* Bob\n*Subject:* Hello",
     "Von: Jane\nGesendet: Freitag, 1. November 2024 14:00\nAn: Bob\nBetreff: Hallo",
     "De : Jane\nEnvoyé : vendredi 1 novembre 2024 14:00\nÀ : Bob\nObjet : Bonjour",
@@ -48,6 +53,22 @@ HEADS = [
 def test_marked_lines_go_with_the_line_that_says_whose_they_are(said: str, between: str) -> None:
     quoted = f"{said}{between}> Shall we meet?\n>\n>> On Friday?"
     assert split_quoted(f"Yes.\n\n-- \nBob\n\n{quoted}\n") == ("Yes.\n\n-- \nBob", quoted)
+
+
+@each_case(
+    "said",
+    [
+        "Jane Roe <jane@example.com> ezt írta (időpont: 2024. nov. 1., P, 14:00):",
+        "Pe 01.11.2024 14:00, Jane Roe a scris:",
+        "Στις 1/11/2024 14:00, ο Jane Roe έγραψε:",
+        "\u202bבתאריך יום ו׳, 1 בנוב׳ ב-14:00 מאת \u202aJane\u202c\u200f <\u202aj@example.com\u202c\u200f>:\u202c",
+        "---- On Fri, 01 Nov 2024 14:00:00 +0530 Jane Roe <jane@example.com> wrote ----",
+        "Quoting Jane Roe <jane@example.com>:",
+        "* Jane Roe <jane@example.com> [2024-11-01 14:00]:",
+    ],
+)
+def test_the_line_above_marked_lines_names_their_author(said: str) -> None:
+    assert split_quoted(f"Yes.\n\n{said}\n> Shall we meet?") == ("Yes.", f"{said}\n> Shall we meet?")
 
 
 @each_case("said", [*ATTRIBUTIONS, *HEADS])
@@ -189,9 +210,9 @@ def test_what_a_person_pastes_or_writes_with_that_sign_stays(text: str) -> None:
         ("Jane Roe schrieb:\n\n> Treffen?\n\nJa.", "Ja.", "Jane Roe schrieb:\n\n> Treffen?"),
         ("Yes.\n\n> Shall we meet?\n\n-- \nBob", "Yes.\n\n\n-- \nBob", "> Shall we meet?"),
         (
-            "Igen.\n\n2024. nov. 1., P 14:00 Jane írta:\n> Mikor?",
-            "Igen.\n\n2024. nov. 1., P 14:00 Jane írta:",
-            "> Mikor?",
+            "Ndiyo.\n\n1 Novemba 2024, 14:00 Jane aliandika:\n> Lini?",
+            "Ndiyo.\n\n1 Novemba 2024, 14:00 Jane aliandika:",
+            "> Lini?",
         ),
         (
             "Thanks!\n\n> On 1 Nov 2024, at 14:00, Shop <shop@example.com> wrote:\n>\n> Blue?\n\nYes.",

@@ -12,8 +12,8 @@ from app.providers.mail.answers import answered
 from app.providers.mail.automatic import automatic_kind
 from app.providers.mail.html_source import text_of_html
 from app.providers.mail.mime.charsets import clean_text
-from app.providers.mail.mime.headers import MESSAGE_ID, header, one_line, time_of
-from app.providers.mail.mime.mailboxes import Mailbox
+from app.providers.mail.mime.headers import MESSAGE_ID, header, one_line, raw_header, time_of
+from app.providers.mail.mime.mailboxes import Mailbox, mailboxes
 from app.providers.mail.mime.parts import MailParts, without_containers
 from app.providers.mail.people import people_of
 from app.providers.mail.quotes import split_quoted
@@ -67,11 +67,11 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
         date=None if is_possible else date,
         verdicts=dict(reception.verdicts),
     )
-    answers, content = answered(mail.headers), _content(mail, reception)
+    answers, content = answered(mail.headers), _content(mail, reception, senders[0].address)
     return [
         InboundMessage(
             provider_message_id=_identity(
-                mail, [content, recipient, not reception.vendors_id and people.sent_to[recipient]]
+                mail, [content, recipient.lower(), not reception.vendors_id and people.sent_to[recipient]]
             ),
             channel=Channel.EMAIL,
             type=MessageType.EMAIL,
@@ -108,19 +108,27 @@ def _bounded(mail: MailParts) -> tuple[str, list[InboundFile]]:
     return (text if whole is mail.text else clean_text(text_of_html(text, mark_quotes=True))), files
 
 
-def _content(mail: MailParts, reception: Reception) -> object:
+def _content(mail: MailParts, reception: Reception, contact: str) -> object:
     """The values by which two mails to one recipient are the same.
 
-    A vendor's own id decides alone. Elsewhere it is what the sender wrote. Headers of servers on the way do not
-    count, since a mail may come twice. Only a mail without a Message-ID is told apart by all of its headers.
+    A vendor's own id decides alone. Elsewhere it is what the sender wrote, however servers on the way have encoded
+    and folded it. Their own headers do not count, since a mail may come twice. Only a mail without a Message-ID is
+    told apart by all of its headers.
     """
     if reception.vendors_id:
         return reception.vendors_id
-    written = {"from", "date", "subject"} if _message_id(mail) else None
-    headers = [[name.lower(), value] for name, value in mail.headers if written is None or name.lower() in written]
-    sender = None if header(mail.headers, "from") else reception.sender
+    written: list[object] = [[name.lower(), value] for name, value in mail.headers]
+    if _message_id(mail):
+        date = header(mail.headers, "date")
+        authors = [each.address.lower() for each in mailboxes(raw_header(mail.headers, "from"))]
+        written = [authors, str(time_of(date) or date), _words(header(mail.headers, "subject"))]
     files = [[file.name, hashlib.sha256(file.content).hexdigest()] for file in mail.files]
-    return [headers, sender, mail.text, mail.html, files, len(reception.attachments)]
+    return [written, contact.lower(), _words(mail.text), _words(mail.html), files, len(reception.attachments)]
+
+
+def _words(text: str) -> str:
+    """A text of usual length with one blank between words."""
+    return " ".join(text.split()) if len(text) <= LONGEST_TEXT else text
 
 
 def _identity(mail: MailParts, content: object) -> str:

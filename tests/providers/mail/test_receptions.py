@@ -61,9 +61,12 @@ def test_another_mail_with_the_same_message_id_is_another(was: str, becomes: str
         ("From:", "Received: from mx2.client.example\nFrom:"),
         ("From:", "X-Spam-Score: 1.2\nFrom:"),
         ("Message-ID:", "MESSAGE-ID:"),
+        ("Subject: Parcel", "Subject: =?utf-8?Q?Parcel?="),
+        ("Jane <jane@", "=?utf-8?Q?Jane?=\n <Jane@"),
+        ("It is lost.", "It is lost.\n\n"),
     ],
 )
-def test_what_servers_on_the_way_add_makes_no_other_mail(was: str, becomes: str) -> None:
+def test_what_servers_on_the_way_change_makes_no_other_mail(was: str, becomes: str) -> None:
     one, again = ids_of(MAIL, MAIL.replace(was, becomes))
     assert one == again
 

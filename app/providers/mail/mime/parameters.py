@@ -10,7 +10,7 @@ from app.providers.mail.mime.mailbox_tokens import tokens_of
 
 #: More than a value needs. Mail programs state a file's name up to three times.
 _LONGEST_VALUE = 20_000
-_MAIN = re.compile(r"\s*([^\s;,()\"]+)")
+_MAIN = re.compile(r"(?:\s*\([^()]*\))*\s*([^\s;,()\"]+)")
 _NAME = re.compile(r"\s*([^\s=*;]+)(?:\*(\d{1,4}))?(\*)?\s*=(.*)", re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\])')  # others are parts of paths
 _PERCENT = re.compile(rb"%([0-9a-fA-F]{2})")

@@ -4,7 +4,7 @@ import binascii
 import re
 from typing import NamedTuple
 
-_ENCODING = re.compile(r"[\s\"']*([\w-]+)")
+_ENCODING = re.compile(r"(?:\s*\([^()]*\))*[\s\"']*([\w-]+)")  # a comment may come first
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOT_BASE64 = bytes(sorted({*range(256)} - {*_BASE64, ord("=")}))
 _PADDING = re.compile(rb"=+")
@@ -27,12 +27,12 @@ class UuFile(NamedTuple):
 def without_transfer_encoding(content: bytes, encoding: str) -> bytes:
     """The content by the raw value of Content-Transfer-Encoding. An unknown encoding is none."""
     name = _ENCODING.match(encoding.lower())
-    match name[1] if name else "":
-        case "base64":
+    match re.sub("[-_]", "", name[1]).removeprefix("x") if name else "":
+        case "base64" | "b64":
             return _from_base64(content)
-        case "quoted-printable":
+        case "quotedprintable":
             return binascii.a2b_qp(_SOFT_BREAK.sub(b"=", content))
-        case "uuencode" | "x-uuencode" | "uue" | "x-uue":
+        case "uuencode" | "uue":
             files = uu_files(content)
             return files[0].content if files else content
     return content

@@ -43,6 +43,7 @@ def mail_of(text: str) -> MailParts:
         ("TEXT/PLAIN;CHARSET = utf-8", "charset", "utf-8"),
         ("multipart/mixed; boundary==_a=b", "boundary", "=_a=b"),
         ('multipart/mixed; boundary="<a: b, c>"', "boundary", "<a: b, c>"),
+        ("(made by hand) multipart/mixed; boundary=b", "boundary", "b"),
         ('multipart/mixed; boundary="b1"\r\n folded', "boundary", "b1"),
     ],
 )
@@ -63,6 +64,9 @@ def test_a_parameter_is_read_however_it_is_written(value: str, name: str, text: 
         ("base64", b"SGVsbG8h\r\n\r\n____\r\nlist mailing list", "Hello!"),
         ("base64", b"SGVsbG8hS", "Hello!"),
         ("base64", b"!!!", ""),
+        ("(seven bits) x-base64", b"SGVsbG8=", "Hello"),
+        ("base-64", b"SGVsbG8=", "Hello"),
+        ("Quoted_Printable", b"Gr=C3=BC", "Grü"),
         ("quoted-printable", b"soft =  \r\nbreak=\r\n=zz end=", "soft break=zz end"),
         ("x-uuencode", b"begin 644 a\n%2&5L;&\\ \n`\nend\n", "Hello"),
         ("x-uuencode", b"no file", "no file"),

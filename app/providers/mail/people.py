@@ -106,7 +106,7 @@ def people_of(headers: Headers, recipients: Sequence[str], envelope_sender: str)
         is_ours = is_by_program or address in written_to or _ROLE.fullmatch(address.partition("@")[0]) is not None
         return int(own.has(address) and is_ours)
 
-    sent_by = [*in_headers("sender"), *mailboxes(envelope_sender)]
+    sent_by = [*in_headers("sender"), *_usable(mailboxes(envelope_sender))]
     who_sent = {each.address.lower() for each in sent_by}
     # Of several authors, the one who also sent the mail is the likelier (RFC 5322, 3.6.2).
     written_by = sorted(in_headers("from"), key=lambda each: each.address.lower() not in who_sent)
@@ -178,7 +178,7 @@ def _forwarders(headers: Headers) -> Iterator[str]:
         if name.lower() in _FORWARDED:
             # X-Forwarded-For has its addresses with blanks between them.
             value = ", ".join(value.split()) if name.lower() == "x-forwarded-for" else value
-            yield from (each.address for each in mailboxes(value) if len(each.address) <= _LONGEST_ADDRESS)
+            yield from (each.address for each in _usable(mailboxes(value)))
 
 
 def _places_of_list(headers: Headers) -> Iterator[str]:
@@ -197,9 +197,13 @@ def _mailboxes_by_header(headers: Headers) -> dict[str, list[Mailbox]]:
     for name, value in headers:
         if (known := name.lower()) in wanted:
             written = authors_of(value) if known == "from" else mailboxes(value)
-            usable = (each for each in written if len(each.address) <= _LONGEST_ADDRESS)
-            found.setdefault(known, []).extend(usable)
+            found.setdefault(known, []).extend(_usable(written))
     return found
+
+
+def _usable(found: Iterable[Mailbox]) -> Iterator[Mailbox]:
+    """Those that can be stored whole. The beginning of a longer address could be another one."""
+    return (each for each in found if len(each.address) <= _LONGEST_ADDRESS)
 
 
 def _says_program(name: str, value: str) -> bool:

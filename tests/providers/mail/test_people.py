@@ -104,6 +104,8 @@ def test_the_contact_is_the_person(written: str, recipient: str, contact: tuple[
 def test_without_an_author_the_envelope_counts_and_no_other_header() -> None:
     assert people("Reply-To: jane@mail.example", envelope_sender="b@x.example").senders[0] == ("", "b@x.example")
     assert people("Reply-To: jane@mail.example").senders == []
+    cut = "e" * 307 + "@bank.example"
+    assert people("From: nobody", envelope_sender=f"{cut}.evil.example").senders == []
 
 
 def test_reply_addresses_and_copies_are_kept_as_they_are_spelled() -> None:

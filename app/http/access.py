@@ -75,18 +75,16 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
 OF_THE_INSTALLATION = ("/api/admin/", "/api/providers/")
 
 
-def _patterns() -> list[tuple[re.Pattern[str], Mapping[str, KeyScope | None]]]:
-    """Routes with parameters. Two that differ only in a parameter's name are one address."""
-    found: dict[str, dict[str, KeyScope | None]] = {}
-    for path, needs in NEEDS.items():
-        if "{" in path:
-            pattern = re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".*", path))
-            found.setdefault(pattern, {}).update(needs)
-    return [(re.compile(pattern), needs) for pattern, needs in found.items()]
+#: Parameters that do not take every name: the path of a channel is that of a message, whose name is a number.
+_PARAMETERS = {"channel": "(?![0-9]+$)[^/]+", "path:path": ".*"}
 
 
-_PATTERNS = _patterns()
-_NOTHING: Mapping[str, KeyScope | None] = {}
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{([\w:]+)\}", lambda found: _PARAMETERS.get(found[1], "[^/]+"), path))
+
+
+#: Routes with parameters.
+_PATTERNS = [(_pattern(path), needs) for path, needs in NEEDS.items() if "{" in path]
 _SAFE_METHODS = {"GET", "OPTIONS"}
 #: `Sec-Fetch-Site` of our own pages, and of an address that is typed in.
 _OF_THIS_SITE = {b"same-origin", b"none"}
@@ -193,7 +191,9 @@ def _shown(scope: Scope) -> list[bytes]:
 
 def needs_of(path: str) -> Mapping[str, KeyScope | None]:
     """The scope that each method of an address needs; empty where there is no such address."""
-    return NEEDS.get(path) or next((needs for pattern, needs in _PATTERNS if pattern.fullmatch(path)), _NOTHING)
+    return NEEDS.get(path) or {
+        method: need for pattern, needs in _PATTERNS if pattern.fullmatch(path) for method, need in needs.items()
+    }
 
 
 def methods_at(path: str) -> str:

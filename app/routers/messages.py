@@ -57,7 +57,9 @@ class ChannelRoute(HotRoute):
     """A hot route that shares its path with the routes of messages; it reads addresses as its channel has them."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return APIRoute.matches(self, scope)
+        match, child_scope = APIRoute.matches(self, scope)
+        is_message = match is not Match.NONE and child_scope["path_params"]["channel"].isdecimal()
+        return (Match.NONE, {}) if is_message else (match, child_scope)
 
     def context(self, request: Request) -> dict[str, Any]:
         """Raises `ChannelNotFound` where no provider takes its messages."""

@@ -25,6 +25,8 @@ RULES = (
     "This Idempotency-Key was used for a request with another body",
     "take the cursor from the Link header",
     "a message needs a body or an attachment",
+    "or text and html in its place",
+    "body can't stand beside them",
     "a message can't expire before it leaves",
     "a message is scheduled for the future",
     "a message is scheduled for at most a year ahead",

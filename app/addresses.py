@@ -45,6 +45,7 @@ def folded(local_part: str) -> str:
     return unicodedata.normalize("NFC", composed.lower().replace("ς", "σ"))  # noqa: RUF001 - the letter is meant
 
 
+@lru_cache(maxsize=REMEMBERED)
 def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Address:
     """The address behind a phone number, a short code or, where it is legal, an alphanumeric sender.
 
@@ -58,6 +59,7 @@ def phone_address(written: str, *, region: str, may_be_alphanumeric: bool) -> Ad
     return Address(AddressType.PHONE, number.value, written.strip(), number.spelling)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def text_recipient(written: str, *, region: str) -> Address:
     """The address that a text is sent to, in the form that mobiles have.
 
@@ -77,6 +79,7 @@ def channel_recipient(written: str, *, channel: str, kind: str | None, region: s
     return _recipient(written, kind, partial(channel_address, channel=channel, kind=kind, region=region))
 
 
+@lru_cache(maxsize=REMEMBERED)
 def email_address(written: str, *, may_have_display_name: bool = False) -> Address:
     """The address with its domain in lower case and Unicode, compared without regard to case.
 
@@ -133,6 +136,7 @@ def contact_address(written: str, *, region: str) -> Address:
     return text_sender(written, region=region)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def text_sender(written: str, *, region: str) -> Address:
     """The sender of a text that has come in: a number, also one that no plan knows, or a name.
 
@@ -199,7 +203,6 @@ def _is_number(address: Address, kind: str | None) -> bool:
     return kind == AddressType.PHONE and _NUMBER_OF_A_CHANNEL.fullmatch(address.value) is not None
 
 
-@lru_cache(maxsize=REMEMBERED)
 def _mailbox(text: str, may_have_display_name: bool) -> _Mailbox:
     if may_have_display_name and text.endswith(">") and text.count("<") == 1:
         text = text[text.find("<") + 1 : -1]

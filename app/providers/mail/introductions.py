@@ -20,16 +20,22 @@ _ATTRIBUTIONS = [
     for pattern in (
         r"(?:On|At)\b.{4,} (?:wrote|writes|said) ?:",
         r"Am\b.{4,} schrieb\b.{0,200}:",
-        r".{4,} schrieb am .{4,200}:",
         r"Le\b.{4,} a écrit ?:",
         r"El\b.{4,} escribió ?:",
         r"(?:Il|In data)\b.{4,} ha scritto ?:",
         r"(?:Em|A|No dia)\b.{4,} escreveu ?:",
         r"Op\b.{4,} (?:schreef|heeft)\b.{0,200}:",
         r"(?:Den|Det|På|Tors|Fre|Mån|Tis|Ons|Lör|Sön|Man|Tir|Tor|Lør|Søn)\b.{4,} (?:skrev|skrifaði)\b.{0,200}:",
-        r".{4,} kirjoitti ?:",
         r"(?:W dniu|Dnia|Pon|Wt|Śr|Czw|Pt|Sob|Niedz|W)\b.{4,} (?:napisał|napisała|napisał\(a\)|pisze) ?:",
         r"(?:Dne|Dňa|Po|Út|St|Čt|Pá|So|Ne)\b.{4,} (?:napsal|napsala|napsal\(a\)|napísal|napísal\(a\)) ?:",
+    )
+]
+#: Those whose first words may be any.
+_OPEN_ATTRIBUTIONS = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r".{4,} schrieb am .{4,200}:",
+        r".{4,} kirjoitti ?:",
         r".{4,} (?:пишет|написал|написала|написал\(а\)|пише) ?:",
         r".{4,} (?:yazdı|şunu yazdı|şunları yazdı) ?:",
         r".{4,}(?:写道|寫道|のメール|書きました|작성)\s?[:：]",
@@ -37,6 +43,7 @@ _ATTRIBUTIONS = [
         r"\W?\w.{0,400}\d{1,2}[:.h]\d\d\b.{0,200}<[^<>\s]+@[^<>\s]+>.{0,30}[:：]",
     )
 ]
+_OWN_LINE = re.compile(r"[^\d@]*|.*[.!?…]")
 _DIGIT = re.compile(r"\d")
 #: Marks around names in texts that are written from right to left.
 _DIRECTIONS = re.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -121,17 +128,33 @@ def begins_quotation(lines: Sequence[str], number: int) -> bool:
 
 
 def is_attribution(lines: Sequence[str], number: int) -> bool:
-    """True for the first line of an attribution with a day, such as "On Friday, 1 November 2024, Jane wrote:"."""
-    introduction = ""
+    """True for the first line of an attribution with a day, such as "On Friday, 1 November 2024, Jane wrote:".
+
+    The line of the author's own words right above one is none.
+    """
+    read: list[str] = []
     for line in map(_read, lines[number : number + MOST_LINES_OF_ATTRIBUTION]):
         if not line or is_quoted(line):
             return False
-        introduction = f"{introduction} {line}".strip()
+        read.append(line)
         if ends_attribution(line):
-            # All of them name a day: "On the whole he said:" introduces no quotation.
-            has_day = len(introduction) <= LONGEST_LINE and _DIGIT.search(introduction) is not None
-            return has_day and any(pattern.fullmatch(introduction) for pattern in _ATTRIBUTIONS)
+            certainty = _certainty(read)
+            below = max((_certainty(read[start:]) for start in range(1, len(read))), default=0) if certainty else 0
+            return certainty > below or (certainty == below == 1 and not _OWN_LINE.fullmatch(read[0]))
     return False
+
+
+def _certainty(read: Sequence[str]) -> int:
+    """2 for lines that are an attribution by its first word and its end, 1 for one by its end, or else 0.
+
+    All of them name a day: "On the whole he said:" introduces no quotation.
+    """
+    introduction = " ".join(read)
+    if len(introduction) > LONGEST_LINE or not _DIGIT.search(introduction):
+        return 0
+    if any(pattern.fullmatch(introduction) for pattern in _ATTRIBUTIONS):
+        return 2
+    return int(any(pattern.fullmatch(introduction) for pattern in _OPEN_ATTRIBUTIONS))
 
 
 def is_plain_attribution(line: str) -> bool:

@@ -77,6 +77,16 @@ def test_without_marks_everything_below_is_quoted(said: str) -> None:
     assert split_quoted(f"Yes.\n\n{quoted}") == ("Yes.", quoted)
 
 
+@each_case("said", ATTRIBUTIONS)
+@each_case("own", ["Friday.", "Is Friday at 14:00 all right?", "Yours\nBob", "It is 5 o'clock, @Jane!"])
+def test_own_words_right_above_an_attribution_are_new(own: str, said: str) -> None:
+    assert split_quoted(f"Yes.\n\n{own}\n{said}\n> Shall we meet?") == (
+        f"Yes.\n\n{own}",
+        f"{said}\n> Shall we meet?",
+    )
+    assert split_quoted(f"Yes.\n\n{own}\n{said}\n\nOld") == (f"Yes.\n\n{own}", f"{said}\n\nOld")
+
+
 def test_an_answer_below_a_quotation_is_what_is_new() -> None:
     quoted = "On Fri, Nov 1, 2024 Jane wrote:\n> Shall we meet?"
     assert split_quoted(f"{quoted}\n\nYes, we shall.\n") == ("Yes, we shall.", quoted)

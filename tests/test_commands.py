@@ -75,6 +75,7 @@ def test_psql_opens_the_database_that_is_served(
     assert main(["psql", "-v", "ON_ERROR_STOP=1", "-c", "SELECT nonsense"]) == 1
 
 
+@pytest.mark.slow
 @each_case("words", ["serve", "simulate --ledger {ledger} --port {port}"])
 def test_a_busy_port_is_named_in_one_sentence(database_url: str, tmp_path: Path, words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
@@ -88,6 +89,7 @@ def test_a_busy_port_is_named_in_one_sentence(database_url: str, tmp_path: Path,
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_only_long_running_commands_tell_of_the_embedded_server(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_an_embedded_server_that_has_no_place_is_a_problem_too(tmp_path: Path) -
     assert report.left_out[0] == "encoding"
 
 
+@pytest.mark.slow
 def test_nothing_that_is_stored_and_no_secret_is_printed(database_url: str) -> None:
     token = make_key(database_url, seconds=-5)
     execute(database_url, A_CONVERSATION, message(due="now() - interval '1 hour'"), message("failed"))
@@ -325,6 +326,7 @@ def test_an_index_and_a_constraint_that_are_not_valid(new_database: NewDatabase)
     assert unchecked.mending == "Run `ALTER TABLE messages VALIDATE CONSTRAINT short`."
 
 
+@pytest.mark.slow
 def test_a_table_full_of_dead_rows(new_database: NewDatabase) -> None:
     url = new_database()
     execute(

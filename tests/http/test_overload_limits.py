@@ -189,6 +189,7 @@ def crowded(limit: AdaptiveLimit, *, capacity: int, asked: int, seconds: float) 
     return took
 
 
+@pytest.mark.slow
 @each_case("capacity", [250, 500, 1000, 4000])
 def test_of_ten_times_too_many_as_many_are_let_in_as_are_answered_in_time(capacity: int) -> None:
     took = crowded(AdaptiveLimit(500), capacity=capacity, asked=10 * capacity, seconds=60)

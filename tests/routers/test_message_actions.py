@@ -123,6 +123,7 @@ async def test_a_message_with_a_time_is_scheduled(idle: httpx.AsyncClient, path:
     ]
 
 
+@pytest.mark.slow
 async def test_a_scheduled_message_leaves_when_it_is_due_and_not_before(
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:
@@ -168,6 +169,7 @@ async def test_a_message_can_not_expire_before_it_leaves_or_before_it_was_sent(u
     assert locations_of(answer) == ["body.expires_at"]
 
 
+@pytest.mark.slow
 async def test_a_message_that_could_not_leave_in_time_is_expired_and_never_handed_over(
     busy: httpx.AsyncClient, provider: Scripted
 ) -> None:
@@ -216,6 +218,7 @@ async def test_a_message_that_has_not_left_can_be_called_back(idle: httpx.AsyncC
     assert (await sentences(idle, message_id))[-1] == "It was called back before it left."
 
 
+@pytest.mark.slow
 async def test_a_canceled_message_is_never_handed_over(
     idle: httpx.AsyncClient, serve: Serve, quick: Settings, provider: Scripted
 ) -> None:

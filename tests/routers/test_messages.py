@@ -199,6 +199,7 @@ PREFERENCES = {
 }
 
 
+@pytest.mark.slow
 async def test_those_who_wait_leave_room_for_those_who_do_not(serve: Serve, settings: Settings) -> None:
     nobody_delivers = settings.model_copy(
         update={"worker_enabled": False, "max_requests_in_flight": 4, "prefer_wait_seconds": 2}

@@ -66,6 +66,7 @@ async def test_fifty_concurrent_copies_of_a_webhook_store_one_message(
     assert counted(database_url, "SELECT message_count FROM conversations") == 1
 
 
+@pytest.mark.slow
 async def test_a_hundred_webhooks_fifty_times_each_in_any_order_store_a_hundred(
     two_clients: list[httpx.AsyncClient], database_url: str
 ) -> None:

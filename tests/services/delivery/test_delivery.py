@@ -216,6 +216,7 @@ async def test_while_a_provider_takes_long_no_connection_to_the_database_is_held
     await become(client, texts, "sent")
 
 
+@pytest.mark.slow
 async def test_a_provider_that_blocks_its_threads_does_not_slow_another_that_needs_one_too(
     serve: Serve, quick: Settings, register: Register
 ) -> None:

@@ -108,6 +108,7 @@ def worker_process(database_url: str) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+@pytest.mark.slow
 async def test_a_worker_in_another_process_is_woken_long_before_it_would_look(
     accepting: httpx.AsyncClient, worker_process: subprocess.Popen[bytes], database_url: str, provider: Scripted
 ) -> None:

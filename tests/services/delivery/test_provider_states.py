@@ -384,6 +384,7 @@ async def test_a_provider_that_refuses_messages_is_well(serve: Serve, quick: Set
     assert await trouble(client) == (None, None)
 
 
+@pytest.mark.slow
 async def test_a_throttled_message_slows_its_provider_and_nobody_else(
     serve: Serve, quick: Settings, register: Register
 ) -> None:
@@ -447,6 +448,7 @@ async def test_after_a_pause_a_provider_is_called_once_at_a_time_and_soon_as_oft
     assert [await limit_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 6)] == [1, 2, 4, 16, 256, None]
 
 
+@pytest.mark.slow
 async def test_a_carrier_that_takes_less_than_is_handed_to_it_gets_all_of_it_in_the_end(
     serve: Serve, quick: Settings, register: Register
 ) -> None:
@@ -504,6 +506,7 @@ class Timed(BaseProvider):
         return sum(units for moment, units in self.handed if moment < self.handed[0][0] + seconds)
 
 
+@pytest.mark.slow
 async def test_a_provider_with_a_rate_is_handed_messages_at_that_pace_and_not_by_the_second(
     serve: Serve, quick: Settings, register: Register
 ) -> None:
@@ -519,6 +522,7 @@ async def test_a_provider_with_a_rate_is_handed_messages_at_that_pace_and_not_by
     assert provider.within(0.5) < 80
 
 
+@pytest.mark.slow
 async def test_four_workers_keep_to_one_rate_and_count_segments_from_the_first_instant(
     serve: Serve, quick: Settings, register: Register, tmp_path: Path
 ) -> None:

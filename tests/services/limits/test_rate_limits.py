@@ -73,6 +73,7 @@ async def test_processes_share_one_burst(process: Process) -> None:
     assert sum(taken) == 100
 
 
+@pytest.mark.slow
 async def test_processes_that_ask_for_far_more_get_what_the_rate_allows(process: Process) -> None:
     rate, burst = 200, 20
     limiters = [await process(rate=rate, burst=burst) for _ in range(3)]

@@ -116,6 +116,7 @@ class Contact(_OfTenant):
         UniqueConstraint("tenant_id", "address", "address_type"),
         _is_name("address_type"),
         _index("ix_contacts_erasing", "id", where="erasing_since IS NOT NULL"),
+        _index("ix_contacts_groups", "id", where="address_type = 'group'"),
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, and_, exists, func, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_column, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.models import Contact, Conversation, ConversationParticipant, Message, TenantAddress
@@ -103,7 +103,7 @@ def _groups_of(contact_id: int) -> str:
 
 def _is_group_with(tenant_id: int, address: str) -> tuple[ColumnElement[bool], ...]:
     members = func.string_to_array(func.substr(Contact.address, len("group:") + 1), ",")
-    is_group = Contact.address_type == AddressType.GROUP.value
+    is_group = Contact.address_type == literal_column(f"'{AddressType.GROUP}'")  # as the partial index has it
     return Contact.tenant_id == tenant_id, is_group, literal(address) == func.any(members)
 
 

@@ -1,4 +1,4 @@
-"""Other addresses of people on chat channels
+"""Other addresses of people on chat channels, and an index of groups
 
 Revision ID: 20261128_03
 Revises: 20261128_02
@@ -24,7 +24,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_aliases_tenants_tenant_id"),
     )
     op.create_index("ix_aliases_address", "aliases", ["tenant_id", "address"])
+    op.create_index(
+        "ix_contacts_groups", "contacts", ["tenant_id", "id"], postgresql_where=sa.text("address_type = 'group'")
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_contacts_groups", "contacts")
     op.drop_table("aliases")

@@ -138,7 +138,8 @@ class SmsSend(_Send):
 class EmailSend(_Send):
     """A mail to send: `body`, or `text` and `html`, or one of these two.
 
-    A body is HTML if it is a document or begins with a block element such as `<p>`. A `text` never is.
+    A body is HTML if it is a document or begins with a block element such as `<p>`. A `text` never is, and neither is
+    a body beside `html`, which stands for the text.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE, _ALTERNATIVES_EXAMPLE]})
@@ -153,14 +154,16 @@ class EmailSend(_Send):
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
         new = self._new(Channel.EMAIL, MessageType.EMAIL, tenant_id, idempotency_key, subject=self.subject)
-        is_body = self.text is None and self.html is None
-        return new if is_body else replace(new, body=self.text or "", html=self.html or "")
+        if self.text is None and self.html is None:
+            return new
+        text = self.text if self.text and self.text.strip() else self.body
+        return replace(new, body="" if text == self.html else text, html=self.html or "")
 
     def _must_have_words(self) -> None:
         if not self.model_fields_set & {"body", "text", "html"}:
             raise ValidationError.from_exception_data("", [{"type": _NO_WORDS, "loc": ("body",), "input": None}])
-        if self.body and (self.text is not None or self.html is not None):
-            raise ValueError("write the mail in body, or else in text and html; body can't stand beside them")
+        if self.text and self.text.strip() and self.body.strip() and self.body not in {self.text, self.html}:
+            raise ValueError("body and text say different things; leave one of them out")
         super()._must_have_words()
 
     def _is_blank(self) -> bool:

@@ -60,6 +60,11 @@ async def test_a_mail_leaves_in_the_forms_that_it_was_given_in(
         (mail(text=" ", html="Hello <b>you</b>"), ("Hello you", "Hello <b>you</b>")),
         (mail(text="short", html="<h1>long</h1>"), ("short", "<h1>long</h1>")),
         (mail(body="", text="short", html=None), ("short", "")),
+        (mail(body="Hello, 1 <b> 2", html="<p>Hello</p>"), ("Hello, 1 <b> 2", "<p>Hello</p>")),
+        (mail(body="<p>Hi</p>", html="<p>Hi</p>"), ("Hi", "<p>Hi</p>")),
+        (mail(body="Hello", text="Hello", html="<p>Hello</p>"), ("Hello", "<p>Hello</p>")),
+        (mail(body="<p>Hello</p>", text="Hello", html="<p>Hello</p>"), ("Hello", "<p>Hello</p>")),
+        (mail(body="Hello", text=" ", html=None), ("Hello", "")),
     ]
     for fields, sent in cases:
         assert (await mailing.post(PATH, json=fields)).status_code == 200
@@ -74,8 +79,9 @@ async def test_a_mail_leaves_in_the_forms_that_it_was_given_in(
     [
         ({}, "body.body"),
         ({"attachments": ["https://example.com/a.pdf"]}, "body.body"),
-        ({"body": "Hello", "text": "Hello"}, "body"),
-        ({"body": "Hello", "html": ""}, "body"),
+        ({"body": "Hello", "text": "Good-bye"}, "body"),
+        ({"body": "Hello", "text": "Good-bye", "html": "<p>Good-bye</p>"}, "body"),
+        ({"body": " ", "text": "", "html": ""}, "body"),
         ({"text": " ", "html": "\n"}, "body"),
         ({"text": None, "html": None}, "body"),
         ({"text": "a\x00b"}, "body.text"),

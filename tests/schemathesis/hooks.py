@@ -26,7 +26,7 @@ RULES = (
     "take the cursor from the Link header",
     "a message needs a body or an attachment",
     "or text and html in its place",
-    "body can't stand beside them",
+    "body and text say different things",
     "a message can't expire before it leaves",
     "a message is scheduled for the future",
     "a message is scheduled for at most a year ahead",

@@ -254,7 +254,8 @@ class Run:
         """`listed` holds two rows at least, so that there is a second page of one row."""
         with self.check(f"GET {shape}/ answers the same, without a redirect"):
             answer = self.service.get(f"{path}/", params={"limit": 1000})
-            equal((answer.status_code, answer.json()), (200, listed[:1000]))
+            ids = [row["id"] for row in answer.json()]  # the rest may change, for messages are being delivered
+            equal((answer.status_code, ids), (200, [row["id"] for row in listed[:1000]]))
         with self.check(f"GET {shape}?limit=1 answers one row, and Link leads to the next"):
             page = self.service.get(path, params={"limit": 1})
             equal(page.json(), listed[:1])

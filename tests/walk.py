@@ -90,7 +90,7 @@ _NOBODYS_ADDRESSES = ("+12025559998", "nobody@never.example")
 #: The name of the first tenant, which is also in every Content-Security-Policy.
 _WORDS = {"default"}
 #: What differs between two answers that say the same.
-_PASSING_HEADERS = {"x-request-id", "content-length", "date"}
+_PASSING_HEADERS = {"x-request-id", "content-length", "date", "location"}
 _PASSING = re.compile(
     r'(?<="message_id":)"\d+"|(?<="conversation_id":)\d+(?=,"status":"accepted")|(?<="exported_at":)"[^"]+"'
 )
@@ -138,6 +138,7 @@ def parameters_of(route: APIRoute) -> dict[str, str]:
     """The names of what a route takes, and where each stands; bodies are `BODIES`' business."""
     found = {param.alias: param.field_info.in_.value for param in get_flat_params(route.dependant)}  # type: ignore[attr-defined]
     found |= {each["name"]: each["in"] for each in (route.openapi_extra or {}).get("parameters", [])}
+    found |= dict.fromkeys(re.findall(r"{(\w+)}", route.path), "path")  # an endpoint may read it off the request
     unknown = set(found) - set(MADE) - set(NOBODYS)
     assert not unknown, f"{route.path} takes {unknown}: say in MADE whose that is, or in NOBODYS that it is nobody's"
     assert route.body_field is None or route.path in BODIES, f"{route.path} takes a body: say in BODIES which"

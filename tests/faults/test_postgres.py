@@ -172,7 +172,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 IN_PATHS = {"provider": "simulator", "name": "sms", "file_id": "0" * 64}
 #: What is told without looking: among it that there is no other channel.
-ASK_NOTHING = {"/", "/healthz", "/docs", "/api/messages/{channel}"}
+ASK_NOTHING = {"/", "/healthz", "/docs", "/openapi.json", "/api/messages/{channel}"}
 
 
 async def test_whoever_asks_a_frozen_postgres_for_anything_is_told_in_time(

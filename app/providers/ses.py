@@ -223,16 +223,7 @@ def _detail(details: dict[str, Any]) -> str | None:
             text = recipients[0].get("diagnosticCode")
             if isinstance(text, str):
                 return text
-    names = (
-        "smtpResponse",
-        "reason",
-        "errorMessage",
-        "bounceSubType",
-        "complaintSubType",
-        "complaintFeedbackType",
-        "delayType",
-    )
-    return next((value for name in names if isinstance(value := details.get(name), str)), None)
+    return next((value for name in _WORDS if isinstance(value := details.get(name), str)), None)
 
 
 def _time(written: object) -> datetime | None:

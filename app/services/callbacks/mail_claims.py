@@ -44,12 +44,15 @@ class MailClaimsCheck:
         self._engine = engine
         self._addresses = addresses
         self._region = settings.default_region
-        self._forwarded = {address.lower(): first for address, first in settings.mail_forwarded_addresses.items()}
+        forwarded = settings.mail_forwarded_addresses.items()
+        self._forwarded = {self._read(address).value: first for address, first in forwarded}
         self._deadline_seconds = settings.database_statement_timeout_seconds
 
     async def settled(self, item: InboundMessage, claims: MailClaims) -> InboundMessage:
         """The message with what its claims have proved. Raises `InvalidAddress` for an unreadable recipient."""
-        to_address = self._forwarded.get(item.to_address.lower()) or await self._sent_to(item, claims.sent_to)
+        to_address = self._forwarded.get(self._read(item.to_address).value) or await self._sent_to(
+            item, claims.sent_to
+        )
         recipient = self._read(to_address)
         tenant_id = await self._addresses.tenant_of(recipient)
         name, from_address = await self._contact(item, claims.senders, recipient, tenant_id)

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import pytest
 
 from app.config import Settings
 from app.domain import Address, AddressType, Direction, MessageStatus
-from app.providers.base import BaseProvider, InboundMessage, OutboundMessage, ProviderResult, Receipt
+from app.providers.base import InboundMessage, Receipt
 from app.providers.registry import provider_registry
 from app.services.callbacks.items import CallbackItems
+from tests.routers.test_channels import Chat
 from tests.tenancy import make_tenant
 from tests.wire import rows_of
 
@@ -20,17 +21,6 @@ pytestmark = pytest.mark.anyio
 
 APP, USER, DIRECT = "slack:A024BE7LH", "slack:U024BE7LH", "slack:D024BE91L"
 OURS, NUMBER, ID = "+12016661234", "+18045551234", "whatsapp:US.7700"
-
-
-class Chat(BaseProvider):
-    channels: ClassVar = {"slack": "slack", "whatsapp": "phone"}
-
-    def __init__(self) -> None:
-        self.sent: list[OutboundMessage] = []
-
-    async def send(self, payload: OutboundMessage) -> ProviderResult:
-        self.sent.append(payload)
-        return ProviderResult(f"chat-{len(self.sent)}")
 
 
 @dataclass

@@ -67,31 +67,6 @@ def test_bytes_that_should_not_be_there_are_read_as_what_they_are() -> None:
 
 
 @each_case(
-    ("content", "charset", "text"),
-    [
-        ("Grüße".encode(), "utf-8", "Grüße"),
-        ("Grüße".encode(), None, "Grüße"),
-        ("Grüße".encode(), "us-ascii", "Grüße"),
-        ("Grüße".encode(), "iso-2022-jp", "Grüße"),
-        ("Grüße".encode("latin-1"), "utf-8", "Grüße"),
-        ("“80 €”".encode("cp1252"), "iso-8859-1", "“80 €”"),
-        ("会議".encode("iso-2022-jp"), "ISO-2022-JP", "会議"),
-        ("你好".encode("gb18030"), "gb2312", "你好"),
-        (b"a\x81b", "utf-8", "a\ufffdb"),
-        (b"a\x00b", "utf-8", "a\ufffdb"),
-        (b"a+2AA-b", "utf-7", "a\ufffdb"),
-        (b"a\r\nb", "utf-8", "a\nb"),
-        *(
-            (b"plain", charset, "plain")
-            for charset in ["", "x" * 5000, "a\x00b", "punycode", "idna", "hex", "undefined"]
-        ),
-    ],
-)
-def test_a_text_is_read_whatever_charset_it_claims(content: bytes, charset: str | None, text: str) -> None:
-    assert text_of(content, charset) == text
-
-
-@each_case(
     ("written", "read"),
     [
         ("=?utf-8?Q?caf=C3=A9?= =?utf-8?B?IMOpdMOp?=", "café été"),

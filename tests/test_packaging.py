@@ -339,3 +339,19 @@ def test_the_end_to_end_script_fails_where_nothing_answers() -> None:
     assert done.returncode == 1
     assert "FAIL  POST /api/messages/sms answers 200" in done.stdout
     assert re.search(r"^0 passed, \d+ failed$", done.stdout, re.MULTILINE)
+
+
+def test_no_group_of_a_pattern_is_possessive() -> None:
+    """Python before 3.11.5 matches `(?:...)*+` wrongly if the group can be matched in several ways.
+
+    Debian 12 has 3.11.2: https://github.com/python/cpython/issues/106052
+    """
+    possessive = re.compile(r"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+|\(\?>")
+    patterns = [
+        (path.name, ast.unparse(call.args[0]))
+        for path in (ROOT / "app").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "re.compile"
+    ]
+    assert len(patterns) > 100
+    assert [name for name, pattern in patterns if possessive.search(pattern)] == []

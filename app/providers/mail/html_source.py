@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 #: The beginning of a document, or of a block element. A tag further on may be meant as it reads: `a <b> or <c>`.
 _HTML = re.compile(
-    r"(?:\s|\ufeff|<!--(?:[^-]|-(?!->))*+-->|<\?xml[^<>]*>)*+<(?:!doctype\s+html\b|"
+    r"(?:\s|\ufeff|<!--(?:[^-]|-(?!->))*-->|<\?xml[^<>]*>)*<(?:!doctype\s+html\b|"
     r"(?:html|head|body|address|article|aside|blockquote|center|div|dl|fieldset|figure|footer|form|h[1-6]|header|hr|main|"
     r"nav|ol|p|pre|section|table|ul)(?:\s[^<>]*)?/?>)",
     re.IGNORECASE,
@@ -18,7 +18,7 @@ _HTML = re.compile(
 _HIDDEN = re.compile(r"(?:script|style|title|template|textarea|noscript|xmp|iframe)$", re.IGNORECASE)
 _MARKUP = re.compile(
     r"<(?:(?P<comment>!--)|(?P<other>[!?])|(?P<end>/?)(?P<name>[a-z][a-z0-9:-]{0,30})"
-    r"""(?P<attributes>(?:[\s/](?:[^<>"']|"[^"<]{0,4000}"|'[^'<]{0,4000}')*+)?+)>)""",
+    r"""(?P<attributes>(?:[\s/](?:[^<>"']|"[^"<]{0,4000}"|'[^'<]{0,4000}')*)?)>)""",
     re.IGNORECASE,
 )
 _LONGEST_ATTRIBUTES = 5_000

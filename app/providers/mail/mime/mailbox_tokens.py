@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN = re.compile(r'[^\s"(<>,;:=]++|\s++|.', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _BRACKET = re.compile(r"\\.|[()]", re.DOTALL)

@@ -18,7 +18,7 @@ _SCHEME = re.compile(r"(?:mailto|smtp):(?://)?", re.IGNORECASE)
 _ROUTE = re.compile(r"@[^:\"]*+:")  # RFC 5322, 4.4
 _NO_ATEXT = r"""\s"@<>(),;\\\x00-\x1f\x7f-\x9f\ufffd"""
 _ADDRESS = re.compile(
-    rf"""(?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*+"|[^{_NO_ATEXT}])++@"""
+    rf"""(?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"|[^{_NO_ATEXT}])+@"""
     rf"""(?:\[[^\[\]{_NO_ATEXT}]+\]|[^:=?\[\]{_NO_ATEXT}]+)"""
 )
 

@@ -124,6 +124,27 @@ class CallbackVerdict(StrEnum):
     REFUSED = "refused"  #: not genuine, as far as can be verified.
 
 
+class EventType(StrEnum):
+    """The kind of an entry of the event log."""
+
+    MESSAGE_ACCEPTED = "message.accepted"  #: stored, to be sent.
+    MESSAGE_RECEIVED = "message.received"  #: inbound, and stored.
+    MESSAGE_SENT = "message.sent"  #: accepted by the provider, or sent elsewhere.
+    MESSAGE_DELIVERED = "message.delivered"
+    MESSAGE_READ = "message.read"
+    MESSAGE_UNDELIVERED = "message.undelivered"
+    MESSAGE_FAILED = "message.failed"
+    MESSAGE_UNKNOWN = "message.unknown"  #: the send is in doubt.
+    MESSAGE_EXPIRED = "message.expired"
+    MESSAGE_CANCELED = "message.canceled"
+    CONVERSATION_CREATED = "conversation.created"
+    CONVERSATION_PAUSED = "conversation.paused"  #: two programs seem to answer each other.
+    CONVERSATION_RESUMED = "conversation.resumed"
+    CONTACT_CREATED = "contact.created"
+    CONTACT_ERASED = "contact.erased"
+    WEBHOOK_ENDPOINT_DISABLED = "webhook_endpoint.disabled"  #: by the service, because it fails.
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One end of a message.

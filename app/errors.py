@@ -20,6 +20,7 @@ class ServiceError(Exception):
     title: str = "Internal server error"
     retry_after: int | None = None  #: seconds
     headers: Mapping[str, str] = {}  #: besides Retry-After
+    members: Mapping[str, str] = {}  #: further ones of the problem document
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -113,6 +114,19 @@ class ConversationNotFound(ServiceError):
 
 class ContactNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Contact not found"
+
+
+class EventsGone(ServiceError):
+    """`oldest` is the cursor from which on the log can be read."""
+
+    status, title = HTTPStatus.GONE, "Events gone"
+
+    def __init__(self, oldest: str) -> None:
+        super().__init__(
+            "Events after this cursor have been removed. Go on from `oldest`, and read what you have missed from the "
+            "lists of messages and conversations."
+        )
+        self.members = {"oldest": oldest}
 
 
 class NotErasable(ServiceError):

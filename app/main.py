@@ -17,7 +17,7 @@ from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
 from app.http.overload import OverloadGuard, Refusal
 from app.log import configure_logging
-from app.routers import admin, contacts, conversations, files, health, messages, preview, providers, webhooks
+from app.routers import admin, contacts, conversations, events, files, health, messages, preview, providers, webhooks
 from app.schemas.fields import reading_context
 from app.wiring import must_have_providers, running_services
 
@@ -70,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         messages.router,
         messages.channels,
         conversations.router,
+        events.router,
         files.router,
         contacts.router,
         providers.router,

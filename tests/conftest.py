@@ -223,6 +223,7 @@ def _empty_again(_process_database: str) -> Iterator[Callable[[], None]]:
             if table.name != "tenants" and "id" in table.c and table.c.id.identity is not None
         ),
         "INSERT INTO tenants (id, name) VALUES (1, 'default')",
+        "INSERT INTO event_logs (tenant_id, generation, server_started_at) VALUES (1, 1, pg_postmaster_start_time())",
     ]
     with closing(psycopg2.connect(_process_database)) as connection:
         connection.autocommit = True

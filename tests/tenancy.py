@@ -31,7 +31,12 @@ def insert(url: str, statement: str, values: tuple[object, ...]) -> Any:
 
 
 def make_tenant(url: str, name: str = "Acme") -> int:
-    return int(insert(url, "INSERT INTO tenants (name) VALUES (%s) RETURNING id", (name,)))
+    statement = """
+        WITH made AS (INSERT INTO tenants (name) VALUES (%s) RETURNING id)
+        INSERT INTO event_logs (tenant_id, generation, server_started_at)
+        SELECT id, 1, pg_postmaster_start_time() FROM made RETURNING tenant_id
+    """
+    return int(insert(url, statement, (name,)))
 
 
 def make_key(

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 
 from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.http.access import NEEDS, OF_THE_INSTALLATION
+from app.services.events.cursors import Position, cursor_at
 from tests.factories import email, sms
 from tests.residents import SHARED_CONTACTS, Asked, Resident
 
@@ -41,6 +42,10 @@ def _ids(table: str) -> Made:
     return Made(lambda who, path: [str(row["id"]) for row in who.things[table]], lambda: "999999999")
 
 
+def _cursor_of(row: dict[str, Any]) -> str:
+    return cursor_at(row["tenant_id"], Position(row["generation"], row["transaction_id"], row["id"]))
+
+
 #: By name, what is somebody's.
 MADE: Mapping[str, Made] = {
     "message_id": _ids("messages"),
@@ -56,6 +61,7 @@ MADE: Mapping[str, Made] = {
         lambda: "+12025559999",
     ),
     "cursor": Made(lambda who, path: who.cursors[path], None),
+    "after": Made(lambda who, path: [_cursor_of(row) for row in who.things["events"]], lambda: "evt_AAAAAAAAAA"),
     "Idempotency-Key": Made(
         lambda who, path: [
             row["idempotency_key"]
@@ -70,6 +76,7 @@ CHANNEL = "whatsapp"
 #: By name, what is nobody's, and a value for it.
 NOBODYS: Mapping[str, str] = {
     "limit": "2",
+    "types": "message.accepted",
     "status": "failed",
     "provider": "sms",
     "name": "sms",

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres
+from app.db.event_generation import is_stale_generation, raise_generation
 from app.db.tenant_guard import guard
 from app.short_cache import ShortCache
 
@@ -64,7 +65,7 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=functools.partial(
-            connect,
+            _connect_to_serve,
             url,
             timeout=settings.database_pool_timeout_seconds,
             command_timeout=settings.database_statement_timeout_seconds,
@@ -81,6 +82,16 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     )
     guard(engine)
     return engine
+
+
+async def _connect_to_serve(url: str, **options: Any) -> asyncpg.Connection:
+    connection = await connect(url, **options)
+    try:
+        await raise_generation(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
@@ -210,7 +221,7 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, sqlalchemy_exc.TimeoutError | ConnectionError | OSError | TimeoutError):
         return True  # the pool is exhausted, or the server can't be reached
     if isinstance(error, sqlalchemy_exc.DBAPIError):
-        if error.connection_invalidated:
+        if error.connection_invalidated or is_stale_generation(error):
             return True
         sqlstate = sqlstate_of(error)
         if sqlstate is None:

@@ -25,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261128_03"
+REVISION = "20261129_01"
 
 _IS_PENDING = "due_at IS NOT NULL"
 _HAS_KEY = "idempotency_key IS NOT NULL"
@@ -390,6 +390,48 @@ class MessageEvent(Base):
         _is_name("kind"),
         _index("ix_message_events_message", "message_id", "id"),
     )
+
+
+class EventLog(Base):
+    """The state of a tenant's event log: one row per tenant, which `app.db.event_generation` maintains.
+
+    `generation` leads the key of new entries. It rises with every start of a database server, because transaction ids
+    can go back then: `server_started_at` is the start that it holds for. Entries up to `trimmed_to_…`, inclusive, are
+    removed.
+    """
+
+    __tablename__ = "event_logs"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    generation: Mapped[int] = mapped_column(server_default=text("0"))
+    server_started_at: Mapped[datetime | None]
+    trimmed_to_generation: Mapped[int] = mapped_column(server_default=text("0"))
+    trimmed_to_transaction: Mapped[int] = mapped_column(server_default=text("0"))
+    trimmed_to_id: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class Event(Base):
+    """An entry of the event log. It holds ids and small facts, never bodies or whole addresses.
+
+    The primary key is the order of the log. `transaction_id` is that of the transaction that wrote the entry, so that
+    readers can leave out entries behind which another one may still appear (`app.services.events.reading`). There are
+    no foreign keys: entries outlive what they tell of, and each key would cost an insert as much as the entry itself.
+    `previous_hash` and `key_id` are for a log that can be verified; both are null so far.
+    """
+
+    __tablename__ = "events"
+    tenant_id: Mapped[int]
+    generation: Mapped[int]
+    transaction_id: Mapped[int]
+    id: Mapped[int] = mapped_column(Identity())
+    type: Mapped[str]
+    message_id: Mapped[int | None]
+    conversation_id: Mapped[int | None]
+    contact_id: Mapped[int | None]
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    previous_hash: Mapped[bytes | None]
+    key_id: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "generation", "transaction_id", "id"),)
 
 
 class ProviderState(Base):

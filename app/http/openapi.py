@@ -27,6 +27,7 @@ _KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...
 _TAGS = {
     "messages": "Send messages, read them with their attempts, cancel or retry one.",
     "conversations": "All messages between one of your addresses and one contact, on every channel.",
+    "events": "Everything that happens, in order, for programs.",
     "contacts": "People you write with: a copy of all that is stored about one, and its erasure.",
     "providers": "The vendors that deliver, and their health.",
     "webhooks": "Receipts and inbound messages. Providers call these, and sign what they send.",

@@ -44,10 +44,11 @@ def problem(
     *,
     errors: Iterable[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    members: Mapping[str, str] | None = None,
 ) -> Response:
     """The answer for an error. `type` stays the same when the wording changes.
 
-    A server error names the request, so that it can be found in the log.
+    `members` are further ones of the document. A server error names the request, so that it can be found in the log.
     """
     content: dict[str, Any] = {
         "type": "urn:problem-type:messaging:" + title.lower().replace(" ", "-"),
@@ -59,6 +60,7 @@ def problem(
         content["request_id"] = request_id()
     if listed := [{"location": error.location, "message": error.message} for error in errors]:
         content["errors"] = listed
+    content |= members or {}
     return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
 
 
@@ -97,7 +99,9 @@ def service_problem(error: ServiceError) -> Response:
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    return problem(error.status, error.title, error.detail, errors=error.errors, headers=headers)
+    return problem(
+        error.status, error.title, error.detail, errors=error.errors, headers=headers, members=error.members
+    )
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

@@ -190,7 +190,7 @@ def test_the_migration_changes_nothing_the_second_time(merged: str) -> None:
     before = [rows(merged, query) for query in queries]
     with closing(psycopg2.connect(merged)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE alembic_version SET version_num = '20261128_01'")
-        cursor.execute("DROP TABLE aliases; DROP INDEX ix_contacts_groups")
+        cursor.execute("DROP TABLE aliases, events, event_logs; DROP INDEX ix_contacts_groups")
     migrate(merged)
     assert [rows(merged, query) for query in queries] == before
 

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT, given, rows, same
 from app.db.models import Contact, Conversation, ConversationParticipant
-from app.domain import NewMessage, ParticipantRole
+from app.domain import EventType, NewMessage, ParticipantRole
+from app.services.event_log.entries import NewEvent, write_entries
 
 ContactKey = tuple[str, str]  #: address, address type
 
@@ -88,6 +89,8 @@ async def make_conversations(connection: AsyncConnection, tenant_id: int, messag
     ]
     parameters = given(tenant_id, ("conversation_id", "role", "contact_id"), participants)
     await connection.execute(_INSERT_PARTICIPANTS, parameters)
+    begun = [NewEvent(EventType.CONVERSATION_CREATED, conversation_id=row.id) for row in made]
+    await write_entries(connection, tenant_id, begun)
 
 
 async def _contact_ids(
@@ -104,6 +107,8 @@ async def _contact_ids(
     new = [(*key, written[key]) for key in missing]
     parameters = given(tenant_id, ("address", "address_type", "written"), new)
     made = {(row.address, row.address_type): row.id for row in await connection.execute(_INSERT_CONTACTS, parameters)}
+    new_contacts = [NewEvent(EventType.CONTACT_CREATED, contact_id=id) for id in made.values()]
+    await write_entries(connection, tenant_id, new_contacts)
     missed = [key for key in missing if key not in made]  # another writer committed them meanwhile
     return found | made | (await _find_contacts(connection, tenant_id, missed) if missed else {})
 

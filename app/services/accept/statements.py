@@ -29,6 +29,7 @@ from sqlalchemy.types import TypeEngine
 from app.db.batches import TENANT, rows, same
 from app.db.models import Conversation, Message
 from app.domain import NO_DETAILS, Direction, MessageStatus, NewMessage
+from app.services.event_log.entries import entries_of_stored
 
 #: Each names a value of `message_values`.
 MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
@@ -152,6 +153,7 @@ _stored = (
         Message.provider_message_id,
         Message.idempotency_key,
         Message.sent_at,
+        Message.status,
     )
     .cte("stored")
 )
@@ -172,4 +174,4 @@ _counted = (
     .cte("counted")
 )
 #: Stores the messages whose conversation exists and that are no repeats; a row for each that it has stored.
-STORE_KNOWN = select(_stored).add_cte(_counted)
+STORE_KNOWN = select(_stored).add_cte(_counted, entries_of_stored(_stored))

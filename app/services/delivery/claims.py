@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import and_, bindparam, case, extract, false, func, null, or_, select, true, update
 
-from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
+from app.db.batches import CHANNEL, SECOND, TENANT, rows
 from app.db.models import DeliveryAttempt, Message, Tenant
 from app.domain import AttemptOutcome, Channel, MessageStatus, reference_of
 from app.providers.base import OutboundMessage
@@ -165,7 +165,8 @@ async def first_before(connection: AsyncConnection, tenant_id: int, message_id: 
     return found.scalar_one_or_none()
 
 
-_lease_end = func.now() + bindparam("lease", type_=Float()) * SECOND
+#: The end of a lease that begins now.
+LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
 _MAY_HAVE_IT = "it may have it already"
 
 
@@ -206,7 +207,7 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
     taken = (
         update(Message)
         .where(Message.tenant_id == TENANT, Message.id == picked.c.id)
-        .values(status=MessageStatus.SENDING.value, attempt_count=Message.attempt_count + 1, due_at=_lease_end)
+        .values(status=MessageStatus.SENDING.value, attempt_count=Message.attempt_count + 1, due_at=LEASE_END)
         .returning(
             Message.id,
             Message.attempt_count,
@@ -298,23 +299,3 @@ async def claim_due(
     if kept:
         await keep_answers(connection, tenant_id, kept)
     return [Claim(tenant_id, provider_type, row, callback_url, threads.get(row.id, _NO_THREAD)) for row in taken]
-
-
-_held = rows(message_id=BigInteger(), number=Integer())
-_RENEW = (
-    update(Message)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.id == _held.c.message_id,
-        Message.attempt_count == _held.c.number,
-        Message.status == MessageStatus.SENDING.value,
-    )
-    .values(due_at=_lease_end)
-)
-
-
-async def renew_leases(connection: AsyncConnection, claims: Iterable[Claim], lease_seconds: float) -> None:
-    """Extend the leases of claims that are still in flight."""
-    for tenant_id, own in by_tenant(claims):
-        held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
-        await connection.execute(_RENEW, held | {"lease": lease_seconds})

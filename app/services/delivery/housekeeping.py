@@ -6,22 +6,23 @@ from dataclasses import dataclass
 from typing import Self
 
 import structlog
-from sqlalchemy import Float, Select, Update, and_, bindparam, func, null, select, update
+from sqlalchemy import BigInteger, Float, Integer, Select, Update, and_, bindparam, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.batches import CHANNEL, SECOND, TENANT
+from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
 from app.db.engine import is_unavailable
 from app.db.models import DeliveryAttempt, Message, Tenant
 from app.db.process_lock import HERE, ProcessLock
 from app.db.statistics import learn_sizes
-from app.domain import MessageStatus
+from app.domain import EventType, MessageStatus
 from app.providers.registry import provider_registry
 from app.routing import channels_served
-from app.services.delivery.claims import Claim, due_work, renew_leases
+from app.services.delivery.claims import LEASE_END, Claim, due_work
 from app.services.delivery.outcomes import AttemptResult, note, record_outcomes
 from app.services.delivery.receipts import sweep_parked
 from app.services.delivery.retry_policy import Attempt, Decision, in_doubt
+from app.services.event_log.entries import NewEvent, write_entries
 from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)
@@ -166,6 +167,26 @@ async def _repeat(task: PeriodicTask) -> None:
                 log.warning(task.on_failure, error=type(error).__name__)
 
 
+_held = rows(message_id=BigInteger(), number=Integer())
+_RENEW = (
+    update(Message)
+    .where(
+        Message.tenant_id == TENANT,
+        Message.id == _held.c.message_id,
+        Message.attempt_count == _held.c.number,
+        Message.status == MessageStatus.SENDING.value,
+    )
+    .values(due_at=LEASE_END)
+)
+
+
+async def renew_leases(connection: AsyncConnection, claims: Iterable[Claim], lease_seconds: float) -> None:
+    """Extend the leases of claims that are still in flight."""
+    for tenant_id, own in by_tenant(claims):
+        held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
+        await connection.execute(_RENEW, held | {"lease": lease_seconds})
+
+
 _attempt_of = and_(
     DeliveryAttempt.tenant_id == TENANT,
     DeliveryAttempt.message_id == Message.id,
@@ -231,15 +252,21 @@ _overdue = (
     .order_by(Message.id)
     .limit(500)
 )
-_EXPIRE = _update_unlocked(_overdue).values(status=MessageStatus.EXPIRED.value, due_at=null()).returning(Message.id)
+_EXPIRE = (
+    _update_unlocked(_overdue)
+    .values(status=MessageStatus.EXPIRED.value, due_at=null())
+    .returning(Message.id, Message.conversation_id)
+)
 
 
 async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: str) -> int:
     """Expire messages that had not left by their `expires_at`; returns how many."""
-    ids = (await connection.execute(_EXPIRE, {"tenant": tenant_id, "on_channel": channel})).scalars().all()
-    if ids:
-        await note(connection, tenant_id, MessageStatus.EXPIRED, ids)
-    return len(ids)
+    expired = (await connection.execute(_EXPIRE, {"tenant": tenant_id, "on_channel": channel})).all()
+    if expired:
+        await note(connection, tenant_id, MessageStatus.EXPIRED, [row.id for row in expired])
+        entries = [NewEvent(EventType.MESSAGE_EXPIRED, row.id, row.conversation_id) for row in expired]
+        await write_entries(connection, tenant_id, entries)
+    return len(expired)
 
 
 _KEYS_AT_ONCE = 1000

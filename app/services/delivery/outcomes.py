@@ -12,6 +12,7 @@ from app.db.models import DeliveryAttempt, Message, MessageEvent
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
 from app.redaction import redacted
 from app.services.delivery.receipts import attach_parked
+from app.services.event_log.entries import entries_of_changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,11 @@ _closed = (
     .cte("closed")
 )
 _locked = (
-    select(Message.id, *(each for each in _settled.c if each.name not in {"message_id", "position"}))
+    select(
+        Message.id,
+        Message.status.label("earlier_status"),
+        *(each for each in _settled.c if each.name not in {"message_id", "position"}),
+    )
     .join(_settled, and_(Message.tenant_id == TENANT, Message.id == _settled.c.message_id))
     .order_by(Message.id)
     .with_for_update(of=Message, key_share=True)
@@ -75,7 +80,7 @@ _is_latest = and_(Message.attempt_count == _locked.c.number, Message.status == M
 _has_no_id = Message.provider_message_id.is_(None)
 _raises = rank_of(Message.status) < STATUS_RANK[MessageStatus.SENT]
 _next_try = func.now() + _locked.c.retry_in * SECOND
-_SETTLE = (
+_updated = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _locked.c.id)
     .where(or_(_is_latest, and_(_locked.c.status == _SENT, or_(_raises, _has_no_id))))
@@ -99,9 +104,11 @@ _SETTLE = (
             (_is_latest, func.coalesce(_locked.c.attempt_limit, Message.attempt_limit)), else_=Message.attempt_limit
         ),
     )
-    .returning(Message.id)
-    .add_cte(_closed)
+    .returning(Message.id, Message.conversation_id, Message.status, _locked.c.earlier_status)
+    .cte("updated")
 )
+_changed = select(_updated).where(_updated.c.status != _updated.c.earlier_status).cte("changed")
+_SETTLE = select(_updated.c.id).add_cte(_closed, entries_of_changed(_changed))
 
 
 async def record_outcomes(connection: AsyncConnection, results: Sequence[AttemptResult]) -> list[bool]:

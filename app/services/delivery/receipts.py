@@ -24,6 +24,7 @@ from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, Direction, MessageStatus, parse_reference
 from app.providers.base import Receipt
 from app.redaction import redacted
+from app.services.event_log.entries import entries_of_changed
 
 #: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)
@@ -289,7 +290,7 @@ _is_late_bounce = and_(
     _is_failure, Message.channel == Channel.EMAIL.value, Message.status == MessageStatus.DELIVERED.value
 )
 _bounced_late = func.concat_ws(": ", "It bounced after it was delivered", _best.c.detail)
-_RAISE = (
+_raised = (
     update(Message)
     .where(
         Message.tenant_id == TENANT,
@@ -309,7 +310,10 @@ _RAISE = (
             else_=Message.provider_message_id,
         ),
     )
+    .returning(Message.id, Message.conversation_id, Message.status)
+    .cte("raised")
 )
+_RAISE = select(_raised.c.id).add_cte(entries_of_changed(_raised))
 
 
 async def _raise_statuses(connection: AsyncConnection, receipts: Iterable[tuple[int, int]]) -> None:

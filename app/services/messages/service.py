@@ -13,7 +13,7 @@ from app.config import Settings
 from app.db.engine import is_unavailable
 from app.db.models import DeliveryAttempt, Message
 from app.db.paging import Page, fetch_page
-from app.domain import AttemptOutcome, Direction, MessageStatus, NewMessage, StoredMessage
+from app.domain import AttemptOutcome, Direction, EventType, MessageStatus, NewMessage, StoredMessage
 from app.errors import (
     DailyCapReached,
     IdempotencyConflict,
@@ -27,6 +27,7 @@ from app.providers.mail.html_source import readable
 from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
+from app.services.event_log.entries import NewEvent, write_entries
 from app.services.messages.reading import MessageFilter, load_message, load_timeline
 from app.services.messages.send_rules import SendRules, passed_times
 from app.services.messages.timeline import Step
@@ -188,14 +189,18 @@ class MessageService:
             .where(*_is(tenant_id, message_id), ~may_have_left)
             .where(Message.status.in_([MessageStatus.SCHEDULED.value, MessageStatus.QUEUED.value]))
             .values(status=MessageStatus.CANCELED.value, due_at=null())
-            .returning(Message.id)
+            .returning(Message.conversation_id)
         )
         async with self._sessions.begin() as session:
-            if (await session.execute(canceled)).scalar() is None:
+            conversation_id = (await session.execute(canceled)).scalar()
+            if conversation_id is None:
                 message = await load_message(session, tenant_id, message_id)
                 reason = f"The message is {message.status}: only one that has not left can be called back."
                 raise NotCancelable(reason)
-            await note(await session.connection(), tenant_id, MessageStatus.CANCELED, [message_id])
+            connection = await session.connection()
+            await note(connection, tenant_id, MessageStatus.CANCELED, [message_id])
+            entry = NewEvent(EventType.MESSAGE_CANCELED, message_id, conversation_id)
+            await write_entries(connection, tenant_id, [entry])
             return await load_message(session, tenant_id, message_id)
 
     async def retry(self, tenant_id: int, message_id: int) -> Message:

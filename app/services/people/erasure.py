@@ -11,9 +11,10 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_colum
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.models import Contact, Conversation, ConversationParticipant, Message, TenantAddress
-from app.domain import AddressType, MessageStatus, ParticipantRole
+from app.domain import AddressType, EventType, MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
 from app.services.callbacks.kept_callbacks import remove_callbacks_about
+from app.services.event_log.entries import NewEvent, write_entries
 from app.services.people.removal import BATCH, remove_aliases, remove_empty, remove_messages, remove_unused
 from app.services.tenancy.audit import record
 
@@ -62,6 +63,7 @@ async def accept_erasure(
     # A group is named by its members, and its messages are those of all of them.
     of_group = anonymous | {"address": func.concat(_groups_of(contact_id), Contact.id)}
     await connection.execute(update(Contact).where(*_is_group_with(tenant_id, contact.address)).values(of_group))
+    await write_entries(connection, tenant_id, [NewEvent(EventType.CONTACT_ERASED, contact_id=contact_id)])
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     known_as = {contact.address, *await remove_aliases(connection, tenant_id, [contact.address])}
     removed = [await remove_callbacks_about(connection, tenant_id, address) for address in sorted(known_as)]

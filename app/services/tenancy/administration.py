@@ -11,6 +11,7 @@ from app.db.models import ApiKey, AuditEvent, Tenant, TenantAddress
 from app.db.paging import Page, fetch_page
 from app.domain import DEFAULT_TENANT_ID, Address, KeyScope
 from app.errors import AddressNotFound, AddressTaken, KeyNotFound, TenantExists, TenantNotFound
+from app.services.event_log.entries import new_log
 from app.services.tenancy.audit import record
 from app.services.tenancy.keys import new_token
 
@@ -38,6 +39,7 @@ class AdministrationService:
         tenant = await self._session.scalar(adding)
         if tenant is None:
             raise TenantExists("There is a tenant of this name.")
+        await self._session.execute(new_log(tenant.id))
         await self._record(tenant.id, "tenant_created", name=name)
         return tenant
 

@@ -157,7 +157,8 @@ stored AS (
     ORDER BY fresh.position
     ON CONFLICT DO NOTHING
     RETURNING messages.id, messages.conversation_id, messages.channel, messages.from_address, messages.to_address,
-              messages.provider_type, messages.provider_message_id, messages.idempotency_key, messages.sent_at
+              messages.provider_type, messages.provider_message_id, messages.idempotency_key, messages.sent_at,
+              messages.status
 ),
 
 -- counted: the conversations with their new count and time. A time in the future counts as now.
@@ -172,9 +173,35 @@ counted AS (
     ) AS added
     WHERE conversations.tenant_id = :tenant::BIGINT AND conversations.id = added.conversation_id
     RETURNING conversations.id
+),
+
+-- logged: the entries of the event log.
+logged AS (
+    INSERT INTO events (tenant_id, generation, transaction_id, type, message_id, conversation_id)
+    SELECT :tenant::BIGINT AS anon_1,
+           (
+               SELECT CASE
+                          WHEN (event_logs.server_started_at = pg_postmaster_start_time())
+                          THEN event_logs.generation
+                      END AS anon_5
+               FROM event_logs
+               WHERE event_logs.tenant_id = :tenant::BIGINT
+           ) AS anon_4,
+           (SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) AS pg_current_xact_id_1) AS anon_6,
+           CASE stored.status
+               WHEN 'received' THEN 'message.received'
+               WHEN 'sent' THEN 'message.sent'
+               WHEN 'scheduled' THEN 'message.accepted'
+               WHEN 'queued' THEN 'message.accepted'
+           END AS anon_7,
+           stored.id AS id,
+           stored.conversation_id AS conversation_id
+    FROM stored
+    ORDER BY stored.id
+    RETURNING events.id
 )
 
 -- A row for each message that was stored; the caller finds the others missing.
 SELECT stored.id, stored.conversation_id, stored.channel, stored.from_address, stored.to_address,
-       stored.provider_type, stored.provider_message_id, stored.idempotency_key, stored.sent_at
+       stored.provider_type, stored.provider_message_id, stored.idempotency_key, stored.sent_at, stored.status
 FROM stored

@@ -1,0 +1,1 @@
+"""Writing the event log: entries in the transaction of what they tell."""

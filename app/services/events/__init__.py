@@ -1,0 +1,1 @@
+"""Readers of the event log: pages, streams, and signed webhooks."""

@@ -1,0 +1,224 @@
+"""Reading the event log in order, without missing an entry.
+
+A transaction that began earlier can commit later, and its entries then come before those that a reader has seen. So a
+reader gets only entries of transactions below the oldest one that is still running (`pg_snapshot_xmin`). Everything
+there is decided, and nothing can appear behind a cursor any more. A transaction that stays open delays readers.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Integer,
+    Row,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.batches import TENANT
+from app.db.models import Event, EventLog
+from app.domain import EventType
+from app.errors import EventsGone, FieldError, InvalidRequest
+from app.services.events.cursors import BEGINNING, Position, cursor_at
+
+#: Entries that one page looks through at most, so that a rare type or conversation costs no more than others.
+_MOST_SCANNED = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a tenant's log."""
+
+    tenant_id: int
+    position: Position
+    type: EventType
+    message_id: int | None
+    conversation_id: int | None
+    contact_id: int | None
+    facts: dict[str, Any]
+    created_at: datetime
+
+    @property
+    def id(self) -> str:
+        return cursor_at(self.tenant_id, self.position)
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """The entries that a reader wants; None stands for all."""
+
+    types: Collection[EventType] | None = None
+    conversation_id: int | None = None
+
+    def wants(self, entry: Entry) -> bool:
+        is_type = self.types is None or entry.type in self.types
+        return is_type and self.conversation_id in (None, entry.conversation_id)
+
+
+EVERYTHING = EventFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Entries in order, and the position up to which the log is read with them."""
+
+    entries: list[Entry]
+    position: Position
+    more: bool  #: there may be more to read at once
+
+
+class LogState(NamedTuple):
+    """A log at a moment. Entries below the generation and the transaction are decided; none can appear there."""
+
+    generation: int
+    bound: int  #: a transaction id
+    trimmed_to: Position
+    head: Position  #: the newest entry, which may not be decided yet
+
+    @property
+    def decided(self) -> Position:
+        """The position that a reader has who has seen everything up to now."""
+        return min(self.head, Position(self.generation, self.bound, 0))
+
+
+_KEY = (Event.generation, Event.transaction_id, Event.id)
+_newest = (
+    select(*_KEY)
+    .where(Event.tenant_id == EventLog.tenant_id)
+    .order_by(*(column.desc() for column in _KEY))
+    .limit(1)
+    .correlate(EventLog)
+    .lateral("newest")
+)
+_bound = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text()), BigInteger())
+_STATE = (
+    select(
+        EventLog.generation,
+        _bound.label("bound"),
+        EventLog.trimmed_to_generation,
+        EventLog.trimmed_to_transaction,
+        EventLog.trimmed_to_id,
+        *_newest.c,
+    )
+    .select_from(EventLog.__table__.outerjoin(_newest, and_(True)))
+    .where(EventLog.tenant_id == TENANT)
+)
+
+
+async def log_state(connection: AsyncConnection, tenant_id: int) -> LogState:
+    """The state of a tenant's log now."""
+    row = (await connection.execute(_STATE, {"tenant": tenant_id})).one_or_none()
+    if row is None:  # a tenant that is being created
+        return LogState(0, 0, BEGINNING, BEGINNING)
+    generation, bound, *positions = row
+    trimmed_to, head = Position(*positions[:3]), BEGINNING if positions[3] is None else Position(*positions[3:])
+    return LogState(generation, bound, trimmed_to, max(trimmed_to, head))
+
+
+_TYPES = bindparam("types", type_=ARRAY(Text()))
+_CONVERSATION = bindparam("conversation", type_=BigInteger())
+
+
+def _place(name: str, size: int) -> Any:
+    return tuple_(*(bindparam(f"{name}_{number}", type_=BigInteger()) for number in range(size)))
+
+
+#: The next entries that are decided.
+_scanned = (
+    select(
+        *_KEY,
+        Event.type,
+        Event.message_id,
+        Event.conversation_id,
+        Event.contact_id,
+        Event.facts,
+        Event.created_at,
+        func.row_number().over(order_by=_KEY).label("number"),
+    )
+    .where(Event.tenant_id == TENANT, tuple_(*_KEY) > _place("after", 3), tuple_(*_KEY[:2]) < _place("bound", 2))
+    .order_by(*_KEY)
+    .limit(bindparam("scan", type_=Integer()))
+    .cte("scanned")
+)
+_is_wanted = and_(
+    or_(_TYPES.is_(None), _scanned.c.type == any_(_TYPES)),
+    or_(_CONVERSATION.is_(None), _scanned.c.conversation_id == _CONVERSATION),
+)
+_is_last = _scanned.c.number == select(func.max(_scanned.c.number)).scalar_subquery()
+#: Those that are wanted, and the last one, which tells how far the log is read.
+_PAGE = select(_scanned, _is_wanted.label("is_wanted")).where(or_(_is_wanted, _is_last)).order_by(_scanned.c.number)
+
+
+async def read_page(
+    connection: AsyncConnection,
+    tenant_id: int,
+    after: Position,
+    state: LogState,
+    *,
+    wanted: EventFilter = EVERYTHING,
+    limit: int,
+) -> EventPage:
+    """The next entries after a position, as of a `state` that was taken before.
+
+    One page looks through a bounded part of the log. So it can be empty though `more` is true.
+
+    Raises:
+        EventsGone: Entries after the position have been removed.
+        InvalidRequest: The position is of a generation that the log does not have yet.
+    """
+    must_be_readable(tenant_id, after, state)
+    if after >= state.decided:
+        return EventPage([], after, more=False)
+    scan = limit if wanted == EVERYTHING else max(limit, _MOST_SCANNED)
+    parameters = {
+        "tenant": tenant_id,
+        "scan": scan,
+        "types": None if wanted.types is None else [type_.value for type_ in wanted.types],
+        "conversation": wanted.conversation_id,
+        **{f"after_{number}": value for number, value in enumerate(after)},
+        "bound_0": state.generation,
+        "bound_1": state.bound,
+    }
+    rows = (await connection.execute(_PAGE, parameters)).all()
+    if not rows:
+        return EventPage([], after, more=False)
+    chosen = [row for row in rows if row.is_wanted]
+    if len(chosen) > limit:
+        entries = [_entry(tenant_id, row) for row in chosen[:limit]]
+        return EventPage(entries, entries[-1].position, more=True)
+    entries = [_entry(tenant_id, row) for row in chosen]
+    return EventPage(entries, Position(*rows[-1][:3]), more=rows[-1].number == scan)
+
+
+def must_be_readable(tenant_id: int, after: Position, state: LogState) -> None:
+    """Raises what `read_page` raises."""
+    if after < state.trimmed_to:
+        raise EventsGone(cursor_at(tenant_id, state.trimmed_to))
+    if after.generation > state.generation:
+        error = FieldError("query.after", "take it from `cursor` of an earlier page, or the `id` of an event")
+        raise InvalidRequest("The cursor is not one that this log has given out.", errors=[error])
+
+
+def _entry(tenant_id: int, row: Row[Any]) -> Entry:
+    return Entry(
+        tenant_id,
+        Position(row.generation, row.transaction_id, row.id),
+        EventType(row.type),
+        row.message_id,
+        row.conversation_id,
+        row.contact_id,
+        row.facts or {},
+        row.created_at,
+    )

@@ -4,7 +4,7 @@ They are coroutines, because FastAPI runs plain functions in a thread.
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -13,9 +13,10 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.addresses import InvalidAddress, any_address, contact_address
-from app.db.paging import Page
 from app.domain import Address
 from app.errors import FieldError, InvalidRequest
+from app.http.pages import PageParameters
+from app.http.read_route import USUAL_LIMIT
 from app.services.messages.conversations import ConversationService
 from app.services.messages.service import MessageService
 from app.services.people.contacts import ContactService
@@ -66,11 +67,9 @@ async def _tenant(request: Request) -> int:
 TenantDep = Annotated[int, Depends(_tenant)]
 
 
-async def _conversations(session: ReadSession, tenant: TenantDep) -> ConversationService:
-    return ConversationService(session, tenant)
-
-
-ConversationsDep = Annotated[ConversationService, Depends(_conversations)]
+def conversations_of(request: Request) -> ConversationService:
+    """The conversations of the tenant that was let in."""
+    return ConversationService(services_of(request).reads, tenant_id(request))
 
 
 async def _contacts(request: Request, tenant: TenantDep) -> ContactService:
@@ -146,30 +145,9 @@ _Limit = Annotated[
 _Cursor = Annotated[str | None, Query(max_length=200, description="From the `Link` header of another page.")]
 
 
-class PageParameters:
-    """The `limit` and `cursor` of a list, and the `Link` header of its answer (RFC 8288)."""
-
-    def __init__(self, request: Request, response: Response, limit: int, cursor: str | None) -> None:
-        self.limit = limit
-        self.cursor = cursor
-        self._request = request
-        self._response = response
-
-    def linked(self, page: Page[Row]) -> Sequence[Row]:
-        """The rows of a page, whose neighbours the `Link` header names from here on."""
-        url = self._request.url
-        prefix = (self._request.app.state.settings.public_url or "").rstrip("/")
-        links = [
-            f'<{prefix}{url.include_query_params(cursor=cursor).replace(scheme="", netloc="")}>; rel="{rel}"'
-            for rel, cursor in (("next", page.next), ("prev", page.previous))
-            if cursor is not None
-        ]
-        if links:
-            self._response.headers["Link"] = ", ".join(links)
-        return page.rows
-
-
-async def _pages(request: Request, response: Response, limit: _Limit = 100, cursor: _Cursor = None) -> PageParameters:
+async def _pages(
+    request: Request, response: Response, limit: _Limit = USUAL_LIMIT, cursor: _Cursor = None
+) -> PageParameters:
     return PageParameters(request, response, limit, cursor)
 
 

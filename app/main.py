@@ -16,6 +16,7 @@ from app.http.admission import Admission
 from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
 from app.http.overload import OverloadGuard, Refusal
+from app.http.read_route import reads_of
 from app.log import configure_logging
 from app.routers import admin, contacts, conversations, events, files, health, messages, preview, providers, webhooks
 from app.schemas.fields import reading_context
@@ -53,8 +54,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.has_warned_of_public_use = False
     app.state.reading_context = reading_context(settings)
     hot = {route.path: route for route in messages.hot.routes + webhooks.hot.routes if isinstance(route, HotRoute)}
+    reads = reads_of(conversations.router.routes + messages.reads.routes)
     app.front = app.state.overload = OverloadGuard(
-        Envelope(Admission(app.front, settings=settings, hot=hot), settings=settings),
+        Envelope(Admission(app.front, settings=settings, hot=hot, reads=reads), settings=settings),
         most=settings.max_requests_in_flight,
         refusal=Refusal(settings),
     )
@@ -67,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         webhooks.hot,
         preview.hot,
         webhooks.router,
+        messages.reads,
         messages.router,
         messages.channels,
         conversations.router,

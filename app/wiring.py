@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from app.config import Settings
 from app.db.engine import PromptSessions, Readiness, create_serving_engine, database_name
 from app.db.process_lock import ProcessLock
+from app.db.reads import Reads
 from app.errors import ConfigurationError
 from app.providers.registry import provider_registry
 from app.providers.simulated.in_process import SimulatedCarrier
@@ -47,6 +48,7 @@ class Services:
     """The services that requests use."""
 
     sessions: async_sessionmaker[AsyncSession]
+    reads: Reads
     messages: MessageService
     callback_items: CallbackItems
     files: FileStore
@@ -107,6 +109,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=notifier.notify))
         patience = settings.database_statement_timeout_seconds
         sessions = PromptSessions(engine, deadline_seconds=patience)
+        reads = await stack.enter_async_context(Reads(url, settings))
         deadline = min(_LOOK_UP_SECONDS, patience)
         addresses = AddressOwners(sessions, deadline_seconds=deadline)
         aliases = Aliases(sessions, deadline_seconds=deadline)
@@ -132,7 +135,8 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         stack.callback(gc.unfreeze)
         yield Services(
             sessions,
-            MessageService(writer, sessions, settings, rules=rules, aliases=aliases, on_due=notifier.notify),
+            reads,
+            MessageService(writer, sessions, reads, settings, rules=rules, aliases=aliases, on_due=notifier.notify),
             callback_items,
             files,
             CallbackService(callback_items, callback_store, sessions),

@@ -61,18 +61,11 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
 
     Statements that do not name the tenant are refused (`guard`).
     """
-    cache = 100 if settings.database_prepared_statements else 0
+    options = serving_options(settings)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=functools.partial(
-            _connect_to_serve,
-            url,
-            timeout=settings.database_pool_timeout_seconds,
-            command_timeout=settings.database_statement_timeout_seconds,
-            statement_cache_size=cache,
-            server_settings=_server_settings(settings),
-        ),
-        connect_args={"prepared_statement_cache_size": cache},
+        async_creator=functools.partial(_connect_to_serve, url, **options),
+        connect_args={"prepared_statement_cache_size": options["statement_cache_size"]},
         pool_pre_ping=True,
         pool_recycle=settings.database_pool_recycle_seconds,
         pool_size=settings.database_pool_size,
@@ -82,6 +75,16 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     )
     guard(engine)
     return engine
+
+
+def serving_options(settings: Settings) -> dict[str, Any]:
+    """The options of `connect` for serving."""
+    return {
+        "timeout": settings.database_pool_timeout_seconds,
+        "command_timeout": settings.database_statement_timeout_seconds,
+        "statement_cache_size": 100 if settings.database_prepared_statements else 0,
+        "server_settings": _server_settings(settings),
+    }
 
 
 async def _connect_to_serve(url: str, **options: Any) -> asyncpg.Connection:
@@ -210,9 +213,10 @@ def create_command_engine(url: str) -> Engine:
     )
 
 
-def sqlstate_of(error: sqlalchemy_exc.DBAPIError) -> str | None:
+def sqlstate_of(error: sqlalchemy_exc.DBAPIError | asyncpg.PostgresError) -> str | None:
     """The SQLSTATE of an error; None if it comes from the driver."""
-    sqlstate: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    cause = error.orig if isinstance(error, sqlalchemy_exc.DBAPIError) else error
+    sqlstate: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     return sqlstate
 
 

@@ -3,15 +3,16 @@
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import Select, tuple_
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from app.db.reads import Read, Reads
 from app.errors import FieldError, InvalidRequest
 
 Row = TypeVar("Row")
@@ -68,6 +69,62 @@ async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> 
         cursor = page.next
         if cursor is None:
             return
+
+
+class JsonPages:
+    """Pages of a list whose rows are JSON made by PostgreSQL, each page read by one statement.
+
+    The list is ordered by columns that are unique together: times, and an id at the end. `conditions` name its
+    parameters.
+    """
+
+    def __init__(
+        self,
+        row: ColumnElement[str],
+        *conditions: ColumnElement[bool],
+        order: Sequence[InstrumentedAttribute[Any]],
+        newest_first: bool,
+    ) -> None:
+        self._kinds = [each.type.python_type for each in order]
+        self._newest_first = newest_first
+        self._reads: dict[tuple[bool, bool], Read] = {}  # by: with a start, descending
+        self._statement = select(row, *order).where(*conditions)
+        self._order = order
+
+    async def fetch(
+        self, reads: Reads, parameters: Mapping[str, Any], *, limit: int, cursor: str | None
+    ) -> Page[str]:
+        """The JSON of each row of a page. Raises `InvalidRequest` for an invalid cursor."""
+        start = _Cursor.parse(cursor, self._kinds) if cursor is not None else None
+        backwards = start is not None and start.backwards
+        descending = self._newest_first != backwards
+        key = (start is not None, descending)
+        read = self._reads.get(key)
+        if read is None:
+            read = self._reads[key] = self._read(*key)
+        places = {f"start_{number}": value for number, value in enumerate(start.key if start is not None else ())}
+        found = list(await reads.fetch(read, {**parameters, **places, "most": limit + 1}))
+        more = len(found) > limit
+        rows = found[:limit]
+        if backwards:
+            rows.reverse()
+        if not rows:
+            return Page([], None, None)
+        last, first = list(rows[-1])[1:], list(rows[0])[1:]
+        return Page(
+            [row[0] for row in rows],
+            next=str(_Cursor(last, backwards=False)) if more or backwards else None,
+            previous=str(_Cursor(first, backwards=True)) if (more if backwards else start is not None) else None,
+        )
+
+    def _read(self, has_start: bool, descending: bool) -> Read:
+        statement = self._statement
+        if has_start:
+            start = (bindparam(f"start_{number}", type_=each.type) for number, each in enumerate(self._order))
+            key, last_seen = tuple_(*self._order), cast(Any, tuple_(*start))
+            statement = statement.where(key < last_seen if descending else key > last_seen)
+        statement = statement.order_by(*(each.desc() if descending else each.asc() for each in self._order))
+        return Read(statement.limit(bindparam("most", type_=Integer())))
 
 
 async def fetch_page(

@@ -9,6 +9,7 @@ from app.errors import AddressTooLong, BadRequest, BodyTooLarge, TooManyHeaders,
 from app.http.access import admit
 from app.http.envelope import Headers
 from app.http.hot_route import HotRoute
+from app.http.read_route import ReadRoute, plain_path
 from app.providers.registry import provider_registry
 
 #: The key of the scope under which the server says that the whole head is within the limit for headers.
@@ -17,20 +18,23 @@ _CALLBACKS = "/api/webhooks/"
 
 
 class Admission:
-    """Checks a request, then hands it to its hot route or to the application. Errors are raised to the layer outside.
+    """Checks a request, then hands it to its hot or read route, or to the application. Errors are raised outwards.
 
     A path is served with a slash at its end and without. A body over the limit is never read to its end: its
     announced length is checked first, and one in chunks is counted. A compressed body is refused, because a small one
     can hold a very large one.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, hot: Mapping[str, HotRoute]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, hot: Mapping[str, HotRoute], reads: Mapping[str, ReadRoute]
+    ) -> None:
         self._app = app
         self._longest_address = settings.max_url_length
         self._most_headers = settings.max_headers
         self._most_header_bytes = settings.max_header_bytes
         self._limit = settings.max_body_bytes
         self._hot = hot
+        self._reads = reads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,9 +44,19 @@ class Admission:
             scope = {**scope, "path": scope["path"][:-1]}
         self._check_head(scope)
         await admit(scope)
-        route = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
-        receive = _limited(receive, scope, self._limit if route is not None else self._limit_of(scope["path"]))
-        await (self._app if route is None else route.serve)(scope, receive, send)
+        path, method = scope["path"], scope["method"]
+        route = self._hot.get(path) if method == "POST" else None
+        receive = _limited(receive, scope, self._limit if route is not None else self._limit_of(path))
+        if route is not None:
+            await route.serve(scope, receive, send)
+        elif method != "GET" or not await self._read(scope, receive, send):
+            await self._app(scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a plain read; False if the request is none."""
+        template, ids = plain_path(scope["path"])
+        route = self._reads.get(template)
+        return route is not None and await route.serve(scope, receive, send, ids)
 
     def _check_head(self, scope: Scope) -> None:
         if len(scope["path"]) + len(scope["query_string"]) > self._longest_address:

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
+from asyncpg import PostgresError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -131,7 +132,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _dependency_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, DBAPIError) and sqlstate_of(error) in _SCHEMA_INCOMPLETE:
+    if isinstance(error, DBAPIError | PostgresError) and sqlstate_of(error) in _SCHEMA_INCOMPLETE:
         log.error("database_schema_incomplete", path=request.url.path, exc_info=error)
         return service_problem(
             DatabaseUnavailable("A table of the database is missing. Start the service again, or run `migrate`.")
@@ -162,6 +163,7 @@ _HANDLERS: dict[type[Exception], Handler] = {
     HTTPException: _http_error,
     ClientDisconnect: _client_gone,
     SQLAlchemyError: _dependency_error,
+    PostgresError: _dependency_error,
     OSError: _dependency_error,
     TimeoutError: _dependency_error,
 }

@@ -1,10 +1,10 @@
 """Sending messages, reading them, and cancelling or retrying one."""
 
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
@@ -18,6 +18,7 @@ from app.http.access import client_address
 from app.http.hot_route import HotRoute
 from app.http.problems import responses
 from app.http.query import QueryTime
+from app.http.read_route import ReadRoute
 from app.routing import channels_served, kind_of_addresses, route_of
 from app.schemas.fields import Words
 from app.schemas.sending import ChannelSend, EmailSend, SendAccepted, SmsAccepted, SmsSend
@@ -50,6 +51,7 @@ _HEADERS = {
 SEND_ERRORS = responses(413, 415, 422, 429, 503)
 
 hot = APIRouter(prefix="/api/messages", tags=["messages"], route_class=HotRoute, responses=SEND_ERRORS)
+reads = APIRouter(prefix="/api/messages", tags=["messages"], route_class=ReadRoute, responses=responses(422, 503))
 router = APIRouter(prefix="/api/messages", tags=["messages"], responses=responses(422, 503))
 
 
@@ -144,10 +146,9 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-@router.get("", response_model=list[MessageView])
+@reads.get("", response_model=list[MessageView])
 async def list_messages(
-    service: MessagesDep,
-    tenant: TenantDep,
+    request: Request,
     pages: PagesDep,
     status: MessageStatus | None = None,
     provider: Annotated[
@@ -156,16 +157,17 @@ async def list_messages(
     conversation_id: Annotated[Id | None, Query()] = None,
     since: Annotated[QueryTime | None, Query(description="Stored at this time or later.")] = None,
     until: Annotated[QueryTime | None, Query(description="Stored before this time.")] = None,
-) -> Sequence[Message]:
+) -> Response:
     """Messages, the newest first: those that failed, those of one provider, those of a day."""
-    wanted = MessageFilter(status, provider, conversation_id, since, until)
-    return pages.linked(await service.newest(tenant, wanted, limit=pages.limit, cursor=pages.cursor))
+    service, wanted = services_of(request).messages, MessageFilter(status, provider, conversation_id, since, until)
+    return pages.answer(await service.newest(tenant_id(request), wanted, limit=pages.limit, cursor=pages.cursor))
 
 
-@router.get("/{message_id}", response_model=MessageDetail, responses=responses(404))
-async def get_message(message_id: MessageId, service: MessagesDep, tenant: TenantDep) -> Message:
+@reads.get("/{message_id}", response_model=MessageDetail, responses=responses(404))
+async def get_message(request: Request, message_id: MessageId) -> Response:
     """A message, its status, and every attempt to deliver it."""
-    return await service.detail(tenant, message_id)
+    detail = await services_of(request).messages.detail(tenant_id(request), message_id)
+    return Response(detail, media_type="application/json")
 
 
 @router.get("/{message_id}/timeline", response_model=list[StepView], responses=responses(404))

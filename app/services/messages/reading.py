@@ -1,19 +1,25 @@
 """Reading stored messages: which ones to list, one with its attempts, and its timeline."""
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import selectinload
 
 from app.config import Settings
+from app.db.batches import TENANT
 from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
+from app.db.paging import JsonPages, Page
+from app.db.reads import Read, Reads
 from app.domain import AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
 from app.routing import route_of
 from app.services.delivery.claims import first_before
 from app.services.delivery.provider_states import WELL, health_of_providers
+from app.services.messages.json_views import MESSAGE, MESSAGE_DETAIL
 from app.services.messages.timeline import Step, timeline_of
 
 
@@ -30,34 +36,61 @@ class MessageFilter:
     since: datetime | None = None
     until: datetime | None = None
 
-    def of(self, tenant_id: int) -> Select[Message]:
-        """The statement that selects a tenant's messages, in no order."""
-        statement = select(Message).where(Message.tenant_id == tenant_id)
-        if self.status is not None:
-            statement = statement.where(Message.status == self.status.value)
-        if self.provider_type is not None:
-            asked_last = select(DeliveryAttempt.provider_type).where(
-                DeliveryAttempt.tenant_id == tenant_id,
-                DeliveryAttempt.message_id == Message.id,
-                DeliveryAttempt.number == Message.attempt_count,
-            )
-            provider_type = func.coalesce(Message.provider_type, asked_last.scalar_subquery())
-            statement = statement.where(provider_type == self.provider_type)
-        if self.conversation_id is not None:
-            statement = statement.where(Message.conversation_id == self.conversation_id)
-        if self.since is not None:
-            statement = statement.where(Message.created_at >= self.since)
-        if self.until is not None:
-            statement = statement.where(Message.created_at < self.until)
-        return statement
+    async def page(self, reads: Reads, tenant_id: int, *, limit: int, cursor: str | None) -> Page[str]:
+        """A page of a tenant's messages as JSON, the newest first."""
+        given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        pages = _pages_of(frozenset(given))
+        return await pages.fetch(reads, {"tenant": tenant_id, **given}, limit=limit, cursor=cursor)
+
+
+_asked_last = (
+    select(DeliveryAttempt.provider_type)
+    .where(
+        DeliveryAttempt.tenant_id == TENANT,
+        DeliveryAttempt.message_id == Message.id,
+        DeliveryAttempt.number == Message.attempt_count,
+    )
+    .scalar_subquery()
+)
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "status": Message.status == bindparam("status", type_=Text()),
+    "provider_type": func.coalesce(Message.provider_type, _asked_last) == bindparam("provider_type", type_=Text()),
+    "conversation_id": Message.conversation_id == bindparam("conversation_id", type_=BigInteger()),
+    "since": Message.created_at >= bindparam("since", type_=DateTime(timezone=True)),
+    "until": Message.created_at < bindparam("until", type_=DateTime(timezone=True)),
+}
+
+
+@functools.cache
+def _pages_of(names: frozenset[str]) -> JsonPages:
+    wanted = [condition for name, condition in _CONDITIONS.items() if name in names]
+    return JsonPages(MESSAGE, Message.tenant_id == TENANT, *wanted, order=(Message.id,), newest_first=True)
+
+
+_DETAIL = Read(
+    select(MESSAGE_DETAIL).where(Message.tenant_id == TENANT, Message.id == bindparam("message", type_=BigInteger()))
+)
+
+
+async def read_message(reads: Reads, tenant_id: int, message_id: int) -> str:
+    """A message with its attempts, as JSON. Raises `MessageNotFound`."""
+    found = await reads.fetch(_DETAIL, {"tenant": tenant_id, "message": message_id})
+    if not found:
+        raise _not_found()
+    json: str = found[0][0]
+    return json
 
 
 async def load_message(session: AsyncSession, tenant_id: int, message_id: int) -> Message:
     """A message with its attempts. Raises `MessageNotFound`."""
     message = await session.get(Message, (tenant_id, message_id), options=[selectinload(Message.attempts)])
     if message is None:
-        raise MessageNotFound("There is no message with this id.")
+        raise _not_found()
     return message
+
+
+def _not_found() -> MessageNotFound:
+    return MessageNotFound("There is no message with this id.")
 
 
 async def load_timeline(session: AsyncSession, settings: Settings, tenant_id: int, message_id: int) -> list[Step]:

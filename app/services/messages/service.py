@@ -12,7 +12,8 @@ from app.addresses import sender_address
 from app.config import Settings
 from app.db.engine import is_unavailable
 from app.db.models import DeliveryAttempt, Message
-from app.db.paging import Page, fetch_page
+from app.db.paging import Page
+from app.db.reads import Reads
 from app.domain import AttemptOutcome, Direction, EventType, MessageStatus, NewMessage, StoredMessage
 from app.errors import (
     DailyCapReached,
@@ -28,7 +29,7 @@ from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
 from app.services.event_log.entries import NewEvent, write_entries
-from app.services.messages.reading import MessageFilter, load_message, load_timeline
+from app.services.messages.reading import MessageFilter, load_message, load_timeline, read_message
 from app.services.messages.send_rules import SendRules, passed_times
 from app.services.messages.timeline import Step
 
@@ -52,6 +53,7 @@ class MessageService:
         self,
         writer: MessageWriter,
         sessions: async_sessionmaker[AsyncSession],
+        reads: Reads,
         settings: Settings,
         *,
         rules: SendRules,
@@ -61,6 +63,7 @@ class MessageService:
         self._writer = writer
         self._aliases = aliases
         self._sessions = sessions
+        self._reads = reads
         self._rules = rules
         self._caps = rules.daily_caps
         self._settings = settings
@@ -158,19 +161,15 @@ class MessageService:
         finally:
             self._waiting -= 1
 
-    async def detail(self, tenant_id: int, message_id: int) -> Message:
-        """A message with its attempts. Raises `MessageNotFound`."""
-        async with self._sessions() as session:
-            return await load_message(session, tenant_id, message_id)
+    async def detail(self, tenant_id: int, message_id: int) -> str:
+        """A message with its attempts, as JSON. Raises `MessageNotFound`."""
+        return await read_message(self._reads, tenant_id, message_id)
 
     async def newest(
         self, tenant_id: int, wanted: MessageFilter, *, limit: int, cursor: str | None = None
-    ) -> Page[Message]:
-        """Messages, the newest first."""
-        async with self._sessions() as session:
-            return await fetch_page(
-                session, wanted.of(tenant_id), order=(Message.id,), newest_first=True, limit=limit, cursor=cursor
-            )
+    ) -> Page[str]:
+        """Messages as JSON, the newest first."""
+        return await wanted.page(self._reads, tenant_id, limit=limit, cursor=cursor)
 
     async def timeline(self, tenant_id: int, message_id: int) -> list[Step]:
         """Every step of a message in order, with its time and a sentence. Raises `MessageNotFound`."""

@@ -110,7 +110,7 @@ class JsonPages:
             rows.reverse()
         if not rows:
             return Page([], None, None)
-        last, first = list(rows[-1])[1:], list(rows[0])[1:]
+        last, first = (list(row[1 : read.width]) for row in (rows[-1], rows[0]))
         return Page(
             [row[0] for row in rows],
             next=str(_Cursor(last, backwards=False)) if more or backwards else None,

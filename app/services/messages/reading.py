@@ -11,6 +11,7 @@ from sqlalchemy.orm import selectinload
 
 from app.config import Settings
 from app.db.batches import TENANT
+from app.db.json_text import constant
 from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
 from app.db.paging import JsonPages, Page
 from app.db.reads import Read, Reads
@@ -39,7 +40,7 @@ class MessageFilter:
     async def page(self, reads: Reads, tenant_id: int, *, limit: int, cursor: str | None) -> Page[str]:
         """A page of a tenant's messages as JSON, the newest first."""
         given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
-        pages = _pages_of(frozenset(given))
+        pages = _pages_of(frozenset(given), self.status)
         return await pages.fetch(reads, {"tenant": tenant_id, **given}, limit=limit, cursor=cursor)
 
 
@@ -53,7 +54,6 @@ _asked_last = (
     .scalar_subquery()
 )
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
-    "status": Message.status == bindparam("status", type_=Text()),
     "provider_type": func.coalesce(Message.provider_type, _asked_last) == bindparam("provider_type", type_=Text()),
     "conversation_id": Message.conversation_id == bindparam("conversation_id", type_=BigInteger()),
     "since": Message.created_at >= bindparam("since", type_=DateTime(timezone=True)),
@@ -62,8 +62,10 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
 
 
 @functools.cache
-def _pages_of(names: frozenset[str]) -> JsonPages:
+def _pages_of(names: frozenset[str], status: MessageStatus | None) -> JsonPages:
     wanted = [condition for name, condition in _CONDITIONS.items() if name in names]
+    if status is not None:
+        wanted.append(Message.status == constant(status.value))  # as the partial indexes have it
     return JsonPages(MESSAGE, Message.tenant_id == TENANT, *wanted, order=(Message.id,), newest_first=True)
 
 

@@ -103,7 +103,7 @@ def test_a_signal_stops_everything_that_was_started(server: LiveServer, name: si
     assert server.stop() == 0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
     server = LiveServer(tmp_path, WEB_CONCURRENCY="2", SHUTDOWN_GRACE_SECONDS="100", WORKER_ENABLED="false")
     with ExitStack() as stack:

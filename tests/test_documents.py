@@ -72,7 +72,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_shell_block_of_a_page_runs_as_written(page: Path, tree: Path, tmp_path: Path) -> None:
     blocks = [block for block in blocks_of(page) if block.kind != "powershell"]

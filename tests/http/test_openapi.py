@@ -45,7 +45,7 @@ PROFILES: dict[str, dict[str, str]] = {
 ASKED_OF_PRODUCTION = "ignored_auth,missing_required_header"
 
 
-@pytest.mark.timeout(1800 if IS_LONG else 120)
+@pytest.mark.timeout(1800 if IS_LONG else 900)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_service_does_what_its_document_says(
     profile: str, tmp_path: Path, new_database: Callable[..., str]

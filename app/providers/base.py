@@ -59,7 +59,7 @@ class ProviderFailure(Exception):
 
 
 class TemporaryFailure(ProviderFailure):
-    """The worker retries, after `retry_after` seconds if the provider names a time.
+    """The provider did not take the message. The worker retries, after `retry_after` seconds if a time is named.
 
     `throttled` means that the provider got too many requests: it is paused for that time.
     """
@@ -89,7 +89,7 @@ class CredentialsRefused(ProviderFailure):
 
 
 class UnknownOutcome(ProviderFailure):
-    """The request left and no usable answer came: the message may or may not have gone out."""
+    """The request left and no usable answer came, or one of a server's error: the message may have gone out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +343,8 @@ class BaseProvider(ABC):
     def send(self, payload: OutboundMessage) -> Sending:
         """Hand one message over, as `async def` or as plain `def`, which runs in a thread.
 
-        Returns once the provider has accepted the message. Any other exception counts as temporary.
+        Returns once the provider has accepted the message. Errors of httpx are read as a request's, in doubt after a
+        5xx or a lost answer (`http_client.failure_behind`). Any other exception counts as temporary.
 
         Raises:
             TemporaryFailure: the worker retries.

@@ -56,6 +56,8 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     channels: Annotated[dict[str, str], NoDecode] = Field(default_factory=lambda: {"sms": "phone"})
     #: True where a second request with the same reference sends nothing.
     honours_reference: bool = False
+    #: The statuses from 500 on after which the vendor promises that it took nothing: `500 503`.
+    not_taken: Annotated[set[Annotated[int, Field(ge=500, le=599)]], NoDecode] = Field(default_factory=set)
 
     #: In the answer to a request: the vendor's id, its word for the status, the reason of an error.
     id_path: Path | None = None
@@ -90,6 +92,11 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
         if not found or not all(found):
             raise ValueError("write it as sms, or as push:device")
         return {each[1]: each[2] or _KINDS.get(each[1], each[1]) for each in found if each}
+
+    @field_validator("not_taken", mode="before")
+    @classmethod
+    def _statuses(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @field_validator("url")
     @classmethod
@@ -149,7 +156,7 @@ class GenericProvider(HttpProvider[HttpSettings]):
         response = await exchange(self.client, self._request(payload))
         content = _document(response.content)
         said = settings.error_path and _text(_at(content, settings.error_path))
-        if failure := outcome_of(response, said and said[:300]):
+        if failure := outcome_of(response, said and said[:300], not_taken=settings.not_taken):
             raise failure
         status = settings.status_path and _text(_at(content, settings.status_path))
         if status and settings.statuses.get(status) in _REFUSED:

@@ -59,6 +59,8 @@ BOUNCE_NOTICES = {
 TOKEN_HEADER = "x-webhook-token"  # noqa: S105 - a name
 
 _THROTTLED, _MAINTENANCE = {429}, {100}
+#: A planned outage. After a 500 the message is lost "in most cases".
+_NOT_TAKEN = {503}
 #: A bad token, an account that is out of credit, pending, or may not send.
 _REFUSES_US = {10, 405, 412, 413}
 #: The name of our reference among a mail's metadata.
@@ -171,9 +173,16 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     try:
         answer = _Answer.model_validate_json(response.content)
     except ValidationError:
-        return outcome_of(response) or base.UnknownOutcome(f"{response.status_code} without an id or a code.")
+        failure = outcome_of(response, not_taken=_NOT_TAKEN)
+        return failure or base.UnknownOutcome(f"{response.status_code} without an id or a code.")
     failure = outcome_of_code(
-        response, answer.error_code, str(answer), throttled=_THROTTLED, temporary=_MAINTENANCE, refuses_us=_REFUSES_US
+        response,
+        answer.error_code,
+        str(answer),
+        throttled=_THROTTLED,
+        temporary=_MAINTENANCE,
+        refuses_us=_REFUSES_US,
+        not_taken=_NOT_TAKEN,
     )
     if failure is None and answer.error_code != 0:
         return base.UnknownOutcome(f"{response.status_code} without an id: {answer}")

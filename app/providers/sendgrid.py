@@ -57,6 +57,8 @@ SOFT_BOUNCES = {"blocked", "expired"}
 RETRIED_FOR, MAIL_RETRIED_FOR = timedelta(hours=24), timedelta(hours=72)
 SIGNATURE_HEADER = "x-twilio-email-event-webhook-signature"
 TIMESTAMP_HEADER = "x-twilio-email-event-webhook-timestamp"
+#: The API is not available. Of a 500 SendGrid says only that an error occurred.
+_NOT_TAKEN = {503}
 #: The name of our reference among a mail's custom arguments; events have it at their top level.
 _REFERENCE = "reference"
 #: Begins the part of an event's `sg_message_id` that the id in the answer to `send` doesn't have.
@@ -150,7 +152,7 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     reason = reason_in(response, "errors", 0, "message")
     if response.status_code == HTTPStatus.FORBIDDEN and reason_in(response, "errors", 0, "field") == "from":
         return base.PermanentFailure(f"403 {reason}")  # this sender is not verified; others are
-    return outcome_of(response, reason)
+    return outcome_of(response, reason, not_taken=_NOT_TAKEN)
 
 
 def _submission(mail: Mail, reference: str) -> dict[str, Any]:

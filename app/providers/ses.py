@@ -66,6 +66,8 @@ _WORDS = (
 _REFUSES_US = {"AccountSuspendedException", "SendingPausedException", "ConfigurationSetDoesNotExistException"}
 #: Too many requests, with any status.
 _THROTTLED = {"TooManyRequestsException", "LimitExceededException", "ThrottlingException", "Throttling"}
+#: Amazon: a call that fails returns an error and sends no mail.
+_ANY_ERROR = range(500, 600)
 #: The field with the details of an event, where it isn't the name of the kind in lower case.
 _DETAILS = {"DeliveryDelay": "deliveryDelay", "Rendering Failure": "failure"}
 #: A test message, which comes once for a new topic.
@@ -166,7 +168,9 @@ def configured() -> SesProvider | None:
 def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer by the error's name, which says more than the status."""
     name = response.headers.get("x-amzn-errortype", "").partition(":")[0]
-    failure = outcome_of(response, " ".join(part for part in (name, reason_in(response, "message")) if part))
+    said = " ".join(part for part in (name, reason_in(response, "message")) if part)
+    # An error that SES names has sent nothing. One without a name comes from something before it.
+    failure = outcome_of(response, said, not_taken=_ANY_ERROR if name else ())
     if failure is None:
         return None
     if name in _THROTTLED:

@@ -172,20 +172,23 @@ def _text(payload: base.OutboundMessage) -> str:
 
 def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     """Read an answer: an error usually comes with status 200 and Slack's own word for it."""
-    if failure := outcome_of(response):
-        return failure
+    failure = outcome_of(response)
     try:
         answer = _Answer.model_validate_json(response.content)
     except ValidationError:
-        return base.UnknownOutcome(f"{response.status_code} with an answer that can't be read.")
-    if answer.ok:
-        return None
+        return failure or base.UnknownOutcome(f"{response.status_code} with an answer that can't be read.")
+    if answer.ok or (failure and not answer.error):
+        return failure
     error = answer.error or "an error without a name"
     detail = "; ".join([error, *answer.messages])[:300]
-    if error in IN_DOUBT:
-        return base.UnknownOutcome(detail)
     failure = outcome_of_code(
-        response, error, detail, throttled=THROTTLED, temporary=TEMPORARY, refuses_us=REFUSES_US
+        response,
+        error,
+        detail,
+        throttled=THROTTLED,
+        temporary=TEMPORARY,
+        refuses_us=REFUSES_US,
+        in_doubt=IN_DOUBT,
     )
     return failure or base.PermanentFailure(detail)
 

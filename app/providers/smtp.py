@@ -189,8 +189,12 @@ async def _finish(session: SMTP) -> None:
         response = await protocol.read_response()
     except (OSError, SMTPException) as error:
         raise base.UnknownOutcome(f"The mail was handed over, and no answer came: {_told(error)}") from error
-    if not 200 <= response.code < 300:
-        raise _failure(SMTPResponseException(response.code, response.message))
+    if 200 <= response.code < 300:
+        return
+    refusal = SMTPResponseException(response.code, response.message)
+    if response.code < 400:  # a reply that answers nothing, to a mail that was handed over
+        raise base.UnknownOutcome(f"The mail was handed over, and the answer is of no use: {_told(refusal)}")
+    raise _failure(refusal)
 
 
 def _failure(error: Exception) -> base.ProviderFailure:

@@ -47,10 +47,11 @@ STATUSES = {
     "expired": MessageStatus.EXPIRED,
 }
 
-#: Temporary with any status: an error of Telnyx's own, a timeout, too many requests, a full queue, a sender that
-#: can't be used just now. The others come in receipts: a spam filter that says it is temporary, the carrier's server
-#: away, the carrier's limit.
-TEMPORARY_ERRORS = {"10007", "10008", "10011", "40002", "40006", "40011", "40318", "40320"}
+#: Temporary with any status: too many requests, a full queue, a sender that can't be used just now. The others come
+#: in receipts: a spam filter that says it is temporary, the carrier's server away, the carrier's limit.
+TEMPORARY_ERRORS = {"10011", "40002", "40006", "40011", "40318", "40320"}
+#: An error of Telnyx's own, a timeout: the message stays with Telnyx, where our key makes the repeat safe.
+IN_DOUBT = {"10007", "10008"}
 THROTTLED = {"10011", "40011", "40318"}
 #: Errors of the account. The secret of the profile is missing or wrong; the profile or the account is switched off;
 #: the profile has reached its daily spending limit.
@@ -251,11 +252,18 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     if response.status_code in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY} and "dempoten" in str(error):
         return base.UnknownOutcome(str(error))
     failure = outcome_of_code(
-        response, error.code, str(error), throttled=THROTTLED, temporary=TEMPORARY_ERRORS, refuses_us=REFUSES_US
+        response,
+        error.code,
+        str(error),
+        throttled=THROTTLED,
+        temporary=TEMPORARY_ERRORS,
+        refuses_us=REFUSES_US,
+        in_doubt=IN_DOUBT,
     )
-    if isinstance(failure, base.TemporaryFailure) or error.code in REFUSES_US or not error.code.startswith("40"):
+    if isinstance(failure, base.TemporaryFailure | base.UnknownOutcome) or error.code in REFUSES_US:
         return failure
-    return base.PermanentFailure(str(error))  # such as a recipient who has said STOP, also with a 403
+    # Such as a recipient who has said STOP, also with a 403.
+    return base.PermanentFailure(str(error)) if error.code.startswith("40") else failure
 
 
 def _keys(setting: str | None) -> list[Ed25519PublicKey]:

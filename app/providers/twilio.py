@@ -51,9 +51,10 @@ STATUSES = {
     "canceled": MessageStatus.CANCELED,
 }
 
-#: Temporary with any status: too many requests, the sender's queue is full. The others come in receipts: queue
-#: overflow, congestion, the limit of a 10DLC campaign or of a channel, no answer from the carrier.
-TEMPORARY_ERRORS = {20429, 21611, 30001, 30017, 30022, 30410, 63018}
+#: Temporary with any status: too many requests, the service is away, the sender's queue is full. The others come in
+#: receipts: queue overflow, congestion, the limit of a 10DLC campaign or of a channel, no answer from the carrier.
+#: Not among them is 20500: after it, Twilio says, a repeat may reach the person twice.
+TEMPORARY_ERRORS = {20429, 20503, 21611, 30001, 30017, 30022, 30410, 63018}
 #: Errors of one message or its addresses, also with a status that refuses our account.
 PERMANENT_ERRORS = {
     *(21211, 21408, 21606, 21608, 21610, 21612, 21614, 21617, 21620, 21623),

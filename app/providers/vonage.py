@@ -52,8 +52,8 @@ STATUSES = {
     "rejected": MessageStatus.FAILED,
 }
 
-#: Temporary with any status: too many requests, and an error of Vonage's own.
-THROTTLED, TEMPORARY = {"1000"}, {"1030"}
+#: Too many requests, with any status. Vonage does not say whether an error of its own (1030) took the message.
+THROTTLED, IN_DOUBT = {"1000"}, {"1030"}
 
 #: Vonage retries a callback for a day, and doesn't say whether it signs it again.
 RETRIED_FOR = timedelta(hours=24)
@@ -286,7 +286,7 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         problem = _Problem.model_validate_json(response.content)
     except ValidationError:
         return outcome_of(response)
-    return outcome_of_code(response, problem.code, str(problem), throttled=THROTTLED, temporary=TEMPORARY)
+    return outcome_of_code(response, problem.code, str(problem), throttled=THROTTLED, in_doubt=IN_DOUBT)
 
 
 def _base64url(content: bytes) -> str:

@@ -33,9 +33,11 @@ from app.providers.toolbox.verification import (
 
 #: Too many requests: of the app, of the account, of the number, or for a number that gets complaints.
 THROTTLED = {4, 80007, 130429, 131048}
-#: Errors of the service or maintenance. Too many messages to one person. A medium that could not be fetched. A number
-#: that was registered too often within a while.
-TEMPORARY = {1, 2, 131000, 131016, 131053, 131056, 131057, 133016}
+#: Failed by an error, Meta says; the service is away or under maintenance. Too many messages to one person. A medium
+#: that could not be fetched. A number that was registered too often within a while.
+TEMPORARY = {2, 131000, 131016, 131053, 131056, 131057, 133016}
+#: An unknown error, of which Meta says only that it may be temporary.
+IN_DOUBT = {1}
 #: Errors of the account: the token, its permissions, a blocked or unpaid account, a number that is not registered.
 REFUSES_US = {0, 3, 10, 190, 368, 131005, 131031, 131042, 133010, *range(200, 300)}
 
@@ -190,5 +192,11 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     except ValidationError:
         return outcome_of(response)
     return outcome_of_code(
-        response, error.code, str(error), throttled=THROTTLED, temporary=TEMPORARY, refuses_us=REFUSES_US
+        response,
+        error.code,
+        str(error),
+        throttled=THROTTLED,
+        temporary=TEMPORARY,
+        refuses_us=REFUSES_US,
+        in_doubt=IN_DOUBT,
     )

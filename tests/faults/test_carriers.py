@@ -141,7 +141,7 @@ async def _assert_timelines(rig: Rig, expected: dict[int, set[str]]) -> None:
 MIXES = {
     "throttling": "ok:9 throttled:1",  # at each 429 all of them wait
     "failing": "ok:2 failing:1 reset_before:1 redirect:1 refusing:1",
-    "lying": "ok:2 reset_after:1 silent:1 malformed:1 huge:1 slow:1",
+    "lying": "ok:2 failing_after:1 reset_after:1 silent:1 malformed:1 huge:1 slow:1",
 }
 if not FULL:
     MIXES = {"throttling_failing_lying": "ok:6 " + re.sub(r"ok:\d ", "", " ".join(MIXES.values()))}
@@ -198,6 +198,25 @@ async def test_a_bad_carrier_leaves_every_message_explained(make_rig: MakeRig, m
     unexplained = rig.query("SELECT id FROM messages WHERE status = 'failed' AND coalesce(status_reason, '') = ''")
     assert unexplained == []
     assert rig.query("SELECT message_id FROM delivery_attempts WHERE outcome IS NULL") == []
+
+
+async def test_a_carrier_without_keys_that_answers_500_gets_none_twice(make_rig: MakeRig) -> None:
+    """It took some of them before its error. Neither a key nor a receipt tells which."""
+    count, mix = size(200, 4_000), "ok:3 failing:1 failing_after:1"
+    rig = make_rig(carrier="nothing", web_delivers=True, SIMULATOR_MIX=mix, **QUICK)
+    rig.start()
+    load = Load(rig.web.port)
+    await load.send(count)
+    await rig.settled(within_seconds=size(120, 300))
+    script = Script(SimulatorSettings(_env_file=None, mix=mix))
+    said = Counter(script.behaviour(entry["to"], entry["reference"]) for entry in rig.carrier.entries())
+    account = rig.account(load)
+    not_taken = said[Behaviour.FAILING]  # they are shown as in doubt, for a person to decide
+    lost = account.lost - not_taken
+    report("answers_500", account, lost=lost, recovery_seconds=0, asked=said.total(), statuses=rig.statuses())
+    assert (lost, account.doubled, account.in_doubt_visible) == (0, 0, count - said[Behaviour.OK])
+    assert said.total() == count
+    assert rig.statuses() == {"sent": said[Behaviour.OK], "unknown": count - said[Behaviour.OK]}
 
 
 async def test_a_carrier_that_takes_less_than_we_could_hand_over_gets_all_of_it(make_rig: MakeRig) -> None:

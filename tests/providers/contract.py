@@ -30,7 +30,9 @@ _DOCUMENT = (ROOT / "docs" / "adding-a-provider.md").read_text(encoding="utf-8")
 _FILES = re.compile(r"^```(?:python|sh)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ANSWERS: Mapping[Outcome, httpx.Response | Exception] = {
     Outcome.THROTTLED: httpx.Response(429, headers={"Retry-After": "7"}),
-    Outcome.OUT_OF_ORDER: httpx.Response(503),
+    Outcome.OUT_OF_ORDER: httpx.Response(503, headers={"Retry-After": "7"}),
+    Outcome.BROKEN: httpx.Response(500),
+    Outcome.CUT_OFF: httpx.Response(504, text="<html>"),
     Outcome.REFUSED: httpx.Response(400),
     Outcome.UNAUTHORISED: httpx.Response(401),
     Outcome.SENSELESS: httpx.Response(200, text="<html>"),

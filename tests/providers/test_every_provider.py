@@ -54,6 +54,8 @@ Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 FAILURES: Mapping[Outcome, type[ProviderFailure]] = {
     Outcome.THROTTLED: TemporaryFailure,
     Outcome.OUT_OF_ORDER: TemporaryFailure,
+    Outcome.BROKEN: UnknownOutcome,
+    Outcome.CUT_OFF: UnknownOutcome,
     Outcome.REFUSED: PermanentFailure,
     Outcome.UNAUTHORISED: CredentialsRefused,
     Outcome.SENSELESS: UnknownOutcome,

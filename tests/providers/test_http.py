@@ -170,7 +170,8 @@ async def test_no_text_breaks_out_of_its_place(body: str, subject: str) -> None:
         (httpx.Response(401), CredentialsRefused, False),
         (httpx.Response(403), CredentialsRefused, False),
         (httpx.Response(429, headers={"Retry-After": "5"}), TemporaryFailure, True),
-        (httpx.Response(500), TemporaryFailure, False),
+        (httpx.Response(500), UnknownOutcome, False),
+        (httpx.Response(503), UnknownOutcome, False),
         (httpx.Response(200, json={"data": {"messages": [{"id": 1, "state": "REJECTD"}]}}), PermanentFailure, False),
         (httpx.Response(200, text="OK"), UnknownOutcome, False),
         (httpx.Response(200, json={"data": {"messages": []}}), UnknownOutcome, False),
@@ -189,6 +190,15 @@ async def test_every_error_means_something(
         await provider(Vendor(answer)).send(outbound())
     assert getattr(raised.value, "throttled", False) is throttled
     assert "vendor-key" not in str(raised.value)
+
+
+@each_case(("status", "failure"), [(500, TemporaryFailure), (502, UnknownOutcome), (504, TemporaryFailure)])
+async def test_the_settings_may_say_after_which_errors_it_has_taken_nothing(
+    monkeypatch: pytest.MonkeyPatch, status: int, failure: type[ProviderFailure]
+) -> None:
+    monkeypatch.setenv("HTTP_NOT_TAKEN", "500 504")
+    with pytest.raises(failure):
+        await provider(Vendor(httpx.Response(status))).send(outbound())
 
 
 async def test_an_error_is_told_in_the_vendors_words() -> None:

@@ -41,7 +41,8 @@ async def test_an_accepted_message_is_in_the_ledger_before_its_answer(simulation
     ("name", "failure", "accepts"),
     [
         ("throttled", TemporaryFailure, False),
-        ("failing", TemporaryFailure, False),
+        ("failing", UnknownOutcome, False),
+        ("failing-after", UnknownOutcome, True),
         ("unauthorised", CredentialsRefused, False),
         ("reset-before", UnknownOutcome, False),
         ("reset-after", UnknownOutcome, True),

@@ -17,7 +17,6 @@ import pytest
 from app.commands.simulate import add_arguments, run
 from app.errors import ConfigurationError
 from app.providers.base import (
-    TemporaryFailure,
     UnknownOutcome,
 )
 from app.providers.simulator import SimulatorProvider, configured
@@ -105,7 +104,7 @@ async def test_a_killed_simulator_takes_up_what_it_had_accepted_and_refused(proc
     provider = SimulatorProvider(settings=simulator_settings(url=process.url))
     accepted, failing, torn = outbound(), outbound("+15005550300"), outbound("+15005550700")
     first = await provider.send(accepted)
-    with pytest.raises(TemporaryFailure):
+    with pytest.raises(UnknownOutcome):
         await provider.send(failing)
     with pytest.raises(UnknownOutcome):
         await provider.send(torn)
@@ -115,7 +114,7 @@ async def test_a_killed_simulator_takes_up_what_it_had_accepted_and_refused(proc
     process.start()
     assert process.summary() == {"accepted": 2, "distinct": 2, "duplicates_refused": 0}
     assert await provider.send(accepted) == first
-    with pytest.raises(TemporaryFailure):
+    with pytest.raises(UnknownOutcome):
         await provider.send(failing)
     await provider.send(failing)  # the third request, counted over the restart
     assert await provider.look_up(torn) == await provider.send(torn)

@@ -317,6 +317,13 @@ async def test_no_answer_after_the_last_dot_is_in_doubt(serve: Serve, mailbox: M
         await smtp.send(mail())
 
 
+async def test_an_answer_of_no_use_after_the_last_dot_is_in_doubt(serve: Serve, mailbox: Mailbox) -> None:
+    mailbox.answers["DATA"] = ["354 Go on"]
+    async with provider(await serve()) as smtp:
+        with pytest.raises(UnknownOutcome, match="handed over"):
+            await smtp.send(mail())
+
+
 @each_case(
     ("script", "after"),
     [

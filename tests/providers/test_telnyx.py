@@ -142,8 +142,9 @@ def refusal(status: int, code: str | int | None = None, title: str = "Why", **he
         (refusal(400, "40300"), PermanentFailure, "40300 Why - So."),
         *[
             (refusal(400, code), TemporaryFailure, f"{code} Why - So.")
-            for code in ("10007", "10008", "40002", "40006", "40318", "40320")
+            for code in ("40002", "40006", "40318", "40320")
         ],
+        *[(refusal(400, code), UnknownOutcome, f"{code} Why - So.") for code in ("10007", "10008")],
         (refusal(403, "40320"), TemporaryFailure, "40320 Why - So."),
         *[
             (refusal(400, code), CredentialsRefused, f"{code} Why - So.")
@@ -153,9 +154,9 @@ def refusal(status: int, code: str | int | None = None, title: str = "Why", **he
         (refusal(400, "40315"), PermanentFailure, "40315 Why - So."),
         (refusal(429, "10011"), TemporaryFailure, "10011 Why - So."),
         (refusal(429), TemporaryFailure, "429 Too Many Requests"),
-        (refusal(500, "10007"), TemporaryFailure, "10007 Why - So."),
-        (refusal(503, "40999"), TemporaryFailure, "503 Service Unavailable - 40999"),
-        (refusal(503), TemporaryFailure, "503 Service Unavailable"),
+        (refusal(500, "10007"), UnknownOutcome, "10007 Why - So."),
+        (refusal(503, "40999"), UnknownOutcome, "503 Service Unavailable - 40999"),
+        (refusal(503), UnknownOutcome, "503 Service Unavailable"),
         (httpx.Response(400, json={"errors": []}), PermanentFailure, "400 Bad Request"),
         (httpx.Response(302), UnknownOutcome, "302 Found"),
         (httpx.Response(200, text="<html>"), UnknownOutcome, "200 without an id"),

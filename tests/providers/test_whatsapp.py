@@ -221,19 +221,21 @@ def refusal(status: int, code: int, **headers: str) -> httpx.Response:
         *[(refusal(400, code), TemporaryFailure, True) for code in (4, 80007, 130429, 131048)],
         *[
             (refusal(400, code), TemporaryFailure, False)
-            for code in (1, 2, 131000, 131016, 131053, 131056, 131057, 133016)
+            for code in (2, 131000, 131016, 131053, 131056, 131057, 133016)
         ],
         *[
             (refusal(400, code), CredentialsRefused, False)
             for code in (0, 3, 10, 190, 200, 299, 368, 131005, 131031, 131042, 133010)
         ],
         *[(refusal(400, code), PermanentFailure, False) for code in (100, 131026, 131047, 131051, 132001)],
-        (refusal(500, 131047), TemporaryFailure, False),
+        (refusal(500, 131000), TemporaryFailure, False),
+        (refusal(500, 131047), UnknownOutcome, False),
+        (refusal(500, 1), UnknownOutcome, False),
         (httpx.Response(401), CredentialsRefused, False),
         (httpx.Response(403), CredentialsRefused, False),
         (httpx.Response(404, text="<html>"), PermanentFailure, False),
         (httpx.Response(429), TemporaryFailure, True),
-        (httpx.Response(503), TemporaryFailure, False),
+        (httpx.Response(503), UnknownOutcome, False),
         (httpx.Response(200, text="ok"), UnknownOutcome, False),
         (httpx.Response(200, json={"messages": []}), UnknownOutcome, False),
         (httpx.Response(200, json={"messages": [{"id": ""}]}), UnknownOutcome, False),

@@ -24,6 +24,7 @@ class Behaviour(StrEnum):
     SILENT = "silent"  #: accepted, never answered.
     MALFORMED = "malformed"  #: accepted, and answered 200 with a body without an id.
     HUGE = "huge"  #: accepted, and answered 200 with ten megabytes.
+    FAILING_AFTER = "failing_after"  #: accepted, then 500.
     REDIRECT = "redirect"  #: 307 to the same place, and nothing was accepted.
     LOST_RECEIPT = "lost_receipt"  #: accepted; no receipt ever comes.
     DUPLICATE_RECEIPTS = "duplicate_receipts"  #: every receipt comes three times at once.
@@ -51,6 +52,7 @@ MAGIC_NUMBERS = {
     "09": Behaviour.MALFORMED,
     "10": Behaviour.HUGE,
     "11": Behaviour.REDIRECT,
+    "12": Behaviour.FAILING_AFTER,
     "20": Behaviour.LOST_RECEIPT,
     "21": Behaviour.DUPLICATE_RECEIPTS,
     "22": Behaviour.LATE_RECEIPT,

@@ -194,7 +194,7 @@ class SimulatedCarrier(base.BaseProvider):
                 wait = bounded(self._settings.retry_after_seconds)
                 return base.TemporaryFailure("429 Too Many Requests", retry_after=wait, throttled=True)
             case CarrierAnswer.ERROR:
-                return base.TemporaryFailure("500 Internal Server Error")
+                return base.UnknownOutcome("500 Internal Server Error")
             case CarrierAnswer.REFUSED:
                 return base.PermanentFailure("400 Bad Request - the carrier refuses this recipient")
             case CarrierAnswer.UNAUTHORISED:

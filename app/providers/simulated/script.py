@@ -63,6 +63,7 @@ _AT_FIRST = {
     Behaviour.MALFORMED: Reaction(True, CarrierAnswer.MALFORMED),
     Behaviour.HUGE: Reaction(True, CarrierAnswer.HUGE),
     Behaviour.REDIRECT: Reaction(False, CarrierAnswer.REDIRECT),
+    Behaviour.FAILING_AFTER: Reaction(True, CarrierAnswer.ERROR),
 }
 _SENT, _DELIVERED, _UNDELIVERED = MessageStatus.SENT, MessageStatus.DELIVERED, MessageStatus.UNDELIVERED
 _RECEIPTS: dict[Behaviour, Sequence[MessageStatus]] = {

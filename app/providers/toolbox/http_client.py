@@ -41,8 +41,9 @@ _LEFT = (
     httpx.RemoteProtocolError,
     httpx.DecodingError,
 )
-#: The 4xx that are temporary: Request Timeout, Too Early (RFC 9110, RFC 8470).
-_TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
+#: Statuses of requests that were not processed: incomplete, too early (RFC 9110, RFC 8470), of an unknown method or
+#: version. The others are Cloudflare's, which could not connect to the server behind it.
+_NOT_TAKEN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, 501, 505, 521, 523, 525, 526}
 #: The 4xx about our account. They pause the provider and keep its queue: credit, for one, can be bought.
 _REFUSES_US = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN}
 #: Headers that describe the body as it was sent, and not the decoded one.
@@ -101,10 +102,14 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__} {error}".strip()
 
 
-def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderFailure | None:
+def outcome_of(
+    response: httpx.Response, detail: str | None = None, *, not_taken: Container[int] = ()
+) -> ProviderFailure | None:
     """The failure that a status means, to be raised; None for a 2xx, whose body has the last word.
 
-    `detail` is the vendor's own reason, where its file can tell it.
+    `detail` is the vendor's own reason, where its file can tell it. A 5xx is in doubt: the vendor may have taken the
+    message before the error, and a gateway can't know. `not_taken` are the 5xx of which the vendor documents that it
+    took nothing. A 503 with Retry-After says so too: it refuses work before it begins.
     """
     status = response.status_code
     if 200 <= status < 300:
@@ -112,8 +117,11 @@ def outcome_of(response: httpx.Response, detail: str | None = None) -> ProviderF
     text = " ".join(part for part in (str(status), response.reason_phrase, detail and f"- {detail}") if part)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return temporary_failure(response, text, throttled=True)
-    if status >= 500 or status in _TEMPORARY:
+    is_away = status == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" in response.headers
+    if is_away or status in _NOT_TAKEN or (status >= 500 and status in not_taken):
         return temporary_failure(response, text)
+    if status >= 500:
+        return UnknownOutcome(text)
     if status in _REFUSES_US:
         return CredentialsRefused(text)
     if status >= 400:
@@ -136,15 +144,34 @@ def outcome_of_code(
     temporary: Container[object] = (),
     refuses_us: Container[object] = (),
     permanent: Container[object] = (),
+    in_doubt: Container[object] = (),
+    not_taken: Container[int] = (),
 ) -> ProviderFailure | None:
-    """The failure that a vendor's own code means, or else the status: a code says more, with any status."""
+    """The failure that a vendor's own code means, or else the status: a code says more, with any status.
+
+    After a `temporary` code the vendor has not taken the message.
+    """
     if code in throttled or code in temporary:
         return temporary_failure(response, detail, throttled=code in throttled)
     if code in refuses_us:
         return CredentialsRefused(detail)
     if code in permanent:
         return PermanentFailure(detail)
-    return outcome_of(response, detail)
+    if code in in_doubt:
+        return UnknownOutcome(detail)
+    return outcome_of(response, detail, not_taken=not_taken)
+
+
+def failure_behind(error: Exception) -> Exception:
+    """The failure that an error of httpx means, raised by a provider that does not read answers itself.
+
+    Any other error is returned as it is.
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        return outcome_of(error.response) or error
+    if isinstance(error, _LEFT):
+        return UnknownOutcome(f"The request left, and no answer came: {type(error).__name__}")
+    return error
 
 
 def reason_in(response: httpx.Response, *path: str | int) -> str | None:

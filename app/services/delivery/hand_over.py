@@ -9,6 +9,7 @@ from app.config import Settings
 from app.db.sanitize import storable_text
 from app.providers.base import BaseProvider, NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
+from app.providers.toolbox.http_client import failure_behind
 from app.services.delivery.claims import Claim
 from app.services.delivery.outcomes import AttemptResult
 from app.services.delivery.retry_policy import ACCEPTED, Decision, after_failure, can_be_asked, in_doubt
@@ -28,7 +29,8 @@ async def hand_over(claim: Claim, wait: float, settings: Settings) -> AttemptRes
     except asyncio.CancelledError:
         cut_off = replace(claim.attempt, cut_off=True)
         return _result(claim, in_doubt(_STOPPED, cut_off, provider, settings))
-    except Exception as error:
+    except Exception as raised:
+        error = failure_behind(raised)
         if not isinstance(error, ProviderFailure | TimeoutError):
             facts = {"tenant": claim.tenant_id, "message_id": claim.message_id}
             log.exception("provider_raised", provider=claim.provider_type, **facts)

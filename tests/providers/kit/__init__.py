@@ -31,7 +31,9 @@ class Outcome(StrEnum):
 
     ACCEPTED = "accepted"
     THROTTLED = "throttled"  #: 429, come back in 7 seconds
-    OUT_OF_ORDER = "out of order"  #: 503
+    OUT_OF_ORDER = "out of order"  #: 503, with Retry-After
+    BROKEN = "broken"  #: 500, which does not say whether it was accepted
+    CUT_OFF = "cut off"  #: 504, by a gateway
     REFUSED = "refused"  #: 400
     UNAUTHORISED = "unauthorised"  #: 401
     SENSELESS = "senseless"  #: accepted. The answer says nothing

@@ -67,5 +67,5 @@ def description() -> Description:
         id=f"<{REFERENCE}@example.com>",
         media=mail(attachments=[PICTURE]),
         end=end,
-        outcomes=frozenset(Outcome) - {Outcome.THROTTLED, Outcome.SENSELESS},
+        outcomes=frozenset(Outcome) - {Outcome.THROTTLED, Outcome.SENSELESS, Outcome.BROKEN, Outcome.CUT_OFF},
     )

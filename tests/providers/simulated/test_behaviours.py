@@ -140,6 +140,7 @@ def test_in_production_everyone_is_ok_and_nothing_comes_back() -> None:
         (Behaviour.MALFORMED, True, CarrierAnswer.MALFORMED, 2),
         (Behaviour.HUGE, True, CarrierAnswer.HUGE, 2),
         (Behaviour.REDIRECT, False, CarrierAnswer.REDIRECT, 2),
+        (Behaviour.FAILING_AFTER, True, CarrierAnswer.ERROR, 2),
     ],
 )
 def test_what_goes_wrong_does_so_a_set_number_of_times(

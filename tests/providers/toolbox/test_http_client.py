@@ -20,6 +20,7 @@ from app.providers.toolbox.http_client import (
     LARGEST_ANSWER,
     LONGEST_RETRY_AFTER,
     exchange,
+    failure_behind,
     outcome_of,
     reason_in,
     retry_after,
@@ -100,9 +101,15 @@ def test_every_http_date_is_understood(ahead: timedelta) -> None:
         (422, PermanentFailure),
         (425, TemporaryFailure),
         (429, TemporaryFailure),
-        (500, TemporaryFailure),
-        (503, TemporaryFailure),
-        (599, TemporaryFailure),
+        (500, UnknownOutcome),
+        (501, TemporaryFailure),
+        (502, UnknownOutcome),
+        (503, UnknownOutcome),
+        (504, UnknownOutcome),
+        (520, UnknownOutcome),
+        (521, TemporaryFailure),
+        (524, UnknownOutcome),
+        (599, UnknownOutcome),
     ],
 )
 def test_a_status_means_the_same_for_every_vendor(status: int, failure: type[ProviderFailure] | None) -> None:
@@ -117,6 +124,38 @@ def test_only_429_throttles_and_both_it_and_503_say_when_to_come_back() -> None:
     assert isinstance(away, TemporaryFailure)
     assert (throttled.throttled, throttled.retry_after) == (True, 7)
     assert (away.throttled, away.retry_after) == (False, 8)
+
+
+@each_case(
+    ("status", "failure"),
+    [(500, UnknownOutcome), (503, TemporaryFailure), (429, TemporaryFailure), (400, PermanentFailure), (200, None)],
+)
+def test_a_vendor_may_document_that_a_5xx_takes_nothing(status: int, failure: type[ProviderFailure] | None) -> None:
+    outcome = outcome_of(httpx.Response(status), not_taken={200, 400, 429, 503})
+    assert outcome is None if failure is None else type(outcome) is failure
+
+
+def status_error(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://vendor.test/")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+@each_case(
+    ("error", "failure"),
+    [
+        (status_error(500), UnknownOutcome),
+        (status_error(502), UnknownOutcome),
+        (status_error(429), TemporaryFailure),
+        (status_error(400), PermanentFailure),
+        (httpx.ReadTimeout("late"), UnknownOutcome),
+        (httpx.RemoteProtocolError("cut"), UnknownOutcome),
+        (httpx.ConnectError("refused"), httpx.ConnectError),
+        (KeyError("to"), KeyError),
+        (TemporaryFailure("busy"), TemporaryFailure),
+    ],
+)
+def test_a_provider_may_leave_the_errors_of_its_client_unread(error: Exception, failure: type[Exception]) -> None:
+    assert type(failure_behind(error)) is failure
 
 
 def test_a_failure_names_the_status_and_the_vendor_s_reason() -> None:

@@ -30,7 +30,7 @@ from app.simulator.wire import WireFormat, call_back
 
 _REFUSALS = {
     CarrierAnswer.THROTTLED: (429, 130429, "Rate limit hit"),
-    CarrierAnswer.ERROR: (500, 131000, "Something went wrong"),
+    CarrierAnswer.ERROR: (500, 1, "An unknown error occurred"),
     CarrierAnswer.REFUSED: (400, 131026, "Message undeliverable"),
     CarrierAnswer.UNAUTHORISED: (401, 190, "Access token has expired"),
 }

@@ -108,7 +108,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
-        database = provided_database(settings)
+        database = provided_database(settings, keep_running=True)
         url = await asyncio.to_thread(database.__enter__)
         stack.push_async_callback(asyncio.to_thread, database.__exit__, None, None, None)
         await asyncio.to_thread(prepare, url, production=settings.is_production)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,6 +90,53 @@ async def test_no_acknowledged_message_is_lost_when_the_server_or_postgres_is_ki
     assert len(acknowledged) > 100
     assert lost == {}
     print(f"{len(acknowledged)} acknowledged, 0 lost, {len(present) - len(acknowledged)} stored but not acknowledged")
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+async def test_a_killed_postgres_comes_back_to_the_service_that_uses_it(tmp_path: Path, processes: int) -> None:
+    """Nobody runs a command. Of several processes one starts it, on the same port, and no message is lost."""
+    server = LiveServer(tmp_path, WEB_CONCURRENCY=str(processes), WORKER_ENABLED="false")
+    acknowledged: dict[int, str] = {}
+    kills = 3
+    try:
+        server.start()
+        async with httpx.AsyncClient(base_url=server.url, verify=LOCAL) as client:
+            for _ in range(kills):
+                postmaster = min(server.postgres_processes(), key=psutil.Process.create_time)
+                await send_until(client, acknowledged, stored=20)
+                starts = server.log.read_text().count("postgres_started")
+                postmaster.kill()
+                began = time.monotonic()
+                while server.log.read_text().count("postgres_started") == starts:
+                    assert time.monotonic() < began + 60, server.log.read_text()
+                    await send_until(client, acknowledged, answers=1)
+                await send_until(client, acknowledged, stored=1)
+                print(f"{processes} processes: back after {time.monotonic() - began:.1f} s")
+        present = await stored(server)
+        assert {id: body for id, body in acknowledged.items() if present.get(id) != body} == {}
+        assert server.stop() == 0
+        server.wait_for_postgres_to_end()
+        log = server.log.read_text()
+        assert log.count("postgres_started") == 1 + kills
+        assert "Traceback" not in log
+    finally:
+        server.kill()
+        server.kill_postgres()
+
+
+async def send_until(
+    client: httpx.AsyncClient, acknowledged: dict[int, str], *, stored: int = 1, answers: int = 10**9
+) -> None:
+    """Send, one after the other, until so many more are stored or answered."""
+    wanted, number = len(acknowledged) + stored, 0
+    async with asyncio.timeout(60):
+        while len(acknowledged) < wanted and number < answers:
+            body, number = f"{len(acknowledged)}-{number}", number + 1
+            message = {"from": "+12016661234", "to": "+18045551234", "type": "sms", "body": body}
+            answer = await client.post("/api/messages/sms", json=message)
+            assert answer.status_code in {200, 503}, answer.text
+            if answer.status_code == 200:
+                acknowledged[int(answer.json()["message_id"])] = body
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

@@ -36,7 +36,7 @@ async def work(settings: Settings) -> int:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signalled)
-    with provided_database(settings) as url:
+    with provided_database(settings, keep_running=True) as url:
         await asyncio.to_thread(prepare, url, production=settings.is_production)
         async with running_services(url, settings, deliver=True):
             log.info("worker_started")

@@ -7,7 +7,7 @@ command line and test fixtures.
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Self
 
 import asyncpg
@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from app.config import Settings
-from app.db.embedded import EmbeddedPostgres
+from app.db.embedded import EmbeddedPostgres, Keeper
 from app.db.event_generation import is_stale_generation, raise_generation
 from app.db.tenant_guard import guard
 from app.short_cache import ShortCache
@@ -47,12 +47,16 @@ def database_name(url: str) -> str:
 
 
 @contextmanager
-def provided_database(settings: Settings) -> Iterator[str]:
-    """The URL of the database to use. Without DATABASE_URL an embedded server runs while the context is open."""
+def provided_database(settings: Settings, *, keep_running: bool = False) -> Iterator[str]:
+    """The URL of the database to use. Without DATABASE_URL an embedded server runs while the context is open.
+
+    With `keep_running` it is started again when it dies: for processes that stay.
+    """
     if settings.database_url is not None:
         yield libpq_url(settings.database_url.get_secret_value())
     else:
-        with EmbeddedPostgres(settings.data_dir / "postgres", bindir=settings.pg_bindir) as url:
+        server = EmbeddedPostgres(settings.data_dir / "postgres", bindir=settings.pg_bindir)
+        with server as url, Keeper(server) if keep_running else nullcontext():
             yield url
 
 

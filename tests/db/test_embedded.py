@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ import psutil
 import psycopg2
 import pytest
 
-from app.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from app.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, Keeper
 
 pytestmark = pytest.mark.slow
 
@@ -241,6 +242,54 @@ def test_a_killed_server_comes_back_with_every_committed_row(made: Path, whole_f
     assert query(url, "SELECT count(*) FROM notes") == [(2000,)]
     postgres.stop()
     assert is_gone(made)
+
+
+def test_a_kept_server_comes_back_whoever_ended_it_and_stays_stopped_after_its_last_user(made: Path) -> None:
+    server = EmbeddedPostgres(made)
+    with server as url:
+        with Keeper(server), Keeper(EmbeddedPostgres(made)):  # one that was never started looks after nothing
+            for end in (psutil.Process.kill, psutil.Process.terminate):
+                [postmaster] = servers(made)
+                end(postmaster)
+                until(functools.partial(is_dead, postmaster))
+                until(lambda: answers(url))
+        assert query(url, "SELECT count(*) FROM notes") == [(1000,)]
+        [postmaster] = servers(made)
+        postmaster.kill()
+        until(lambda: is_dead(postmaster))
+        assert server.is_down()  # and nobody looks after it any more
+        server.restart()
+        assert not server.is_down()
+    until(lambda: is_gone(made))
+    server.restart()
+    assert is_gone(made)
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(psycopg2.OperationalError):
+        return query(url, "SELECT 1") == [(1,)]
+    return False
+
+
+def test_a_kept_server_is_not_started_elsewhere_or_empty(made: Path, tmp_path: Path) -> None:
+    with EmbeddedPostgres(made) as url:
+        server = EmbeddedPostgres(made)
+        server.start()
+        [postmaster] = servers(made)
+        kill_family(postmaster)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", urlsplit(url).port or 0))
+            other.listen()
+            with pytest.raises(EmbeddedPostgresError, match="pg_ctl failed"):
+                server.restart()
+        (made / "data").rename(tmp_path / "data")
+        with pytest.raises(EmbeddedPostgresError, match="is gone"):
+            server.restart()
+        (tmp_path / "data").rename(made / "data")
+        server.restart()
+        assert answers(url)
+        server.stop()
 
 
 def test_a_second_start_keeps_the_rows_and_the_port(made: Path) -> None:

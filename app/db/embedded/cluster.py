@@ -38,6 +38,8 @@ LOGIN = (
     f"host={HOST} hostaddr={HOST} user={USER} dbname=postgres connect_timeout=3 options='' "
     "sslmode=disable gssencmode=disable require_auth=scram-sha-256"
 )
+#: Above every system's largest process number.
+NO_PROCESS = 2**31 - 1
 PRIVATE = functools.partial(os.open, mode=0o600)
 
 
@@ -68,11 +70,30 @@ class Cluster:
         self._refusal = ""
         self._log_seen = 0
 
-    def ensure_running(self, users_elsewhere: list[str]) -> str:
+    def is_running(self) -> bool:
+        """Tell if the server lives, without waiting for it: a frozen one lives too.
+
+        The pid file names the process; its number may be another's by now. A server that can't be seen from here can
+        still be logged in to.
+        """
+        pid = self._pid_on_file()
+        with contextlib.suppress(psutil.Error):
+            server = psutil.Process(pid) if pid else None
+            if server and server.name().startswith("postgres") and server.status() != psutil.STATUS_ZOMBIE:
+                return True
+        return self._files.exists() and self._lets_us_in(self._load())
+
+    def ensure_running_again(self, users_elsewhere: list[str]) -> None:
+        """Start a server that has died, for users that know its URL: on the same port and with the same files."""
+        if not self._files.exists():
+            raise EmbeddedPostgresError(f"{self._files} is gone: start the service again to begin with an empty one.")
+        self.ensure_running(users_elsewhere, may_move=False)
+
+    def ensure_running(self, users_elsewhere: list[str], *, may_move: bool = True) -> str:
         """Start the server if it does not run, and return its URL. Only a login proves that it runs.
 
         A server in another container can't be reached or seen, and a second one on the same files would destroy them.
-        So none is started while the directory has users elsewhere.
+        So none is started while the directory has users elsewhere. It moves to another port where its own is taken.
         """
         connection = self._load() if self._files.exists() else self._initialise()
         began, event = time.monotonic(), "postgres_adopted"
@@ -89,7 +110,8 @@ class Cluster:
                     "stop the service there, or set DATABASE_URL to a server that both can reach."
                 )
             if postmaster is None:
-                connection, event = self._launch(connection, waited < SETTLE_SECONDS), "postgres_started"
+                settling = waited < SETTLE_SECONDS
+                connection, event = self._launch(connection, settling, may_move), "postgres_started"
             else:
                 time.sleep(0.1)
         log.info(event, directory=str(self._directory), port=connection.port)
@@ -194,17 +216,21 @@ class Cluster:
         except (ValueError, IndexError):
             return 0
 
-    def _launch(self, connection: _Connection, settling: bool) -> _Connection:
-        """Try to start the server, and return how to reach it: a busy port is replaced for the next try.
+    def _launch(self, connection: _Connection, settling: bool, may_move: bool) -> _Connection:
+        """Try to start the server, and return how to reach it: a busy port may be replaced for the next try.
 
-        A pid file that names no process, or a living one that is not ours, would prevent the start and is removed.
-        One that names a dead process stays: through it PostgreSQL finds the shared memory that the dead server's
-        children may still use.
+        A pid file that names no process would prevent the start and is removed. So would one that names another
+        process, or a dead one that nobody has reaped: it gets the pid of no process. The rest stays, for through it
+        PostgreSQL finds the shared memory that the dead server's children may still use.
         """
         pid = self._pid_on_file()
-        if pid is not None and (pid == 0 or psutil.pid_exists(pid)):
-            log.warning("postgres_stale_pid_file_removed", directory=str(self._directory), pid=pid)
+        if pid == 0:
+            log.warning("postgres_stale_pid_file_removed", directory=str(self._directory))
             self._pid_file.unlink()
+        elif pid is not None and psutil.pid_exists(pid):
+            log.warning("postgres_stale_pid_replaced", directory=str(self._directory), pid=pid)
+            _, _, rest = self._pid_file.read_text().partition("\n")
+            self._pid_file.write_text(f"{NO_PROCESS}\n{rest}")
         self._programs.own(self._files)
         settings = {"max_connections": "100", "timezone": "UTC", "log_timezone": "UTC", **self._options}
         settings |= {"listen_addresses": HOST, "port": str(connection.port), "unix_socket_directories": ""}
@@ -214,7 +240,7 @@ class Cluster:
         try:
             self._run("pg_ctl", self._files, "start", "--silent", f"--timeout={START_SECONDS}", "-o", quoted)
         except EmbeddedPostgresError as error:
-            if PORT_TAKEN in str(error):
+            if PORT_TAKEN in str(error) and may_move:
                 connection = replace(connection, port=_free_port())
                 self._save(connection)
             elif settling and any(sign in str(error) for sign in SETTLING):

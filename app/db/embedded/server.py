@@ -56,10 +56,20 @@ class EmbeddedPostgres:
             ) from error
         cluster = Cluster(self._directory, programs, self._options)
         with self._undisturbed():
-            url = cluster.ensure_running([user for user in self._living() if user.rsplit("-", 2)[0] != HERE])
+            url = cluster.ensure_running(self._users_elsewhere())
             self._user.enter()
             self._cluster = cluster
         return url
+
+    def is_down(self) -> bool:
+        """Tell if the server has died or was stopped by someone else, while this user counts."""
+        return self._cluster is not None and not self._cluster.is_running()
+
+    def restart(self) -> None:
+        """Start a server that is down, on the same port. Of several users, the first to come does it."""
+        with self._undisturbed():
+            if self._cluster is not None:
+                self._cluster.ensure_running_again(self._users_elsewhere())
 
     def stop(self) -> None:
         """Stop using the server. The last user stops it in fast mode, which rolls open transactions back.
@@ -93,6 +103,9 @@ class EmbeddedPostgres:
             yield
         finally:
             state.release()
+
+    def _users_elsewhere(self) -> list[str]:
+        return [user for user in self._living() if user.rsplit("-", 2)[0] != HERE]
 
     def _living(self) -> list[str]:
         """The living users of the server. Removes the files of the dead ones."""

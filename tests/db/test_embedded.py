@@ -257,7 +257,7 @@ def test_a_kept_server_comes_back_whoever_ended_it_and_stays_stopped_after_its_l
         [postmaster] = servers(made)
         postmaster.kill()
         until(lambda: is_dead(postmaster))
-        assert server.is_down()  # and nobody looks after it any more
+        assert server.is_down()  # and it is not looked after any more
         server.restart()
         assert not server.is_down()
     until(lambda: is_gone(made))

@@ -220,7 +220,7 @@ class Cluster:
         """Try to start the server, and return how to reach it: a busy port may be replaced for the next try.
 
         A pid file that names no process would prevent the start and is removed. So would one that names another
-        process, or a dead one that nobody has reaped: it gets the pid of no process. The rest stays, for through it
+        process, or a dead one that was not reaped: it gets the pid of no process. The rest stays, for through it
         PostgreSQL finds the shared memory that the dead server's children may still use.
         """
         pid = self._pid_on_file()
@@ -235,6 +235,9 @@ class Cluster:
         settings = {"max_connections": "100", "timezone": "UTC", "log_timezone": "UTC", **self._options}
         settings |= {"listen_addresses": HOST, "port": str(connection.port), "unix_socket_directories": ""}
         settings |= {"log_error_verbosity": "terse"}  # details quote rows, which erasure does not reach in the log
+        if sys.platform == "linux":
+            # Recovery syncs all files first. One call for all of them takes less than half of the time.
+            settings["recovery_init_sync_method"] = "syncfs"
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         quoted = subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
         try:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.engine import is_unavailable
+from app.db.outage import outage
 from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
@@ -90,9 +91,10 @@ class DeliveryWorker:
             claimed, wait = 0, self._settings.worker_poll_seconds
             try:
                 claimed, wait = await self._claim_due()
+                outage.end()
             except Exception as error:
                 if is_unavailable(error):
-                    log.warning("database_unavailable", batch="claims", error=type(error).__name__)
+                    outage.note(error, batch="claims")
                 else:
                     log.exception("claim_failed")
             if not claimed:

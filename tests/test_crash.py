@@ -94,7 +94,7 @@ async def test_no_acknowledged_message_is_lost_when_the_server_or_postgres_is_ki
 
 @pytest.mark.parametrize("processes", [1, 3])
 async def test_a_killed_postgres_comes_back_to_the_service_that_uses_it(tmp_path: Path, processes: int) -> None:
-    """Nobody runs a command. Of several processes one starts it, on the same port, and no message is lost."""
+    """It needs no command. Of several processes one starts it, on the same port, and no message is lost."""
     server = LiveServer(tmp_path, WEB_CONCURRENCY=str(processes), WORKER_ENABLED="false")
     acknowledged: dict[int, str] = {}
     kills = 3
@@ -119,6 +119,8 @@ async def test_a_killed_postgres_comes_back_to_the_service_that_uses_it(tmp_path
         log = server.log.read_text()
         assert log.count("postgres_started") == 1 + kills
         assert "Traceback" not in log
+        assert "database_available" in log
+        assert "request_refused" not in log  # one line a minute tells of them all
     finally:
         server.kill()
         server.kill_postgres()

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres, Keeper
 from app.db.event_generation import is_stale_generation, raise_generation
+from app.db.outage import outage
 from app.db.tenant_guard import guard
 from app.short_cache import ShortCache
 
@@ -98,6 +99,7 @@ async def _connect_to_serve(url: str, **options: Any) -> asyncpg.Connection:
     except BaseException:
         connection.terminate()
         raise
+    outage.end()
     return connection
 
 

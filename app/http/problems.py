@@ -14,13 +14,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from app.db.engine import is_unavailable, sqlstate_of
+from app.db.outage import outage
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
 from app.http.access import methods_at
-from app.log import request_id
+from app.log import Seldom, request_id
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+_refused = Seldom("request_refused")
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -107,8 +110,8 @@ def service_problem(error: ServiceError) -> Response:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    if error.status >= 500:
-        log.warning("request_refused", method=request.method, path=request.url.path, reason=error.title)
+    if error.status >= 500 and not isinstance(error, DatabaseUnavailable):  # `outage` tells of that
+        _refused.note(method=request.method, path=request.url.path, reason=error.title)
     return service_problem(error)
 
 
@@ -139,7 +142,7 @@ async def _dependency_error(request: Request, error: Exception) -> Response:
         )
     if not is_unavailable(error):
         return await _bug(request, error)
-    log.warning("database_unavailable", path=request.url.path, error=type(error).__name__)
+    outage.note(error, path=request.url.path)
     return service_problem(DatabaseUnavailable("The database can't be reached. Try again shortly."))
 
 

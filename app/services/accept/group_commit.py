@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.engine import is_unavailable
+from app.db.outage import outage
 from app.errors import DatabaseUnavailable, Overloaded
 
 log = structlog.get_logger(__name__)
@@ -121,7 +122,7 @@ class GroupCommit(Generic[Item, Result]):
         except Exception as error:
             unavailable = is_unavailable(error)
             if unavailable:
-                log.warning("database_unavailable", batch=self._name, size=len(batch), error=type(error).__name__)
+                outage.note(error, batch=self._name)
             elif len(batch) > 1:
                 log.warning("batch_split", batch=self._name, size=len(batch), error=type(error).__name__)
                 await self._discard()
@@ -133,6 +134,7 @@ class GroupCommit(Generic[Item, Result]):
                     answer.set_exception(_unavailable() if unavailable else error)
             await self._discard()
         else:
+            outage.end()
             for (_, waiting), given in zip(batch, answers, strict=True):
                 if not waiting.done():
                     waiting.set_result(given)

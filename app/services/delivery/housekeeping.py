@@ -13,6 +13,7 @@ from app.config import Settings
 from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
 from app.db.engine import is_unavailable
 from app.db.models import DeliveryAttempt, Message, Tenant
+from app.db.outage import outage
 from app.db.process_lock import HERE, ProcessLock
 from app.db.statistics import learn_sizes
 from app.domain import EventType, MessageStatus
@@ -161,8 +162,8 @@ async def _repeat(task: PeriodicTask) -> None:
         try:
             await task.run()
         except Exception as error:
-            if is_unavailable(error):  # the claim loop warns already
-                log.debug("database_unavailable", batch=task.name, error=type(error).__name__)
+            if is_unavailable(error):
+                outage.note(error, batch=task.name)
             else:
                 log.warning(task.on_failure, error=type(error).__name__)
 

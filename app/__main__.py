@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, help in _COMMANDS.items():
         command = commands.add_parser(name, help=help)
         if name in words[:1]:
-            chosen = _loaded(name)
+            try:
+                chosen = _loaded(name)
+            except ValueError as error:  # of the settings, which providers read when they are loaded
+                return _refused(error)
             if hasattr(chosen, "add_arguments"):
                 chosen.add_arguments(command)
             command.set_defaults(run=chosen.run)
@@ -54,6 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from app.commands import run
 
     return run(options)
+
+
+def _refused(error: ValueError) -> int:
+    from app.commands import refusals, refuse
+
+    if not (sentences := refusals(error)):
+        raise error
+    return refuse(*sentences)
 
 
 def _loaded(command: str) -> ModuleType:

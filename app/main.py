@@ -1,16 +1,19 @@
 """The web application: `create_app(settings)`, and `app` for `uvicorn app.main:app`."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
+from app.db.obstacles import obstacle
 from app.http import docs, openapi, problems
 from app.http.admission import Admission
 from app.http.envelope import Envelope
@@ -21,6 +24,8 @@ from app.log import configure_logging
 from app.routers import admin, contacts, conversations, events, files, health, messages, preview, providers, webhooks
 from app.schemas.fields import reading_context
 from app.wiring import must_have_providers, running_services
+
+log = structlog.get_logger(__name__)
 
 _DESCRIPTION = """Messages are accepted once they are durably stored, and delivered in the background.
 
@@ -97,7 +102,21 @@ class _Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
+        if scope["type"] == "lifespan":
+            send = _in_one_sentence(send)
         await self.front(scope, receive, send)
+
+
+def _in_one_sentence(send: Send) -> Send:
+    """Tell the log what keeps the application from starting; the server would print a traceback."""
+
+    async def tell(message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed" and (reason := obstacle(sys.exception())):
+            log.error("cannot_start", reason=reason)
+            message = {**message, "message": ""}
+        await send(message)
+
+    return tell
 
 
 @asynccontextmanager

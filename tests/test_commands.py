@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from starlette.types import Message
 
 import app.commands
 from app.__main__ import main
+from app.main import create_app
 from tests.cases import each_case
+from tests.conftest import make_settings
+from tests.logs import captured
 
 _ROOT = Path(__file__).parent.parent
 #: Files of `app.commands` that are no command.
@@ -87,6 +92,65 @@ def test_a_busy_port_is_named_in_one_sentence(database_url: str, tmp_path: Path,
     assert run.returncode == 1
     assert f"Port {port} is used by another program" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+@each_case(
+    ("words", "environment", "sentence"),
+    [
+        ("serve", {"DATA_DIR": "{file}"}, "choose another DATA_DIR"),
+        ("worker", {"DATA_DIR": "{file}/below"}, "choose another DATA_DIR"),
+        ("migrate", {"DATABASE_URL": "postgresql://a:secret@127.0.0.1:1/b"}, "be reached: connection to server"),
+        ("serve", {"PORT": "many"}, "PORT: "),
+        ("worker", {"HTTP_URL": "ftp://a.example"}, "HTTP_URL: write it as"),
+        (
+            "doctor",
+            {"HTTP_URL": "https://a.example", "HTTP_HEADERS": "secret"},
+            "HEADERS can't be read: it has to be",
+        ),
+    ],
+)
+def test_what_keeps_it_from_starting_is_told_in_one_sentence(
+    tmp_path: Path, words: str, environment: dict[str, str], sentence: str
+) -> None:
+    (tmp_path / "file").touch()
+    given = {name: value.format(file=tmp_path / "file") for name, value in environment.items()}
+    inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    command = [sys.executable, "-m", "app", words]
+    run = subprocess.run(command, cwd=_ROOT, env=inherited | given, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert sentence in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert "secret" not in run.stderr
+
+
+def test_settings_that_are_not_text_are_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".env").write_bytes(b"PUBLIC_URL=https://m\xfcller.example")
+    monkeypatch.chdir(tmp_path)
+    assert main(["migrate"]) == 2
+    assert capsys.readouterr().err == "The file .env can't be read: save it as UTF-8.\n"
+
+
+@pytest.mark.anyio
+async def test_a_server_of_another_kind_gets_no_traceback_either() -> None:
+    """`uvicorn app.main:app` prints what the application gives it when it can't start."""
+    url = "postgresql://a:secret@127.0.0.1:1/b"
+    app = create_app(make_settings(database_url=url))
+    written, sent = captured(), []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(OperationalError):
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    assert sent == [{"type": "lifespan.startup.failed", "message": ""}]
+    assert "be reached: connection to server" in written.getvalue()
+    assert "Traceback" not in written.getvalue()
 
 
 @pytest.mark.slow

@@ -12,9 +12,11 @@ import httpx
 import psutil
 import pytest
 
+from app.db.embedded import EmbeddedPostgres
+from app.db.migrate import migrate
 from tests.factories import until
 from tests.http.test_protocol import HEAD, connected
-from tests.live import LOCAL, LiveServer
+from tests.live import LOCAL, LiveProcess, LiveServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -124,6 +126,31 @@ async def test_a_killed_postgres_comes_back_to_the_service_that_uses_it(tmp_path
     finally:
         server.kill()
         server.kill_postgres()
+
+
+def test_a_worker_waits_for_a_database_that_is_away(tmp_path: Path) -> None:
+    postgres = EmbeddedPostgres(tmp_path / "postgres")
+    with postgres as url:
+        migrate(url)
+    worker = LiveProcess(tmp_path / "worker.log", "worker", DATABASE_URL=url, DATA_DIR=str(tmp_path / "data"))
+    worker.launch()
+    try:
+        worker.wait_until(lambda: "waiting for it" in worker.log.read_text())
+        assert worker.stop() == 0  # it waits for a signal as well
+        worker.launch()
+        with postgres:
+            worker.wait_until(lambda: "worker_started" in worker.log.read_text())
+            assert worker.stop() == 0
+        worker.launch()
+        worker.wait_until(lambda: worker.log.read_text().count("waiting for it") >= 2)
+        with postgres:
+            worker.wait_until(lambda: worker.log.read_text().count("worker_started") == 2)
+            assert worker.stop() == 0
+    finally:
+        worker.kill()
+    log = worker.log.read_text()
+    assert "database_available" in log
+    assert "Traceback" not in log
 
 
 async def send_until(

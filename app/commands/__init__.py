@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import re
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,11 +11,11 @@ from datetime import UTC, datetime
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from pydantic_settings import BaseSettings, SettingsError
 
 from app.config import Settings
-from app.db.embedded import EmbeddedPostgresError
-from app.errors import ConfigurationError, ServiceError
+from app.db.obstacles import obstacle
+from app.errors import ServiceError
 from app.log import configure_logging
 
 if sys.platform != "win32":
@@ -36,24 +37,45 @@ def run(chosen: argparse.Namespace) -> int:
         quietest = logging.NOTSET if chosen.command in _LONG_RUNNING else logging.WARNING
         logging.getLogger("app.db.embedded").setLevel(quietest)
         return int(chosen.run(settings, chosen))
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            name = "".join(f"{part}: ".upper() for part in problem["loc"][:1])
-            refuse(name + problem["msg"].removeprefix("Value error, "))  # there is no log yet
-    except ServiceError as error:
-        refuse(str(error))
-    except (ConfigurationError, EmbeddedPostgresError) as error:
-        log.error("cannot_start", reason=str(error))
-    except OperationalError as error:
-        log.error("cannot_start", reason=f"PostgreSQL can't be reached: {error.orig}".strip())
-    except ProgrammingError as error:
-        if getattr(error.orig, "pgcode", None) != "42501":  # insufficient privilege
+    except Exception as error:
+        if reason := obstacle(error):
+            log.error("cannot_start", reason=reason)
+        elif not (sentences := refusals(error)):
             raise
-        said = str(error.orig).partition("\n")[0]
-        migrating = "To migrate it has to own the tables and have CREATE on the schema"
-        needed = f"{migrating}; to serve it needs SELECT, INSERT, UPDATE and DELETE on every table."
-        log.error("cannot_start", reason=f"The user in DATABASE_URL lacks a right ({said}). {needed}")
+        else:
+            refuse(*sentences)
     return 2
+
+
+def refusals(error: Exception) -> list[str]:
+    """The sentences for an error of the settings, or for one that the command made; none for a bug.
+
+    They are printed, since there is no log before the settings are read. None of them shows a value.
+    """
+    if isinstance(error, ServiceError):
+        return [str(error)]
+    if isinstance(error, ValidationError):
+        prefix = _prefix_of(error.title)
+        return [
+            "".join(f"{prefix}{part}: ".upper() for part in problem["loc"][:1])
+            + problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+    if isinstance(error, SettingsError):
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"A setting whose name ends in {field[1].upper()}" if field else "A setting"
+        return [f"{name} can't be read: it has to be JSON, as in .env.example."]
+    if isinstance(error, UnicodeDecodeError):
+        return ["The file .env can't be read: save it as UTF-8."]
+    return []
+
+
+def _prefix_of(settings: str) -> str:
+    """The beginning of the names of the variables that a class of settings reads."""
+    kinds: list[type[BaseSettings]] = [BaseSettings]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next((str(kind.model_config.get("env_prefix", "")) for kind in kinds if kind.__name__ == settings), "")
 
 
 def say(*lines: str) -> None:

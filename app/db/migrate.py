@@ -77,6 +77,7 @@ def _upgrade(connection: Connection) -> None:
         return
     from app.db import schema
 
+    _must_be_known(current)
     schema.upgrade(connection)
     log.info("database_migrated", from_revision=current, to_revision=REVISION)
 
@@ -84,6 +85,7 @@ def _upgrade(connection: Connection) -> None:
 def _refuse_another_schema(connection: Connection) -> None:
     current = _revision(connection)
     if current != REVISION:
+        _must_be_known(current)
         raise ConfigurationError(
             f"The database is at revision {current or 'none'} and this version needs {REVISION}: "
             "run `bin/app migrate` first (in a container: `python -m app migrate`)."
@@ -94,6 +96,17 @@ def _refuse_another_schema(connection: Connection) -> None:
         raise ConfigurationError(
             "The schema differs from the migrations: tables, columns or indexes were changed by hand. "
             "Restore them; in production the service does not repair the schema."
+        )
+
+
+def _must_be_known(revision: str | None) -> None:
+    """Raises `ConfigurationError` for a revision of a version that is newer than this one."""
+    from app.db import schema
+
+    if revision is not None and not schema.is_known(revision):
+        raise ConfigurationError(
+            f"The database is at revision {revision}, which this version does not know: a newer version has migrated "
+            "it. Run that version, or restore the backup that was made before."
         )
 
 

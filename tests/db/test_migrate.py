@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psycopg2
 import pytest
@@ -130,6 +131,16 @@ def test_production_refuses_a_schema_that_is_behind(new_database: NewDatabase) -
     with pytest.raises(ConfigurationError, match="python -m app migrate"):
         prepare(url, production=True)
     assert rows(url, "pg_tables WHERE schemaname = 'public'") == 0
+
+
+def test_a_schema_of_a_newer_version_is_left_alone(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare(url, production=True)
+    execute(url, "UPDATE alembic_version SET version_num = '99991231_01'")
+    for prepared in (partial(prepare, production=True), partial(prepare, production=False), migrate):
+        with pytest.raises(ConfigurationError, match="99991231_01, which this version does not know"):
+            prepared(url)
+    assert rows(url, "alembic_version WHERE version_num = '99991231_01'") == 1
 
 
 def test_production_refuses_a_schema_that_was_changed_by_hand(new_database: NewDatabase) -> None:

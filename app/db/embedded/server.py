@@ -44,16 +44,24 @@ class EmbeddedPostgres:
         A first start takes a second or two, crash recovery up to a minute.
         """
         try:
-            self._directory.parent.mkdir(parents=True, exist_ok=True)
-            programs = find_programs(self._bindir, self._directory)
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            if sys.platform != "win32" and self._directory.stat().st_uid != os.geteuid():
-                raise PermissionError(errno.EPERM, "not ours", str(self._directory))  # root would take it away
-            self._directory.chmod(0o711 if programs.uid else 0o700)  # another user passes through it to data/
+            return self._start()
         except PermissionError as error:
             raise EmbeddedPostgresError(
                 f"{error.filename} belongs to another user: run as its owner, or choose another DATA_DIR."
             ) from error
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"{error.filename or self._directory} can't be written ({error.strerror or error}): choose another "
+                "DATA_DIR, or set DATABASE_URL to a server."
+            ) from error
+
+    def _start(self) -> str:
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        programs = find_programs(self._bindir, self._directory)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        if sys.platform != "win32" and self._directory.stat().st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "not ours", str(self._directory))  # root would take it away
+        self._directory.chmod(0o711 if programs.uid else 0o700)  # another user passes through it to data/
         cluster = Cluster(self._directory, programs, self._options)
         with self._undisturbed():
             url = cluster.ensure_running(self._users_elsewhere())

@@ -108,6 +108,13 @@ def test_without_an_author_the_envelope_counts_and_no_other_header() -> None:
     assert people("From: nobody", envelope_sender=f"{cut}.evil.example").senders == []
 
 
+@each_case("bracket", ["(", "[", "<", "{", "()", '"(', "(a", "<a@b.example>"])
+@each_case("header", ["From", "Reply-To", "Cc", "Sender", "X-Forwarded-To"])
+def test_two_hundred_thousand_brackets_are_a_header_like_any_other(header: str, bracket: str) -> None:
+    found = people(f"{header}: {bracket * (200_000 // len(bracket))}", envelope_sender="jane@mail.example")
+    assert found.senders
+
+
 def test_reply_addresses_and_copies_are_kept_as_they_are_spelled() -> None:
     found = people(
         "From: j@x.example\nReply-To: Office <Office@Client.example>, office@client.example\n"

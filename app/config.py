@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.signing_keys import is_random, signing_keys
+from app.signing_keys import Key, is_random, secrets_of, signing_keys
 
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
 Destination = Annotated[str, Field(pattern=r"^([A-Z]{2}|001|email|\*)$")]
@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: bool = False
-    #: The secret that signs the generic webhooks (Standard Webhooks): base64, with `whsec_` or without. During a
-    #: change, the old and the new one, separated by a space.
+    #: The secret that signs the generic webhooks (Standard Webhooks): base64, with `whsec_` or without, or the public
+    #: key of a sender, with `whpk_`. During a change, the old and the new one, separated by a comma.
     webhook_secret: SecretStr | None = None
     #: Serves the API reference; unset, only in development.
     docs_enabled: bool | None = None
@@ -202,7 +202,7 @@ class Settings(BaseSettings):
     @classmethod
     def _can_be_read(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None:
-            if not (secrets := _secrets_in(secret)):
+            if not (secrets := secrets_of(secret.get_secret_value())):
                 raise ValueError("a secret can't be empty; `openssl rand -base64 32` makes a good one")
             for each in secrets:
                 signing_keys(each)
@@ -226,14 +226,14 @@ class Settings(BaseSettings):
             raise ValueError(" ".join(missing))
         return self
 
-    def webhook_keys(self) -> list[bytes]:
+    def webhook_keys(self) -> list[Key]:
         """The keys that may sign the generic webhooks; empty if no signature is required."""
         return [key for secret in self.webhook_secrets for key in signing_keys(secret)]
 
     @property
     def webhook_secrets(self) -> list[str]:
         """The secrets that are valid: two during a change."""
-        return _secrets_in(self.webhook_secret) if self.webhook_secret else []
+        return secrets_of(self.webhook_secret.get_secret_value()) if self.webhook_secret else []
 
     @property
     def serves_docs(self) -> bool:
@@ -259,7 +259,3 @@ class Settings(BaseSettings):
     @property
     def is_production(self) -> bool:
         return self.env == "production"
-
-
-def _secrets_in(secret: SecretStr) -> list[str]:
-    return secret.get_secret_value().replace(",", " ").split()

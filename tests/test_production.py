@@ -61,7 +61,7 @@ def test_it_names_everything_that_is_missing_at_once() -> None:
         ", ,",
         PUBLISHED_SECRET,
         PUBLISHED_SECRET.removeprefix("whsec_"),
-        f"{WEBHOOK_SECRET} {PUBLISHED_SECRET}",
+        f"{WEBHOOK_SECRET},{PUBLISHED_SECRET}",
     ],
 )
 def test_it_refuses_a_secret_that_is_none(secret: str) -> None:

@@ -6,9 +6,6 @@ paths such as `data.messages[0].id`. Callbacks are signed as Standard Webhooks
 (github.com/standard-webhooks/standard-webhooks, spec).
 """
 
-import base64
-import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,10 +20,10 @@ from app.phone_numbers import is_assigned
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, exchange, outcome_of
 from app.providers.toolbox.json_documents import read_json
-from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings, text_of_number
+from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings, RotatingSecret, text_of_number
 from app.providers.toolbox.texts import refused_group
-from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
-from app.signing_keys import signing_keys
+from app.providers.toolbox.verification import must_be_recent, only_header, secrets_in
+from app.signing_keys import is_signed, secrets_of, signatures, signing_keys
 
 _NAMES = {"from", "to", "body", "subject", "attachments", "reference", "callback_url"}
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -66,8 +63,9 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     #: JSON, the vendor's words and ours: `{"DELIVRD": "delivered", "UNDELIV": "undelivered"}`
     statuses: dict[str, MessageStatus] = Field(default_factory=dict)
 
-    #: The secret that signs callbacks: base64, with `whsec_` or without; two with a space between during a rotation.
-    secret: SecretStr | None = None
+    #: The secret that signs callbacks: base64, with `whsec_` or without, or a public key with `whpk_`. During a
+    #: rotation, two with a comma between them.
+    secret: RotatingSecret | None = None
     #: The list of events in a callback; unset, the callback is one event, or a list of them.
     events_path: Path | None = None
     receipt_id_path: Path | None = None
@@ -123,7 +121,7 @@ class HttpSettings(HttpVendorSettings, env_prefix="HTTP_"):
     @field_validator("secret")
     @classmethod
     def _has_keys(cls, secret: SecretStr | None) -> SecretStr | None:
-        for each in secret.get_secret_value().split() if secret else []:
+        for each in secrets_of(secret.get_secret_value()) if secret else []:
             signing_keys(each)
         return secret
 
@@ -200,22 +198,28 @@ class GenericProvider(HttpProvider[HttpSettings]):
     def verify(self, callback: base.Callback) -> None:
         secrets = secrets_in(HTTP_SECRET=self._settings.secret)
         keys = [key for secret in secrets for key in signing_keys(secret.decode())]
-        id_ = only_header(callback, "webhook-id")
-        timestamp = only_header(callback, "webhook-timestamp")
-        shown = only_header(callback, "webhook-signature").split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
+        prefix = _prefix_of_headers(callback)
+        id_ = only_header(callback, f"{prefix}-id")
+        timestamp = only_header(callback, f"{prefix}-timestamp")
+        shown = only_header(callback, f"{prefix}-signature").split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
         if not _WEBHOOK_ID.fullmatch(id_):
-            raise base.CallbackRefused("The header webhook-id is none.")
+            raise base.CallbackRefused(f"The header {prefix}-id is none.")
         must_be_recent(timestamp, callback)
         signed = f"{id_}.{timestamp}.".encode() + callback.body
-        digests = [hmac.digest(key, signed, hashlib.sha256) for key in keys]
-        must_match(shown, [f"v1,{base64.b64encode(digest).decode()}" for digest in digests])
+        if not is_signed(keys, signed, shown):
+            expected = next(iter(signatures(keys, signed)), None)
+            raise base.CallbackRefused(
+                "The signature is another one.",
+                seen=base.hint(" ".join(shown)),
+                expected=expected and base.hint(expected),
+            )
 
     def parse(self, callback: base.Callback) -> Sequence[base.CallbackItem | base.Unread]:
         """One event or several, each an inbound message or a receipt, by the paths that find a value in it."""
         content = callback.json()
         found = _at(content, self._settings.events_path) if self._settings.events_path else content
         items = found if isinstance(found, list) else [found]
-        id_ = callback.header("webhook-id") or ""
+        id_ = callback.header(f"{_prefix_of_headers(callback)}-id") or ""
         return [self._item(item, f"{id_}:{number}") for number, item in enumerate(items)]
 
     def _item(self, item: JsonValue, event_id: str) -> base.CallbackItem | base.Unread:
@@ -262,6 +266,12 @@ def configured() -> GenericProvider | None:
     """The provider, if HTTP_URL is set."""
     settings = HttpSettings()
     return None if settings.url is None else GenericProvider(settings)
+
+
+def _prefix_of_headers(callback: base.Callback) -> str:
+    """The beginning of the names of the signature's headers: `svix` where those of the standard are missing."""
+    names = {name for name, _ in callback.headers}
+    return "svix" if "svix-id" in names and "webhook-id" not in names else "webhook"
 
 
 def _must_be_known(text: str, names: set[str]) -> str:

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
 import httpx
-from pydantic import AliasPath, Field, SecretStr
+from pydantic import AliasPath, Field
 
 from app.domain import MessageStatus
 from app.providers import base
@@ -23,7 +23,7 @@ from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import mailgun_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
-from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorId, VendorModel, moment_of
 from app.providers.toolbox.multipart import parts_of
 from app.providers.toolbox.verification import first_secret, must_be_recent, must_match, secrets_in
 
@@ -49,11 +49,11 @@ _REFERENCE = "reference"
 
 
 class MailgunSettings(HttpVendorSettings, env_prefix="MAILGUN_"):
-    api_key: SecretStr | None = None
+    api_key: RotatingSecret | None = None
     #: The domain that sends, as Mailgun lists it; the sandbox's works too.
     domain: str | None = Field(None, pattern=r"^[A-Za-z0-9.-]+$")
-    #: The HTTP webhook signing key; two with a space between them during a rotation.
-    signing_key: SecretStr | None = None
+    #: The HTTP webhook signing key; two with a comma between them during a rotation.
+    signing_key: RotatingSecret | None = None
     #: https://api.eu.mailgun.net for domains of that region.
     api_url: ApiUrl = "https://api.mailgun.net"
 

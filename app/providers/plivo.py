@@ -22,12 +22,12 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, outcome_of, reason_in
-from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorModel
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorModel
 from app.providers.toolbox.texts import in_part, refused_group, with_subject
 from app.providers.toolbox.verification import (
     first_secret,
@@ -63,8 +63,8 @@ _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 class PlivoSettings(HttpVendorSettings, env_prefix="PLIVO_"):
     auth_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
-    #: Two with a space between them during a rotation, first the one to send with.
-    auth_token: SecretStr | None = None
+    #: Two with a comma between them during a rotation, first the one to send with.
+    auth_token: RotatingSecret | None = None
     api_url: ApiUrl = "https://api.plivo.com"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import httpx
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
@@ -21,7 +21,7 @@ from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import postmark_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import outcome_of, outcome_of_code
-from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
+from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, RotatingSecret, VendorId, VendorModel
 from app.providers.toolbox.verification import first_secret, must_be_secret, password_of, secrets_in
 
 #: By `RecordType`. A bounce depends on its `Type`, an opening on its program.
@@ -69,10 +69,10 @@ _LONGEST_METADATA = 80
 
 
 class PostmarkSettings(HttpVendorSettings, env_prefix="POSTMARK_"):
-    server_token: SecretStr | None = None
+    server_token: RotatingSecret | None = None
     message_stream: str = "outbound"
-    #: The shared secret of its webhooks; two with a space between them during a rotation.
-    webhook_token: SecretStr | None = None
+    #: The shared secret of its webhooks; two with a comma between them during a rotation.
+    webhook_token: RotatingSecret | None = None
     api_url: ApiUrl = "https://api.postmarkapp.com"
 
 

@@ -31,8 +31,18 @@ from app.providers.mail.events import Notice, is_program
 from app.providers.mail.formats import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import bearer, outcome_of, reason_in
-from app.providers.toolbox.models import LONGEST_ID, ApiUrl, HttpVendorSettings, VendorId, VendorModel, moment_of
+from app.providers.toolbox.models import (
+    LONGEST_ID,
+    ApiUrl,
+    HttpVendorSettings,
+    RotatingPublicKey,
+    RotatingSecret,
+    VendorId,
+    VendorModel,
+    moment_of,
+)
 from app.providers.toolbox.verification import must_be_recent, must_be_secret, only_header, only_parameter, secrets_in
+from app.signing_keys import secrets_of
 
 #: An event that is in neither table is not about a mail.
 STATUSES = {
@@ -67,12 +77,12 @@ _AFTER_THE_ID = re.compile(r"\.(filter|recvd)")
 
 class SendgridSettings(HttpVendorSettings, env_prefix="SENDGRID_"):
     api_key: SecretStr | None = None
-    #: The public key of the Signed Event Webhook, in base64; two with a space between them during a rotation.
-    webhook_key: str | None = None
+    #: The public key of the Signed Event Webhook, in base64; two with a comma between them during a rotation.
+    webhook_key: RotatingPublicKey | None = None
     #: The public key of the security policy of Inbound Parse, likewise.
-    inbound_key: str | None = None
+    inbound_key: RotatingPublicKey | None = None
     #: The secret in the address of Inbound Parse, where it has no such policy, likewise.
-    inbound_token: SecretStr | None = None
+    inbound_token: RotatingSecret | None = None
     #: https://api.eu.sendgrid.com for accounts of that region.
     api_url: ApiUrl = "https://api.sendgrid.com"
 
@@ -186,7 +196,7 @@ def _is_mail(callback: base.Callback) -> bool:
 def _public_keys(name: str, setting: str | None) -> list[EllipticCurvePublicKey]:
     """The keys in the setting `name`. Raises `CallbackUnverifiable` where it has none, or one can't be read."""
     keys = []
-    for written in (setting or "").split():
+    for written in secrets_of(setting or ""):
         try:
             key = load_der_public_key(base64.b64decode(written, validate=True))
         except (ValueError, UnsupportedAlgorithm):

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
@@ -29,7 +29,7 @@ from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
 from app.providers.toolbox.json_documents import read_json
-from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, UtcTime, VendorId, VendorModel
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, UtcTime, VendorId, VendorModel
 from app.providers.toolbox.sns import Notification, SnsTopics, confirm_subscription
 from app.providers.toolbox.verification import first_secret
 
@@ -82,8 +82,8 @@ _TIME: TypeAdapter[datetime] = TypeAdapter(UtcTime)
 class SesSettings(HttpVendorSettings, env_prefix="SES_"):
     region: str | None = Field(None, pattern=r"^[a-z0-9-]{3,32}$")
     access_key_id: str | None = None
-    secret_access_key: SecretStr | None = None
-    session_token: SecretStr | None = None
+    secret_access_key: RotatingSecret | None = None
+    session_token: RotatingSecret | None = None
     #: SES publishes the events of the mails in a configuration set.
     configuration_set: str | None = None
     #: Our topics, with a space between them.

@@ -26,7 +26,7 @@ from app.providers import base
 from app.providers.chat.fields import Fields, fields_in, objects_in, text_in
 from app.providers.chat.slack_text import words_of
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
-from app.providers.toolbox.models import HttpVendorSettings, VendorModel, moment_of
+from app.providers.toolbox.models import HttpVendorSettings, RotatingSecret, VendorModel, moment_of
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 #: These come with status 200 and `ok: false`, like all errors but 429.
@@ -73,8 +73,8 @@ class SlackSettings(HttpVendorSettings, env_prefix="SLACK_"):
     bot_token: SecretStr | None = None
     #: `A024BE7LH`: the sender of its messages is `slack:A024BE7LH`.
     app_id: str | None = Field(None, pattern=r"^[A-Z0-9]{2,40}$")
-    #: The secret that signs callbacks; two with a space between them during a rotation.
-    signing_secret: SecretStr | None = None
+    #: The secret that signs callbacks; two with a comma between them during a rotation.
+    signing_secret: RotatingSecret | None = None
     api_url: str = Field("https://slack.com/api", pattern=r"^https?://[^/]+(/[^/]+)*$")
 
 

@@ -21,7 +21,14 @@ from pydantic import AliasPath, Field, SecretStr, ValidationError, model_validat
 from app.domain import STATUS_RANK, MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
-from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorId, VendorModel
+from app.providers.toolbox.models import (
+    ApiUrl,
+    EventTime,
+    HttpVendorSettings,
+    RotatingPublicKey,
+    VendorId,
+    VendorModel,
+)
 from app.providers.toolbox.texts import (
     RCS,
     in_its_group,
@@ -34,6 +41,7 @@ from app.providers.toolbox.texts import (
     without_rcs,
 )
 from app.providers.toolbox.verification import must_be_recent, only_header, reference_in, with_reference
+from app.signing_keys import secrets_of
 
 STATUSES = {
     "queued": MessageStatus.QUEUED,
@@ -66,8 +74,8 @@ _LARGEST_GROUP = 8
 
 class TelnyxSettings(HttpVendorSettings, env_prefix="TELNYX_"):
     api_key: SecretStr | None = None
-    #: The key that verifies callbacks, in base64; two with a space between them during a rotation.
-    public_key: str | None = None
+    #: The key that verifies callbacks, in base64; two with a comma between them during a rotation.
+    public_key: RotatingPublicKey | None = None
     #: For alphanumeric senders and number pools, which belong to a profile.
     messaging_profile_id: str | None = None
     api_url: ApiUrl = "https://api.telnyx.com"
@@ -267,7 +275,7 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
 
 
 def _keys(setting: str | None) -> list[Ed25519PublicKey]:
-    written = (setting or "").split()
+    written = secrets_of(setting or "")
     if not written:
         raise base.CallbackUnverifiable("TELNYX_PUBLIC_KEY is not set.")
     try:

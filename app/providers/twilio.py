@@ -18,12 +18,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import structlog
-from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field, ValidationError
 
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, outcome_of_code
-from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, VendorId, VendorModel
+from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorId, VendorModel
 from app.providers.toolbox.texts import RCS, in_its_group, in_part, place, refused_group, with_subject, without_rcs
 from app.providers.toolbox.verification import (
     first_secret,
@@ -85,12 +85,12 @@ class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_"):
     """Requests use the API key if it is set. Callbacks are always signed with the auth token or a shared key."""
 
     account_sid: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
-    #: Two with a space between them during a rotation, first the one to send with.
-    auth_token: SecretStr | None = None
+    #: Two with a comma between them during a rotation, first the one to send with.
+    auth_token: RotatingSecret | None = None
     api_key: str | None = None
-    api_secret: SecretStr | None = None
+    api_secret: RotatingSecret | None = None
     #: The secrets of webhook shared keys, for accounts that sign with those.
-    shared_keys: SecretStr | None = None
+    shared_keys: RotatingSecret | None = None
     #: The service whose rules (opt-out, compliance, senders) apply to the messages.
     messaging_service_sid: str | None = None
     api_url: ApiUrl = "https://api.twilio.com"

@@ -33,7 +33,7 @@ from pydantic_core import to_json
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, outcome_of_code
-from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, VendorModel
+from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, RotatingSecret, VendorModel
 from app.providers.toolbox.texts import RCS, in_its_group, in_part, place, refused_group, with_subject, without_rcs
 from app.providers.toolbox.verification import (
     must_be_hash_of_body,
@@ -69,8 +69,8 @@ class VonageSettings(HttpVendorSettings, env_prefix="VONAGE_"):
     application_id: str | None = None
     #: The application's private key as PEM, with line breaks or \\n, or the path of a file with it.
     private_key: SecretStr | None = None
-    #: The secret that signs callbacks; two with a space between them during a rotation.
-    signature_secret: SecretStr | None = None
+    #: The secret that signs callbacks; two with a comma between them during a rotation.
+    signature_secret: RotatingSecret | None = None
     api_url: ApiUrl = "https://api.nexmo.com"
 
 

@@ -22,7 +22,7 @@ from app.phone_numbers import compared_form
 from app.providers import base
 from app.providers.chat.whatsapp_callback import GROUP, NUMBERLESS, items_of
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
-from app.providers.toolbox.models import HttpVendorSettings, VendorModel
+from app.providers.toolbox.models import HttpVendorSettings, RotatingSecret, VendorModel
 from app.providers.toolbox.verification import (
     must_be_secret,
     must_match,
@@ -58,10 +58,10 @@ class WhatsappSettings(HttpVendorSettings, env_prefix="WHATSAPP_"):
     access_token: SecretStr | None = None
     #: Our numbers with their ids: `+12016661234:106540352242922`, spaces between them.
     phone_number_ids: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
-    #: The secret of the app, which signs callbacks; two with a space between them during a rotation.
-    app_secret: SecretStr | None = None
+    #: The secret of the app, which signs callbacks; two with a comma between them during a rotation.
+    app_secret: RotatingSecret | None = None
     #: A secret of our choice, entered at Meta with the webhook's address.
-    verify_token: SecretStr | None = None
+    verify_token: RotatingSecret | None = None
     api_url: str = Field("https://graph.facebook.com/v23.0", pattern=r"^https?://[^/]+(/[^/]+)*$")
 
     @field_validator("phone_number_ids", mode="before")

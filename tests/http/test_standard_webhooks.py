@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from standardwebhooks import Webhook
 from starlette.datastructures import Headers
 
@@ -31,7 +32,9 @@ STRANGER = "somebody-elses-of-thirty-two-characters"
 
 
 def key_of(secret: str) -> bytes:
-    return make_settings(webhook_secret=secret).webhook_keys()[0]
+    key = make_settings(webhook_secret=secret).webhook_keys()[0]
+    assert isinstance(key, bytes)
+    return key
 
 
 def signature(body: bytes, *, at: int | str, secret: str = WEBHOOK_SECRET, id: str = ID) -> str:
@@ -154,6 +157,34 @@ async def test_one_good_signature_among_several_is_enough(client: httpx.AsyncCli
     headers = signed(BODY)
     headers["webhook-signature"] = f"v1a,AAAA v1,AAAA {headers['webhook-signature']}"
     assert (await client.post("/api/webhooks/sms", content=BODY, headers=headers)).status_code == 200
+
+
+@each_case(
+    ("names", "status"),
+    [
+        (("svix-id", "svix-timestamp", "svix-signature"), 200),
+        (("svix-id", "webhook-timestamp", "webhook-signature"), 401),
+        (("webhook-id", "svix-timestamp", "svix-signature"), 401),
+    ],
+)
+async def test_the_headers_may_have_svix_s_names(
+    client: httpx.AsyncClient, names: tuple[str, str, str], status: int
+) -> None:
+    whole = signed(BODY)
+    own = {name: whole[f"webhook-{name.partition('-')[2]}"] for name in names}
+    headers = {"content-type": "application/json", **own}
+    assert (await client.post("/api/webhooks/sms", content=BODY, headers=headers)).status_code == status
+
+
+async def test_a_public_key_stands_in_place_of_a_secret(serve: Serve, settings: Settings) -> None:
+    private = Ed25519PrivateKey.generate()
+    public = "whpk_" + base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    client = await serve(production(settings, webhook_secret=public))
+    at = int(time.time())
+    shown = "v1a," + base64.b64encode(private.sign(f"{ID}.{at}.".encode() + BODY)).decode()
+    for signature, status in ((shown, 200), (shown.replace("v1a,", "v1,"), 401)):
+        headers = {**signed(BODY, at=at), "webhook-signature": signature}
+        assert (await client.post("/api/webhooks/sms", content=BODY, headers=headers)).status_code == status
 
 
 async def test_nothing_of_a_body_is_read_before_its_signature(client: httpx.AsyncClient) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from app.config import Settings
@@ -348,6 +349,16 @@ async def test_without_its_secret_nothing_can_be_told_of_a_call_whatever_it_show
         for callback in [*signing.genuine(), *signing.forged()]:
             with pytest.raises(CallbackUnverifiable):
                 await verify(provider, callback)
+
+
+def test_a_space_does_not_make_two_secrets_of_one(signing: Kit) -> None:
+    for variable in signing.described.verified_with:
+        if variable == "SES_TOPIC_ARN":
+            continue  # the names of topics are no secrets
+        with pytest.raises(ValidationError, match="separate them by a comma") as refused:
+            signing.configure({variable: "open sesame"})
+        assert "sesame" not in str(refused.value)
+        signing.configure({variable: signing.described.environment[variable]})
 
 
 def test_the_doctor_names_the_secret_that_is_missing(signing: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

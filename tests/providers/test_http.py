@@ -5,12 +5,14 @@ of Standard Webhooks."""
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -60,7 +62,7 @@ GATEWAY: dict[str, Any] = {
     "status_path": "data.messages[0].state",
     "error_path": "error.text",
     "statuses": {"DELIVRD": "delivered", "REJECTD": "failed", "ENROUTE": "sent"},
-    "secret": f"{SECRET} {OLD_SECRET}",
+    "secret": f"{SECRET},{OLD_SECRET}",
     "receipt_id_path": "id",
     "receipt_reference_path": "ref",
     "receipt_status_path": "state",
@@ -264,6 +266,28 @@ def test_what_the_library_signs_is_let_in_with_either_secret() -> None:
     provider().verify(with_header(both, SIGNATURE, f"v1a,xx v1,AAAA {both.header(SIGNATURE)}"))
 
 
+def test_the_headers_may_have_svix_s_names() -> None:
+    theirs = signed(b'{"a": 1}')
+    names = [(name.replace("webhook-", "svix-"), value) for name, value in theirs.headers]
+    provider().verify(replace(theirs, headers=names))
+    with pytest.raises(CallbackRefused):
+        provider().verify(replace(theirs, headers=[*names, (ID, "msg_2")]))
+    assert provider().parse(replace(theirs, headers=names))
+
+
+def test_a_public_key_may_stand_in_place_of_a_secret() -> None:
+    private = Ed25519PrivateKey.generate()
+    public = "whpk_" + base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    theirs = signed(b"{}")
+    shown = private.sign(f"msg_1.{theirs.header(TIMESTAMP)}.".encode() + b"{}")
+    whole = with_header(theirs, SIGNATURE, "v1a," + base64.b64encode(shown).decode())
+    provider(secret=public).verify(whole)
+    for refused in (theirs, replace(whole, body=b"[]")):
+        with pytest.raises(CallbackRefused) as raised:
+            provider(secret=public).verify(refused)
+        assert raised.value.expected is None
+
+
 def test_a_secret_may_be_a_text() -> None:
     provider(secret=KEY.decode()).verify(signed(b"{}"))
 
@@ -272,7 +296,7 @@ def test_a_secret_may_be_a_text() -> None:
     "secret", ["k" * 32, base64.b64encode(KEY).decode(), "9b7c6f1e5d4a3b2c1d0e9f8a7b6c5d4e", "pT4/xN+0aLq8Rw2ZyKvE"]
 )
 def test_the_library_signs_with_the_same_string(secret: str) -> None:
-    for ours in (secret, f"whsec_{secret}", f"{secret} {OLD_SECRET}"):
+    for ours in (secret, f"whsec_{secret}", f"{secret},{OLD_SECRET}"):
         provider(secret=ours).verify(signed(b"{}", secret))
         provider(secret=ours).verify(signed(b"{}", f"whsec_{secret}"))
 

@@ -172,7 +172,7 @@ async def test_the_example_of_its_documentation_is_genuine() -> None:
 
 @pytest.mark.parametrize("make", [signed, inbound])
 async def test_both_keys_are_good_while_they_are_changed(make: Any) -> None:
-    both = provider(signing_key=f"{OLD_KEY} {KEY}")
+    both = provider(signing_key=f"{OLD_KEY},{KEY}")
     await both.verify(make())
     await both.verify(make(key=OLD_KEY))
     with pytest.raises(CallbackRefused):

@@ -125,7 +125,7 @@ async def test_a_message_is_asked_for_as_its_own_library_asks(callback_url: str 
 
 async def test_it_is_asked_with_the_first_token() -> None:
     vendor = Vendor(ACCEPTED)
-    await provider(vendor, auth_token=f"{AUTH} {OLD_AUTH}").send(outbound())
+    await provider(vendor, auth_token=f"{AUTH},{OLD_AUTH}").send(outbound())
     assert vendor.request.headers["authorization"] == basic(ACCOUNT, AUTH)
 
 
@@ -286,7 +286,7 @@ def test_a_v2_signature_of_another_address_is_refused(url: str) -> None:
 
 
 def test_while_the_token_is_changed_both_are_good_and_a_third_is_not() -> None:
-    both = provider(auth_token=f"{AUTH} {OLD_AUTH}")
+    both = provider(auth_token=f"{AUTH},{OLD_AUTH}")
     body = payload("plivo", "delivered.form")
     both.verify(signed(body))
     both.verify(signed(body, auth=OLD_AUTH))

@@ -56,7 +56,7 @@ def settings(**values: Any) -> SlackSettings:
     known: dict[str, Any] = {
         "bot_token": SecretStr(TOKEN),
         "app_id": APP,
-        "signing_secret": SecretStr(f"{SECRET} {OLD_SECRET}"),
+        "signing_secret": SecretStr(f"{SECRET},{OLD_SECRET}"),
     }
     return SlackSettings(_env_file=None, **{**known, **values})
 

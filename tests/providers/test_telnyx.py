@@ -189,7 +189,7 @@ def test_a_call_is_genuine_to_us_as_it_is_to_its_own_library() -> None:
 
 
 def test_while_the_key_is_changed_both_are_good_and_a_third_is_not() -> None:
-    both = provider(public_key=f"{public(KEY)} {public(OLD_KEY)}")
+    both = provider(public_key=f"{public(KEY)},{public(OLD_KEY)}")
     body = payload("telnyx", "finalized.json")
     both.verify(signed(body))
     both.verify(signed(body, key=OLD_KEY))

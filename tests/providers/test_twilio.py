@@ -122,7 +122,7 @@ async def test_media_without_a_text_have_no_empty_text() -> None:
     ("settings", "credentials"),
     [
         ({}, (ACCOUNT, AUTH)),
-        ({"auth_token": f"{AUTH} {OLD_AUTH}"}, (ACCOUNT, AUTH)),
+        ({"auth_token": f"{AUTH},{OLD_AUTH}"}, (ACCOUNT, AUTH)),
         ({"api_key": "SK1", "api_secret": "s3cret"}, ("SK1", "s3cret")),
         ({"api_key": "SK1", "api_secret": "s3cret", "auth_token": None}, ("SK1", "s3cret")),
     ],
@@ -276,7 +276,7 @@ def test_a_call_by_get_is_signed_with_its_address_alone() -> None:
 
 
 def test_while_the_token_is_changed_both_are_good_and_a_third_is_not() -> None:
-    both = provider(auth_token=f"{AUTH} {OLD_AUTH}")
+    both = provider(auth_token=f"{AUTH},{OLD_AUTH}")
     body = payload("twilio", "delivered.form")
     both.verify(signed(body))
     both.verify(signed(body, auth=OLD_AUTH))

@@ -265,7 +265,7 @@ def test_a_call_is_genuine_to_us_as_it_is_to_its_own_library() -> None:
 
 
 def test_while_the_secret_is_changed_both_are_good_and_a_third_is_not() -> None:
-    both = provider(signature_secret=f"{SIGNING} {OLD_SIGNING}")
+    both = provider(signature_secret=f"{SIGNING},{OLD_SIGNING}")
     body = payload("vonage", "delivered.json")
     both.verify(signed(body))
     both.verify(signed(body, signing=OLD_SIGNING))

@@ -65,7 +65,7 @@ def settings(**values: Any) -> WhatsappSettings:
     known: dict[str, Any] = {
         "access_token": SecretStr(TOKEN),
         "phone_number_ids": f"{OURS}:{OUR_ID}",
-        "app_secret": SecretStr(f"{SECRET} {OLD_SECRET}"),
+        "app_secret": SecretStr(f"{SECRET},{OLD_SECRET}"),
         "verify_token": SecretStr(VERIFY),
     }
     return WhatsappSettings(_env_file=None, **{**known, **values})

@@ -80,7 +80,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rig_with(tmp_path, TwilioSettings(_env_file=None, auth_token=SecretStr(f"{AUTH} {'0' * 32}"))) as rig:
+    async with rig_with(tmp_path, TwilioSettings(_env_file=None, auth_token=SecretStr(f"{AUTH},{'0' * 32}"))) as rig:
         yield rig
 
 

@@ -7,10 +7,12 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -20,6 +22,7 @@ from pydantic_settings import BaseSettings
 
 from app.domain import is_possible_date
 from app.providers.toolbox.json_documents import read_json
+from app.signing_keys import secrets_of
 
 #: As a Unix time in seconds, the year 5138. A larger number has smaller units.
 _LATEST_SECONDS, _LATEST_NANOSECONDS = 1e11, 1e20
@@ -34,6 +37,21 @@ class VendorSettings(BaseSettings, env_file=".env", extra="ignore", env_ignore_e
 
     `class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_")` reads `api_key` from TWILIO_API_KEY.
     """
+
+
+def _secrets(setting: SecretStr) -> SecretStr:
+    secrets_of(setting.get_secret_value())
+    return setting
+
+
+def _public_keys(setting: str) -> str:
+    secrets_of(setting)
+    return setting
+
+
+#: A secret that may be two during a rotation, separated by a comma; one with a space in it is refused.
+RotatingSecret = Annotated[SecretStr, AfterValidator(_secrets)]
+RotatingPublicKey = Annotated[str, AfterValidator(_public_keys)]
 
 
 class HttpVendorSettings(VendorSettings):

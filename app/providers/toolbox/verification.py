@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from app.addresses import InvalidAddress, phone_address
 from app.providers.base import Callback, CallbackRefused, CallbackUnverifiable, hint
+from app.signing_keys import secrets_of
 
 #: In either direction: clocks differ, and a captured callback must not be of use for long.
 TOLERANCE = timedelta(minutes=5)
@@ -25,12 +26,12 @@ _MAYBE_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{6,7}", re.ASCII)
 
 
 def secrets_in(**settings: SecretStr | None) -> list[bytes]:
-    """The secrets that are set: during a rotation one setting has several, with a space between them.
+    """The secrets that are set: during a rotation one setting has several, with a comma between them.
 
     The arguments are named as in the environment. Raises `CallbackUnverifiable`, which names them, if none is set.
     """
     secrets = [
-        each.encode() for setting in settings.values() if setting for each in setting.get_secret_value().split()
+        each.encode() for setting in settings.values() if setting for each in secrets_of(setting.get_secret_value())
     ]
     if not secrets:
         raise CallbackUnverifiable(f"{' or '.join(settings)} is not set.")
@@ -39,7 +40,7 @@ def secrets_in(**settings: SecretStr | None) -> list[bytes]:
 
 def first_secret(setting: SecretStr | None) -> str:
     """The first of the secrets in a setting, to send with; empty where there is none, which the vendor refuses."""
-    return next(iter(setting.get_secret_value().split()), "") if setting else ""
+    return next(iter(secrets_of(setting.get_secret_value())), "") if setting else ""
 
 
 def only_header(callback: Callback, name: str) -> str:

@@ -139,10 +139,15 @@ class Settings(BaseSettings):
     retry_max_seconds: float = Field(900.0, gt=0)
     retry_after_max_seconds: float = Field(3600.0, gt=0)
     idempotency_hours: float = Field(24, gt=0)
+    #: Answers of a conversation within a minute after which its sends pause; 0 pauses none.
+    loop_answers: int = Field(20, ge=0, le=10**6)
+    loop_pause_seconds: float = Field(3600, gt=0, le=366 * 24 * 3600)
     #: Days for which messages are kept; unset, for ever. A tenant may have its own.
     retention_days: int | None = Field(None, ge=1, le=36500)
     parked_days: int = Field(7, ge=1, le=36500)
     audit_days: int = Field(365, ge=1, le=36500)
+    #: Days for which the event log is kept.
+    event_days: int = Field(30, ge=1, le=36500)
     #: Days for which callbacks are kept as they came.
     webhook_days: int = Field(7, ge=1, le=36500)
     #: Also keeps callbacks that are refused or can't be verified, up to this number.

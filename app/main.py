@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.has_warned_of_public_use = False
     app.state.reading_context = reading_context(settings)
     hot = {route.path: route for route in messages.hot.routes + webhooks.hot.routes if isinstance(route, HotRoute)}
-    reads = reads_of(conversations.router.routes + messages.reads.routes)
+    reads = reads_of(conversations.reads.routes + messages.reads.routes)
     app.front = app.state.overload = OverloadGuard(
         Envelope(Admission(app.front, settings=settings, hot=hot, reads=reads), settings=settings),
         most=settings.max_requests_in_flight,
@@ -77,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         messages.reads,
         messages.router,
         messages.channels,
+        conversations.reads,
         conversations.router,
         events.router,
         files.router,

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Identity, Index, MetaData, func, text
+from sqlalchemy import ForeignKey, Identity, Index, MetaData, false, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.schema import CheckConstraint, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint
@@ -25,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261129_01"
+REVISION = "20261129_03"
 
 _IS_PENDING = "due_at IS NOT NULL"
 _HAS_KEY = "idempotency_key IS NOT NULL"
@@ -123,7 +123,9 @@ class Contact(_OfTenant):
 class Conversation(_OfTenant):
     """All messages between one customer address and one contact address, on any channel.
 
-    `last_activity_at` and `message_count` are maintained by the writer, so that no page has to count.
+    `last_activity_at` and `message_count` are maintained by the writer, so that no page has to count. It also counts
+    the answers of the minute that began at `answers_since`: outbound messages while `awaits_answer`, which an inbound
+    one sets. Too many set `paused_until`: messages that are accepted before then leave after it.
     """
 
     __tablename__ = "conversations"
@@ -132,6 +134,10 @@ class Conversation(_OfTenant):
     message_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     last_activity_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    awaits_answer: Mapped[bool] = mapped_column(server_default=false())
+    answer_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    answers_since: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]
     participants: Mapped[list["ConversationParticipant"]] = relationship(
         lazy="raise", viewonly=True, order_by="ConversationParticipant.role.desc()"
     )
@@ -179,6 +185,7 @@ class Message(_OfTenant):
     - `sent_at` is the caller's time, `created_at` ours.
     - `due_at` is when a worker looks at it next: for its next attempt, or at the end of a lease. It is null for a
       finished message, and never later than `expires_at` before the message has left.
+    - `send_at` is the time from which the caller wants it sent, if it is scheduled.
     - `attempt_count` is a fence: a failure counts only for the latest attempt. `attempt_limit` is the last attempt.
     - `worker_deaths` counts workers that died while sending it, `retry_count` the retries that a client asked for.
     - `provider_type` is the provider that an inbound message came from, or that has an outbound one, according to its
@@ -214,6 +221,7 @@ class Message(_OfTenant):
     worker_deaths: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     retry_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     due_at: Mapped[datetime | None]
+    send_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     sent_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -39,6 +39,7 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/messages/{message_id}/retry": {"POST": _SEND},
     "/api/conversations": {"GET": _READ},
     "/api/conversations/{conversation_id}/messages": {"GET": _READ},
+    "/api/conversations/{conversation_id}/resume": {"POST": _SEND},
     "/api/events": {"GET": _READ},
     "/api/files/{file_id}/{name}": {"GET": _READ},
     "/api/contacts": {"GET": _READ},

@@ -1,7 +1,7 @@
 """Conversations, messages and providers as they are shown, and every error."""
 
 import operator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
@@ -27,12 +27,19 @@ def _detail(name: str, description: str) -> Any:
     )
 
 
+def _is_over(time: datetime | None) -> bool:
+    return time is None or time <= datetime.now(UTC)
+
+
 class ConversationView(View):
     id: int
     last_updated: datetime = Field(validation_alias="last_activity_at", serialization_alias="last_updated")
     customer_address: str
     contact_address: str
     message_count: int
+    paused_until: datetime | None = Field(
+        None, exclude_if=_is_over, description="Until then nothing is sent here: two programs answer each other."
+    )
 
 
 class MessageView(View):

@@ -29,7 +29,8 @@ from sqlalchemy.types import TypeEngine
 from app.db.batches import TENANT, rows, same
 from app.db.models import Conversation, Message
 from app.domain import NO_DETAILS, Direction, MessageStatus, NewMessage
-from app.services.event_log.entries import entries_of_stored
+from app.services.accept.loops import HELD_UNTIL, IS_PAUSED_NOW, PAUSE_FACTS, counted_answers
+from app.services.event_log.entries import entries_of_paused, entries_of_stored
 
 #: Each names a value of `message_values`.
 MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
@@ -100,7 +101,12 @@ FIND_BY_KEY: Executable = select(
 _arriving = rows(customer_address=Text(), contact_address=Text(), **MESSAGE_COLUMNS).render_derived(name="arriving")
 _pairs = select(_arriving.c.customer_address, _arriving.c.contact_address).distinct().subquery("pairs")
 _locked = (
-    select(Conversation.id, Conversation.customer_address, Conversation.contact_address)
+    select(
+        Conversation.id,
+        Conversation.customer_address,
+        Conversation.contact_address,
+        HELD_UNTIL.label("held_until"),
+    )
     .join(_pairs, same(Conversation, _pairs, "customer_address", "contact_address"))
     .order_by(Conversation.id)
     .with_for_update(of=Conversation, key_share=True)
@@ -109,7 +115,7 @@ _locked = (
 _has_identity = or_(_arriving.c.provider_message_id.is_not(None), _arriving.c.idempotency_key.is_not(None))
 _is_repeat = or_(exists().where(_has_provider_id_of(_arriving)), exists().where(_has_key_of(_arriving)))
 _fresh = (
-    select(*_arriving.c, _locked.c.id.label("conversation_id"))
+    select(*_arriving.c, _locked.c.id.label("conversation_id"), _locked.c.held_until)
     .join(
         _locked,
         and_(
@@ -123,11 +129,12 @@ _fresh = (
 _is_outbound = _fresh.c.direction == Direction.OUTBOUND.value
 #: An outbound message that a provider has already was sent elsewhere, and only becomes known here.
 _was_sent = _fresh.c.provider_message_id.is_not(None)
-_due_at = func.least(func.coalesce(_fresh.c.send_at, func.now()), _fresh.c.expires_at)
+_leaves_at = func.greatest(func.coalesce(_fresh.c.send_at, func.now()), _fresh.c.held_until)
+_due_at = func.least(_leaves_at, _fresh.c.expires_at)
 _inserted: dict[str, ColumnElement[Any]] = {
     "tenant_id": TENANT,
     "conversation_id": _fresh.c.conversation_id,
-    **{name: _fresh.c[name] for name in MESSAGE_COLUMNS if name != "send_at"},
+    **{name: _fresh.c[name] for name in MESSAGE_COLUMNS},
     "attachments": cast(_fresh.c.attachments, JSONB),
     "details": cast(_fresh.c.details, JSONB),
     "sent_at": func.coalesce(_fresh.c.sent_at, func.now()),
@@ -157,8 +164,17 @@ _stored = (
     )
     .cte("stored")
 )
+_is_to_be_sent = or_(
+    _stored.c.status == MessageStatus.QUEUED.value, _stored.c.status == MessageStatus.SCHEDULED.value
+)
 _added = (
-    select(_stored.c.conversation_id, func.count().label("added"), func.max(_stored.c.sent_at).label("newest"))
+    select(
+        _stored.c.conversation_id,
+        func.count().label("added"),
+        func.max(_stored.c.sent_at).label("newest"),
+        func.bool_or(_stored.c.status == MessageStatus.RECEIVED.value).label("receives"),
+        func.bool_or(_is_to_be_sent).label("sends"),
+    )
     .group_by(_stored.c.conversation_id)
     .subquery("added")
 )
@@ -169,9 +185,12 @@ _counted = (
         message_count=Conversation.message_count + _added.c.added,
         # A caller's clock that is ahead must not hold a conversation at the top of the list.
         last_activity_at=func.greatest(Conversation.last_activity_at, func.least(_added.c.newest, func.now())),
+        **counted_answers(_added.c.receives, _added.c.sends),
     )
-    .returning(Conversation.id)
+    .returning(Conversation.id, IS_PAUSED_NOW.label("is_paused_now"))
     .cte("counted")
 )
 #: Stores the messages whose conversation exists and that are no repeats; a row for each that it has stored.
-STORE_KNOWN = select(_stored).add_cte(_counted, entries_of_stored(_stored))
+STORE_KNOWN = select(_stored).add_cte(
+    _counted, entries_of_stored(_stored), entries_of_paused(_counted, _counted.c.is_paused_now, PAUSE_FACTS)
+)

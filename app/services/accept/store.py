@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.batches import given
 from app.domain import NewMessage, StoredMessage
 from app.services.accept.conversations import conversation_key, make_conversations
+from app.services.accept.loops import NO_LIMIT, LoopLimit
 from app.services.accept.statements import (
     FIND_BY_KEY,
     FIND_BY_PROVIDER_ID,
@@ -36,7 +37,7 @@ class _Place(NamedTuple):
 
 
 async def store_messages(
-    connection: AsyncConnection, tenant_id: int, messages: Sequence[NewMessage]
+    connection: AsyncConnection, tenant_id: int, messages: Sequence[NewMessage], loops: LoopLimit = NO_LIMIT
 ) -> list[StoredMessage]:
     """Store one tenant's messages in the transaction open on `connection`; the answer is in their order.
 
@@ -55,7 +56,7 @@ async def store_messages(
         if (identity := _identity(message)) is None or (identity not in known and first[identity] == position)
     ]
     await make_conversations(connection, tenant_id, [messages[position] for position in fresh])
-    stored = await store_known(connection, tenant_id, [messages[position] for position in fresh])
+    stored = await store_known(connection, tenant_id, [messages[position] for position in fresh], loops)
     places = dict(zip(fresh, stored, strict=True))
     for identity, position in first.items():
         if place := places.get(position):
@@ -67,12 +68,12 @@ async def store_messages(
 
 
 async def store_known(
-    connection: AsyncConnection, tenant_id: int, messages: Sequence[NewMessage]
+    connection: AsyncConnection, tenant_id: int, messages: Sequence[NewMessage], loops: LoopLimit = NO_LIMIT
 ) -> list[StoredMessage | None]:
     """Store the new messages of existing conversations in one statement; the answer is in the order of `messages`.
 
     `MessageWriter` tries this first. None stands for a message that was not stored, the first of a conversation or a
-    repeat: it goes on to `store_messages`.
+    repeat: it goes on to `store_messages`. What is to be sent in a paused conversation waits.
     """
     first: dict[Identity, int] = {}
     anonymous: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -86,7 +87,7 @@ async def store_known(
     order += [first[identity] for identity in sorted(first)]
     values = [(*conversation_key(messages[position]), *message_values(messages[position])) for position in order]
     parameters = given(tenant_id, ("customer_address", "contact_address", *MESSAGE_COLUMNS), values)
-    stored = (await connection.execute(STORE_KNOWN, parameters)).all()
+    stored = (await connection.execute(STORE_KNOWN, parameters | loops.parameters())).all()
 
     # Ids rise in the order of the rows: those of one channel, sender and recipient come back as they arrived.
     waiting = {key: iter(positions) for key, positions in anonymous.items()}

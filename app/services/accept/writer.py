@@ -7,6 +7,7 @@ repeats go on to the second group commit, which looks up, creates what is missin
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from operator import attrgetter
 from typing import Self
 
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.config import Settings
 from app.domain import Direction, NewMessage, StoredMessage
 from app.services.accept.group_commit import GroupCommit
+from app.services.accept.loops import LoopLimit
 from app.services.accept.store import store_known, store_messages
 
 
@@ -22,12 +24,17 @@ class MessageWriter:
     """Stores messages, and calls `on_outbound` after each outbound one. An async context manager."""
 
     def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
-        tenant_of = attrgetter("tenant_id")
+        tenant_of, loops = attrgetter("tenant_id"), LoopLimit.of(settings)
         self._known: GroupCommit[NewMessage, StoredMessage | None] = GroupCommit(
-            engine, settings, _store_known, name="accept", tenant_of=tenant_of, single_statement=True
+            engine,
+            settings,
+            partial(_store_known, loops),
+            name="accept",
+            tenant_of=tenant_of,
+            single_statement=True,
         )
         self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
-            engine, settings, _store, name="accept-first", tenant_of=tenant_of
+            engine, settings, partial(_store, loops), name="accept-first", tenant_of=tenant_of
         )
         self._on_outbound = on_outbound
         self._deadline_seconds = settings.database_statement_timeout_seconds
@@ -54,9 +61,11 @@ class MessageWriter:
         return stored
 
 
-async def _store_known(connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage | None]:
-    return await store_known(connection, messages[0].tenant_id, messages)
+async def _store_known(
+    loops: LoopLimit, connection: AsyncConnection, messages: list[NewMessage]
+) -> list[StoredMessage | None]:
+    return await store_known(connection, messages[0].tenant_id, messages, loops)
 
 
-async def _store(connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
-    return await store_messages(connection, messages[0].tenant_id, messages)
+async def _store(loops: LoopLimit, connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
+    return await store_messages(connection, messages[0].tenant_id, messages, loops)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     cast,
     func,
     insert,
+    literal,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -68,6 +69,20 @@ def entries_of_changed(messages: CTE) -> CTE:
 def entries_of_stored(messages: CTE) -> CTE:
     """Write the entries of messages that are stored for the first time, of the same columns."""
     return _entries_of(messages, _ENTRY_OF_STORED)
+
+
+def entries_of_paused(conversations: CTE, is_paused: ColumnElement[bool], facts: ColumnElement[Any]) -> CTE:
+    """Write the entries of those conversations that are paused now: of `id`."""
+    values: dict[str, ColumnElement[Any]] = {
+        "tenant_id": TENANT,
+        "generation": CURRENT_GENERATION,
+        "transaction_id": CURRENT_TRANSACTION,
+        "type": literal(EventType.CONVERSATION_PAUSED.value),
+        "conversation_id": conversations.c.id,
+        "facts": facts,
+    }
+    paused = select(*values.values()).where(is_paused).order_by(conversations.c.id)
+    return insert(Event).from_select(list(values), paused).returning(Event.id).cte("pauses")
 
 
 def _entries_of(messages: CTE, types: dict[MessageStatus, EventType], *conditions: ColumnElement[bool]) -> CTE:

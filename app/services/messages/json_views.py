@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, cast, func, select
+from sqlalchemy import ColumnElement, case, cast, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import DateTime
 
-from app.db.json_text import any_of, constant, json_list, json_object, json_of_texts, json_value, member
+from app.db.json_text import NOTHING, any_of, constant, json_list, json_object, json_of_texts, json_value, member
 from app.db.models import Conversation, DeliveryAttempt, Message
 
 CONVERSATION = json_object(
@@ -17,7 +17,14 @@ CONVERSATION = json_object(
         "customer_address": Conversation.customer_address,
         "contact_address": Conversation.contact_address,
         "message_count": Conversation.message_count,
-    }
+    },
+    case(
+        (
+            Conversation.paused_until > func.now(),
+            func.concat(constant(',"paused_until":'), json_value(Conversation.paused_until)),
+        ),
+        else_=NOTHING,
+    ),
 )
 
 

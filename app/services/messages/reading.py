@@ -21,6 +21,7 @@ from app.routing import route_of
 from app.services.delivery.claims import first_before
 from app.services.delivery.provider_states import WELL, health_of_providers
 from app.services.messages.json_views import MESSAGE, MESSAGE_DETAIL
+from app.services.messages.pauses import pause_of
 from app.services.messages.timeline import Step, timeline_of
 
 
@@ -109,8 +110,12 @@ async def load_timeline(session: AsyncSession, settings: Settings, tenant_id: in
 
 
 async def _blockers(connection: AsyncConnection, message: Message, settings: Settings) -> list[str]:
-    """The reasons why a message is not tried: an earlier one, or trouble with each provider that could take it."""
+    """The reasons why a message is not tried: a pause, an earlier one, or trouble with each of its providers."""
     if message.due_at is None:
+        return []
+    if pause := await pause_of(connection, message):
+        return [pause]
+    if message.status == MessageStatus.SCHEDULED:
         return []
     before = await first_before(connection, message.tenant_id, message.id)
     blockers = [f"message {before} of its conversation has to leave first"] if before else []

@@ -1,21 +1,23 @@
-"""The use cases of messages: send, accept, read, cancel and retry."""
+"""The use cases of messages: send, accept, read, cancel, retry, and resuming a conversation."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, null, select, update
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from app.addresses import sender_address
 from app.config import Settings
 from app.db.engine import is_unavailable
-from app.db.models import DeliveryAttempt, Message
+from app.db.models import Conversation, DeliveryAttempt, Message
 from app.db.paging import Page
 from app.db.reads import Reads
 from app.domain import AttemptOutcome, Direction, EventType, MessageStatus, NewMessage, StoredMessage
 from app.errors import (
+    ConversationNotFound,
     DailyCapReached,
     IdempotencyConflict,
     InvalidRequest,
@@ -29,6 +31,7 @@ from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
 from app.services.event_log.entries import NewEvent, write_entries
+from app.services.messages.pauses import resume
 from app.services.messages.reading import MessageFilter, load_message, load_timeline, read_message
 from app.services.messages.send_rules import SendRules, passed_times
 from app.services.messages.timeline import Step
@@ -226,6 +229,24 @@ class MessageService:
             raise
         self._on_due()
         return message
+
+    async def resume_conversation(self, tenant_id: int, conversation_id: int) -> Conversation:
+        """End the pause of a conversation; the messages that it held leave. Does nothing if there is none.
+
+        Raises `ConversationNotFound`.
+        """
+        await resume(self._transaction, tenant_id, conversation_id)
+        self._on_due()
+        async with self._sessions() as session:
+            conversation = await session.get(Conversation, (tenant_id, conversation_id))
+        if conversation is None:
+            raise ConversationNotFound("There is no conversation with this id.")
+        return conversation
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._sessions.begin() as session:
+            yield await session.connection()
 
     async def _queue_again(self, tenant_id: int, message_id: int) -> Message:
         # A temporary failure says nothing of the attempts before it; a permanent one and a late answer do.

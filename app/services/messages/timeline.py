@@ -165,7 +165,7 @@ def _next(message: Message, waits_for: Sequence[str], *, after: datetime) -> lis
     due = max(message.due_at, after)  # what is overdue comes now, not before what has happened
     if message.status == MessageStatus.SENDING:
         return [Step(due, "lease", "A worker has it in hand; if that one is not heard of, another takes over then.")]
-    if message.status == MessageStatus.SCHEDULED:
+    if message.status == MessageStatus.SCHEDULED and not waits_for:
         return [Step(due, "next", "It is scheduled to leave then.")]
     unless = ", unless a receipt tells before what became of it" if message.status == MessageStatus.UNKNOWN else ""
     if waits_for:

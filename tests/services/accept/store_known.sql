@@ -3,10 +3,19 @@
 -- It is one transaction by itself, and takes one round trip for any number of messages.
 
 -- locked: the conversations of the batch. They are locked in id order, so that two writers can't deadlock.
+-- What is sent in one of them waits until `held_until`: its pause, or the one that begins with too many answers.
 WITH locked AS (
     SELECT conversations.id AS id,
            conversations.customer_address AS customer_address,
-           conversations.contact_address AS contact_address
+           conversations.contact_address AS contact_address,
+           CASE
+               WHEN (conversations.awaits_answer
+                     AND (conversations.paused_until IS NULL OR conversations.paused_until <= now())
+                     AND conversations.answer_count >= :loop_answers::INTEGER
+                     AND conversations.answers_since > now() - interval '1 minute')
+               THEN now() + :loop_pause::INTERVAL
+               ELSE conversations.paused_until
+           END AS held_until
     FROM conversations
     JOIN (
         SELECT DISTINCT arriving.customer_address AS customer_address, arriving.contact_address AS contact_address
@@ -65,7 +74,8 @@ fresh AS (
            arriving.html AS html,
            arriving.details AS details,
            arriving.position AS position,
-           locked.id AS conversation_id
+           locked.id AS conversation_id,
+           locked.held_until AS held_until
     FROM unnest(
         :given_customer_address::TEXT[], :given_contact_address::TEXT[],
         :given_direction::TEXT[], :given_channel::TEXT[], :given_type::TEXT[],
@@ -119,7 +129,7 @@ fresh AS (
 stored AS (
     INSERT INTO messages (
         tenant_id, conversation_id, direction, channel, type, from_address, to_address, subject, body, attachments,
-        provider_type, provider_message_id, sent_at, expires_at, idempotency_key, request_fingerprint,
+        provider_type, provider_message_id, sent_at, send_at, expires_at, idempotency_key, request_fingerprint,
         quoted, html, details,
         status, due_at
     )
@@ -136,6 +146,7 @@ stored AS (
            fresh.provider_type AS provider_type,
            fresh.provider_message_id AS provider_message_id,
            coalesce(fresh.sent_at, now()) AS coalesce_1,
+           fresh.send_at AS send_at,
            fresh.expires_at AS expires_at,
            fresh.idempotency_key AS idempotency_key,
            fresh.request_fingerprint AS request_fingerprint,
@@ -150,7 +161,7 @@ stored AS (
            END AS anon_2,
            CASE
                WHEN (fresh.direction = 'outbound' AND fresh.provider_message_id IS NULL)
-               THEN least(coalesce(fresh.send_at, now()), fresh.expires_at)
+               THEN least(greatest(coalesce(fresh.send_at, now()), fresh.held_until), fresh.expires_at)
                ELSE NULL
            END AS anon_3
     FROM fresh
@@ -162,17 +173,51 @@ stored AS (
 ),
 
 -- counted: the conversations with their new count and time. A time in the future counts as now.
+-- An answer is what is sent while the last message before the batch came in. Those of a minute are counted, from the
+-- first on; one too many begins a pause.
 counted AS (
     UPDATE conversations
     SET message_count=(conversations.message_count + added.added),
-        last_activity_at=greatest(conversations.last_activity_at, least(added.newest, now()))
+        last_activity_at=greatest(conversations.last_activity_at, least(added.newest, now())),
+        awaits_answer=added.receives,
+        answer_count=CASE
+            WHEN (NOT (conversations.awaits_answer
+                       AND (conversations.paused_until IS NULL OR conversations.paused_until <= now())
+                       AND added.sends))
+            THEN conversations.answer_count
+            WHEN (conversations.answer_count >= :loop_answers::INTEGER
+                  AND conversations.answers_since > now() - interval '1 minute')
+            THEN 0
+            WHEN (conversations.answers_since > now() - interval '1 minute')
+            THEN conversations.answer_count + 1
+            ELSE 1
+        END,
+        answers_since=CASE
+            WHEN (NOT (conversations.awaits_answer
+                       AND (conversations.paused_until IS NULL OR conversations.paused_until <= now())
+                       AND added.sends)
+                  OR conversations.answers_since > now() - interval '1 minute')
+            THEN conversations.answers_since
+            ELSE now()
+        END,
+        paused_until=CASE
+            WHEN (conversations.awaits_answer
+                  AND (conversations.paused_until IS NULL OR conversations.paused_until <= now())
+                  AND added.sends
+                  AND conversations.answer_count >= :loop_answers::INTEGER
+                  AND conversations.answers_since > now() - interval '1 minute')
+            THEN now() + :loop_pause::INTERVAL
+            ELSE conversations.paused_until
+        END
     FROM (
-        SELECT stored.conversation_id AS conversation_id, count(*) AS added, max(stored.sent_at) AS newest
+        SELECT stored.conversation_id AS conversation_id, count(*) AS added, max(stored.sent_at) AS newest,
+               bool_or(stored.status = 'received') AS receives,
+               bool_or(stored.status = 'queued' OR stored.status = 'scheduled') AS sends
         FROM stored
         GROUP BY stored.conversation_id
     ) AS added
     WHERE conversations.tenant_id = :tenant::BIGINT AND conversations.id = added.conversation_id
-    RETURNING conversations.id
+    RETURNING conversations.id, conversations.paused_until = now() + :loop_pause::INTERVAL AS is_paused_now
 ),
 
 -- logged: the entries of the event log.
@@ -198,6 +243,28 @@ logged AS (
            stored.conversation_id AS conversation_id
     FROM stored
     ORDER BY stored.id
+    RETURNING events.id
+),
+
+-- pauses: the entries of the conversations whose pause begins.
+pauses AS (
+    INSERT INTO events (tenant_id, generation, transaction_id, type, conversation_id, facts)
+    SELECT :tenant::BIGINT AS anon_1,
+           (
+               SELECT CASE
+                          WHEN (event_logs.server_started_at = pg_postmaster_start_time())
+                          THEN event_logs.generation
+                      END AS anon_5
+               FROM event_logs
+               WHERE event_logs.tenant_id = :tenant::BIGINT
+           ) AS anon_4,
+           (SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) AS pg_current_xact_id_1) AS anon_6,
+           'conversation.paused' AS anon_8,
+           counted.id AS id,
+           CAST(:pause_facts::VARCHAR AS JSONB) AS anon_9
+    FROM counted
+    WHERE counted.is_paused_now
+    ORDER BY counted.id
     RETURNING events.id
 )
 

@@ -19,5 +19,5 @@ def test_the_statement_that_stores_messages_is_laid_out_as_it_is_executed() -> N
     sql = str(compiled)
     for name, value in compiled.params.items():
         if value is not None:
-            sql = sql.replace(f":{name}::VARCHAR", f"'{value}'")
+            sql = sql.replace(f":{name}::VARCHAR", f"'{value}'").replace(f":{name}::INTEGER", str(value))
     assert plain(sql) == plain(Path(__file__).with_name("store_known.sql").read_text())

@@ -55,7 +55,8 @@ async def fill(session: AsyncSession) -> None:
     """Conversations and messages with every value in every column that it fits."""
     for number, moment in enumerate(TIMES):
         values = {"customer_address": f"{number}{TEXTS[number]}", "contact_address": TEXTS[-number]}
-        row = {"tenant_id": 1, "last_activity_at": moment, "message_count": number, **values}
+        pause = (None, NOON.replace(year=2001), moment.replace(year=2099))[number % 3]
+        row = {"tenant_id": 1, "last_activity_at": moment, "message_count": number, "paused_until": pause, **values}
         await session.execute(insert(Conversation).values(row))
     for number in range(70):
         message = {

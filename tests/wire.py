@@ -30,7 +30,7 @@ def problem_of(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, f"{asked}, not {status}: {response.text[:500]}"
     assert response.headers["content-type"] == "application/problem+json", f"{asked}: {response.text[:500]}"
     problem: dict[str, Any] = response.json()
-    assert set(problem) - {"errors", "request_id"} == {"type", "title", "status", "detail"}, problem
+    assert set(problem) - {"errors", "request_id", "oldest"} == {"type", "title", "status", "detail"}, problem
     assert ("request_id" in problem) == (status >= 500), problem
     assert problem["status"] == status, problem
     assert _TYPE.fullmatch(problem["type"]), problem

@@ -33,6 +33,10 @@ CURRENT_GENERATION: ColumnElement[int] = _started_for.scalar_subquery()
 CURRENT_TRANSACTION: ColumnElement[int] = select(
     cast(cast(func.pg_current_xact_id(), Text()), BigInteger())
 ).scalar_subquery()
+#: The id of the oldest transaction that is running and may have written. What older ones wrote is decided.
+OLDEST_RUNNING: ColumnElement[int] = select(
+    cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text()), BigInteger())
+).scalar_subquery()
 
 
 async def raise_generation(connection: asyncpg.Connection) -> None:

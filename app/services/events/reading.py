@@ -20,6 +20,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     cast,
+    exists,
     func,
     or_,
     select,
@@ -135,6 +136,15 @@ def _place(name: str, size: int) -> Any:
     return tuple_(*(bindparam(f"{name}_{number}", type_=BigInteger()) for number in range(size)))
 
 
+#: The log may have been trimmed since its state was taken; the next page says so.
+_is_not_trimmed = (
+    exists()
+    .where(EventLog.tenant_id == TENANT)
+    .where(
+        tuple_(EventLog.trimmed_to_generation, EventLog.trimmed_to_transaction, EventLog.trimmed_to_id)
+        <= _place("after", 3)
+    )
+)
 #: The next entries that are decided.
 _scanned = (
     select(
@@ -147,7 +157,12 @@ _scanned = (
         Event.created_at,
         func.row_number().over(order_by=_KEY).label("number"),
     )
-    .where(Event.tenant_id == TENANT, tuple_(*_KEY) > _place("after", 3), tuple_(*_KEY[:2]) < _place("bound", 2))
+    .where(
+        Event.tenant_id == TENANT,
+        tuple_(*_KEY) > _place("after", 3),
+        tuple_(*_KEY[:2]) < _place("bound", 2),
+        _is_not_trimmed,
+    )
     .order_by(*_KEY)
     .limit(bindparam("scan", type_=Integer()))
     .cte("scanned")

@@ -1,4 +1,4 @@
-"""Removal of expired data: messages, kept callbacks, parked receipts, audit events, signature tokens."""
+"""Removal of expired data: messages, callbacks, parked receipts, the event log, audit events, signature tokens."""
 
 from collections import Counter
 from typing import Any
@@ -28,6 +28,7 @@ from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, Sto
 from app.domain import DEFAULT_TENANT_ID
 from app.providers.base import BaseProvider
 from app.providers.registry import provider_registry
+from app.services.events.trimming import trim_logs
 from app.services.messages.files import remove_orphans
 from app.services.people.erasure import finish_erasures
 from app.services.people.removal import BATCH, remove_messages
@@ -107,6 +108,7 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     removed["parked_receipts"] += await _remove_by_age(
         engine, _DELETE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
     )
+    removed["events"] += await trim_logs(engine, settings.event_days * _DAY)
     removed["signature_tokens"] += await _remove_tokens(engine)
     if removed.total():
         log.info("retention_removed", **+removed)

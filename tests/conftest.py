@@ -103,7 +103,8 @@ def _embedded(run: Path) -> EmbeddedPostgres:
     from app.db.embedded import EmbeddedPostgres
 
     # Nothing here has to outlive a power cut.
-    return EmbeddedPostgres(run / "postgres", options={"fsync": "off", "max_connections": "200"})
+    options = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10"}
+    return EmbeddedPostgres(run / "postgres", options=options)
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,19 @@ import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from app.config import Settings
 from app.db.engine import create_command_engine
-from app.doctor import examination, examine, installation
+from app.doctor import event_log, examination, examine, installation
 from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
 from app.domain import KeyScope
@@ -340,6 +342,48 @@ def test_a_table_full_of_dead_rows(new_database: NewDatabase) -> None:
     assert trouble.level is Level.WARNING
     assert "20000 dead rows" in trouble.text
     assert "VACUUM (ANALYZE) tenants" in str(trouble.mending)
+
+
+def test_a_transaction_that_delays_readers_of_the_event_log_is_named(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "_SHOWN", 1000)  # other tests use the same server
+    writes = f"INSERT INTO tenants (name) VALUES ('{SECRET}')"
+    with closing(psycopg2.connect(database_url, application_name="a long import")) as connection:
+        pid = connection.info.backend_pid
+        connection.cursor().execute("SELECT count(*) FROM tenants")
+        monkeypatch.setattr(event_log, "_PATIENCE_SECONDS", -1)
+        assert [each for each in found(settings, "transactions") if f"pid {pid}" in each.text] == []
+        connection.cursor().execute(writes)
+        monkeypatch.setattr(event_log, "_PATIENCE_SECONDS", 3600)
+        assert [each.level for each in found(settings, "transactions")] == [Level.OK]
+        monkeypatch.setattr(event_log, "_PATIENCE_SECONDS", -1)
+        [trouble] = [each for each in found(settings, "transactions") if f"pid {pid}" in each.text]
+    assert trouble.level is Level.WARNING
+    assert trouble.text.startswith("A transaction of a long import (pid")
+    assert f"SELECT pg_terminate_backend({pid})" in str(trouble.mending)
+    assert SECRET not in f"{trouble.text}{trouble.mending}"
+
+
+def test_a_prepared_transaction_that_is_left_is_named(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "_SHOWN", 1000)
+    monkeypatch.setattr(event_log, "_PATIENCE_SECONDS", -1)
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute("SHOW max_prepared_transactions")
+        if cursor.fetchone() == ("0",):
+            pytest.skip("this server prepares no transactions")
+        name = f"it's {os.getpid()}"
+        cursor.execute("BEGIN; INSERT INTO tenants (name) VALUES ('half'); PREPARE TRANSACTION %s", [name])
+        try:
+            quoted = f"'it''s {os.getpid()}'"
+            [trouble] = [each for each in found(settings, "transactions") if quoted in each.text]
+            assert trouble.level is Level.WARNING
+            assert f"`ROLLBACK PREPARED {quoted}`" in str(trouble.mending)
+        finally:
+            cursor.execute("ROLLBACK PREPARED %s", [name])
 
 
 def test_production_without_a_key_lets_nobody_in(settings: Settings, database_url: str) -> None:

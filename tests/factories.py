@@ -105,7 +105,7 @@ async def make_messages(
     from sqlalchemy import update
 
     from app.db.models import Message
-    from app.services.accept.store import store_messages
+    from app.services.accept.store_stepwise import store_messages
 
     def phone(number: str) -> Address:
         return Address(AddressType.PHONE, number, number)

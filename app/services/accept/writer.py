@@ -1,15 +1,16 @@
-"""The writer of all new messages, outbound and inbound: two group commits, one behind the other.
+"""The writer of all new messages, outbound and inbound: three group commits, one behind the other.
 
-Nearly every message belongs to a conversation that exists, and is stored with one statement. First messages and
-repeats go on to the second group commit, which looks up, creates what is missing, and stores.
+Most messages belong to a conversation that exists, or are repeats: one statement. The first message of a conversation
+goes on to a second one, which creates what is missing. What another writer does at the same moment goes on to a third
+group commit, which looks up again, and stores.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from operator import attrgetter
-from typing import Self
+from typing import Self, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,7 +18,8 @@ from app.config import Settings
 from app.domain import Direction, NewMessage, StoredMessage
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.loops import LoopLimit
-from app.services.accept.store import store_known, store_messages
+from app.services.accept.store import store_first, store_known
+from app.services.accept.store_stepwise import store_messages
 
 
 class MessageWriter:
@@ -25,24 +27,22 @@ class MessageWriter:
 
     def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
         tenant_of, loops = attrgetter("tenant_id"), LoopLimit.of(settings)
-        self._known: GroupCommit[NewMessage, StoredMessage | None] = GroupCommit(
-            engine,
-            settings,
-            partial(_store_known, loops),
-            name="accept",
-            tenant_of=tenant_of,
-            single_statement=True,
+        self._known, self._first = (
+            GroupCommit[NewMessage, StoredMessage | None](
+                engine, settings, partial(_store, store, loops), name=name, tenant_of=tenant_of, single_statement=True
+            )
+            for name, store in (("accept", store_known), ("accept-first", store_first))
         )
         self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
-            engine, settings, partial(_store, loops), name="accept-first", tenant_of=tenant_of
+            engine, settings, partial(_store, store_messages, loops), name="accept-others", tenant_of=tenant_of
         )
         self._on_outbound = on_outbound
         self._deadline_seconds = settings.database_statement_timeout_seconds
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._others)
-        await self._stack.enter_async_context(self._known)
+        for each in (self._others, self._first, self._known):
+            await self._stack.enter_async_context(each)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -52,20 +52,26 @@ class MessageWriter:
         """Store one message; returns its place after the commit.
 
         Copies with the same provider id or idempotency key are stored once, and all get the first one's place.
-        Raises the errors of `GroupCommit.submit`; its deadline holds for both group commits together.
+        Raises the errors of `GroupCommit.submit`; its deadline holds for all group commits together.
         """
         until = asyncio.get_running_loop().time() + self._deadline_seconds
-        stored = await self._known.submit(message, until=until) or await self._others.submit(message, until=until)
+        stored = (
+            await self._known.submit(message, until=until)
+            or await self._first.submit(message, until=until)
+            or await self._others.submit(message, until=until)
+        )
         if message.direction is Direction.OUTBOUND:
             self._on_outbound()
         return stored
 
 
-async def _store_known(
-    loops: LoopLimit, connection: AsyncConnection, messages: list[NewMessage]
-) -> list[StoredMessage | None]:
-    return await store_known(connection, messages[0].tenant_id, messages, loops)
+Places = TypeVar("Places")
 
 
-async def _store(loops: LoopLimit, connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
-    return await store_messages(connection, messages[0].tenant_id, messages, loops)
+async def _store(
+    store: Callable[[AsyncConnection, int, list[NewMessage], LoopLimit], Awaitable[Places]],
+    loops: LoopLimit,
+    connection: AsyncConnection,
+    messages: list[NewMessage],
+) -> Places:
+    return await store(connection, messages[0].tenant_id, messages, loops)

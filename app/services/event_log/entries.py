@@ -14,13 +14,17 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Insert,
+    Integer,
+    Select,
     Text,
     case,
     cast,
     func,
     insert,
     literal,
+    null,
     select,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -85,12 +89,38 @@ def entries_of_paused(conversations: CTE, is_paused: ColumnElement[bool], facts:
     return insert(Event).from_select(list(values), paused).returning(Event.id).cte("pauses")
 
 
+def entries_of_begun(contacts: CTE, conversations: CTE, messages: CTE) -> CTE:
+    """Write the entries of new contacts, new conversations and stored messages, in this order."""
+    ids = {name: cast(null(), BigInteger()) for name in ("message_id", "conversation_id", "contact_id")}
+
+    def told(stage: int, type_: ColumnElement[str], source: CTE, **own: ColumnElement[Any]) -> Select[Any]:
+        columns: dict[str, ColumnElement[Any]] = {"type": cast(type_, Text()), **ids, **own}
+        order: dict[str, ColumnElement[Any]] = {"stage": literal(stage, Integer()), "number": source.c.id}
+        return select(*(column.label(name) for name, column in (order | columns).items()))
+
+    of_message = {"message_id": messages.c.id, "conversation_id": messages.c.conversation_id}
+    each = union_all(
+        told(1, literal(EventType.CONTACT_CREATED.value), contacts, contact_id=contacts.c.id),
+        told(2, literal(EventType.CONVERSATION_CREATED.value), conversations, conversation_id=conversations.c.id),
+        told(3, _type_of(messages, _ENTRY_OF_STORED), messages, **of_message),
+    ).subquery("told")
+    columns = ["type", *ids]
+    chosen = select(TENANT, CURRENT_GENERATION, CURRENT_TRANSACTION, *(each.c[name] for name in columns))
+    names = ["tenant_id", "generation", "transaction_id", *columns]
+    written = insert(Event).from_select(names, chosen.order_by(each.c.stage, each.c.number))
+    return written.returning(Event.id).cte("logged")
+
+
+def _type_of(messages: CTE, types: dict[MessageStatus, EventType]) -> ColumnElement[str]:
+    return case({word.value: type_.value for word, type_ in types.items()}, value=messages.c.status)
+
+
 def _entries_of(messages: CTE, types: dict[MessageStatus, EventType], *conditions: ColumnElement[bool]) -> CTE:
-    values = {
+    values: dict[str, ColumnElement[Any]] = {
         "tenant_id": TENANT,
         "generation": CURRENT_GENERATION,
         "transaction_id": CURRENT_TRANSACTION,
-        "type": case({word.value: type_.value for word, type_ in types.items()}, value=messages.c.status),
+        "type": _type_of(messages, types),
         "message_id": messages.c.id,
         "conversation_id": messages.c.conversation_id,
     }

@@ -11,7 +11,7 @@ from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.domain import Address, AddressType, Direction, NewMessage
 from app.services.accept.loops import LoopLimit
-from app.services.accept.store import store_messages
+from app.services.accept.store_stepwise import store_messages
 from tests.cases import each_case
 from tests.conftest import execute
 from tests.wire import rows_of

@@ -1,11 +1,13 @@
-"""The statement that stores messages, as it is executed."""
+"""The statements that store messages, as they are executed."""
 
 import re
 from pathlib import Path
 
+import pytest
+from sqlalchemy import Executable
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from app.services.accept.statements import STORE_KNOWN
+from app.services.accept.statements import STORE_FIRST, STORE_KNOWN
 
 
 def plain(sql: str) -> str:
@@ -14,10 +16,11 @@ def plain(sql: str) -> str:
     return re.sub(r" ?([(),]) ?", r"\1", spaced).strip()
 
 
-def test_the_statement_that_stores_messages_is_laid_out_as_it_is_executed() -> None:
-    compiled = STORE_KNOWN.compile(dialect=PGDialect_asyncpg(paramstyle="named"))  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize(("statement", "name"), [(STORE_KNOWN, "store_known"), (STORE_FIRST, "store_first")])
+def test_a_statement_that_stores_messages_is_laid_out_as_it_is_executed(statement: Executable, name: str) -> None:
+    compiled = statement.compile(dialect=PGDialect_asyncpg(paramstyle="named"))  # type: ignore[no-untyped-call, attr-defined]
     sql = str(compiled)
-    for name, value in compiled.params.items():
+    for parameter, value in sorted(compiled.params.items(), key=lambda item: -len(item[0])):
         if value is not None:
-            sql = sql.replace(f":{name}::VARCHAR", f"'{value}'").replace(f":{name}::INTEGER", str(value))
-    assert plain(sql) == plain(Path(__file__).with_name("store_known.sql").read_text())
+            sql = sql.replace(f":{parameter}::VARCHAR", f"'{value}'")
+    assert plain(sql) == plain(Path(__file__).with_name(f"{name}.sql").read_text())

@@ -4,17 +4,23 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import psycopg2
 import pytest
 from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.db.engine import create_serving_engine
-from app.domain import Address, AddressType, Direction, NewMessage
-from app.services.accept.store import store_known, store_messages
+from app.domain import Address, AddressType, Direction, NewMessage, StoredMessage
+from app.services.accept.store import store_first, store_known
+from app.services.accept.store_stepwise import store_messages
+from tests.factories import until
+from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -209,8 +215,116 @@ async def test_storing_in_known_conversations_takes_one_statement_however_many_m
         async with engine.begin() as connection:
             places = await store_known(connection, 1, batch)
         assert len(statements) == 1
-        assert [place is None for place in places] == [False] * count + [True]
+        assert [place is not None and place.duplicate for place in places] == [False] * count + [True]
     await engine.dispose()
     assert counted(database_url, "SELECT message_count FROM conversations") == counted(
         database_url, "SELECT count(*) FROM messages"
     )
+
+
+def _phone(number: str) -> Address:
+    return Address(AddressType.PHONE, number, number)
+
+
+async def _one_waits_for_a_lock(database_url: str) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async def ask() -> Any:
+        return counted(database_url, waiting)
+
+    await until(ask, bool)
+
+
+async def _write_first(engine: AsyncEngine, *messages: NewMessage) -> list[StoredMessage | None]:
+    async with engine.begin() as connection:
+        return await store_first(connection, 1, list(messages))
+
+
+async def test_first_messages_are_stored_with_all_that_belongs_to_them(settings: Settings, database_url: str) -> None:
+    engine = create_serving_engine(database_url, settings)
+    statements: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    one, other, third = (replace(_message("x"), recipient=_phone(f"+1804555000{n}")) for n in (1, 2, 3))
+    batch = [
+        replace(one, body="a", sent_at=late),
+        replace(other, body="b"),
+        replace(one, body="c", sent_at=early),
+        replace(one, direction=Direction.INBOUND, sender=one.recipient, recipient=one.sender, body="d"),
+        replace(other, body="e", provider_type="acme", provider_message_id="e"),
+        replace(other, body="e", provider_type="acme", provider_message_id="e"),
+    ]
+    statements.clear()
+    places = await _write_first(engine, *batch)
+    assert len(statements) == 1
+    assert None not in places
+    assert [place.duplicate for place in places if place] == [False] * 5 + [True]
+    assert places[5] == replace(places[4], duplicate=True) if places[4] else False
+    # The second time, one pair is known, and one is new.
+    again = await _write_first(engine, replace(third, body="f"), batch[4], replace(one, body="g"))
+    assert [place.duplicate for place in again if place] == [False, True, False]
+    await engine.dispose()
+
+    assert rows_of(database_url, "SELECT body FROM messages ORDER BY id") == [(c,) for c in "abcdefg"]
+    assert rows_of(database_url, "SELECT contact_address, message_count FROM conversations ORDER BY id") == [
+        ("+18045550001", 4),
+        ("+18045550002", 2),
+        ("+18045550003", 1),
+    ]
+    wrong = "SELECT count(*) FROM conversations c WHERE message_count <> (SELECT count(*) FROM messages m WHERE"
+    assert counted(database_url, wrong + " m.conversation_id = c.id)") == 0
+    assert rows_of(
+        database_url,
+        "SELECT role, address FROM conversation_participants p JOIN contacts c ON c.id = p.contact_id"
+        " WHERE conversation_id = 2 ORDER BY role",
+    ) == [("contact", "+18045550002"), ("customer", "+12016661234")]
+    assert counted(database_url, "SELECT count(*) FROM contacts") == 4
+    types = [type_ for (type_,) in rows_of(database_url, "SELECT type FROM events ORDER BY transaction_id, id")]
+    assert types == [
+        *["contact.created"] * 3,
+        *["conversation.created"] * 2,
+        *["message.accepted"] * 3,
+        "message.received",
+        "message.sent",
+        "contact.created",
+        "conversation.created",
+        *["message.accepted"] * 2,
+    ]
+
+
+async def test_a_first_message_is_left_over_where_another_writer_is_faster(
+    settings: Settings, database_url: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    async with engine.connect() as other, other.begin() as transaction:
+        await store_first(other, 1, [_message("theirs")])
+        mine = asyncio.create_task(_write_first(engine, _message("mine")))
+        await _one_waits_for_a_lock(database_url)
+        await transaction.commit()
+    assert await mine == [None]
+    await engine.dispose()
+    assert counted(database_url, "SELECT count(*) FROM messages") == 1
+    assert counted(database_url, "SELECT count(*) FROM conversations") == 1
+
+
+async def test_a_new_conversation_does_not_count_what_another_writer_stores_elsewhere(
+    settings: Settings, database_url: str
+) -> None:
+    engine = create_serving_engine(database_url, settings)
+    async with engine.begin() as connection:
+        await store_first(connection, 1, [_message("to know the contacts", "1")])
+    async with engine.connect() as other, other.begin() as transaction:
+        await store_first(other, 1, [replace(_message("theirs", "same"), recipient=_phone("+12016660001"))])
+        mine = [
+            replace(_message("a"), sender=_phone("+12016660002")),
+            replace(_message("b", "same"), recipient=_phone("+12016660002")),
+        ]
+        writing = asyncio.create_task(_write_first(engine, *mine))
+        await _one_waits_for_a_lock(database_url)
+        await transaction.commit()
+    first, second = await writing
+    assert first is not None
+    assert second is None
+    await engine.dispose()
+    query = "SELECT message_count FROM conversations WHERE customer_address = '+12016660002'"
+    assert rows_of(database_url, query) == [(1,)]

@@ -13,7 +13,7 @@ from app.db.engine import create_serving_engine
 from app.db.models import Message
 from app.domain import Address, AddressType, Automatic, Direction, MessageDetails, MessageStatus, NewMessage
 from app.providers.mail.outbound import Composer, message_id_of
-from app.services.accept.store import store_messages
+from app.services.accept.store_stepwise import store_messages
 from app.services.delivery.claims import Claim, claim_due
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, CUSTOMER_EMAIL
 

@@ -14,7 +14,7 @@ from app.db.engine import create_serving_engine
 from app.domain import Address, AddressType, Direction, NewMessage
 from app.errors import MessageFileNotFound
 from app.providers.base import InboundFile
-from app.services.accept.store import store_messages
+from app.services.accept.store_stepwise import store_messages
 from app.services.messages.files import FileStore, NewFile, new_files, safe_name
 from app.services.people.retention import remove_what_is_over
 from tests.cases import each_case

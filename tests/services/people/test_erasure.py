@@ -15,9 +15,9 @@ from app.db.models import Contact, Message
 from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage, reference_of
 from app.errors import ContactNotFound
 from app.providers.base import Receipt
-from app.services.accept import conversations
-from app.services.accept import store as storing
-from app.services.accept.store import store_messages
+from app.services.accept import conversations, store_stepwise
+from app.services.accept.store import store_known
+from app.services.accept.store_stepwise import store_messages
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.receipts import store_receipts
 from app.services.delivery.retry_policy import ACCEPTED
@@ -185,7 +185,7 @@ async def test_what_is_being_stored_holds_an_erasure_up_and_not_the_other_way_ro
 
         await until(waits_or_is_done, bool)
 
-    store_known, contact_ids = storing.store_known, conversations._contact_ids
+    contact_ids = conversations._contact_ids
 
     async def slow_store_known(*arguments: Any) -> Any:
         await erase_meanwhile()
@@ -197,7 +197,7 @@ async def test_what_is_being_stored_holds_an_erasure_up_and_not_the_other_way_ro
         return found
 
     if between == "looking up and storing":
-        monkeypatch.setattr(storing, "store_known", slow_store_known)
+        monkeypatch.setattr(store_stepwise, "store_known", slow_store_known)
         await people.write(1)
     else:
         monkeypatch.setattr(conversations, "_contact_ids", slow_contact_ids)

@@ -22,14 +22,15 @@ async def learn_sizes(engine: AsyncEngine) -> list[str]:
     A plan made for an empty table scans the whole table, and is kept until the next ANALYZE. In the first minute of a
     new installation each batch would be slower than the one before.
     """
-    async with engine.begin() as connection:
+    async with engine.connect() as connection:
         found = await connection.execute(_OUTGROWN, {"tables": list(Base.metadata.tables)})
         names = list(found.scalars())
-        if names:
+    for name in names:
+        # Each in a transaction of its own, which has written only at its end: a long one delays readers of the log.
+        async with engine.begin() as connection:
             # A tenth of the usual sample, because autovacuum follows soon.
             await connection.exec_driver_sql("SET LOCAL default_statistics_target = 10")
-            tables = ", ".join(names)
             await connection.exec_driver_sql(
-                f"ANALYZE (SKIP_LOCKED) {tables}", execution_options={ALL_TENANTS: "sizes are nobody's secret"}
+                f"ANALYZE (SKIP_LOCKED) {name}", execution_options={ALL_TENANTS: "sizes are nobody's secret"}
             )
     return names

@@ -188,9 +188,12 @@ def test_the_migration_changes_nothing_the_second_time(merged: str) -> None:
     )
     queries = [f"SELECT * FROM {table} ORDER BY 1, 2, 3" for table in tables]
     before = [rows(merged, query) for query in queries]
-    with closing(psycopg2.connect(merged)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE alembic_version SET version_num = '20261128_01'")
-        cursor.execute("DROP TABLE aliases, events, event_logs; DROP INDEX ix_contacts_groups")
+    engine = create_command_engine(merged)
+    with engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "20261128_01")
+    engine.dispose()
     migrate(merged)
     assert [rows(merged, query) for query in queries] == before
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import structlog
-from sqlalchemy import BigInteger, Float, Integer, Select, Update, and_, bindparam, func, null, select, update
+from sqlalchemy import BigInteger, Float, Integer, Select, Update, and_, bindparam, exists, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
@@ -19,7 +19,7 @@ from app.db.statistics import learn_sizes
 from app.domain import EventType, MessageStatus
 from app.providers.registry import provider_registry
 from app.routing import channels_served
-from app.services.delivery.claims import LEASE_END, Claim, due_work
+from app.services.delivery.claims import LEASE_END, Claim, DueWork, due_work
 from app.services.delivery.outcomes import AttemptResult, note, record_outcomes
 from app.services.delivery.receipts import sweep_parked
 from app.services.delivery.retry_policy import Attempt, Decision, in_doubt
@@ -28,6 +28,8 @@ from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)
 
+#: Messages that are rescued or expired in one transaction, which delays readers of the event log while it lasts.
+_AT_ONCE = 100
 _WATCH_SECONDS = 0.2  # between two looks for dead workers of this host
 _RETURN_SECONDS = 30.0  # for a worker of this host to come back
 
@@ -120,16 +122,26 @@ class Housekeeping:
         for item in work:
             if item.wait_seconds > 0 and not dead:
                 continue
-            async with self._engine.begin() as connection:
-                for name in dead:
+            for name in dead:
+                async with self._engine.begin() as connection:
                     await end_leases(connection, item.tenant_id, item.channel, name)
-                rescued = await rescue(connection, item.tenant_id, item.channel, self._decide)
-                expired = await expire_overdue(connection, item.tenant_id, item.channel)
+            rescued, expired = await self._look_after(item)
             if rescued or expired:
                 log.warning("messages_looked_after", taken_over=rescued, expired=expired, channel=item.channel)
                 self._on_change()
         for name in dead:
             self._presence.forget_dead(name)
+
+    async def _look_after(self, queue: DueWork) -> tuple[int, int]:
+        """Rescue and expire the messages of a queue in short transactions; returns how many of each."""
+        rescued = expired = 0
+        while True:
+            async with self._engine.begin() as connection:
+                saved = await rescue(connection, queue.tenant_id, queue.channel, self._decide)
+                over = await expire_overdue(connection, queue.tenant_id, queue.channel)
+            rescued, expired = rescued + saved, expired + over
+            if max(saved, over) < _AT_ONCE:
+                return rescued, expired
 
     def _decide(self, provider_type: str, attempt: Attempt) -> Decision:
         return in_doubt(WORKER_LOST, attempt, provider_registry.get(provider_type), self._settings)
@@ -139,8 +151,7 @@ class Housekeeping:
             await sweep_parked(connection)
 
     async def _renew(self) -> None:
-        async with self._engine.begin() as connection:
-            await renew_leases(connection, self._in_flight, self._settings.lease_seconds)
+        await renew_leases(self._engine, self._in_flight, self._settings.lease_seconds)
 
     async def _learn_sizes(self) -> None:
         if names := await learn_sizes(self._engine):
@@ -148,12 +159,12 @@ class Housekeeping:
 
     async def _forget(self) -> None:
         """Forget old idempotency keys and the daily budgets of past days."""
-        async with self._engine.begin() as connection:
-            tenants = (await connection.execute(select(Tenant.id))).scalars().all()
-            for tenant_id in tenants:
-                await forget_daily_budgets(connection, tenant_id)
+        await forget_daily_budgets(self._engine)
+        age = self._settings.idempotency_hours * 3600
+        async with self._engine.connect() as connection:
+            tenants = (await connection.execute(_WITH_OLD_KEYS, {"age": age})).scalars().all()
         for tenant_id in tenants:
-            await forget_idempotency_keys(self._engine, tenant_id, self._settings.idempotency_hours * 3600)
+            await forget_idempotency_keys(self._engine, tenant_id, age)
 
 
 async def _repeat(task: PeriodicTask) -> None:
@@ -181,11 +192,12 @@ _RENEW = (
 )
 
 
-async def renew_leases(connection: AsyncConnection, claims: Iterable[Claim], lease_seconds: float) -> None:
-    """Extend the leases of claims that are still in flight."""
+async def renew_leases(engine: AsyncEngine, claims: Iterable[Claim], lease_seconds: float) -> None:
+    """Extend the leases of claims that are still in flight, those of each tenant in a transaction."""
     for tenant_id, own in by_tenant(claims):
         held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
-        await connection.execute(_RENEW, held | {"lease": lease_seconds})
+        async with engine.begin() as connection:
+            await connection.execute(_RENEW, held | {"lease": lease_seconds})
 
 
 _attempt_of = and_(
@@ -218,7 +230,9 @@ def _update_unlocked(found: Select[int]) -> Update:
 
 
 _RESCUE = (
-    _update_unlocked(select(Message.id).where(_sending, Message.due_at <= func.now()).order_by(Message.id).limit(500))
+    _update_unlocked(
+        select(Message.id).where(_sending, Message.due_at <= func.now()).order_by(Message.id).limit(_AT_ONCE)
+    )
     .where(_attempt_of)
     .values(worker_deaths=Message.worker_deaths + 1)
     .returning(
@@ -251,7 +265,7 @@ _overdue = (
         Message.status.in_([MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value]),
     )
     .order_by(Message.id)
-    .limit(500)
+    .limit(_AT_ONCE)
 )
 _EXPIRE = (
     _update_unlocked(_overdue)
@@ -270,21 +284,18 @@ async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: s
     return len(expired)
 
 
-_KEYS_AT_ONCE = 1000
-_forgotten = (
-    select(Message.id)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.idempotency_key.is_not(None),
-        Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
-    )
-    .limit(_KEYS_AT_ONCE)
+_KEYS_AT_ONCE = 500
+_has_old_key = and_(
+    Message.idempotency_key.is_not(None),
+    Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
 )
+_WITH_OLD_KEYS = select(Tenant.id).where(exists().where(Message.tenant_id == Tenant.id, _has_old_key))
+_forgotten = select(Message.id).where(Message.tenant_id == TENANT, _has_old_key).limit(_KEYS_AT_ONCE)
 _FORGET_KEYS = _update_unlocked(_forgotten).values(idempotency_key=null(), request_fingerprint=null())
 
 
 async def forget_idempotency_keys(engine: AsyncEngine, tenant_id: int, age_seconds: float) -> int:
-    """Free the keys that are older than `age_seconds`, a thousand in a transaction; returns how many."""
+    """Free the keys that are older than `age_seconds`, some hundreds in a transaction; returns how many."""
     freed = 0
     while True:
         async with engine.begin() as connection:

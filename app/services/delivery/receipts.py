@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Delete, Executable, SQLColumnExpression, Text
+from sqlalchemy import CTE, BigInteger, ColumnElement, DateTime, Delete, Executable, SQLColumnExpression, Text
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
@@ -28,6 +28,7 @@ from app.services.event_log.entries import entries_of_changed
 
 #: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.
 _SWEEP_BACK = timedelta(days=1)
+_AT_ONCE = 200
 
 _received = rows(
     provider_type=Text(),
@@ -209,14 +210,25 @@ _CROSSED = (
     StoredReceipt.received_at > func.now() - _SWEEP_BACK,
     _has_id_of(DeliveryAttempt, StoredReceipt, Tenant.id),
 )
+
+
+def _crossed(*tenants: ColumnElement[bool]) -> CTE:
+    """Some of them: the next sweep, a second later, takes others."""
+    found = select(StoredReceipt.id, Tenant.id.label("its_tenant"), DeliveryAttempt.message_id)
+    return found.where(*_CROSSED, *tenants).limit(_AT_ONCE).cte("crossed")
+
+
+_here, _elsewhere = _crossed(Tenant.id == DEFAULT_TENANT_ID), _crossed(Tenant.id != DEFAULT_TENANT_ID)
 _SWEEP = (
     update(StoredReceipt)
-    .where(*_CROSSED, Tenant.id == DEFAULT_TENANT_ID)
-    .values(message_id=DeliveryAttempt.message_id)
+    .where(*_PARKED, StoredReceipt.id == _here.c.id)
+    .values(message_id=_here.c.message_id)
     .returning(StoredReceipt.tenant_id, StoredReceipt.id)
 )
 _SWEEP_ELSEWHERE = _moving(
-    delete(StoredReceipt).where(*_CROSSED, Tenant.id != DEFAULT_TENANT_ID), Tenant.id, DeliveryAttempt.message_id
+    delete(StoredReceipt).where(*_PARKED, StoredReceipt.id == _elsewhere.c.id),
+    _elsewhere.c.its_tenant,
+    _elsewhere.c.message_id,
 )
 _ANY_PARKED = select(StoredReceipt.id).where(*_PARKED, StoredReceipt.received_at > func.now() - _SWEEP_BACK).limit(1)
 

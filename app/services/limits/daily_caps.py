@@ -10,13 +10,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple, Self
 
 import structlog
-from sqlalchemy import BigInteger, Date, Text, bindparam, case, delete, func, select, update
+from sqlalchemy import BigInteger, Date, Text, bindparam, case, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.batches import TENANT
 from app.db.engine import is_unavailable
-from app.db.models import DailyBudget
+from app.db.models import DailyBudget, Tenant
 from app.domain import Address, AddressType
 from app.errors import DailyCapReached
 from app.phone_numbers import country_of
@@ -47,7 +47,9 @@ _CREATE = insert(DailyBudget).values(tenant_id=TENANT, day=_DAY, destination=_DE
 _USED = select(DailyBudget.used).where(*_IS_IT)
 _GIVE_BACK = update(DailyBudget).where(*_IS_IT).values(used=DailyBudget.used - _NEEDED)
 # The day before stays, for processes whose clocks are behind.
-_FORGET = delete(DailyBudget).where(DailyBudget.tenant_id == TENANT, DailyBudget.day < func.current_date() - 1)
+_is_over = DailyBudget.day < func.current_date() - 1
+_WITH_OLD = select(Tenant.id).where(exists().where(DailyBudget.tenant_id == Tenant.id, _is_over))
+_FORGET = delete(DailyBudget).where(DailyBudget.tenant_id == TENANT, _is_over)
 
 
 class Account(NamedTuple):
@@ -156,6 +158,10 @@ def _reached(destination: str) -> DailyCapReached:
     )
 
 
-async def forget_daily_budgets(connection: AsyncConnection, tenant_id: int) -> None:
-    """Remove the counts of days that are over."""
-    await connection.execute(_FORGET, {"tenant": tenant_id})
+async def forget_daily_budgets(engine: AsyncEngine) -> None:
+    """Remove the counts of days that are over, those of each tenant in a transaction."""
+    async with engine.connect() as connection:
+        tenants = (await connection.execute(_WITH_OLD)).scalars().all()
+    for tenant_id in tenants:
+        async with engine.begin() as connection:
+            await connection.execute(_FORGET, {"tenant": tenant_id})

@@ -199,21 +199,25 @@ async def remove_files(connection: AsyncConnection, tenant_id: int, message_ids:
     return await _remove(connection, removal)
 
 
-async def remove_orphans(connection: AsyncConnection, tenant_id: int) -> int:
-    """Remove files whose message was never stored, because its callback was cut off; returns how many."""
+async def remove_orphans(connection: AsyncConnection, tenant_id: int, *, limit: int) -> int:
+    """Remove some files whose message was never stored, because its callback was cut off; returns how many."""
     has_message = exists().where(
         Message.tenant_id == tenant_id,
         Message.provider_type == File.provider_type,
         Message.provider_message_id == File.provider_message_id,
         Message.provider_message_id.is_not(None),
     )
-    removal = delete(File).where(
-        File.tenant_id == tenant_id,
-        File.created_at < func.now() - _ORPHAN_AGE,
-        File.created_at > func.now() - _FORGOTTEN_AGE,
-        ~has_message,
+    orphans = (
+        select(File.id)
+        .where(
+            File.tenant_id == tenant_id,
+            File.created_at < func.now() - _ORPHAN_AGE,
+            File.created_at > func.now() - _FORGOTTEN_AGE,
+            ~has_message,
+        )
+        .limit(limit)
     )
-    return await _remove(connection, removal)
+    return await _remove(connection, delete(File).where(File.tenant_id == tenant_id, File.id.in_(orphans)))
 
 
 async def _remove(connection: AsyncConnection, removal: Delete) -> int:

@@ -40,8 +40,9 @@ from app.db.models import (
 from app.domain import DEFAULT_TENANT_ID, ParticipantRole
 from app.services.messages.files import remove_files
 
-#: Messages of one transaction: their conversations are locked for some tens of milliseconds.
-BATCH = 200
+#: Messages of one transaction: their conversations are locked for some tens of milliseconds, and readers of the event
+#: log wait for as long.
+BATCH = 100
 
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 

@@ -36,7 +36,7 @@ from app.services.people.removal import BATCH, remove_messages
 log = structlog.get_logger(__name__)
 
 #: Of one tenant in one run, so that one with a great deal to remove does not hold up the others.
-_BATCHES = 50
+_BATCHES = 100
 _DAY = 24 * 3600
 
 _AGE = bindparam("age", type_=Float()) * SECOND
@@ -98,8 +98,12 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     removed: Counter[str] = Counter()
     for tenant_id, days in tenants:
         await finish_erasures(engine.begin, tenant_id)
-        async with engine.begin() as connection:
-            removed["files"] += await remove_orphans(connection, tenant_id)
+        for _ in range(_BATCHES):
+            async with engine.begin() as connection:
+                orphans = await remove_orphans(connection, tenant_id, limit=BATCH)
+            removed["files"] += orphans
+            if orphans < BATCH:
+                break
         days = days or settings.retention_days
         if days is not None:
             removed += await _remove_old_messages(engine, tenant_id, days)

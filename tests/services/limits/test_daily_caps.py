@@ -157,13 +157,13 @@ async def test_whoever_is_refused_is_told_to_come_back_after_midnight(process: P
 async def test_days_that_are_over_are_forgotten(process: Process, settings: Settings, database_url: str) -> None:
     daily_caps = await process(US=5)
     await allowed(daily_caps, 1)
-    async with daily_caps._engine.connect() as connection:
+    async with daily_caps._engine.begin() as connection:
         for days in (1, 2):
             await connection.exec_driver_sql(
                 f"INSERT INTO daily_budgets (tenant_id, day, destination) VALUES (1, current_date - {days}, 'US')",
                 execution_options={"all_tenants": "a fixture"},
             )
-        await forget_daily_budgets(connection, 1)
+    await forget_daily_budgets(daily_caps._engine)
     assert len(used(database_url)) == 2
 
 

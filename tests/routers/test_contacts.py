@@ -215,14 +215,40 @@ async def test_nothing_of_an_erased_person_is_left_in_any_table(
     for table, rows in after.items():
         for mark in ("hers", CONTACT, CONTACT.removeprefix("+"), "8045551234", "vendor-5"):
             assert [row for row in rows if mark.replace("hers", " hers") in row or f"-{mark}" in row] == [], table
-    kept = {name: rows for name, rows in after.items() if name != "audit_events"}
-    assert kept == {name: rows for name, rows in before.items() if name != "audit_events"}
+    added_to = {"audit_events", "events"}  # of ids alone, so that nothing in them has to be erased
+    kept = {name: rows for name, rows in after.items() if name not in added_to}
+    assert kept == {name: rows for name, rows in before.items() if name not in added_to}
     [event] = rows_of(database_url, "SELECT kind, detail FROM audit_events WHERE kind = 'contact_erased'")
     assert set(event[1]) == {"contact_id"}
     assert CONTACT not in log.getvalue()
     assert "hers" not in log.getvalue()
     assert "contact_erased" in log.getvalue()
     problem_of(await client.delete(f"/api/contacts/{event[1]['contact_id']}"), 404)
+
+
+async def test_the_event_log_shows_nothing_of_an_erased_person(client: httpx.AsyncClient, database_url: str) -> None:
+    await talk(client, to=OTHER, mark="others")
+    await talk(client, to=CONTACT, mark="hers")
+    erased = await contact_id(client, CONTACT)
+    conversation = (await client.get("/api/conversations")).json()[0]["id"]
+
+    async def read() -> tuple[str, list[dict[str, Any]]]:
+        answer = await client.get("/api/events", params={"limit": 500})
+        return answer.text, answer.json()["events"]
+
+    before, events = await until(read, lambda found: found[0].count(f'"conversation_id":{conversation},') >= 8)
+    assert " hers" in before
+    assert CONTACT in before
+    await client.delete(f"/api/contacts/{erased}")
+    shown, after = await until(read, lambda found: found[1][-1]["type"] == "contact.erased")
+    assert [mark for mark in (" hers", "-hers", CONTACT, "8045551234") if mark in shown] == []
+    assert "body others" in shown
+    assert [event["id"] for event in after[: len(events)]] == [event["id"] for event in events]
+    about = [event["data"] for event in after if event["data"].get("conversation_id") == conversation]
+    assert len(about) >= 8
+    assert {data.get("message") or data.get("conversation") for data in about} == {None}
+    assert {str(event["data"]["contact"]) for event in after if event["data"].get("contact_id") == erased} == {"None"}
+    assert rows_of(database_url, "SELECT count(*) FROM events WHERE facts IS NOT NULL") == [(0,)]
 
 
 async def test_a_late_receipt_brings_nobody_back(client: httpx.AsyncClient, database_url: str) -> None:

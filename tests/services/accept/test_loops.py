@@ -92,6 +92,7 @@ async def test_too_many_answers_begin_a_pause(
     found = rows_of(database_url, entries)
     assert len(found) == pauses
     assert all(facts["reason"].startswith("More than 2 answers within a minute") for (facts,) in found)
+    assert all(set(facts) == {"reason"} and contact not in str(facts) for (facts,) in found)
 
 
 async def test_a_message_waits_for_the_end_of_the_pause_its_own_time_or_its_end(

@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     max_attachments: int = Field(10, ge=0, le=100)
     #: Requests in flight in a process. Further ones are rejected at once.
     max_requests_in_flight: int = Field(500, ge=1)
+    #: Streams and long polls of the event log that are open in a process. They do not count as in flight.
+    max_event_readers: int = Field(2000, ge=1)
+    #: The pause after which a silent stream of events gets a comment, so that proxies keep it open.
+    event_heartbeat_seconds: float = Field(15, gt=0)
     shutdown_grace_seconds: int = Field(20, ge=1)
 
     database_url: SecretStr | None = None

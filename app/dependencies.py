@@ -73,7 +73,8 @@ def conversations_of(request: Request) -> ConversationService:
 
 
 async def _contacts(request: Request, tenant: TenantDep) -> ContactService:
-    return ContactService(services_of(request).sessions, tenant)
+    services = services_of(request)
+    return ContactService(services.sessions, tenant, on_logged=services.notifier.events_logged)
 
 
 ContactsDep = Annotated[ContactService, Depends(_contacts)]

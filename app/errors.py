@@ -179,6 +179,12 @@ class DatabaseUnavailable(ServiceError):
     status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Database unavailable", 2
 
 
+class TooManyReaders(ServiceError):
+    """As many readers of the event log wait in this process as may, or the process is being stopped."""
+
+    status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Too many readers", 5
+
+
 class FileStoreUnavailable(ServiceError):
     """The directory for files can't be written to."""
 

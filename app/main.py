@@ -20,6 +20,7 @@ from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
 from app.http.overload import OverloadGuard, Refusal
 from app.http.read_route import reads_of
+from app.http.stop_signals import called_at_stop
 from app.log import configure_logging
 from app.routers import admin, contacts, conversations, events, files, health, messages, preview, providers, webhooks
 from app.schemas.fields import reading_context
@@ -135,6 +136,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         app.state.services = await stack.enter_async_context(
             running_services(url, settings, deliver=settings.worker_enabled)
         )
+        stack.enter_context(called_at_stop(app.state.services.events.close))
         yield {"settings": settings, "overload": app.state.overload}
 
 

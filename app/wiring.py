@@ -24,6 +24,7 @@ from app.services.callbacks.callback_store import CallbackStore
 from app.services.callbacks.items import CallbackItems
 from app.services.callbacks.service import CallbackService
 from app.services.delivery.notifier import Notifier
+from app.services.events.feed import EventFeed
 from app.services.limits.daily_caps import DailyCaps
 from app.services.limits.failed_keys import FailedKeys
 from app.services.limits.rate_limits import RateLimiter
@@ -61,6 +62,7 @@ class Services:
     refusals: RefusalLog
     readiness: Readiness
     notifier: Notifier
+    events: EventFeed
 
 
 def must_have_providers(settings: Settings) -> None:
@@ -103,10 +105,17 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         stack.push_async_callback(engine.dispose)
         # One directory for each database: workers rescue only messages of their own database.
         workers = settings.data_dir / "workers" / f"{crc32(database_name(url).encode()):08x}"
-        worker = DeliveryWorker(engine, settings, ProcessLock(workers)) if deliver else None
-        notifier = Notifier(url, engine, on_notify=worker.wake if worker else None)
+        notifier = Notifier(url, engine)
+        told = notifier.events_logged
+        worker = DeliveryWorker(engine, settings, ProcessLock(workers), on_logged=told) if deliver else None
+        if worker is not None:
+            notifier.on_due(worker.wake)
+        events = EventFeed(engine, settings)
+        notifier.on_events(events.wake)
         await stack.enter_async_context(notifier)
-        writer = await stack.enter_async_context(MessageWriter(engine, settings, on_outbound=notifier.notify))
+        await stack.enter_async_context(events)
+        writer = MessageWriter(engine, settings, on_outbound=notifier.notify, on_logged=told)
+        await stack.enter_async_context(writer)
         patience = settings.database_statement_timeout_seconds
         sessions = PromptSessions(engine, deadline_seconds=patience)
         reads = await stack.enter_async_context(Reads(url, settings))
@@ -115,7 +124,7 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         aliases = Aliases(sessions, deadline_seconds=deadline)
         files = FileStore(sessions, settings.files_dir)
         callback_items = await stack.enter_async_context(
-            CallbackItems(engine, settings, writer, addresses, aliases, files)
+            CallbackItems(engine, settings, writer, addresses, aliases, files, on_logged=told)
         )
         callback_store = await stack.enter_async_context(CallbackStore(engine, settings))
         for name, provider in provider_registry.items():
@@ -133,10 +142,13 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         # Objects that exist now last as long as the process. Collecting garbage among them took 0.1 s at a time.
         gc.freeze()
         stack.callback(gc.unfreeze)
+        messages = MessageService(
+            writer, sessions, reads, settings, rules=rules, aliases=aliases, on_due=notifier.notify, on_logged=told
+        )
         yield Services(
             sessions,
             reads,
-            MessageService(writer, sessions, reads, settings, rules=rules, aliases=aliases, on_due=notifier.notify),
+            messages,
             callback_items,
             files,
             CallbackService(callback_items, callback_store, sessions),
@@ -148,4 +160,5 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             refusals,
             Readiness(sessions),
             notifier,
+            events,
         )

@@ -5,6 +5,7 @@ Runs in the background of the web process, or alone as `python -m app worker`, i
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import Self
 
@@ -33,10 +34,13 @@ _IN_DOUBT_SECONDS = 1.0  # the time between two claims of messages that a provid
 class DeliveryWorker:
     """Delivers until its context is left, then finishes what is in flight, within the grace period.
 
-    By its `presence` the other workers of this host see at once when it has died.
+    By its `presence` the other workers of this host see at once when it has died. `on_logged` is called with a tenant
+    whose log has grown.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, presence: ProcessLock) -> None:
+    def __init__(
+        self, engine: AsyncEngine, settings: Settings, presence: ProcessLock, *, on_logged: Callable[[int], None]
+    ) -> None:
         self._engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
@@ -47,10 +51,18 @@ class DeliveryWorker:
         self._poison_suspect: asyncio.Task[None] | None = None
         self._claim_in_doubt_at = 0.0
         self._capacity = Capacity(settings)
-        self._recorder = OutcomeRecorder(engine, settings, is_flawless=self._capacity.is_flawless)
+        self._recorder = OutcomeRecorder(
+            engine, settings, is_flawless=self._capacity.is_flawless, on_logged=on_logged
+        )
         cleaning = PeriodicTask("retention", 30, partial(remove_what_is_over, engine, settings), "not_cleaned")
         self._housekeeping = Housekeeping(
-            engine, settings, presence, self._in_flight.values(), on_change=self._look_again, tasks=[cleaning]
+            engine,
+            settings,
+            presence,
+            self._in_flight.values(),
+            on_change=self._look_again,
+            on_logged=on_logged,
+            tasks=[cleaning],
         )
         self._claiming: asyncio.Task[None]
 

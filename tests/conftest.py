@@ -7,6 +7,7 @@ server, and the fixtures import the application: a test of pure functions waits 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -19,7 +20,7 @@ from contextlib import AsyncExitStack, closing, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
@@ -295,6 +296,7 @@ def make_settings(**values: object) -> Settings:
 
     from app.config import Settings
 
+    values = {"event_heartbeat_seconds": 0.02} | values
     return Settings(_build_sources=((InitSettingsSource(Settings, values),), values))
 
 
@@ -320,8 +322,37 @@ async def started(stack: AsyncExitStack, settings: Settings) -> FastAPI:
 def client_of(app: FastAPI) -> httpx.AsyncClient:
     import httpx
 
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    class Transport(httpx.ASGITransport):
+        """Gives an answer when it is complete, so a stream of events is left at its first heartbeat."""
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.rstrip("/") != "/api/events/stream":
+                return await super().handle_async_request(request)
+            left_early = httpx.ASGITransport(leaving_at_heartbeat(app), raise_app_exceptions=False)
+            return await left_early.handle_async_request(request)
+
+    transport = Transport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://messaging.test")
+
+
+def leaving_at_heartbeat(app: FastAPI) -> Callable[..., Awaitable[None]]:
+    """An application whose clients leave a stream when it has nothing to tell."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        leaving = asyncio.Event()
+
+        async def receiving() -> Any:
+            await leaving.wait()
+            return {"type": "http.disconnect"}
+
+        async def sending(message: Any) -> None:
+            if message.get("body") == b":\n":
+                leaving.set()
+            await send(message)
+
+        await app(scope, receiving, sending)
+
+    return serve
 
 
 @pytest.fixture

@@ -532,7 +532,7 @@ async def presence(
     quick = settings.model_copy(update={"routes": {"sms": ["scripted"]}, "worker_poll_seconds": 0.05})
     engine = create_serving_engine(database_url, quick)
     presence = Beside(tmp_path)
-    async with DeliveryWorker(engine, quick, presence):
+    async with DeliveryWorker(engine, quick, presence, on_logged=lambda _: None):
         yield presence
     await engine.dispose()
 

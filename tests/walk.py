@@ -62,6 +62,9 @@ MADE: Mapping[str, Made] = {
     ),
     "cursor": Made(lambda who, path: who.cursors[path], None),
     "after": Made(lambda who, path: [_cursor_of(row) for row in who.things["events"]], lambda: "evt_AAAAAAAAAA"),
+    "Last-Event-ID": Made(
+        lambda who, path: [_cursor_of(row) for row in who.things["events"]], lambda: "evt_AAAAAAAAAA"
+    ),
     "Idempotency-Key": Made(
         lambda who, path: [
             row["idempotency_key"]
@@ -84,6 +87,7 @@ NOBODYS: Mapping[str, str] = {
     "since": "2024-01-01T00:00:00Z",
     "until": "2099-01-01T00:00:00Z",
     "Prefer": "wait=0",
+    "wait": "0",
 }
 #: By path, a body with the addresses of somebody.
 BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {

@@ -41,6 +41,7 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/conversations/{conversation_id}/messages": {"GET": _READ},
     "/api/conversations/{conversation_id}/resume": {"POST": _SEND},
     "/api/events": {"GET": _READ},
+    "/api/events/stream": {"GET": _READ},
     "/api/files/{file_id}/{name}": {"GET": _READ},
     "/api/contacts": {"GET": _READ},
     "/api/contacts/{contact_id}": {"GET": _READ, "DELETE": _ADMIN},

@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
+#: The key of the scope of a HEAD, whose method reads GET: an answer that waits need not wait for it.
+IS_HEAD = "is_head"
+
 _WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 _EVERYWHERE: Headers = [
@@ -45,7 +48,10 @@ _REFERENCE: Headers = [
 ]
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, Prefer, X-Request-Id"),
+    (
+        b"access-control-allow-headers",
+        b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-Id",
+    ),
     (b"access-control-max-age", b"600"),
 ]
 _EXPOSED = (
@@ -106,7 +112,7 @@ class Envelope:
                 added.append((b"access-control-expose-headers", _EXPOSED))
                 preflight = method == "OPTIONS" and b"access-control-request-method" in given
         if method == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", IS_HEAD: True}
         status = 0
         began = time.perf_counter() if self._access_log else 0.0
 

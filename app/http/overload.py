@@ -100,6 +100,7 @@ class _Stopwatch:
     """The start of the time that a request costs us. It is mutable, because inner layers copy the scope."""
 
     began: float
+    is_stopped: bool = False
 
 
 class OverloadGuard:
@@ -108,7 +109,7 @@ class OverloadGuard:
 
     A request is not in flight while its body is still coming, so that slow clients can't keep others out. The memory
     of such bodies is bounded instead, and a request that exceeds it is refused. A request is not in flight either
-    while it waits for a provider, as it asked to.
+    while it waits for something to happen, as it asked to: for a provider's answer, or for events.
 
     This is the outermost layer, since a refusal has to cost little. `TimedProtocol` refuses for even less.
     """
@@ -118,7 +119,7 @@ class OverloadGuard:
         self.limit = AdaptiveLimit(most)
         self.refusal = refusal
         self._entered = 0
-        #: Requests that have entered and wait: for more of their bodies, or for a provider.
+        #: Requests that have entered and wait: for more of their bodies, or as they asked to.
         self.waiting = 0
         self._bodies = BodyBudget(_INCOMPLETE_BYTES, of_one=_INCOMPLETE_BYTES_OF_ONE)
 
@@ -135,6 +136,8 @@ class OverloadGuard:
 
         async def receiving() -> Message:
             nonlocal sender, held
+            if stopwatch.is_stopped:
+                return await receive()  # it waits for the client to leave, and is counted already
             self.waiting += 1
             try:
                 message = await receive()
@@ -164,12 +167,15 @@ class OverloadGuard:
         await send({"type": "http.response.body", "body": body})
 
     @contextmanager
-    def waiting_for_provider(self, scope: Scope) -> Iterator[None]:
-        """Count a request as not in flight, and its time as not ours."""
+    def not_in_flight(self, scope: Scope) -> Iterator[None]:
+        """Count a request that waits as it asked to as not in flight, and the time as not ours."""
+        stopwatch: _Stopwatch = scope[_STOPWATCH]
         self.waiting += 1
+        stopwatch.is_stopped = True
         began = time.monotonic()
         try:
             yield
         finally:
             self.waiting -= 1
-            scope[_STOPWATCH].began += time.monotonic() - began
+            stopwatch.is_stopped = False
+            stopwatch.began += time.monotonic() - began

@@ -36,6 +36,7 @@ _TOO_SLOW = "The request did not come to its end in time."
 _uvicorn = logging.getLogger("uvicorn.error.protocol")
 _uvicorn.setLevel(logging.ERROR)
 _malformed = Seldom("requests_malformed")
+_LAST_READ_SECONDS = 2.0
 _CHECKS = 4  # within the shortest timeout, so that none is exceeded by more than a quarter
 
 
@@ -84,9 +85,9 @@ class TimedProtocol(HttpToolsProtocol):
     - 431 for a head that is too large;
     - 400 for a request that can't be parsed, or 405 where only its method is unknown.
 
-    A client that does not read its answer for `REQUEST_TIMEOUT_SECONDS` is cut off without one. While as many
-    requests are in flight as `OverloadGuard` allows, further ones get 503 before they are parsed. The settings and
-    the guard come with the lifespan's state.
+    A client that does not read its answer for `REQUEST_TIMEOUT_SECONDS` is cut off without one; after two seconds
+    once the server stops. While as many requests are in flight as `OverloadGuard` allows, further ones get 503 before
+    they are parsed. The settings and the guard come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -124,6 +125,19 @@ class TimedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """End the connection when its answer is read. The server waits for that."""
+        super().shutdown()
+        self._cut_off_unread(None)
+
+    def _cut_off_unread(self, before: int | None) -> None:
+        """Cut a client off that has read nothing since there were `before` bytes to send."""
+        left = self.transport.get_write_buffer_size()
+        if left and left == before:
+            self.transport.abort()
+        elif self in self.connections:
+            self.loop.call_later(_LAST_READ_SECONDS, self._cut_off_unread, left)
 
     def data_received(self, data: bytes) -> None:
         in_flight = len(self.tasks) - self._overload.waiting

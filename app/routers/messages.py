@@ -128,7 +128,7 @@ async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, requ
     prefers = b"prefer" in request.scope["headers_by_name"]
     if prefers and (seconds := preferred_wait(request)) and service.has_room_to_wait():
         headers.append((b"preference-applied", b"wait=%d" % seconds))
-        with request.app.state.overload.waiting_for_provider(request.scope):
+        with request.app.state.overload.not_in_flight(request.scope):
             progress = await service.progress(new.tenant_id, stored.id, wait_seconds=seconds)
         if progress is not None:
             answer.message_status, answer.status_reason, answer.provider_message_id = progress

@@ -106,7 +106,7 @@ async def test_who_waits_for_a_provider_takes_up_neither_room_nor_time(
 
     @app.get("/outside")
     async def outside(request: Request) -> None:
-        with app.state.overload.waiting_for_provider(request.scope):
+        with app.state.overload.not_in_flight(request.scope):
             began = time.monotonic()
             arrived.set()
             await released.wait()

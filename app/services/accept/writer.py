@@ -23,9 +23,20 @@ from app.services.accept.store_stepwise import store_messages
 
 
 class MessageWriter:
-    """Stores messages, and calls `on_outbound` after each outbound one. An async context manager."""
+    """Stores messages. An async context manager.
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, *, on_outbound: Callable[[], None]) -> None:
+    After the commit of a message it calls `on_logged` with the tenant, whose log has grown, and `on_outbound` if it
+    is outbound.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        settings: Settings,
+        *,
+        on_outbound: Callable[[], None],
+        on_logged: Callable[[int], None],
+    ) -> None:
         tenant_of, loops = attrgetter("tenant_id"), LoopLimit.of(settings)
         self._known, self._first = (
             GroupCommit[NewMessage, StoredMessage | None](
@@ -37,6 +48,7 @@ class MessageWriter:
             engine, settings, partial(_store, store_messages, loops), name="accept-others", tenant_of=tenant_of
         )
         self._on_outbound = on_outbound
+        self._on_logged = on_logged
         self._deadline_seconds = settings.database_statement_timeout_seconds
         self._stack = AsyncExitStack()
 
@@ -62,6 +74,7 @@ class MessageWriter:
         )
         if message.direction is Direction.OUTBOUND:
             self._on_outbound()
+        self._on_logged(message.tenant_id)
         return stored
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -78,7 +78,10 @@ class StorableItems:
 
 
 class CallbackItems:
-    """Stores items of any provider. An async context manager, because receipts are committed in groups."""
+    """Stores items of any provider. An async context manager, because receipts are committed in groups.
+
+    `on_logged` is called with a tenant whose log has grown.
+    """
 
     def __init__(
         self,
@@ -88,6 +91,8 @@ class CallbackItems:
         addresses: AddressOwners,
         aliases: Aliases,
         files: FileStore,
+        *,
+        on_logged: Callable[[int], None],
     ) -> None:
         self._engine = engine
         self._deadline_seconds = settings.database_statement_timeout_seconds
@@ -95,9 +100,10 @@ class CallbackItems:
         self._addresses = addresses
         self._aliases = aliases
         self._files = files
+        self._on_logged = on_logged
         self._region = settings.default_region
         self._claims = MailClaimsCheck(engine, settings, addresses)
-        self._ledger: GroupCommit[tuple[str, Receipt], None] = GroupCommit(
+        self._ledger: GroupCommit[tuple[str, Receipt], set[int]] = GroupCommit(
             engine,
             settings,
             _store,
@@ -144,8 +150,8 @@ class CallbackItems:
         if storable.files:
             await self._files.keep(storable.files)
         outcomes = await asyncio.gather(
-            *(self._ledger.submit((provider_type, receipt)) for receipt in storable.receipts),
-            *(self._ledger.submit(reported) for reported in storable.reported),
+            *(self._record(provider_type, receipt) for receipt in storable.receipts),
+            *(self._record(*reported) for reported in storable.reported),
             *(self._write(message) for message in storable.messages),
             return_exceptions=True,
         )
@@ -155,6 +161,10 @@ class CallbackItems:
                 raise error
         return [f"One of its events can't be stored: {type(error).__name__}." for error in errors]
 
+    async def _record(self, provider_type: str, receipt: Receipt) -> None:
+        for tenant_id in await self._ledger.submit((provider_type, receipt)):
+            self._on_logged(tenant_id)
+
     async def _write(self, message: NewMessage) -> StoredMessage:
         """Store a message. Receipts of one that was sent elsewhere may have come before it."""
         stored = await self._writer.write(message)
@@ -162,6 +172,7 @@ class CallbackItems:
             identity = stored.id, str(message.provider_type), str(message.provider_message_id)
             async with asyncio.timeout(self._deadline_seconds), self._engine.begin() as connection:
                 await attach_parked(connection, message.tenant_id, [identity])
+            self._on_logged(message.tenant_id)
         return stored
 
     async def _add_receipt(self, storable: StorableItems, receipt: Receipt) -> None:
@@ -238,9 +249,9 @@ class CallbackItems:
             storable.reported.append((found[0], _storable_receipt(found[1])))
 
 
-async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]]) -> list[None]:
-    await store_receipts(connection, receipts)
-    return [None] * len(receipts)
+async def _store(connection: AsyncConnection, receipts: list[tuple[str, Receipt]]) -> list[set[int]]:
+    """Store a batch; each answer has the tenants whose logs may have grown."""
+    return [await store_receipts(connection, receipts)] * len(receipts)
 
 
 def _storable_receipt(receipt: Receipt) -> Receipt:

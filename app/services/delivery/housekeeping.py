@@ -51,7 +51,7 @@ class Housekeeping:
     """Runs periodic tasks until its context is left: its own, and those that it is given.
 
     The leases of the claims in `in_flight`, a live view, are renewed. `on_change` is called when messages may have
-    become due, and when risky ones may be claimed again.
+    become due, and when risky ones may be claimed again; `on_logged` with a tenant whose log has grown.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Housekeeping:
         in_flight: Collection[Claim],
         *,
         on_change: Callable[[], None],
+        on_logged: Callable[[int], None],
         tasks: Iterable[PeriodicTask] = (),
     ) -> None:
         self._engine = engine
@@ -69,6 +70,7 @@ class Housekeeping:
         self._presence = presence
         self._in_flight = in_flight
         self._on_change = on_change
+        self._on_logged = on_logged
         self._has_neighbours = False
         self._left_alone_at: float | None = None
         self._table = [
@@ -129,6 +131,7 @@ class Housekeeping:
             if rescued or expired:
                 log.warning("messages_looked_after", taken_over=rescued, expired=expired, channel=item.channel)
                 self._on_change()
+                self._on_logged(item.tenant_id)
         for name in dead:
             self._presence.forget_dead(name)
 
@@ -148,7 +151,9 @@ class Housekeeping:
 
     async def _attach_parked(self) -> None:
         async with self._engine.begin() as connection:
-            await sweep_parked(connection)
+            attached = await sweep_parked(connection)
+        for tenant_id in attached:
+            self._on_logged(tenant_id)
 
     async def _renew(self) -> None:
         await renew_leases(self._engine, self._in_flight, self._settings.lease_seconds)

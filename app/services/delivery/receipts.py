@@ -135,8 +135,10 @@ _INSERT = (
 )
 
 
-async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[str, Receipt]]) -> None:
+async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[str, Receipt]]) -> set[int]:
     """Store receipts, given with their providers' names, and raise the status of their messages.
+
+    Returns the tenants of those messages.
 
     A duplicate is stored once. A receipt belongs to the tenant of its message; a parked one belongs to tenant 1 until
     its message is known. `detail` is stored without secrets and whole addresses, `raw` as it came.
@@ -156,7 +158,9 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
         for (provider_type, event_id), receipt in sorted(once.items(), key=itemgetter(0))
     ]
     inserted = await connection.execute(_INSERT, given(DEFAULT_TENANT_ID, _RECEIVED, values))
-    await _raise_statuses(connection, [(row.tenant_id, row.id) for row in inserted if row.message_id is not None])
+    attached = [(row.tenant_id, row.id) for row in inserted if row.message_id is not None]
+    await _raise_statuses(connection, attached)
+    return {tenant_id for tenant_id, _ in attached}
 
 
 _recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())
@@ -233,15 +237,15 @@ _SWEEP_ELSEWHERE = _moving(
 _ANY_PARKED = select(StoredReceipt.id).where(*_PARKED, StoredReceipt.received_at > func.now() - _SWEEP_BACK).limit(1)
 
 
-async def sweep_parked(connection: AsyncConnection) -> int:
-    """Attach receipts that were parked while their attempt was being recorded; returns how many."""
+async def sweep_parked(connection: AsyncConnection) -> list[int]:
+    """Attach receipts that were parked while their attempt was being recorded; returns the tenant of each."""
     if (await connection.execute(_ANY_PARKED)).scalar() is None:
-        return 0
+        return []
     found: list[tuple[int, int]] = []
     for statement in (_SWEEP, _SWEEP_ELSEWHERE):
         found += [(row.tenant_id, row.id) for row in await connection.execute(statement)]
     await _raise_statuses(connection, found)
-    return len(found)
+    return [tenant_id for tenant_id, _ in found]
 
 
 _FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]

@@ -26,10 +26,18 @@ _UNIQUE_VIOLATION = "23505"
 class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
     """Records results in batches; an async context manager, which writes everything before it ends.
 
-    `is_flawless` says of a provider that a success has no earlier failure to clear.
+    `is_flawless` says of a provider that a success has no earlier failure to clear. `on_logged` is called with the
+    tenant after each commit.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, *, is_flawless: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        settings: Settings,
+        *,
+        is_flawless: Callable[[str], bool],
+        on_logged: Callable[[int], None],
+    ) -> None:
         super().__init__(
             engine,
             settings,
@@ -40,6 +48,7 @@ class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
         )
         self._settings = settings
         self._is_flawless = is_flawless
+        self._on_logged = on_logged
 
     async def write_down(self, result: AttemptResult) -> None:
         """Record a result, however long that takes: a provider's answer must not be lost."""
@@ -56,6 +65,7 @@ class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
             except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
                 log.warning("outcome_not_recorded", **facts)
                 return
+        self._on_logged(result.tenant_id)
         tell = log.debug if result.outcome is AttemptOutcome.ACCEPTED else log.info
         event = "message_" + result.status if counted else "outcome_came_late"
         tell(event, **facts, provider=result.provider_type, outcome=result.outcome)

@@ -24,6 +24,11 @@ class Position(NamedTuple):
 BEGINNING = Position(0, 0, 0)
 
 
+def before(position: Position) -> Position:
+    """The position right before an entry."""
+    return position._replace(id=position.id - 1)
+
+
 def cursor_at(tenant_id: int, position: Position) -> str:
     """The cursor of a position; also the id of the entry there."""
     content = b"".join(_number(value) for value in (tenant_id, *position))

@@ -4,6 +4,8 @@ The log holds ids only, so that what is erased is gone from it as well.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, Select, any_, bindparam, select
@@ -14,7 +16,8 @@ from app.db.models import Contact, Conversation, Message
 from app.schemas.events import ContactEvent, ConversationEvent, EndpointEvent, EventView, MessageEvent
 from app.schemas.personal_data import ContactView
 from app.schemas.views import ConversationView, MessageView
-from app.services.events.reading import Entry
+from app.services.events.cursors import Position
+from app.services.events.reading import EVERYTHING, Entry, EventFilter, Start, log_state, read_page
 
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 
@@ -26,6 +29,49 @@ def _these(model: type[Message | Conversation | Contact], *conditions: ColumnEle
 _MESSAGES = _these(Message)
 _CONVERSATIONS = _these(Conversation)
 _CONTACTS = _these(Contact, Contact.erasing_since.is_(None))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """An entry as its readers get it; `content` is its JSON, one line."""
+
+    entry: Entry
+    content: bytes
+
+    @property
+    def position(self) -> Position:
+        return self.entry.position
+
+    @cached_property
+    def server_sent(self) -> bytes:
+        """The entry as a server-sent event, the same for all readers."""
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.entry.id.encode(), self.entry.type.encode(), self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPage:
+    """Rendered entries in order, and the position up to which the log is read with them."""
+
+    entries: list[Rendered]
+    position: Position
+    more: bool  #: there may be more to read at once
+    decided: Position  #: nothing can appear before it any more
+
+
+async def rendered_page(
+    connection: AsyncConnection,
+    tenant_id: int,
+    after: Position | Start,
+    *,
+    wanted: EventFilter = EVERYTHING,
+    limit: int,
+) -> RenderedPage:
+    """The next entries after a place, as of now. Raises what `read_page` raises."""
+    state = await log_state(connection, tenant_id)
+    page = await read_page(connection, tenant_id, state.position_at(after), state, wanted=wanted, limit=limit)
+    contents = await rendered(connection, tenant_id, page.entries)
+    entries = [Rendered(*each) for each in zip(page.entries, contents, strict=True)]
+    return RenderedPage(entries, page.position, page.more, state.decided)
 
 
 async def rendered(connection: AsyncConnection, tenant_id: int, entries: Sequence[Entry]) -> list[bytes]:

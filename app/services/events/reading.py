@@ -8,6 +8,7 @@ there is decided, and nothing can appear behind a cursor any more. A transaction
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -29,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT
-from app.db.models import Event, EventLog
+from app.db.models import Event, EventLog, Tenant
 from app.domain import EventType
 from app.errors import EventsGone, FieldError, InvalidRequest
 from app.services.events.cursors import BEGINNING, Position, cursor_at
@@ -80,6 +81,13 @@ class EventPage:
     more: bool  #: there may be more to read at once
 
 
+class Start(Enum):
+    """A place to start reading at, in place of a position."""
+
+    OLDEST = "the first entry that the log still has"
+    NOW = "the first entry from now on"
+
+
 class LogState(NamedTuple):
     """A log at a moment. Entries below the generation and the transaction are decided; none can appear there."""
 
@@ -93,6 +101,12 @@ class LogState(NamedTuple):
         """The position that a reader has who has seen everything up to now."""
         return min(self.head, Position(self.generation, self.bound, 0))
 
+    def position_at(self, place: Position | Start) -> Position:
+        """The position that a reader starts after."""
+        if isinstance(place, Position):
+            return place
+        return self.decided if place is Start.NOW else self.trimmed_to
+
 
 _KEY = (Event.generation, Event.transaction_id, Event.id)
 _newest = (
@@ -104,26 +118,35 @@ _newest = (
     .lateral("newest")
 )
 _bound = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text()), BigInteger())
-_STATE = (
-    select(
-        EventLog.generation,
-        _bound.label("bound"),
-        EventLog.trimmed_to_generation,
-        EventLog.trimmed_to_transaction,
-        EventLog.trimmed_to_id,
-        *_newest.c,
-    )
-    .select_from(EventLog.__table__.outerjoin(_newest, and_(True)))
-    .where(EventLog.tenant_id == TENANT)
-)
+_states = select(
+    EventLog.tenant_id,
+    EventLog.generation,
+    _bound.label("bound"),
+    EventLog.trimmed_to_generation,
+    EventLog.trimmed_to_transaction,
+    EventLog.trimmed_to_id,
+    *_newest.c,
+).select_from(EventLog.__table__.outerjoin(_newest, and_(True)))
+_STATE = _states.where(EventLog.tenant_id == TENANT)
+_TENANTS = bindparam("tenants", type_=ARRAY(BigInteger()))
+_STATES = _states.where(EventLog.tenant_id == Tenant.id, Tenant.id == any_(_TENANTS))
 
 
 async def log_state(connection: AsyncConnection, tenant_id: int) -> LogState:
     """The state of a tenant's log now."""
     row = (await connection.execute(_STATE, {"tenant": tenant_id})).one_or_none()
-    if row is None:  # a tenant that is being created
-        return LogState(0, 0, BEGINNING, BEGINNING)
-    generation, bound, *positions = row
+    # A tenant that is being created has no log yet.
+    return LogState(0, 0, BEGINNING, BEGINNING) if row is None else _state(row)
+
+
+async def log_states(connection: AsyncConnection, tenant_ids: Collection[int]) -> dict[int, LogState]:
+    """The states of several tenants' logs now, by tenant."""
+    rows = await connection.execute(_STATES, {"tenants": list(tenant_ids)})
+    return {row.tenant_id: _state(row) for row in rows}
+
+
+def _state(row: Row[Any]) -> LogState:
+    _, generation, bound, *positions = tuple(row)
     trimmed_to, head = Position(*positions[:3]), BEGINNING if positions[3] is None else Position(*positions[3:])
     return LogState(generation, bound, trimmed_to, max(trimmed_to, head))
 

@@ -62,6 +62,7 @@ class MessageService:
         rules: SendRules,
         aliases: Aliases,
         on_due: Callable[[], None],
+        on_logged: Callable[[int], None],
     ) -> None:
         self._writer = writer
         self._aliases = aliases
@@ -71,6 +72,7 @@ class MessageService:
         self._caps = rules.daily_caps
         self._settings = settings
         self._on_due = on_due
+        self._on_logged = on_logged
         self._waiting = 0
         self._most_waiting = settings.max_requests_in_flight // 2
 
@@ -203,7 +205,9 @@ class MessageService:
             await note(connection, tenant_id, MessageStatus.CANCELED, [message_id])
             entry = NewEvent(EventType.MESSAGE_CANCELED, message_id, conversation_id)
             await write_entries(connection, tenant_id, [entry])
-            return await load_message(session, tenant_id, message_id)
+            message = await load_message(session, tenant_id, message_id)
+        self._on_logged(tenant_id)
+        return message
 
     async def retry(self, tenant_id: int, message_id: int) -> Message:
         """Queue a message again that has failed or whose outcome is unknown, with a full count of attempts.

@@ -4,7 +4,7 @@ A contact is created with its first message (`services.accept.conversations`).
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,11 +45,17 @@ class MessageExport:
 
 
 class ContactService:
-    """A tenant's contacts. It opens its own sessions: long tasks are done in many short transactions."""
+    """A tenant's contacts. It opens its own sessions: long tasks are done in many short transactions.
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession], tenant_id: int) -> None:
+    `on_logged` is called with the tenant after a commit that its log tells.
+    """
+
+    def __init__(
+        self, sessions: async_sessionmaker[AsyncSession], tenant_id: int, *, on_logged: Callable[[int], None]
+    ) -> None:
         self._sessions = sessions
         self._tenant_id = tenant_id
+        self._on_logged = on_logged
 
     async def contacts(self, address: Address | None, *, limit: int, cursor: str | None = None) -> Page[Contact]:
         """Contacts, the oldest first; with an `address`, only the one that has it, also as an alias."""
@@ -147,6 +153,7 @@ class ContactService:
         """
         async with self._transaction() as connection:
             removed = await accept_erasure(connection, self._tenant_id, contact_id, actor=actor, client=client)
+        self._on_logged(self._tenant_id)
         return removed + await erase(self._transaction, self._tenant_id, contact_id)
 
     @asynccontextmanager

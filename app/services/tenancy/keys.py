@@ -9,14 +9,15 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Text, and_, bindparam, func, literal, select
+from sqlalchemy import BigInteger, Text, and_, bindparam, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
-from app.db.batches import TENANT
-from app.db.models import ApiKey
+from app.db.batches import TENANT, rows
+from app.db.models import ApiKey, Tenant
 from app.domain import KeyScope
 from app.errors import Unauthorized
 from app.short_cache import ShortCache
@@ -63,6 +64,23 @@ _FIND = select(
     ApiKey.revoked_at,
     func.extract("epoch", ApiKey.expires_at - func.now()).label("seconds_left"),
 ).select_from(_wanted.outerjoin(ApiKey, _is_wanted))
+
+
+_shown = rows(tenant_id=BigInteger(), prefix=Text())
+_VALID = select(ApiKey.tenant_id, ApiKey.prefix).where(
+    ApiKey.tenant_id == Tenant.id,
+    Tenant.id == _shown.c.tenant_id,
+    ApiKey.prefix == _shown.c.prefix,
+    ApiKey.revoked_at.is_(None),
+    or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+)
+
+
+async def valid_keys(connection: AsyncConnection, keys: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of `keys`, each a tenant and a prefix, that are neither revoked nor expired."""
+    tenants, prefixes = zip(*keys, strict=True)
+    found = await connection.execute(_VALID, {"given_tenant_id": list(tenants), "given_prefix": list(prefixes)})
+    return {(tenant_id, prefix) for tenant_id, prefix in found}
 
 
 class KeyCache:

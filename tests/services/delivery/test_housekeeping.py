@@ -112,6 +112,8 @@ async def test_a_task_that_fails_is_logged_and_run_again(
 
     logged = captured()
     task = PeriodicTask("failing", 0.01, fail, "not_cleaned")
-    async with Housekeeping(engine, settings, ProcessLock(tmp_path), [], on_change=lambda: None, tasks=[task]):
+    async with Housekeeping(
+        engine, settings, ProcessLock(tmp_path), [], on_change=lambda: None, on_logged=lambda _: None, tasks=[task]
+    ):
         await asyncio.wait_for(third.wait(), 10)
     assert logged.getvalue().count("not_cleaned") >= 2

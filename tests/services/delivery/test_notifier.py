@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,17 @@ def listeners(database_url: str, *, end: bool = False) -> int:
     return count
 
 
-async def listening(database_url: str, count: int = 1) -> None:
+def notifier_for(database_url: str, engine: AsyncEngine, on_due: Callable[[], None]) -> Notifier:
+    notifier = Notifier(database_url, engine)
+    notifier.on_due(on_due)
+    return notifier
+
+
+def nobody(tenant_id: int) -> None:
+    """Stands for the notifier of a worker without readers."""
+
+
+async def listening(database_url: str, count: int) -> None:
     await until(lambda: asyncio.to_thread(listeners, database_url), lambda found: found == count)
 
 
@@ -88,7 +98,7 @@ async def test_a_worker_with_connections_of_its_own_is_woken_long_before_it_woul
 ) -> None:
     patient = settings.model_copy(update={"worker_poll_seconds": LONG})
     async with running_services(database_url, patient, deliver=True):
-        await listening(database_url)
+        await listening(database_url, 2)
         for _ in range(5):
             await sent(accepting)
 
@@ -112,7 +122,7 @@ def worker_process(database_url: str) -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_worker_in_another_process_is_woken_long_before_it_would_look(
     accepting: httpx.AsyncClient, worker_process: subprocess.Popen[bytes], database_url: str, provider: Scripted
 ) -> None:
-    await listening(database_url)
+    await listening(database_url, 2)
     for _ in range(3):
         await sent(accepting)
     assert provider.handed == []  # it was the other process
@@ -132,7 +142,9 @@ async def test_a_worker_that_gets_no_notification_finds_messages_by_polling(
     presence: ProcessLock,
     provider: Scripted,
 ) -> None:
-    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": 0.05}), presence):
+    async with DeliveryWorker(
+        engine, settings.model_copy(update={"worker_poll_seconds": 0.05}), presence, on_logged=nobody
+    ):
         for number in range(1, 4):
             await sent(accepting)
             assert len(provider.handed) == number
@@ -142,7 +154,9 @@ async def test_what_was_waiting_before_the_worker_came_needs_no_notification(
     accepting: httpx.AsyncClient, engine: AsyncEngine, settings: Settings, presence: ProcessLock
 ) -> None:
     message_id = (await accepting.post("/api/messages/sms", json=sms())).json()["message_id"]
-    async with DeliveryWorker(engine, settings.model_copy(update={"worker_poll_seconds": LONG}), presence):
+    async with DeliveryWorker(
+        engine, settings.model_copy(update={"worker_poll_seconds": LONG}), presence, on_logged=nobody
+    ):
         await until(
             lambda: accepting.get(f"/api/messages/{message_id}"), lambda answer: answer.json()["status"] == "sent"
         )
@@ -151,7 +165,8 @@ async def test_what_was_waiting_before_the_worker_came_needs_no_notification(
 async def test_a_notifier_that_can_not_listen_still_notifies_here(engine: AsyncEngine) -> None:
     """As behind a pooler that has no session to listen in."""
     rings: list[None] = []
-    async with Notifier("postgresql://127.0.0.1:1/nobody", engine, on_notify=lambda: rings.append(None)) as notifier:
+    async with Notifier("postgresql://127.0.0.1:1/nobody", engine) as notifier:
+        notifier.on_due(lambda: rings.append(None))
         notifier.notify()
         assert len(rings) == 1
 
@@ -160,7 +175,8 @@ async def test_a_notifier_without_a_database_raises_nothing(settings: Settings) 
     nowhere = "postgresql://127.0.0.1:1/nobody"
     engine = create_serving_engine(nowhere, settings)
     rung = asyncio.Event()
-    async with Notifier(nowhere, engine, on_notify=rung.set) as notifier:
+    async with Notifier(nowhere, engine) as notifier:
+        notifier.on_due(rung.set)
         notifier.notify()
         assert rung.is_set()
     await engine.dispose()
@@ -172,24 +188,51 @@ async def test_a_listener_that_was_cut_off_listens_again(
     monkeypatch.setattr(notifier, "_RECONNECT", 0.05)
     rung = asyncio.Event()
     async with (
-        Notifier(database_url, engine, on_notify=rung.set),
-        Notifier(database_url, engine, on_notify=None) as elsewhere,
+        notifier_for(database_url, engine, rung.set),
+        Notifier(database_url, engine) as elsewhere,
     ):
-        await listening(database_url)
-        assert await asyncio.to_thread(listeners, database_url, end=True) == 1
-        await listening(database_url)
+        await listening(database_url, 2)
+        assert await asyncio.to_thread(listeners, database_url, end=True) == 2
+        await listening(database_url, 2)
         elsewhere.notify()
         async with asyncio.timeout(SOON):
             await rung.wait()
 
 
-async def test_who_does_not_deliver_does_not_listen(
-    settings: Settings, database_url: str, engine: AsyncEngine
+async def test_logs_that_have_grown_are_told_here_at_once_and_elsewhere_by_tenant(
+    engine: AsyncEngine, database_url: str
 ) -> None:
+    here: list[Collection[int] | None] = []
+    there: list[Collection[int] | None] = []
     heard = asyncio.Event()
-    async with (
-        running_services(database_url, settings, deliver=False),
-        Notifier(database_url, engine, on_notify=heard.set),
-    ):
-        await listening(database_url)
-        assert listeners(database_url) == 1
+
+    def hear(tenant_ids: Collection[int] | None) -> None:
+        there.append(tenant_ids)
+        heard.set()
+
+    async with Notifier(database_url, engine) as one, Notifier(database_url, engine) as other:
+        await listening(database_url, 2)
+        one.on_events(here.append)
+        other.on_events(hear)
+        for tenant_id in (1, 7, 1):
+            one.events_logged(tenant_id)
+        await asyncio.sleep(0)
+        assert here == [{1, 7}]
+        async with asyncio.timeout(SOON):
+            await heard.wait()
+    assert there == [{1, 7}]
+
+
+async def test_too_many_tenants_for_a_notification_stand_as_any(engine: AsyncEngine, database_url: str) -> None:
+    heard: asyncio.Queue[Collection[int] | None] = asyncio.Queue()
+    async with Notifier(database_url, engine) as one, Notifier(database_url, engine) as other:
+        await listening(database_url, 2)
+        other.on_events(heard.put_nowait)
+        for tenant_id in range(10**17, 10**17 + 400):
+            one.events_logged(tenant_id)
+        async with asyncio.timeout(SOON):
+            assert len(await heard.get() or ()) == 400
+        for tenant_id in range(401):
+            one.events_logged(tenant_id)
+        async with asyncio.timeout(SOON):
+            assert await heard.get() is None

@@ -81,7 +81,7 @@ class Ledger:
 
     async def sweep(self) -> int:
         async with self.engine.begin() as connection:
-            return await sweep_parked(connection)
+            return len(await sweep_parked(connection))
 
     async def ask(self, question: str, **values: object) -> list[Any]:
         async with self.engine.connect() as connection:

@@ -41,7 +41,7 @@ class People:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self.service = ContactService(async_sessionmaker(engine, expire_on_commit=False), 1)
+        self.service = ContactService(async_sessionmaker(engine, expire_on_commit=False), 1, on_logged=lambda _: None)
 
     async def ask(self, question: str) -> list[tuple[Any, ...]]:
         async with self.engine.connect() as connection:
@@ -104,7 +104,7 @@ async def test_an_erasure_that_is_cut_off_anywhere_goes_on_where_it_was(engine: 
     for cut_after in range(1, 8):
         await people.write(2 * BATCH + 1)
         contact_id = await people.id_of(CONTACT)
-        service = ContactService(async_sessionmaker(engine), 1)
+        service = ContactService(async_sessionmaker(engine), 1, on_logged=lambda _: None)
         service._transaction = at_most(engine, cut_after)  # type: ignore[method-assign]
         with pytest.raises(CutOffError):
             await service.erase(contact_id, actor=None, client=None)
@@ -123,7 +123,7 @@ async def test_an_erasure_that_nobody_goes_on_with_is_finished_in_the_background
     engine: AsyncEngine, people: People
 ) -> None:
     await people.write(3)
-    service = ContactService(async_sessionmaker(engine), 1)
+    service = ContactService(async_sessionmaker(engine), 1, on_logged=lambda _: None)
     service._transaction = at_most(engine, 3)  # type: ignore[method-assign]
     with pytest.raises(CutOffError):
         await service.erase(await people.id_of(CONTACT), actor=None, client=None)
@@ -142,7 +142,7 @@ async def test_nothing_that_waits_is_claimed_once_an_erasure_is_accepted(
 ) -> None:
     ids = await ledger.make(2)
     contact_id = await people.id_of(FIRST)
-    service = ContactService(async_sessionmaker(engine), 1)
+    service = ContactService(async_sessionmaker(engine), 1, on_logged=lambda _: None)
     service._transaction = at_most(engine, 5)  # type: ignore[method-assign]
     with pytest.raises(CutOffError):  # before the first message is removed
         await service.erase(contact_id, actor=None, client=None)
@@ -235,8 +235,8 @@ async def test_messages_that_are_accepted_during_an_erasure_are_kept_or_erased_a
             stored.append((await writer.write(new)).id)
 
     async with (
-        MessageWriter(engine, settings, on_outbound=lambda: None) as first,
-        MessageWriter(engine, settings, on_outbound=lambda: None) as second,
+        MessageWriter(engine, settings, on_outbound=lambda: None, on_logged=lambda _: None) as first,
+        MessageWriter(engine, settings, on_outbound=lambda: None, on_logged=lambda _: None) as second,
     ):
         writing = [
             asyncio.create_task(write(name, writer))

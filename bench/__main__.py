@@ -1,6 +1,7 @@
 """Measures how fast the service accepts messages, against an empty endpoint and against pgbench.
 
-Then how fast it answers reads, how fast a worker drains the queue, and how soon an idle service delivers.
+Then how fast it answers reads, how fast a worker drains the queue, how soon an idle service delivers, and how soon a
+reader of events gets one.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from app.commands import allow_open_files
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgresError
 from bench.database import throw_away_database
@@ -25,12 +27,13 @@ from bench.processes import BenchError
 from bench.report import as_object, as_table
 from bench.targets import TITLES, Targets
 
-_PARTS = ("accept", "reads", "drain", "latency")
+_PARTS = ("accept", "reads", "drain", "latency", "events")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. Returns 0, 1 if answered and stored messages differ, 2 if it can't run, and 130 on Ctrl-C."""
     chosen = _chosen(arguments)
+    allow_open_files()
     plan = Plan(port=0, seconds=chosen.seconds, connections=chosen.connections, pairs=chosen.pairs)
     try:
         report = asyncio.run(_measure(plan, chosen))
@@ -56,6 +59,7 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=1000, help="how many pairs of from and to take turns")
     parser.add_argument("--messages", type=int, default=20_000, help="how many the queue holds that is drained")
     parser.add_argument("--singles", type=int, default=50, help="how many messages an idle service gets one by one")
+    parser.add_argument("--readers", type=int, default=1000, help="how many idle readers of events are connected")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="what is measured")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
@@ -70,6 +74,8 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("messages are more than pairs and connections together")
     if "latency" in chosen.only and chosen.singles < 2:
         parser.error("singles are at least two: the first is not counted among the others")
+    if "events" in chosen.only and chosen.readers < 1:
+        parser.error("readers are at least one")
     return chosen
 
 
@@ -105,6 +111,9 @@ async def _measure_once(targets: Targets, chosen: argparse.Namespace, rounds: Ro
         rounds.latency.append(latency := await targets.latency(chosen.singles))
         slowest = max(latency.recorded_ms, default=0.0)
         _say(f"{title}: idle, message by message: the slowest was recorded after {slowest:.1f} ms")
+    if "events" in chosen.only:
+        rounds.events.append(events := await targets.events(chosen.singles, chosen.readers))
+        _say(f"{title}: events: the slowest came after {max(events.after_ms, default=0.0):.1f} ms")
 
 
 def _made(place: Path) -> Path:

@@ -96,9 +96,26 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Events:
+    """One round of single messages while many idle readers are connected, and one that gets their events."""
+
+    readers: int  #: that are idle.
+    answered: int  #: answers with 2xx.
+    after_ms: list[float]  #: from the start of the transaction that wrote each event to its arrival.
+    bytes_each: float  #: memory of the web process for each idle reader.
+
+    def problems(self) -> list[str]:
+        """The reasons to reject the figures: other events than messages."""
+        if len(self.after_ms) != self.answered:
+            return [f"{self.answered} messages were accepted and {len(self.after_ms)} events came"]
+        return []
+
+
+@dataclass(frozen=True)
 class Rounds:
     """All rounds of all measurements. Those that were not asked for are empty."""
 
     targets: dict[str, list[Measurement]] = field(default_factory=dict)
     drain: list[Drain] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
+    events: list[Events] = field(default_factory=list)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from bench.load import Plan, percentile
-from bench.measurements import Drain, Latency, Measurement, Rounds
+from bench.measurements import Drain, Events, Latency, Measurement, Rounds
 from bench.reads import FROM_MEMORY, READS
 from bench.targets import TITLES
 
@@ -45,6 +45,8 @@ def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[st
         ratios["drain/accept"] = ratio([one.per_second for one in rounds.drain], accepted)
     if rounds.latency:
         report["latency"] = _latency(rounds.latency)
+    if rounds.events:
+        report["events"] = _events(rounds.events)
     return report
 
 
@@ -61,6 +63,7 @@ def as_table(report: Mapping[str, Any]) -> str:
         *(_drain_lines(report["drain"]) if "drain" in report else []),
         *(_ratio_lines(report["ratios"]) if report["ratios"] else []),
         *(_latency_lines(report["latency"]) if "latency" in report else []),
+        *(_events_lines(report["events"]) if "events" in report else []),
     ]
     lines += [f"{name} is left out: {reason}" for name, reason in report["skipped"].items()]
     if "delivering" in report["targets"]:
@@ -108,6 +111,15 @@ def _latency_lines(latency: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _events_lines(events: Mapping[str, Any]) -> list[str]:
+    title = f"a reader beside {events['readers']:,} idle ones"
+    return [
+        f"{'events: ms from timestamp to':{_WIDTH}} {'p50':>9} {'p99':>9} {'kB/reader':>9}",
+        f"{title:{_WIDTH}} {events['p50_ms']:9.1f} {events['p99_ms']:9.1f} {events['kilobytes_each']:9.1f}",
+        "",
+    ]
+
+
 def _target(measured: Sequence[Measurement]) -> dict[str, Any]:
     return {
         "per_second": _median(measured, lambda one: one.seen.per_second),
@@ -140,6 +152,16 @@ def _latency(measured: Sequence[Latency]) -> dict[str, Any]:
     }
 
 
+def _events(measured: Sequence[Events]) -> dict[str, Any]:
+    return {
+        "readers": measured[0].readers,
+        "p50_ms": _median(measured, lambda one: percentile(sorted(one.after_ms), 50)),
+        "p99_ms": _median(measured, lambda one: percentile(sorted(one.after_ms), 99)),
+        "kilobytes_each": _median(measured, lambda one: one.bytes_each / 1000),
+        "rounds": [asdict(one) for one in measured],
+    }
+
+
 def _moment(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
     """Percentiles over all messages but each round's first, which meets a cold process and has its own figure."""
     later = [sorted(times[1:]) for times in rounds]
@@ -161,10 +183,11 @@ def _flat(measurement: Measurement) -> dict[str, Any]:
 
 
 def _problems(rounds: Rounds) -> list[str]:
-    everything: dict[str, Sequence[Measurement | Drain | Latency]] = {
+    everything: dict[str, Sequence[Measurement | Drain | Latency | Events]] = {
         **rounds.targets,
         "drain": rounds.drain,
         "latency": rounds.latency,
+        "events": rounds.events,
     }
     return [
         f"{name}: {problem}"

@@ -16,9 +16,10 @@ import httpx
 
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen
-from bench.measurements import Drain, Latency, Measurement
+from bench.measurements import Drain, Events, Latency, Measurement
 from bench.pgbench import find_pgbench, run_pgbench
 from bench.processes import HOST, BenchError, Server, answer_of, cpu_seconds, free_port, serving, started, until
+from bench.readers import measure_readers
 from bench.reads import FROM_MEMORY, MESSAGES_EACH, READS
 from bench.reads import TITLES as READ_TITLES
 from bench.singles import send_singly
@@ -114,6 +115,13 @@ class Targets:
             recorded_ms=[recorded for _, recorded in times],
             astray=self._database.astray(),
         )
+
+    async def events(self, count: int, readers: int) -> Events:
+        """Measure one round: single messages, and their way to a reader beside many idle ones."""
+        self._database.empty()
+        self._database.add_conversations(self._plan.pairs)
+        async with self._service(worker_enabled=False, MAX_EVENT_READERS=str(2 * readers)) as server:
+            return await measure_readers(server, readers=readers, count=count, pairs=self._plan.pairs)
 
     async def _accepting(self, plan: Plan | None = None, *, worker_enabled: bool = False) -> Measurement:
         async with self._service(worker_enabled=worker_enabled) as server:

@@ -16,7 +16,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench.load import Load, Plan, Seen, answer_in, messages
-from bench.measurements import Astray, Drain, Latency, Measurement, Rounds
+from bench.measurements import Astray, Drain, Events, Latency, Measurement, Rounds
 from bench.processes import environment
 from bench.reads import FROM_MEMORY, READS
 from bench.report import as_object, as_table
@@ -29,8 +29,21 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.mark.slow
 def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    options = ["--rounds", "1", "--pairs", "50", "--seconds", "2", "--messages", "500", "--singles", "4", "--json"]
-    with _benchmark(tmp_path, *options) as process:
+    options = [
+        "--rounds",
+        "1",
+        "--pairs",
+        "50",
+        "--seconds",
+        "2",
+        "--messages",
+        "500",
+        "--singles",
+        "4",
+        "--readers",
+        "50",
+    ]
+    with _benchmark(tmp_path, *options, "--json") as process:
         output, progress = process.communicate(timeout=240)
     assert process.returncode == 0, progress
 
@@ -55,6 +68,8 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     (idle,) = report["latency"]["rounds"]
     assert len(idle["called_ms"]) == idle["rows"] == idle["answered"] == 4
     assert all(0 < called < recorded for called, recorded in zip(idle["called_ms"], idle["recorded_ms"], strict=True))
+    (events,) = report["events"]["rounds"]
+    assert len(events["after_ms"]) == events["answered"] == 4
     assert report["problems"] == []
     assert "round 1 of 1: empty FastAPI endpoint" in progress
     assert _left_by(tmp_path) == []
@@ -198,6 +213,20 @@ def test_the_first_message_of_a_cold_service_is_not_among_the_others() -> None:
     called, recorded = [line.split()[-3:] for line in as_table(report).splitlines()[1:3]]
     assert called == ["51.0", "90.0", "800.0"]
     assert recorded == ["52.0", "91.0", "801.0"]
+
+
+def test_the_way_of_events_is_told_with_the_memory_of_idle_readers() -> None:
+    rounds = [
+        Events(1000, 100, [float(ms) for ms in range(1, 101)], bytes_each=30_000),
+        Events(1000, 100, [float(ms) for ms in range(100)], bytes_each=36_000),
+    ]
+    report = as_object(_PLAN, Rounds(events=rounds), {})
+    assert report["problems"] == []
+    last = as_table(report).splitlines()[1]
+    assert last.startswith("a reader beside 1,000 idle ones")
+    assert last.split()[-1] == "33.0"
+    lost = as_object(_PLAN, Rounds(events=[Events(1000, 2, [1.0], bytes_each=1)]), {})
+    assert lost["problems"] == ["events: 2 messages were accepted and 1 events came"]
 
 
 def _drain(messages: int, *, seconds: float, accept: float = 1, astray: Astray = _AS_IT_SHOULD) -> Drain:

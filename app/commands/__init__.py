@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 ACTOR = "command line"
 #: Commands that tell of the embedded server. It is only a means to the others, and would be noise in their output.
 _LONG_RUNNING = {"serve", "worker"}
+_MOST_FILES = 65_536
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -124,6 +125,17 @@ def bound(host: str, port: int, setting: str) -> socket.socket:
         raise SystemExit(1) from None
     listener.set_inheritable(True)
     return listener
+
+
+def allow_open_files() -> None:
+    """Let this process and its children open as many files as they may: each connection is one.
+
+    Many systems allow 1,024 unless a program asks for more, which is less than `MAX_EVENT_READERS`.
+    """
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def leave_no_core() -> None:

@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from app.commands import bound, leave_no_core
+from app.commands import allow_open_files, bound, leave_no_core
 from app.config import Settings
 from app.db.migrate import prepared_database
 from app.http.protocol import TimedProtocol
@@ -37,6 +37,7 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
         reason = "anyone who reaches it may do anything"
         log.warning("development_profile_is_public", host=settings.host, reason=reason)
     leave_no_core()
+    allow_open_files()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again after an orderly shutdown
     listener = bound(settings.host, settings.port, "PORT=…")
     with prepared_database(settings):

@@ -15,6 +15,7 @@ from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID, Channel, KeyScope
 from app.http.access import NEEDS, OF_THE_INSTALLATION
 from app.http.answer_headers import COMPONENTS, tell_headers
+from app.http.event_webhooks import event_webhooks
 from app.http.problems import responses
 from app.routing import channels_served, kind_of_addresses, route_of
 from app.schemas.views import Problem
@@ -90,6 +91,7 @@ def _complete(document: dict[str, Any], settings: Settings) -> None:
     for path, method, operation in _operations(paths):
         _describe(path, method, operation)
     document["paths"] = _with_channels(paths, settings)
+    document["webhooks"] = event_webhooks()
     for path, _, operation in _operations(document["paths"]):
         if leads := _leads_of(operation["operationId"]):
             operation["responses"]["200"]["links"] = _links(document, path, leads)
@@ -171,10 +173,10 @@ def _settle_defaults(document: dict[str, Any]) -> None:
 
 
 def _drop_unused(document: dict[str, Any]) -> None:
-    """Remove schemas that no operation leads to."""
+    """Remove schemas that no operation and no webhook leads to."""
     schemas = document["components"]["schemas"]
     used: set[str] = set()
-    found = _references(document["paths"])
+    found = _references([document["paths"], document["webhooks"]])
     while found:
         used |= found
         found = {name for each in found for name in _references(schemas[each])} - used

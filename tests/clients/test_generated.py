@@ -43,6 +43,8 @@ FOUND = {
     "same": True,
     "refused": [422, ["body.to"]],
     "pages": [["four", "three", "two"], ["one"]],
+    "events": ["contact.created", "message.accepted"],
+    "accepted": ["one", "two", "three", "four"],
 }
 
 
@@ -129,8 +131,8 @@ def test_a_python_client_sends_lists_and_pages(
 def use(server: LiveServer, key: str) -> dict[str, Any]:
     """Use the generated client as a stranger would; what came of it."""
 
-    def operation(name: str) -> Any:
-        return importlib.import_module(f"messaging_client.api.messages.{name}").sync_detailed
+    def operation(name: str, tag: str = "messages") -> Any:
+        return importlib.import_module(f"messaging_client.api.{tag}.{name}").sync_detailed
 
     models: Any = importlib.import_module("messaging_client.models")
     ends = {"from_": "+12016661234", "to": "+18045551234"}
@@ -159,12 +161,16 @@ def use(server: LiveServer, key: str) -> dict[str, Any]:
             pages.append([message.body for message in page.parsed])
             link = re.search(r'[?&]cursor=([^&>]+)[^>]*>; rel="next"', page.headers.get("link", ""))
             cursor = {"cursor": link[1]} if link else {}
+        types = [models.EventType.MESSAGE_ACCEPTED, models.EventType.CONTACT_CREATED]
+        events = operation("list_events", "events")(client=client, types=types).parsed.events
     return {
         "statuses": [[each.parsed.status, each.parsed.message_status.value] for each in sent],
         "location": sent[0].headers["location"] == f"/api/messages/{found.id}",
         "same": found.id == again.id,
         "refused": [refused.status_code.value, [error.location for error in refused.parsed.errors]],
         "pages": pages,
+        "events": sorted({event.type_ for event in events}),
+        "accepted": [event.data.message.body for event in events if isinstance(event, models.MessageAcceptedEvent)],
     }
 
 

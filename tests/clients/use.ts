@@ -1,11 +1,15 @@
 // Uses the generated client as a stranger would, and prints what came of it as JSON.
-import { getMessage, listMessages, sendEmail, sendSms, sendWhatsapp } from './messaging';
+import { type EventView, getMessage, listEvents, listMessages, sendEmail, sendSms, sendWhatsapp } from './messaging';
 import { client } from './messaging/client.gen';
 
 declare const process: { argv: string[] };
 
 const nextCursor = (response: Response): string | undefined =>
   response.headers.get('link')?.match(/[?&]cursor=([^&>]+)[^>]*>; rel="next"/)?.[1];
+
+/** The body of an accepted message: the type of an event tells what its data holds. */
+const acceptedBody = (event: EventView): string[] =>
+  event.type === 'message.accepted' && event.data.message !== null ? [event.data.message.body] : [];
 
 async function main(baseUrl: string, auth: string): Promise<void> {
   client.setConfig({ baseUrl, auth });
@@ -29,6 +33,7 @@ async function main(baseUrl: string, auth: string): Promise<void> {
     pages.push(page.data.map((message) => message.body));
     cursor = nextCursor(page.response);
   } while (cursor !== undefined);
+  const { data } = await listEvents({ query: { types: ['message.accepted', 'contact.created'] }, throwOnError: true });
   console.log(
     JSON.stringify({
       statuses: sent.map(({ data }) => [data.status, data.message_status]),
@@ -36,6 +41,8 @@ async function main(baseUrl: string, auth: string): Promise<void> {
       same: found.data.id === again.data.id,
       refused: [refused.response?.status, refused.error?.errors?.map((each) => each.location)],
       pages,
+      events: [...new Set(data.events.map((event) => event.type))].sort(),
+      accepted: data.events.flatMap(acceptedBody),
     }),
   );
 }

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
+from app.domain import EventType
 from app.http.access import needs_of
 from app.http.answer_headers import COMPONENTS
 from app.http.openapi import servers
@@ -43,6 +44,19 @@ def test_no_two_operations_share_a_name() -> None:
     names = [operation["operationId"] for _, _, operation in OPERATIONS]
     assert len(set(names)) == len(names)
     assert {"send_sms", "send_email", "list_conversations", "list_conversation_messages", "get_message"} <= set(names)
+
+
+@each_case("type_", EventType)
+def test_each_event_is_a_webhook_whose_content_has_a_model_of_its_own(type_: EventType) -> None:
+    webhook = DOCUMENT["webhooks"][type_]["post"]
+    assert 20 < len(webhook["description"]) < 120
+    headers = [parameter["name"] for parameter in webhook["parameters"] if parameter["in"] == "header"]
+    assert headers == ["webhook-id", "webhook-timestamp", "webhook-signature"]
+    content = webhook["requestBody"]["content"]["application/json"]["schema"]
+    model = DOCUMENT["components"]["schemas"][content["$ref"].rpartition("/")[2]]
+    assert model["properties"]["type"]["const"] == type_
+    assert list(model["properties"]) == model["required"] == ["id", "type", "timestamp", "data"]
+    assert DOCUMENT["components"]["schemas"]["EventView"]["discriminator"]["mapping"][type_] == content["$ref"]
 
 
 def test_the_document_says_whose_it_is_and_where() -> None:

@@ -3,6 +3,7 @@
 The log holds ids only, so that what is erased is gone from it as well.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT
 from app.db.models import Contact, Conversation, Message
-from app.schemas.events import ContactEvent, ConversationEvent, EndpointEvent, EventView, MessageEvent
+from app.domain import EventType
+from app.schemas.events import EVENT_VIEWS, ContactData, ConversationData, EndpointData, MessageData, PauseData
 from app.schemas.personal_data import ContactView
 from app.schemas.views import ConversationView, MessageView
 from app.services.events.cursors import Position
 from app.services.events.reading import EVERYTHING, Entry, EventFilter, Start, log_state, read_page
 
+_LINE_ENDS = [(end.encode(), json.dumps(end)[1:-1].encode()) for end in "\x85\u2028\u2029"]
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 
 
@@ -81,16 +84,29 @@ async def rendered(connection: AsyncConnection, tenant_id: int, entries: Sequenc
     conversations = await _load(connection, _CONVERSATIONS, tenant_id, about_conversations)
     contacts = await _load(connection, _CONTACTS, tenant_id, {entry.contact_id for entry in entries})
     return [
-        EventView(
-            id=entry.id,
-            type=entry.type,
-            timestamp=entry.created_at,
-            data=_data(entry, messages, conversations, contacts),
+        _on_one_line(
+            EVENT_VIEWS[entry.type](
+                id=entry.id,
+                type=entry.type,
+                timestamp=entry.created_at,
+                data=_data(entry, messages, conversations, contacts),
+            )
+            .model_dump_json(by_alias=True)
+            .encode()
         )
-        .model_dump_json(by_alias=True)
-        .encode()
         for entry in entries
     ]
+
+
+def _on_one_line(content: bytes) -> bytes:
+    """JSON in which programs that split text into lines find a single line.
+
+    Of the characters that end a line for some of them (Python's `splitlines`, JavaScript), JSON escapes only those
+    of ASCII.
+    """
+    for character, escaped in _LINE_ENDS:
+        content = content.replace(character, escaped)
+    return content
 
 
 async def _load(
@@ -104,21 +120,20 @@ async def _load(
 
 def _data(
     entry: Entry, messages: dict[int, Row[Any]], conversations: dict[int, Row[Any]], contacts: dict[int, Row[Any]]
-) -> MessageEvent | ConversationEvent | ContactEvent | EndpointEvent:
+) -> MessageData | ConversationData | ContactData | EndpointData:
     if entry.message_id is not None:
         assert entry.conversation_id is not None
         message = messages.get(entry.message_id)
         shown = None if message is None else MessageView.model_validate(message)
-        return MessageEvent(message_id=entry.message_id, conversation_id=entry.conversation_id, message=shown)
+        return MessageData(message_id=entry.message_id, conversation_id=entry.conversation_id, message=shown)
     if entry.conversation_id is not None:
-        conversation = conversations.get(entry.conversation_id)
-        return ConversationEvent(
-            conversation_id=entry.conversation_id,
-            conversation=None if conversation is None else ConversationView.model_validate(conversation),
-            reason=entry.facts.get("reason"),
-        )
+        row = conversations.get(entry.conversation_id)
+        conversation = None if row is None else ConversationView.model_validate(row)
+        about = {"conversation_id": entry.conversation_id, "conversation": conversation}
+        is_pause = entry.type is EventType.CONVERSATION_PAUSED
+        return PauseData(**about, reason=entry.facts["reason"]) if is_pause else ConversationData(**about)
     if entry.contact_id is not None:
         contact = contacts.get(entry.contact_id)
         known = None if contact is None else ContactView.model_validate(contact)
-        return ContactEvent(contact_id=entry.contact_id, contact=known)
-    return EndpointEvent(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])
+        return ContactData(contact_id=entry.contact_id, contact=known)
+    return EndpointData(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])

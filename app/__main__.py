@@ -18,6 +18,7 @@ _COMMANDS = {
     "psql": "open the database that is served",
     "tenants": "create and list tenants, and give them addresses",
     "keys": "create, list and revoke API keys",
+    "events": "print events as they happen, or post them to a local port",
     "webhooks": "list the callbacks of providers, verify and replay them",
     "doctor": "check the installation, and say how to fix it",
     "repair": "fetch messages that came in while a provider's callbacks were lost",

@@ -74,6 +74,11 @@ def is_signed(keys: Sequence[Key], signed: bytes, shown: Sequence[str]) -> bool:
     return sum(by_secret) + sum(by_public) > 0
 
 
+def signature(key: bytes, id: str, timestamp: int, body: bytes) -> str:
+    """The signature of a webhook, as its header shows it; several stand there with spaces between them."""
+    return signatures([key], f"{id}.{timestamp}.".encode() + body)[0]
+
+
 def is_random(secret: str) -> bool:
     """True for a secret that is long, not of an example, and not published; a public key is none to be guessed."""
     if secret.startswith(_PUBLIC):

@@ -22,7 +22,7 @@ from tests.logs import captured
 
 _ROOT = Path(__file__).parent.parent
 #: Files of `app.commands` that are no command.
-_SHARED = {"administering"}
+_SHARED = {"administering", "event_forwarding", "event_stream"}
 
 
 def helped(capsys: pytest.CaptureFixture[str], *words: str) -> str:

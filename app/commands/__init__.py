@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import os
 import re
 import socket
 import sys
@@ -38,6 +39,9 @@ def run(chosen: argparse.Namespace) -> int:
         quietest = logging.NOTSET if chosen.command in _LONG_RUNNING else logging.WARNING
         logging.getLogger("app.db.embedded").setLevel(quietest)
         return int(chosen.run(settings, chosen))
+    except BrokenPipeError:  # of a program that has read enough, such as `head`; Python would write to it at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if reason := obstacle(error):
             log.error("cannot_start", reason=reason)
@@ -88,9 +92,14 @@ def say(*lines: str) -> None:
 
 def refuse(*sentences: str) -> int:
     """Print the reasons for not doing it; returns the exit code of the command."""
-    for sentence in sentences:
-        print(sentence, file=sys.stderr)  # noqa: T201 - the answer to the command
+    remark(*sentences)
     return 2
+
+
+def remark(*sentences: str) -> None:
+    """Print what is not part of the output, and must not get into a file or another program with it."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)  # noqa: T201 - for the person at the terminal
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

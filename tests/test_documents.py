@@ -31,7 +31,7 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 #: What runs until Ctrl-C. The plain start is the page's service, which runs already.
-_STAYS = re.compile(r"^(?:\w+=\S+ )*\./bin/(?:start\.sh|app (?:serve|worker|simulate))\b[^#\n]*", re.MULTILINE)
+_STAYS = re.compile(r"^(?:\w+=\S+ )*\./bin/(?:start\.sh|app (?:serve|worker|simulate|events))\b[^#\n]*", re.MULTILINE)
 _START = "./bin/start.sh"
 _SERVICE, _SIMULATOR = "8080", "9100"
 #: An error status fails the block, unlike with plain curl.

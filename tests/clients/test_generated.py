@@ -2,27 +2,22 @@
 
 import importlib
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from filelock import FileLock
 
 from tests.live import LiveServer
+from tests.node import CLIENTS, installed_packages, run
 from tests.tenancy import WEBHOOK_SECRET, make_key
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build"
 SERVICE = {
     "ENV": "production",
     "WEBHOOK_SECRET": WEBHOOK_SECRET,
@@ -68,39 +63,7 @@ def document(service: tuple[LiveServer, str], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def node_programs() -> Path:
-    """The programs of `package-lock.json`, installed once for each version of it."""
-    lock = HERE / "package-lock.json"
-    home = BUILD / f"node-{sha256(lock.read_bytes()).hexdigest()[:16]}"
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        unavailable("node and npm are not installed")
-    BUILD.mkdir(exist_ok=True)
-    with FileLock(f"{home}.lock"):
-        if not (home / "complete").exists():
-            home.mkdir(exist_ok=True)
-            for file in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / file, home)
-            command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            ran = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
-            if ran.returncode != 0:
-                unavailable(f"npm can't install the generator: {ran.stderr[-500:]}")
-            (home / "complete").touch()
-    return home / "node_modules" / ".bin"
-
-
-def unavailable(reason: str) -> None:
-    """Skip the test, but fail it where `CLIENTS=required`, as in CI."""
-    if os.environ.get("CLIENTS") == "required":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a program that has to succeed; its output."""
-    environment = os.environ | {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true", "NO_COLOR": "1"}
-    ran = subprocess.run([*command], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, f"{ran.stdout[-4000:]}{ran.stderr[-4000:]}"
-    return ran.stdout
+    return installed_packages() / ".bin"
 
 
 def test_a_typescript_client_sends_lists_and_pages(
@@ -109,7 +72,7 @@ def test_a_typescript_client_sends_lists_and_pages(
     server, key = service
     run(node_programs / "openapi-ts", "-i", document, "-o", "messaging", "-c", "@hey-api/client-fetch", cwd=tmp_path)
     for file in ("use.ts", "tsconfig.json"):
-        shutil.copy(HERE / file, tmp_path)
+        shutil.copy(CLIENTS / file, tmp_path)
     run(node_programs / "tsc", "-p", ".", cwd=tmp_path)
     assert json.loads(run("node", "built/use.js", server.url, key, cwd=tmp_path)) == FOUND
 
@@ -178,5 +141,5 @@ def test_the_linters_of_redocly_and_spectral_find_nothing(
     document: Path, node_programs: Path, tmp_path: Path
 ) -> None:
     run(node_programs / "redocly", "lint", "--extends", "recommended-strict", document, cwd=tmp_path)
-    rules = ("--ruleset", HERE / "spectral.json", "--fail-severity", "hint")
+    rules = ("--ruleset", CLIENTS / "spectral.json", "--fail-severity", "hint")
     run(node_programs / "spectral", "lint", *rules, document, cwd=tmp_path)

@@ -74,7 +74,7 @@ def is_signed(keys: Sequence[Key], signed: bytes, shown: Sequence[str]) -> bool:
     return sum(by_secret) + sum(by_public) > 0
 
 
-def signature(key: bytes, id: str, timestamp: int, body: bytes) -> str:
+def signature(key: Key, id: str, timestamp: int, body: bytes) -> str:
     """The signature of a webhook, as its header shows it; several stand there with spaces between them."""
     return signatures([key], f"{id}.{timestamp}.".encode() + body)[0]
 

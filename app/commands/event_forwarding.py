@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 
 from app.commands.event_stream import StreamedEvent, in_words, is_local
-from app.signing_keys import signature
+from app.signing_keys import Key, signature
 
 #: The pauses before an event is tried again while the receiver does not answer.
 _PAUSES_SECONDS = (0.5, 1, 2, 4)
@@ -22,7 +22,7 @@ class Forwarder:
     receiver that is down is tried again for some seconds. After that each event is tried once, until it answers.
     """
 
-    def __init__(self, url: httpx.URL, key: bytes, say: Callable[[str], None]) -> None:
+    def __init__(self, url: httpx.URL, key: Key, say: Callable[[str], None]) -> None:
         self.url = url
         self._key = key
         self._say = say
@@ -57,7 +57,7 @@ class Forwarder:
         self._say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {event.type}  {event.id}  {outcome}")
 
 
-def _headers(id: str, key: bytes, body: bytes) -> dict[str, str]:
+def _headers(id: str, key: Key, body: bytes) -> dict[str, str]:
     timestamp = int(time.time())
     return {
         "content-type": "application/json",

@@ -146,13 +146,19 @@ def _page(entries: list[Rendered], cursor: str, *, more: bool) -> Response:
 async def _server_sent(subscription: Subscription, heartbeat_seconds: float) -> AsyncIterator[bytes]:
     """The stream of a subscription. A heartbeat is a line that starts with a colon, which clients skip."""
     clock = asyncio.get_running_loop().time
-    yield b"retry: %d\n\n" % random.randint(*_RETRY)  # noqa: S311 - no secret
+    yield b"retry: %d\n" % random.randint(*_RETRY)  # noqa: S311 - no secret
+    yield _place_of(subscription)
     try:
         while (entries := await subscription.next(limit=_AT_ONCE, until=clock() + heartbeat_seconds)) or (
             not subscription.ended
         ):
-            yield b"".join(each.server_sent for each in entries) or b":\n"
+            yield b"".join(each.server_sent for each in entries) or _place_of(subscription)
     except EventsGone as error:
         yield b"event: gone\ndata: %b\n\n" % json.dumps(error.members).encode()
     except ServiceError:
         pass  # a key that is no longer valid: the next request gets 401
+
+
+def _place_of(subscription: Subscription) -> bytes:
+    """An event without data: it only tells clients how far they have read (WHATWG, "last event ID")."""
+    return b"id: %b\n\n" % cursor_at(subscription.tenant_id, subscription.position).encode()

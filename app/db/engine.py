@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres, Keeper
-from app.db.event_generation import is_stale_generation, raise_generation
+from app.db.event_generation import give_up_stale_connections, raise_generation
 from app.db.outage import outage
 from app.db.tenant_guard import guard
 from app.short_cache import ShortCache
@@ -79,6 +79,7 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
         hide_parameters=True,
     )
     guard(engine)
+    give_up_stale_connections(engine)
     return engine
 
 
@@ -231,7 +232,7 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, sqlalchemy_exc.TimeoutError | ConnectionError | OSError | TimeoutError):
         return True  # the pool is exhausted, or the server can't be reached
     if isinstance(error, sqlalchemy_exc.DBAPIError):
-        if error.connection_invalidated or is_stale_generation(error):
+        if error.connection_invalidated:
             return True
         sqlstate = sqlstate_of(error)
         if sqlstate is None:

@@ -2,15 +2,15 @@
 
 The key of an entry starts with a generation and the id of its transaction. Transaction ids go back when a server is
 restored, or promoted without the last of the WAL. So the generation rises with each start of a server, before
-anything is written there: on each new connection of the pool. Behind a pooler, which hides such a start, entries of
-the earlier generation are refused until it has risen.
+anything is written there: on each new connection of the pool. A pooler can hide a start. Then entries of the earlier
+generation are refused, and the pool replaces its connections: the first new one raises the generation.
 """
 
 import time
 
 import asyncpg
-from sqlalchemy import BigInteger, ColumnElement, Text, case, cast, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import BigInteger, ColumnElement, ExceptionContext, Text, case, cast, event, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.batches import TENANT
 from app.db.models import Event, EventLog
@@ -54,11 +54,16 @@ async def raise_generation(connection: asyncpg.Connection) -> None:
         pass
 
 
-def is_stale_generation(error: DBAPIError) -> bool:
-    """True if an entry was refused because the generation has to be raised first."""
-    cause = error.orig.__cause__ if error.orig is not None else None
-    return (
+def give_up_stale_connections(engine: AsyncEngine) -> None:
+    """Have all connections replaced when an entry is refused, because the generation has to be raised first."""
+    event.listen(engine.sync_engine, "handle_error", _give_up_if_stale)
+
+
+def _give_up_if_stale(context: ExceptionContext) -> None:
+    cause = context.original_exception.__cause__
+    if (
         isinstance(cause, asyncpg.NotNullViolationError)
         and cause.table_name == Event.__tablename__
         and cause.column_name == Event.generation.key
-    )
+    ):
+        context.is_disconnect = True

@@ -32,12 +32,16 @@ class Answer:
 
 @dataclass
 class Load:
-    """Clients that send messages, each again until it is answered with 200, under one key: the client's ledger."""
+    """Clients that send messages, each again until it is answered with 200, under one key: the client's ledger.
+
+    With `inbound` it is a provider that hands messages over, each with an id of its own.
+    """
 
     port: int
     per_second: float = 100
+    inbound: bool = False
     name: str = field(default_factory=lambda: secrets.token_hex(4))
-    acknowledged: dict[str, int] = field(default_factory=dict)  #: message ids by body
+    acknowledged: dict[str, int] = field(default_factory=dict)  #: message ids by body; 0 of what came in
     answers: list[Answer] = field(default_factory=list)
     broken: int = 0  #: requests that ended without an answer
     _idle: list[tuple[float, Connection]] = field(default_factory=list)  #: since when, the latest last
@@ -45,13 +49,15 @@ class Load:
     _stopping: bool = False
 
     async def send(self, count: int, *, at_once: int = 32) -> None:
-        """Send so many, as fast as they are answered."""
+        """Send so many, or until `stop`, as fast as they are answered."""
         self._stopping = False
         numbers = iter(range(self._sent, self._sent + count))
         self._sent += count
 
         async def sender() -> None:
             for number in numbers:
+                if self._stopping:
+                    return
                 await self._send(number)
 
         async with asyncio.TaskGroup() as tasks:
@@ -77,12 +83,12 @@ class Load:
 
     async def _send(self, number: int) -> None:
         body = f"{self.name}-{number}"
-        message = {"from": "+12016661234", "to": f"+1804555{number % 10_000:04}", "type": "sms", "body": body}
+        path, message = self._request(number, body)
         while True:
             began, pause = time.monotonic(), 0.5
             try:
                 async with asyncio.timeout(60):
-                    status, headers, said = await self._post("/api/messages/sms", json.dumps(message), key=body)
+                    status, headers, said = await self._post(path, json.dumps(message), key=body)
             except (OSError, EOFError, TimeoutError):
                 self.broken += 1
             else:
@@ -90,11 +96,18 @@ class Load:
                 self.answers.append(Answer(began, seconds, status, headers.get("retry-after")))
                 pause = float(headers.get("retry-after", pause))
                 if status == 200:
-                    self.acknowledged[body] = int(json.loads(said)["message_id"])
+                    self.acknowledged[body] = int(json.loads(said).get("message_id", 0))
                     return
             if self._stopping:
                 return
             await asyncio.sleep(pause)  # between two tries, as a client does
+
+    def _request(self, number: int, body: str) -> tuple[str, dict[str, str]]:
+        ours, theirs = "+12016661234", f"+1804555{number % 10_000:04}"
+        if self.inbound:
+            message = {"from": theirs, "to": ours, "type": "sms", "body": body, "messaging_provider_id": body}
+            return "/api/webhooks/sms", message
+        return "/api/messages/sms", {"from": ours, "to": theirs, "type": "sms", "body": body}
 
     async def _post(self, path: str, content: str, *, key: str) -> tuple[int, dict[str, str], bytes]:
         reader, writer = self._kept() or await asyncio.open_connection("127.0.0.1", self.port)

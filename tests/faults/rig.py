@@ -65,14 +65,17 @@ async def until(is_so: Callable[[], object], *, within_seconds: float, why: str)
 class Postgres:
     """An embedded server that can be crashed, frozen and started again: same directory, same port."""
 
-    def __init__(self, directory: Path) -> None:
-        self._files = directory / "postgres" / "data"
-        self._embedded = EmbeddedPostgres(directory / "postgres", options={"max_connections": "200"})
-        self.url = self._embedded.start()
+    def __init__(self, directory: Path, **options: str) -> None:
+        self._serve(directory, **options)
         let_in_quickly(self.url)
         self._template = database_named(self.url, "faults_template")
         execute(self.url, "CREATE DATABASE faults_template")
         migrate(self._template)
+
+    def _serve(self, directory: Path, **options: str) -> None:
+        self._files = directory / "postgres" / "data"
+        self._embedded = EmbeddedPostgres(directory / "postgres", options={"max_connections": "200", **options})
+        self.url = self._embedded.start()
 
     def new_database(self) -> str:
         name = f"faults_{secrets.token_hex(4)}"

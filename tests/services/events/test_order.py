@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import psycopg2
@@ -168,11 +168,7 @@ async def at_random(
         transactions=len(ended),
         overtaken=sum(began < latest for began, latest in zip(ended, newest, strict=True)),
         missed=sum(len(kept - {number for _, number in reader.got}) for reader in readers),
-        out_of_order=sum(
-            one >= other
-            for reader in readers
-            for (one, _), (other, _) in zip(reader.got, reader.got[1:], strict=False)
-        ),
+        out_of_order=sum(one >= other for reader in readers for (one, _), (other, _) in pairwise(reader.got)),
         doubled=sum(len(reader.got) - len({*reader.got}) for reader in readers),
     )
 

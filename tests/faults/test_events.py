@@ -1,0 +1,239 @@
+"""The event log while readers are killed, PostgreSQL restarts, and a standby takes over that lacks the end of it."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psycopg2
+import pytest
+from sqlalchemy.engine import URL, make_url
+
+from app.services.events.cursors import BEGINNING, Position, position_of
+from tests.faults.client import Load
+from tests.faults.reader import last_cursor, noted
+from tests.faults.rig import Postgres, drawn_seed, report, size, until
+from tests.faults.standby import Standby, Switch
+from tests.live import LiveProcess, LiveServer
+
+pytestmark = pytest.mark.anyio
+
+PROCESSES = 4
+AT_ONCE = 8  #: messages that are handed to each of them
+KINDS = ("page", "page", "page", "page")
+
+
+class ReaderProcess(LiveProcess):
+    """A reader that is killed, and started again with another process of the service."""
+
+    def __init__(self, directory: Path, number: int, kind: str) -> None:
+        self.kind = kind
+        self.path = directory / f"reader-{number}.jsonl"
+        super().__init__(directory / f"reader-{number}.log", module="tests.faults.reader")
+
+    def ask(self, port: int) -> None:
+        self._command = [sys.executable, "-m", "tests.faults.reader", self.kind, str(self.path), str(port)]
+        self.launch()
+
+    def ids(self) -> list[str]:
+        return [id for ids, _ in noted(self.path) for id in ids]
+
+    def position(self) -> Position:
+        """The place in the log that it has come to."""
+        cursor = last_cursor(self.path)
+        return position_of(1, cursor, location="cursor") if cursor else BEGINNING
+
+    def has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+
+class Service:
+    """Several web processes on one address of the database, and readers of them all."""
+
+    def __init__(self, directory: Path, database: str, dice: random.Random) -> None:
+        self._dice = dice
+        self.servers = [
+            LiveServer(_made(directory / f"web-{number}"), DATABASE_URL=database, LOG_FORMAT="json")
+            for number in range(PROCESSES)
+        ]
+        self.readers = [ReaderProcess(directory, number, kind) for number, kind in enumerate(KINDS)]
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.launch()
+        for server in self.servers:
+            server.wait_until(server.is_ready)
+        for reader in self.readers:
+            self._let_ask(reader)
+
+    def kill_a_reader(self) -> None:
+        reader = self._dice.choice(self.readers)
+        assert not reader.has_ended(), reader.log.read_text()
+        reader.kill()
+        self._let_ask(reader)
+
+    def _let_ask(self, reader: ReaderProcess) -> None:
+        reader.ask(self._dice.choice(self.servers).port)
+
+    def close(self) -> None:
+        for process in [*self.servers, *self.readers]:
+            if process.process is not None and process.process.poll() is None:
+                process.kill()
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A comparison of what a reader got with the entries that survived."""
+
+    missed: int
+    out_of_order: int
+    doubled: int
+    lost_by_standby: int  #: events that it got, and that the standby does not have
+
+
+def compared(got: list[str], survived: set[Position]) -> Reading:
+    positions = [position_of(1, id, location="id") for id in got]
+    return Reading(
+        missed=len(survived - {*positions}),
+        out_of_order=sum(one > other for one, other in pairwise(positions)),
+        doubled=len(positions) - len({*positions}),
+        lost_by_standby=len({*positions} - survived),
+    )
+
+
+def _through(port: int | None, database: URL) -> str:
+    return database.set(port=port).render_as_string(hide_password=False)
+
+
+def _rows(url: str, question: str) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(question)
+        return cursor.fetchall()
+
+
+def log_of(url: str) -> list[Position]:
+    """The log in its order."""
+    return [
+        Position(*row) for row in _rows(url, "SELECT generation, transaction_id, id FROM events ORDER BY 1, 2, 3")
+    ]
+
+
+def messages_of(url: str) -> set[str]:
+    return {body for (body,) in _rows(url, "SELECT body FROM messages")}
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Postgres]:
+    server = Postgres(tmp_path / "primary", wal_keep_size="1GB")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def standby(tmp_path: Path, primary: Postgres) -> Iterator[Standby]:
+    server = Standby(tmp_path / "standby", primary)
+    yield server
+    server.stop()
+
+
+async def test_readers_get_everything_that_survives_a_failover(
+    tmp_path: Path, primary: Postgres, standby: Standby
+) -> None:
+    dice, messages, kills = drawn_seed(), size(1_000, 10_000), size(12, 100)
+    database = make_url(primary.new_database())
+    switch = Switch(primary.url)
+    service = Service(tmp_path, _through(switch.port, database), dice)
+    loads = [Load(server.port, inbound=True) for server in service.servers]
+    promoted = _through(make_url(standby.url).port, database)
+
+    def acknowledged() -> set[str]:
+        return {body for load in loads for body in load.acknowledged}
+
+    def count() -> int:
+        return sum(len(load.acknowledged) for load in loads)
+
+    async def come_to(part: float) -> None:
+        await until(lambda: count() >= part * messages, within_seconds=600, why="accepted messages")
+
+    async def kill_readers() -> None:
+        for number in range(kills):
+            await come_to(number / kills)
+            await anyio.to_thread.run_sync(service.kill_a_reader)
+
+    async def restart() -> None:
+        await come_to(0.3)
+        await anyio.to_thread.run_sync(primary.stop_immediately)
+        await anyio.to_thread.run_sync(primary.start)
+
+    async def fail_over() -> set[str]:
+        """Have the standby take over without the last entries; returns the messages that it must have."""
+        await come_to(0.6)
+        safe = acknowledged()
+        await until(lambda: standby.has_all_of(primary), within_seconds=120, why="a standby that follows")
+        standby.cut_off()
+        await until(standby.is_cut_off, within_seconds=120, why="a standby that is cut off")
+        behind = log_of(promoted)[-1]
+        await until(
+            lambda: all(reader.position() > behind for reader in service.readers),
+            within_seconds=120,
+            why="readers that are ahead of the standby",
+        )
+        await anyio.to_thread.run_sync(primary.kill)
+        await anyio.to_thread.run_sync(standby.promote)
+        switch.lead_to(standby.url)
+        return safe
+
+    try:
+        switch.start()
+        await anyio.to_thread.run_sync(service.start)
+        async with anyio.create_task_group() as tasks:
+            for load in loads:
+                tasks.start_soon(partial(load.send, 10 * messages, at_once=AT_ONCE))
+            tasks.start_soon(kill_readers)
+            await restart()
+            safe = await fail_over()
+            await come_to(0.9)
+            before = acknowledged()
+            await come_to(1)
+            for load in loads:
+                load.stop()
+        log = log_of(promoted)
+        await until(
+            lambda: all(reader.position() >= log[-1] for reader in service.readers),
+            within_seconds=300,
+            why="readers that have got the last entry",
+        )
+    finally:
+        service.close()
+    readings = [compared(reader.ids(), {*log}) for reader in service.readers]
+    lost = acknowledged() - messages_of(promoted)
+    report(
+        "events_of_a_failover",
+        n=len(acknowledged()),
+        entries=len(log),
+        readers=len(readings),
+        kills=kills,
+        missed=sum(reading.missed for reading in readings),
+        out_of_order=sum(reading.out_of_order for reading in readings),
+        doubled=sum(reading.doubled for reading in readings),
+        read_and_lost_by_the_standby=max(reading.lost_by_standby for reading in readings),
+        messages_lost_by_the_standby=len(lost),
+        generations=len({position.generation for position in log}),
+    )
+    assert not lost & safe
+    assert lost <= before
+    for reading in readings:
+        assert (reading.missed, reading.out_of_order, reading.doubled) == (0, 0, 0)
+        assert reading.lost_by_standby > 0
+    assert len({position.generation for position in log}) == 3

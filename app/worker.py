@@ -18,10 +18,11 @@ from app.db.outage import outage
 from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
+from app.services.delivery.capacity import Capacity
 from app.services.delivery.claims import Claim, DueWork, Wanted, claim_due, due_work
 from app.services.delivery.hand_over import hand_over
 from app.services.delivery.housekeeping import Housekeeping, PeriodicTask
-from app.services.delivery.provider_states import Capacity, give_back_probe, take_probe
+from app.services.delivery.provider_states import give_back_probe, take_probe
 from app.services.delivery.recorder import OutcomeRecorder
 from app.services.delivery.retry_policy import is_safe_to_repeat
 from app.services.people.retention import remove_what_is_over
@@ -163,7 +164,7 @@ class DeliveryWorker:
         if limit <= 0 or (is_probing and not await take_probe(connection, name, settings)):
             return 0
         # A claim and its booking of the provider's rate are committed together.
-        rate = settings.provider_rates.get(name)
+        rate = self._capacity.rate_of(name)
         async with self._engine.begin() if rate else contextlib.nullcontext(connection) as claiming:
             claims = await claim_due(
                 claiming,
@@ -194,8 +195,10 @@ class DeliveryWorker:
         # A send that can't be repeated keeps its slot until its result is recorded. So if this worker dies, each slot
         # has at most one such message that may go out twice.
         is_safe = is_safe_to_repeat(provider_registry.get(claim.provider_type))
+        claimed_at = asyncio.get_running_loop().time()
         try:
             result = await hand_over(claim, wait, self._settings)
+            self._capacity.saw(result, claimed_at)
             if not is_safe:
                 await self._recorder.write_down(result)
         finally:

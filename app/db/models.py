@@ -25,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261129_03"
+REVISION = "20261129_04"
 
 _IS_PENDING = "due_at IS NOT NULL"
 _HAS_KEY = "idempotency_key IS NOT NULL"
@@ -447,7 +447,8 @@ class ProviderState(Base):
 
     `failure_count` is of consecutive failures, `open_until` is set while the breaker is open. `throttled_until` ends
     the pause that the provider asked for, `next_slot_at` is when its rate allows the next message. A paused provider
-    has to be resumed.
+    has to be resumed. `learned_rate` is the calls a second that it gets at most, `rate_ceiling` the rate at which it
+    last said 429; both are null unless it did so lately.
     """
 
     __tablename__ = "provider_states"
@@ -458,7 +459,18 @@ class ProviderState(Base):
     paused_at: Mapped[datetime | None]
     paused_reason: Mapped[str | None]
     next_slot_at: Mapped[datetime | None]
+    learned_rate: Mapped[float | None]
+    rate_ceiling: Mapped[float | None]
+    rate_changed_at: Mapped[datetime | None]
     __table_args__ = (_is_name("provider_type"),)
+
+
+class SharedTask(Base):
+    """A periodic task that one of all workers does each time: the one that moves `due_at` to the next time."""
+
+    __tablename__ = "shared_tasks"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime]
 
 
 class ApiKey(_OfTenant):

@@ -315,8 +315,8 @@ def _is_the_option(key: ast.expr | None) -> bool:
     return isinstance(key, ast.Constant) and key.value == ALL_TENANTS
 
 
-def test_every_table_but_two_belongs_to_tenants() -> None:
-    assert set(Base.metadata.tables) - TENANTS_TABLES == {"tenants", "provider_states"}
+def test_every_table_but_three_belongs_to_tenants() -> None:
+    assert set(Base.metadata.tables) - TENANTS_TABLES == {"tenants", "provider_states", "shared_tasks"}
 
 
 async def test_a_refusal_is_logged_without_what_was_asked(

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections import Counter, defaultdict
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
@@ -139,7 +140,7 @@ async def _assert_timelines(rig: Rig, expected: dict[int, set[str]]) -> None:
 
 
 MIXES = {
-    "throttling": "ok:9 throttled:1",  # at each 429 all of them wait
+    "throttling": "ok:9 throttled:1",
     "failing": "ok:2 failing:1 reset_before:1 redirect:1 refusing:1",
     "lying": "ok:2 failing_after:1 reset_after:1 silent:1 malformed:1 huge:1 slow:1",
 }
@@ -219,29 +220,73 @@ async def test_a_carrier_without_keys_that_answers_500_gets_none_twice(make_rig:
     assert rig.statuses() == {"sent": said[Behaviour.OK], "unknown": count - said[Behaviour.OK]}
 
 
-async def test_a_carrier_that_takes_less_than_we_could_hand_over_gets_all_of_it(make_rig: MakeRig) -> None:
+@pytest.mark.parametrize("workers", [1, 3] if FULL else [1])
+async def test_a_carrier_that_takes_less_than_we_could_hand_over_gets_all_of_it(
+    make_rig: MakeRig, workers: int
+) -> None:
     """It says 429 to messages beyond its rate, which we are not told; the settings are those of a fresh clone."""
     count, rate = size(150, 2_000), size(30, 50)
-    rig = make_rig(web_delivers=True, SIMULATOR_RATE=str(rate), SIMULATOR_RECEIPTS="false")
-    rig.start()
+    rig = make_rig(SIMULATOR_RATE=str(rate), SIMULATOR_RECEIPTS="false")
+    rig.start(workers=workers)
     load = Load(rig.web.port)
     began = time.monotonic()
     await load.send(count)
     await rig.settled(within_seconds=size(120, 600))
     took = time.monotonic() - began
     account = rig.account(load)
-    asked = len(rig.carrier.entries())
+    times = [datetime.fromisoformat(entry["received_at"]) for entry in rig.carrier.entries()]
+    asked, found = len(times), [each for each in times if each - times[0] > timedelta(seconds=10)]
     report(
-        "rated_carrier",
+        f"rated_carrier/{workers}_workers",
         account,
         recovery_seconds=0,
         asked=asked,
         per_second=account.n / took,
         of_its_rate=account.n / took / rate,
+        most_asked_of_its_rate_at_first=_most_within(times, 3) / 3 / rate,
+        most_asked_of_its_rate_after_10_seconds=_most_within(found, 3) / 3 / rate,
     )
     assert (account.lost, account.doubled) == (0, 0)
     assert rig.statuses() == {"sent": count}
     assert asked < 2 * count
+
+
+def _most_within(times: list[datetime], seconds: float) -> int:
+    """The most moments that lie within so many seconds of each other."""
+    most = start = 0
+    for end, each in enumerate(times):
+        while each - times[start] > timedelta(seconds=seconds):
+            start += 1
+        most = max(most, end - start + 1)
+    return most
+
+
+@pytest.mark.parametrize("workers", [1, 3] if FULL else [1])
+async def test_random_429s_hold_up_only_the_messages_that_got_them(make_rig: MakeRig, workers: int) -> None:
+    count, rates = size(500, 5_000), []
+    for mix in ("ok:1", "ok:99 throttled:1"):
+        rig = make_rig(SIMULATOR_MIX=mix, SIMULATOR_RECEIPTS="false", SIMULATOR_FAILURES_BEFORE_OK="1")
+        rig.start()
+        load = Load(rig.web.port)
+        await load.send(count)
+        began = time.monotonic()
+        for _ in range(workers):
+            rig.add_worker()
+        await rig.settled(within_seconds=size(120, 600))
+        rates.append(count / (time.monotonic() - began))
+        account = rig.account(load)
+        replies = Counter(entry["reply"] for entry in rig.carrier.entries())
+        report(
+            f"random_429s/{workers}_workers",
+            account,
+            recovery_seconds=0,
+            throttled=replies["throttled"],
+            per_second=rates[-1],
+            of_none_throttled=rates[-1] / rates[0],
+        )
+        assert (account.n, account.lost, account.doubled) == (count, 0, 0)
+        assert replies["id"] == count
+        assert rig.statuses() == {"sent": count}
 
 
 async def test_a_carrier_that_refuses_our_key_is_paused_and_loses_nothing(make_rig: MakeRig) -> None:

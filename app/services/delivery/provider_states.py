@@ -1,16 +1,16 @@
-"""The health of each provider (breaker, throttle, rate, pause) and the sends that a worker may begin with it.
+"""The health of each provider: breaker, throttle, pace, pause.
 
-Health is stored in PostgreSQL, so that all workers agree, and goes by the database's clock. A provider without a row
-has had no trouble yet.
+It is stored in PostgreSQL, so that all workers agree, and goes by the database's clock. A provider without a row has
+had no trouble yet.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, Integer, Text, bindparam, case, cast, extract, func, null, or_, select, update
+from sqlalchemy import DateTime, Float, Integer, Text, bindparam, case, cast, extract, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,9 +18,7 @@ from app.config import Settings
 from app.db.batches import SECOND
 from app.db.models import ProviderState
 from app.redaction import redacted
-from app.routing import route_of
-from app.segments import units_of
-from app.services.delivery.claims import Claim
+from app.services.delivery.pace import UNLIMITED, Decision, Pace
 
 _NAME = bindparam("provider", type_=Text())
 _UPDATE = update(ProviderState).where(ProviderState.provider_type == _NAME)
@@ -30,8 +28,8 @@ _UPDATE = update(ProviderState).where(ProviderState.provider_type == _NAME)
 class ProviderHealth:
     """A provider as the workers see it.
 
-    Its rate is booked for `slot_in` seconds. With `probing`, its breaker is half open: one message may try it.
-    `seconds_since_pause` counts from the end of the last pause that it asked for.
+    Its rate is booked for `slot_in` seconds. With `probing`, its breaker is half open: one message may try it. The
+    learned `pace` was last changed at `pace_changed_at`.
     """
 
     paused_reason: str | None = None
@@ -39,7 +37,8 @@ class ProviderHealth:
     is_throttled: bool = False
     slot_in: float = 0.0
     probing: bool = False
-    seconds_since_pause: float | None = None
+    pace: Pace = UNLIMITED
+    pace_changed_at: datetime | None = None
 
     @property
     def trouble(self) -> str | None:
@@ -50,22 +49,10 @@ class ProviderHealth:
             return "has failed repeatedly"
         return "asked for a pause" if self.is_throttled else None
 
-    @property
-    def slow_start_limit(self) -> int | None:
-        """The most sends that a worker may have in flight shortly after a throttle; None for no limit.
 
-        Full load at once would be throttled again. The limit starts at one and doubles every half second.
-        """
-        if self.seconds_since_pause is None or self.seconds_since_pause > _SLOW_START_SECONDS:
-            return None
-        return int(2 ** (self.seconds_since_pause / _DOUBLING_SECONDS))
-
-
-_DOUBLING_SECONDS = 0.5
-_SLOW_START_SECONDS = 5.0  # a thousand calls at once by then
 WELL = ProviderHealth()
 
-_since_pause = extract("epoch", func.now() - ProviderState.throttled_until)
+_since_change = extract("epoch", func.now() - ProviderState.rate_changed_at)
 _HEALTH = select(
     ProviderState.provider_type,
     ProviderState.paused_reason,
@@ -74,14 +61,28 @@ _HEALTH = select(
     # `greatest` ignores a provider without a slot.
     cast(func.greatest(extract("epoch", ProviderState.next_slot_at - func.now()), 0), Float).label("slot_in"),
     func.coalesce(ProviderState.open_until <= func.now(), False).label("probing"),
-    case((ProviderState.throttled_until <= func.now(), cast(_since_pause, Float()))).label("seconds_since_pause"),
+    ProviderState.learned_rate,
+    ProviderState.rate_ceiling,
+    func.coalesce(cast(_since_change, Float), math.inf).label("since_change"),
+    ProviderState.rate_changed_at,
 )
 
 
 async def health_of_providers(connection: AsyncConnection) -> dict[str, ProviderHealth]:
     """The providers that have had trouble, by name; one that is missing is well."""
     found = await connection.execute(_HEALTH)
-    return {row.provider_type: ProviderHealth(*row[1:]) for row in found}
+    return {
+        row.provider_type: ProviderHealth(
+            row.paused_reason,
+            row.is_open,
+            row.is_throttled,
+            row.slot_in,
+            row.probing,
+            Pace(row.learned_rate, row.rate_ceiling, row.since_change),
+            row.rate_changed_at,
+        )
+        for row in found
+    }
 
 
 _in_a_pause = func.now() + bindparam("pause", type_=Float()) * SECOND
@@ -114,22 +115,29 @@ _DRAW = _upsert(
 ).returning(cast(extract("epoch", ProviderState.next_slot_at - func.clock_timestamp() - _span), Float))
 
 
-async def draw_from_rate(connection: AsyncConnection, provider_type: str, units: int, rate: float) -> float:
-    """Book `units` (messages, or segments of texts) at `rate` a second, behind all earlier bookings.
+async def draw_from_rate(connection: AsyncConnection, provider_type: str, seconds: float) -> float:
+    """Book so much of the provider's time, behind all earlier bookings.
 
-    Returns the seconds until the first of them may be sent. Other bookings wait for the end of the transaction.
+    Returns the seconds until it begins. Other bookings wait for the end of the transaction.
     """
-    booked = await connection.execute(_DRAW, {"provider": provider_type, "span": units / rate})
+    booked = await connection.execute(_DRAW, {"provider": provider_type, "span": seconds})
     return max(float(booked.scalar_one()), 0.0)
 
 
 _RESUMED = _UPDATE.values(
-    failure_count=0, open_until=null(), throttled_until=null(), paused_at=null(), paused_reason=null()
+    failure_count=0,
+    open_until=null(),
+    throttled_until=null(),
+    paused_at=null(),
+    paused_reason=null(),
+    learned_rate=null(),
+    rate_ceiling=null(),
+    rate_changed_at=null(),
 )
 
 
 async def resume(connection: AsyncConnection, provider_type: str) -> bool:
-    """Clear a provider's pause, throttle and failures; False if it has no state to clear."""
+    """Clear a provider's pause, throttle, learned rate and failures; False if it has no state to clear."""
     return (await connection.execute(_RESUMED, {"provider": provider_type})).rowcount > 0
 
 
@@ -139,7 +147,6 @@ class ProviderSignals:
 
     successes: int = 0
     failures: int = 0
-    throttled_for: float = 0  #: seconds
     refused: str | None = None
 
 
@@ -155,10 +162,6 @@ _FAILED = _upsert(
 )
 _had_failures = or_(ProviderState.failure_count > 0, ProviderState.open_until.is_not(None))
 _RECOVERED = _UPDATE.where(_had_failures).values(failure_count=0, open_until=null())
-_until = func.now() + bindparam("seconds", type_=Float()) * SECOND
-_THROTTLED = _upsert(
-    {"throttled_until": _until}, {"throttled_until": func.greatest(ProviderState.throttled_until, _until)}
-)
 _reason = bindparam("reason", type_=Text())
 _PAUSED = _upsert(
     {"paused_at": func.now(), "paused_reason": _reason},
@@ -169,7 +172,7 @@ _PAUSED = _upsert(
 async def record_signals(
     connection: AsyncConnection, signals: Mapping[str, ProviderSignals], settings: Settings
 ) -> None:
-    """Open and close breakers, throttle and pause, in the order of the providers' names.
+    """Open and close breakers and pause, in the order of the providers' names.
 
     A pause keeps the provider's own reason, without secrets and whole addresses.
     """
@@ -177,78 +180,32 @@ async def record_signals(
     for name, own in sorted(signals.items()):
         if own.refused is not None:
             await connection.execute(_PAUSED, {"provider": name, "reason": redacted(own.refused)})
-        if own.throttled_for:
-            await connection.execute(_THROTTLED, {"provider": name, "seconds": own.throttled_for})
         if own.successes:
             await connection.execute(_RECOVERED, {"provider": name})
         elif own.failures:
             await connection.execute(_FAILED, {"provider": name, "failures": own.failures, **breaker})
 
 
-AHEAD_SECONDS = 0.25  # a provider with a rate gets its messages claimed this long before their turn
+_KNOW = insert(ProviderState).values(provider_type=_NAME).on_conflict_do_nothing()
+_until = func.now() + bindparam("seconds", type_=Float()) * SECOND
+_THROTTLED = _UPDATE.values(throttled_until=func.greatest(ProviderState.throttled_until, _until))
+_seen = bindparam("seen", type_=DateTime(timezone=True))
+_CHANGE_PACE = _UPDATE.where(ProviderState.rate_changed_at.is_not_distinct_from(_seen)).values(
+    learned_rate=bindparam("rate", type_=Float()),
+    rate_ceiling=bindparam("ceiling", type_=Float()),
+    rate_changed_at=func.now(),
+)
 
 
-class Capacity:
-    """The providers' health as last read, and the concurrency slots that this worker has left for each."""
+async def change_pace(
+    connection: AsyncConnection, provider_type: str, decision: Decision, *, seen: ProviderHealth
+) -> None:
+    """Pause a provider, and change its pace unless a worker has done so since it was `seen`.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._health: dict[str, ProviderHealth] = {}
-        self.in_flight: Counter[str] = Counter()  #: sends by provider
-
-    async def refresh(self, connection: AsyncConnection) -> None:
-        self._health = await health_of_providers(connection)
-
-    def health_of(self, provider_type: str) -> ProviderHealth:
-        return self._health.get(provider_type, WELL)
-
-    def is_flawless(self, provider_type: str) -> bool:
-        """True if a success has no earlier failure to clear."""
-        return provider_type not in self._health
-
-    def can_serve(self, provider_type: str) -> bool:
-        return self.health_of(provider_type).trouble is None
-
-    def first_well(self, channel: str) -> tuple[str | None, str | None]:
-        """The first provider of a channel's route that is well, and the reasons to pass over those before it."""
-        passed_over: list[str] = []
-        for name in route_of(self._settings, channel):
-            trouble = self.health_of(name).trouble
-            if trouble is None:
-                return name, "; ".join(passed_over) or None
-            passed_over.append(f"{name} {trouble}")
-        return None, None
-
-    def next_slots_in(self) -> list[float]:
-        """Seconds until messages can be claimed again for each provider whose rate is booked."""
-        slots = [health.slot_in - AHEAD_SECONDS for health in self._health.values()]
-        return [slot for slot in slots if slot > 0]
-
-    def free_slots(self, provider_type: str, used: int, *, share: int) -> int:
-        """The number of messages to claim for a provider; `share` queues divide what is not `used` of the worker.
-
-        Each provider has slots of its own, so that a slow one does not take those of the others.
-        """
-        settings, health = self._settings, self.health_of(provider_type)
-        free = settings.worker_concurrency - used
-        if free <= 0 or health.slot_in > AHEAD_SECONDS:
-            return 0
-        own = settings.concurrency_of(provider_type)
-        if health.slow_start_limit is not None:
-            own = min(own, health.slow_start_limit)
-        limit = min(settings.worker_batch_size, max(free // share, 1), own - self.in_flight[provider_type])
-        if health.probing:
-            limit = min(limit, 1)
-        rate = settings.provider_rates.get(provider_type)
-        return min(limit, max(int(rate * AHEAD_SECONDS), 1)) if rate else limit
-
-    async def book(self, connection: AsyncConnection, provider_type: str, claims: Sequence[Claim]) -> list[float]:
-        """Book turns at the provider's rate, which all workers share; returns the seconds until each."""
-        if not claims:
-            return []
-        rate = self._settings.provider_rates[provider_type]
-        units = [units_of(claim.row.channel, claim.row.body) for claim in claims]
-        first = await draw_from_rate(connection, provider_type, sum(units), rate)
-        *turns, end = [first + before / rate for before in accumulate(units, initial=0)]
-        self._health[provider_type] = replace(self.health_of(provider_type), slot_in=end)  # until the next refresh
-        return turns
+    A pause never ends an earlier and longer one.
+    """
+    await connection.execute(_KNOW, {"provider": provider_type})
+    if decision.pause:
+        await connection.execute(_THROTTLED, {"provider": provider_type, "seconds": decision.pause})
+    pace = {"rate": decision.pace.rate, "ceiling": decision.pace.ceiling, "seen": seen.pace_changed_at}
+    await connection.execute(_CHANGE_PACE, {"provider": provider_type, **pace})

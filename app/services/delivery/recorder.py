@@ -74,7 +74,7 @@ class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
         counted = await _record_outcomes(connection, results)
         signals: dict[str, ProviderSignals] = {}
         for result in results:
-            _count(signals.setdefault(result.provider_type, ProviderSignals()), result, self._settings)
+            _count(signals.setdefault(result.provider_type, ProviderSignals()), result)
         for name, own in signals.items():
             if self._is_flawless(name):
                 own.successes = 0
@@ -110,7 +110,7 @@ def _in_our_words(result: AttemptResult, error: DBAPIError) -> AttemptResult:
     return replace(result, reason=reason, provider_message_id=None)
 
 
-def _count(own: ProviderSignals, result: AttemptResult, settings: Settings) -> None:
+def _count(own: ProviderSignals, result: AttemptResult) -> None:
     """Count a result for its provider's health.
 
     A provider that refuses one message is well; one that can't be reached or does not answer is not. A send that we
@@ -120,8 +120,7 @@ def _count(own: ProviderSignals, result: AttemptResult, settings: Settings) -> N
     if isinstance(error, CredentialsRefused):
         own.refused = result.reason
     elif isinstance(error, TemporaryFailure) and error.throttled:
-        wanted = min(error.retry_after or 0, settings.retry_after_max_seconds)
-        own.throttled_for = max(own.throttled_for, wanted, settings.retry_base_seconds)
+        return  # the pace of the provider follows from its recent calls
     elif result.outcome in {AttemptOutcome.ACCEPTED, AttemptOutcome.PERMANENT}:
         own.successes += 1
     elif isinstance(error, ProviderFailure | OSError) and not isinstance(error, NotBegun):

@@ -27,10 +27,12 @@ from app.providers.registry import provider_registry
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.sms import SmsProvider
 from app.segments import units_of
+from app.services.delivery.pace import Decision, Pace
 from app.services.delivery.provider_states import (
     WELL,
     ProviderHealth,
     ProviderSignals,
+    change_pace,
     draw_from_rate,
     health_of_providers,
     record_signals,
@@ -61,8 +63,11 @@ class Worker:
         async with self.engine.begin() as connection:
             return (await health_of_providers(connection)).get("first", WELL)
 
-    async def saw(self, **signals: Any) -> None:
+    async def saw(self, *, throttled_for: float = 0.0, **signals: Any) -> None:
         async with self.engine.begin() as connection:
+            if throttled_for:
+                seen = (await health_of_providers(connection)).get("first", WELL)
+                await change_pace(connection, "first", Decision(seen.pace, throttled_for), seen=seen)
             await record_signals(connection, {"first": ProviderSignals(**signals)}, self._settings)
 
     async def probes(self) -> bool:
@@ -71,7 +76,11 @@ class Worker:
 
     async def books(self, units: int, rate: float) -> float:
         async with self.engine.begin() as connection:
-            return await draw_from_rate(connection, "first", units, rate)
+            return await draw_from_rate(connection, "first", units / rate)
+
+    async def learns(self, pace: Pace, seen: ProviderHealth) -> None:
+        async with self.engine.begin() as connection:
+            await change_pace(connection, "first", Decision(pace), seen=seen)
 
     async def resumes(self) -> bool:
         async with self.engine.begin() as connection:
@@ -225,6 +234,18 @@ async def test_a_rate_that_was_not_used_for_a_while_is_not_saved_up(worker: Work
 async def test_being_at_its_rate_is_no_trouble_that_would_pass_messages_on(worker: Worker) -> None:
     await worker.books(100, 1)
     assert (await worker.health()).trouble is None
+
+
+async def test_a_learned_rate_is_changed_only_by_a_worker_that_saw_the_latest(workers: list[Worker]) -> None:
+    seen = await workers[0].health()
+    await asyncio.gather(*(workers[number % 2].learns(Pace(50.0 + number), seen) for number in range(4)))
+    health = await workers[0].health()
+    assert health.pace.rate in {50, 51, 52, 53}
+    await workers[1].learns(Pace(5.0), seen)  # it has not heard of the change
+    assert (await workers[1].health()).pace.rate == health.pace.rate
+    await workers[1].learns(Pace(60.0, 55.0), health)
+    found = (await workers[0].health()).pace
+    assert (found.rate, found.ceiling, found.since_change < 100) == (60, 55, True)
 
 
 # Below: through the API, with a worker that runs.
@@ -420,7 +441,7 @@ async def test_a_provider_is_throttled_also_by_a_message_that_has_no_attempt_lef
     client = await serve(quick.model_copy(update={"routes": {"sms": ["first"]}, "max_attempts": 1}))
     message_id = await post(client, 1)
     await until(lambda: trouble(client), lambda it: it == ("asked for a pause", None))
-    assert (await client.get(f"/api/messages/{message_id}")).json()["status"] == "queued"
+    await becomes(client, message_id, "queued")
 
 
 async def test_being_throttled_leaves_a_message_all_its_attempts(
@@ -432,20 +453,6 @@ async def test_being_throttled_leaves_a_message_all_its_attempts(
     client = await serve(quick.model_copy(update={"routes": {"sms": ["first"]}, "max_attempts": 3}))
     message = await becomes(client, await post(client, 1), "failed")
     assert message["status_reason"] == "Given up after 6 attempts. The last: 503"
-
-
-async def test_after_a_pause_a_provider_is_called_once_at_a_time_and_soon_as_often_as_before(worker: Worker) -> None:
-    assert (await worker.health()).slow_start_limit is None
-    await worker.saw(throttled_for=60)
-    assert (await worker.health()).trouble == "asked for a pause"
-
-    async def limit_after(seconds: float) -> int | None:
-        async with worker.engine.begin() as connection:
-            past = f"UPDATE provider_states SET throttled_until = now() - interval '{seconds} seconds'"
-            await connection.execute(text(past))
-            return (await health_of_providers(connection))["first"].slow_start_limit
-
-    assert [await limit_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 6)] == [1, 2, 4, 16, 256, None]
 
 
 @pytest.mark.slow

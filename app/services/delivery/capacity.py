@@ -1,0 +1,150 @@
+"""The sends that a worker may begin with each provider, and the pace that it learns from their answers."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.config import Settings
+from app.domain import AttemptOutcome
+from app.providers.base import NotBegun, TemporaryFailure
+from app.routing import route_of
+from app.segments import units_of
+from app.services.delivery.claims import Claim
+from app.services.delivery.outcomes import AttemptResult
+from app.services.delivery.pace import RecentCalls, decide
+from app.services.delivery.provider_states import (
+    WELL,
+    ProviderHealth,
+    change_pace,
+    draw_from_rate,
+    health_of_providers,
+)
+
+log = structlog.get_logger(__name__)
+
+AHEAD_SECONDS = 0.25  # a provider with a rate gets its messages claimed this long before their turn
+_BOOKED_SECONDS = 0.1  # a rate that is booked for longer is used up
+
+
+class Capacity:
+    """The providers' health as last read, and the concurrency slots that this worker has left for each."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._health: dict[str, ProviderHealth] = {}
+        self._calls: defaultdict[str, RecentCalls] = defaultdict(RecentCalls)
+        self.in_flight: Counter[str] = Counter()  #: sends by provider
+
+    async def refresh(self, connection: AsyncConnection) -> None:
+        """Read the health of all providers, and adapt the pace of those that answered 429 to this worker."""
+        before, self._health = self._health, await health_of_providers(connection)
+        now = asyncio.get_running_loop().time()
+        for name, health in list(self._health.items()):
+            if health.pace_changed_at != before.get(name, WELL).pace_changed_at or health.is_throttled:
+                self._calls[name].restart(now)
+        for name in {*self._calls, *self._health}:
+            await self._adapt(connection, name, now)
+
+    async def _adapt(self, connection: AsyncConnection, name: str, now: float) -> None:
+        health = self.health_of(name)
+        calls = self._calls[name].calls(now, self.in_flight[name])
+        decision = decide(calls, health.pace, is_used_up=self._is_used_up(name))
+        if decision is None:
+            return
+        await change_pace(connection, name, decision, seen=health)
+        self._calls[name].restart(now)
+        self._health[name] = replace(
+            health, is_throttled=health.is_throttled or decision.pause > 0, pace=decision.pace
+        )
+        facts = {"rate": decision.pace.rate, "throttled": calls.throttled, "of": calls.ended}
+        tell = log.warning if decision.pause or health.pace.rate is None else log.debug
+        tell("provider_pace_changed", provider=name, pause=decision.pause or None, **facts)
+
+    def saw(self, result: AttemptResult, claimed_at: float) -> None:
+        """Count the answer to a call; `claimed_at` is by the event loop's clock.
+
+        A call that was claimed before the last change of the pace says nothing about the pace of today.
+        """
+        error, settings = result.error, self._settings
+        if isinstance(error, NotBegun):
+            return
+        pause = 0.0
+        if isinstance(error, TemporaryFailure) and error.throttled:
+            pause = max(min(error.retry_after or 0, settings.retry_after_max_seconds), settings.retry_base_seconds)
+        now, accepted = asyncio.get_running_loop().time(), result.outcome is AttemptOutcome.ACCEPTED
+        self._calls[result.provider_type].add(claimed_at, now, accepted=accepted, pause=pause)
+
+    def _is_used_up(self, name: str) -> bool:
+        """True if messages wait for the learned rate, and not for the one of the settings."""
+        configured, learned = self._settings.provider_rates.get(name), self.health_of(name).pace.rate
+        return self.health_of(name).slot_in > _BOOKED_SECONDS and (not configured or (learned or 0) < configured)
+
+    def health_of(self, provider_type: str) -> ProviderHealth:
+        return self._health.get(provider_type, WELL)
+
+    def is_flawless(self, provider_type: str) -> bool:
+        """True if a success has no earlier failure to clear."""
+        return provider_type not in self._health
+
+    def can_serve(self, provider_type: str) -> bool:
+        return self.health_of(provider_type).trouble is None
+
+    def first_well(self, channel: str) -> tuple[str | None, str | None]:
+        """The first provider of a channel's route that is well, and the reasons to pass over those before it."""
+        passed_over: list[str] = []
+        for name in route_of(self._settings, channel):
+            trouble = self.health_of(name).trouble
+            if trouble is None:
+                return name, "; ".join(passed_over) or None
+            passed_over.append(f"{name} {trouble}")
+        return None, None
+
+    def next_slots_in(self) -> list[float]:
+        """Seconds until messages can be claimed again for each provider whose rate is booked."""
+        slots = [health.slot_in - AHEAD_SECONDS for health in self._health.values()]
+        return [slot for slot in slots if slot > 0]
+
+    def free_slots(self, provider_type: str, used: int, *, share: int) -> int:
+        """The number of messages to claim for a provider; `share` queues divide what is not `used` of the worker.
+
+        Each provider has slots of its own, so that a slow one does not take those of the others.
+        """
+        settings, health = self._settings, self.health_of(provider_type)
+        free = settings.worker_concurrency - used
+        if free <= 0 or health.slot_in > AHEAD_SECONDS:
+            return 0
+        own = settings.concurrency_of(provider_type)
+        limit = min(settings.worker_batch_size, max(free // share, 1), own - self.in_flight[provider_type])
+        if health.probing:
+            limit = min(limit, 1)
+        rate = self.rate_of(provider_type)
+        return min(limit, max(int(rate * AHEAD_SECONDS), 1)) if rate else limit
+
+    def rate_of(self, provider_type: str) -> float | None:
+        """Messages a second at most: the lower of the configured and the learned rate."""
+        rates = (self._settings.provider_rates.get(provider_type), self.health_of(provider_type).pace.rate)
+        return min((rate for rate in rates if rate), default=None)
+
+    async def book(self, connection: AsyncConnection, provider_type: str, claims: Sequence[Claim]) -> list[float]:
+        """Book turns at the provider's rate, which all workers share; returns the seconds until each.
+
+        A configured rate counts the segments of texts, a learned one counts calls.
+        """
+        if not claims:
+            return []
+        configured = self._settings.provider_rates.get(provider_type)
+        learned = self.health_of(provider_type).pace.rate
+        of_a_call = 1 / learned if learned else 0.0
+        spans = [of_a_call] * len(claims)
+        if configured:
+            units = (units_of(claim.row.channel, claim.row.body) for claim in claims)
+            spans = [max(each / configured, of_a_call) for each in units]
+        first = await draw_from_rate(connection, provider_type, sum(spans))
+        *turns, end = [first + before for before in accumulate(spans, initial=0)]
+        self._health[provider_type] = replace(self.health_of(provider_type), slot_in=end)  # until the next refresh
+        return turns

@@ -346,7 +346,7 @@ def leaving_at_heartbeat(app: FastAPI) -> Callable[..., Awaitable[None]]:
             return {"type": "http.disconnect"}
 
         async def sending(message: Any) -> None:
-            if message.get("body") == b":\n":
+            if message.get("body", b"").startswith(b":\n"):
                 leaving.set()
             await send(message)
 

@@ -144,7 +144,7 @@ def _page(entries: list[Rendered], cursor: str, *, more: bool) -> Response:
 
 
 async def _server_sent(subscription: Subscription, heartbeat_seconds: float) -> AsyncIterator[bytes]:
-    """The stream of a subscription. A heartbeat is a line that starts with a colon, which clients skip."""
+    """The stream of a subscription. A heartbeat is a comment and the position: an id without event."""
     clock = asyncio.get_running_loop().time
     yield b"retry: %d\n" % random.randint(*_RETRY)  # noqa: S311 - no secret
     yield _place_of(subscription)
@@ -152,7 +152,7 @@ async def _server_sent(subscription: Subscription, heartbeat_seconds: float) -> 
         while (entries := await subscription.next(limit=_AT_ONCE, until=clock() + heartbeat_seconds)) or (
             not subscription.ended
         ):
-            yield b"".join(each.server_sent for each in entries) or _place_of(subscription)
+            yield b"".join(each.server_sent for each in entries) or b":\n" + _place_of(subscription)
     except EventsGone as error:
         yield b"event: gone\ndata: %b\n\n" % json.dumps(error.members).encode()
     except ServiceError:

@@ -23,11 +23,13 @@ async def test_a_stream_outlives_the_database_and_misses_nothing(make_rig: MakeR
 
         async def read() -> None:
             nonlocal heartbeats
+            place = ""
             async with client.stream("GET", "/api/events/stream") as stream:
                 async for line in stream.aiter_lines():
                     heartbeats += line == ":"
-                    if line.startswith("id: "):
-                        seen.append(line.removeprefix("id: "))
+                    place = line.removeprefix("id: ") if line.startswith("id: ") else place
+                    if line.startswith("event: "):
+                        seen.append(place)
 
         def enough(wanted: int) -> bool:
             return heartbeats >= wanted

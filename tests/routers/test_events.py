@@ -97,8 +97,10 @@ async def test_a_stream_opens_at_once_and_has_heartbeats(settings: Settings) -> 
         stream = await stack.enter_async_context(opened(app, STREAM))
         retry = await stream.block()
         assert retry is not None
-        assert 1000 <= int(retry.removeprefix("retry: ")) <= 3000
-        assert [await stream.block() for _ in range(3)] == [":"] * 3
+        seconds, place = retry.split("\n")
+        assert 1000 <= int(seconds.removeprefix("retry: ")) <= 3000
+        assert place.startswith("id: evt_")
+        assert [await stream.block() for _ in range(4)] == [":", place] * 2
 
 
 @each_case("path", [STREAM, f"{STREAM}?after=now", f"{PAGE}?after=now&wait=60"])

@@ -126,14 +126,14 @@ def _data(
         message = messages.get(entry.message_id)
         shown = None if message is None else MessageView.model_validate(message)
         return MessageData(message_id=entry.message_id, conversation_id=entry.conversation_id, message=shown)
+    if entry.contact_id is not None:
+        contact = contacts.get(entry.contact_id)
+        known = None if contact is None else ContactView.model_validate(contact)
+        return ContactData(contact_id=entry.contact_id, contact=known)
     if entry.conversation_id is not None:
         row = conversations.get(entry.conversation_id)
         conversation = None if row is None else ConversationView.model_validate(row)
         about = {"conversation_id": entry.conversation_id, "conversation": conversation}
         is_pause = entry.type is EventType.CONVERSATION_PAUSED
         return PauseData(**about, reason=entry.facts["reason"]) if is_pause else ConversationData(**about)
-    if entry.contact_id is not None:
-        contact = contacts.get(entry.contact_id)
-        known = None if contact is None else ContactView.model_validate(contact)
-        return ContactData(contact_id=entry.contact_id, contact=known)
     return EndpointData(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])

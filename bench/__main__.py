@@ -1,7 +1,7 @@
 """Measures how fast the service accepts messages, against an empty endpoint and against pgbench.
 
-Then how fast it answers reads, how fast a worker drains the queue, how soon an idle service delivers, and how soon a
-reader of events gets one.
+Then how fast it answers reads, and how fast a worker drains the queue. Then how soon an idle service delivers, and how
+soon events reach their readers.
 """
 
 import argparse

@@ -230,7 +230,9 @@ def _empty_again(_process_database: str) -> Iterator[Callable[[], None]]:
     with closing(psycopg2.connect(_process_database)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            yield partial(cursor.execute, ";".join(statements))
+            empty = partial(cursor.execute, ";".join(statements))
+            empty()
+            yield empty
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_what_breaks_off_says_how_to_go_on_and_is_made_whole_the_next_time(
     twilio.holds(6, NOW)
     twilio.breaks_after = 3
     lines = repaired(capsys, "twilio", "--since", f"{NOW - timedelta(days=2):%Y-%m-%d}", code=1)
-    assert lines[-2].startswith("It broke off: 503 Service Unavailable - 20503")
+    assert lines[-2].startswith("It broke off: 20503 Service Unavailable")
     assert f"--since {NOW - timedelta(days=2):%Y-%m-%d}T00:00:00Z" in lines[-1]
     twilio.breaks_after = None
     repaired(capsys, "twilio", "--since", f"{NOW - timedelta(days=2):%Y-%m-%d}")

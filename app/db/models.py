@@ -447,8 +447,8 @@ class ProviderState(Base):
 
     `failure_count` is of consecutive failures, `open_until` is set while the breaker is open. `throttled_until` ends
     the pause that the provider asked for, `next_slot_at` is when its rate allows the next message. A paused provider
-    has to be resumed. `learned_rate` is the calls a second that it gets at most, `rate_ceiling` the rate at which it
-    last said 429; both are null unless it did so lately.
+    has to be resumed. `learned_rate` is the calls a second that it gets at most. `rate_ceiling` is the rate at which
+    it last said 429. Both are null unless it did so lately.
     """
 
     __tablename__ = "provider_states"

@@ -115,7 +115,7 @@ async def test_who_meets_a_hidden_restart_is_asked_to_come_again(
     for number, (path, body) in enumerate(asked):
         client = await serve(quiet)
         await client.post("/api/messages/sms", json=sms(to=f"+1804555100{number}"))  # opens the writers' connections
-        await client.get("/api/messages")
+        await client.get("/api/contacts")  # opens one for sessions
         rows = value(database_url, "SELECT count(*) FROM messages")
         pretend_a_restart(database_url)
         problem = await client.post(path, json=body)

@@ -294,7 +294,9 @@ async def test_entries_that_a_failover_has_lost_keep_no_reader_out(
     await numbers_of(ahead, 2)
     async with engine.begin() as connection:
         await connection.execute(delete(Event).where(Event.tenant_id == 1, Event.contact_id == 2))
-        await connection.execute(update(EventLog).where(EventLog.tenant_id == 1).values(generation=2))
+        await connection.execute(
+            update(EventLog).where(EventLog.tenant_id == 1).values(generation=EventLog.generation + 1)
+        )
     reader = await feed.subscribe(1, Start.OLDEST)
     assert await numbers_of(reader, 1) == [1]
     await write(3)

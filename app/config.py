@@ -1,6 +1,7 @@
 """Settings: read from the environment and `.env` here, and nowhere else."""
 
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -158,6 +159,17 @@ class Settings(BaseSettings):
     quarantine_refused: bool = False
     quarantine_most: int = Field(1000, ge=1, le=100_000)
 
+    #: Webhook endpoints of each tenant.
+    max_webhook_endpoints: int = Field(1000, ge=0, le=100_000)
+    #: Networks, besides the public internet, that webhooks may go to: `10.1.0.0/16 fd00::/8`.
+    webhook_allowed_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode] = []
+    webhook_timeout_seconds: float = Field(15, gt=0, le=60)
+    #: Requests at once: to an endpoint, and of a process to all of them.
+    webhook_concurrency: int = Field(10, ge=1, le=100)
+    webhook_requests: int = Field(400, ge=2, le=10_000)
+    #: Days for which attempts to send webhooks are kept.
+    webhook_attempt_days: int = Field(3, ge=1, le=36500)
+
     @field_validator("database_url")
     @classmethod
     def _must_name_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
@@ -206,6 +218,11 @@ class Settings(BaseSettings):
     @classmethod
     def _name_and_number(cls, value: object) -> object:
         return dict(part.rpartition(":")[::2] for part in value.split()) if isinstance(value, str) else value
+
+    @field_validator("webhook_allowed_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @field_validator("webhook_secret")
     @classmethod

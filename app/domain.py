@@ -143,6 +143,7 @@ class EventType(StrEnum):
     CONTACT_CREATED = "contact.created"
     CONTACT_ERASED = "contact.erased"
     WEBHOOK_ENDPOINT_DISABLED = "webhook_endpoint.disabled"  #: by the service, because it fails.
+    WEBHOOK_ENDPOINT_TEST = "webhook_endpoint.test"  #: sent to one endpoint on demand, and never logged.
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,18 @@ class EventsGone(ServiceError):
         self.members = {"oldest": oldest}
 
 
+class EventNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Event not found"
+
+
+class WebhookEndpointNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Webhook endpoint not found"
+
+
+class TooManyWebhookEndpoints(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Too many webhook endpoints"
+
+
 class NotErasable(ServiceError):
     status, title = HTTPStatus.CONFLICT, "Contact not erasable"
 

@@ -22,7 +22,19 @@ from app.http.overload import OverloadGuard, Refusal
 from app.http.read_route import reads_of
 from app.http.stop_signals import called_at_stop
 from app.log import configure_logging
-from app.routers import admin, contacts, conversations, events, files, health, messages, preview, providers, webhooks
+from app.routers import (
+    admin,
+    contacts,
+    conversations,
+    events,
+    files,
+    health,
+    messages,
+    preview,
+    providers,
+    webhook_endpoints,
+    webhooks,
+)
 from app.schemas.fields import reading_context
 from app.wiring import must_have_providers, running_services
 
@@ -81,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         conversations.reads,
         conversations.router,
         events.router,
+        webhook_endpoints.router,
         files.router,
         contacts.router,
         providers.router,

@@ -9,7 +9,7 @@ _ENDS = r"\s@<>'\"=(),;/?&"
 _TOP_LEVEL = re.compile(r"\.[^\W\d_]+$")
 _MASKS: list[tuple[re.Pattern[str], str | _Mask]] = [
     (re.compile(r"\bmsk_[\w-]+"), "msk_***"),
-    (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),
+    (re.compile(r"\b(whsec|whsk)_[\w+/=-]+"), r"\1_***"),
     (re.compile(r"\bv1a?,[\w+/=-]{8,}"), "v1,***"),
     (re.compile(r"\b(Bearer|Basic)\s+[^\s'\",]+", re.IGNORECASE), r"\1 ***"),
     (re.compile(r"://[^\s/@]+@"), "://***@"),

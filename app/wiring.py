@@ -35,6 +35,8 @@ from app.services.messages.service import MessageService
 from app.services.tenancy.addresses import AddressOwners
 from app.services.tenancy.audit import RefusalLog
 from app.services.tenancy.keys import KeyCache
+from app.services.webhooks.dispatcher import WebhookDispatcher
+from app.services.webhooks.sender import WebhookSender
 from app.worker import DeliveryWorker
 
 log = structlog.get_logger(__name__)
@@ -63,6 +65,7 @@ class Services:
     readiness: Readiness
     notifier: Notifier
     events: EventFeed
+    webhooks: WebhookSender
 
 
 def must_have_providers(settings: Settings) -> None:
@@ -107,9 +110,14 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
         workers = settings.data_dir / "workers" / f"{crc32(database_name(url).encode()):08x}"
         notifier = Notifier(url, engine)
         told = notifier.events_logged
-        worker = DeliveryWorker(engine, settings, ProcessLock(workers), on_logged=told) if deliver else None
-        if worker is not None:
+        webhooks = WebhookSender(settings)
+        stack.push_async_callback(webhooks.aclose)
+        worker = None
+        if deliver:
+            dispatcher = WebhookDispatcher(engine, settings, webhooks, on_logged=told)
+            worker = DeliveryWorker(engine, settings, ProcessLock(workers), on_logged=told, webhooks=dispatcher)
             notifier.on_due(worker.wake)
+            notifier.on_events(dispatcher.wake)
         events = EventFeed(engine, settings)
         notifier.on_events(events.wake)
         await stack.enter_async_context(notifier)
@@ -161,4 +169,5 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             Readiness(sessions),
             notifier,
             events,
+            webhooks,
         )

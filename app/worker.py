@@ -6,6 +6,7 @@ Runs in the background of the web process, or alone as `python -m app worker`, i
 import asyncio
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Self
 
@@ -36,16 +37,23 @@ class DeliveryWorker:
     """Delivers until its context is left, then finishes what is in flight, within the grace period.
 
     By its `presence` the other workers of this host see at once when it has died. `on_logged` is called with a tenant
-    whose log has grown.
+    whose log has grown. `webhooks` run for as long.
     """
 
     def __init__(
-        self, engine: AsyncEngine, settings: Settings, presence: ProcessLock, *, on_logged: Callable[[int], None]
+        self,
+        engine: AsyncEngine,
+        settings: Settings,
+        presence: ProcessLock,
+        *,
+        on_logged: Callable[[int], None],
+        webhooks: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         self._engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
         self._presence = presence
+        self._webhooks = webhooks or contextlib.nullcontext()
         self._wake_up = asyncio.Event()
         self._closing = False
         self._in_flight: dict[asyncio.Task[None], Claim] = {}
@@ -83,11 +91,13 @@ class DeliveryWorker:
         await self._recorder.__aenter__()
         await self._housekeeping.__aenter__()
         self._claiming = asyncio.create_task(self._run(), name="delivery-worker")
+        await self._webhooks.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
         self._wake_up.set()
+        webhooks = asyncio.create_task(self._webhooks.__aexit__(None, None, None))  # within the same grace period
         await self._claiming
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=self._settings.shutdown_grace_seconds)
@@ -96,6 +106,7 @@ class DeliveryWorker:
         await asyncio.gather(*late, return_exceptions=True)
         await self._housekeeping.__aexit__()
         await self._recorder.__aexit__()
+        await webhooks
         self._presence.leave()
 
     async def _run(self) -> None:

@@ -1,7 +1,7 @@
 """Measures how fast the service accepts messages, against an empty endpoint and against pgbench.
 
-Then how fast it answers reads, and how fast a worker drains the queue. Then how soon an idle service delivers, and how
-soon events reach their readers.
+Then how fast it answers reads, and how fast a worker drains the queue. Then how soon an idle service delivers, and
+how soon events reach their readers and webhook endpoints.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from bench.measurements import Measurement, Rounds
 from bench.processes import BenchError
 from bench.report import as_object, as_table
 from bench.targets import TITLES, Targets
+from bench.webhooks import Endpoints
 
-_PARTS = ("accept", "reads", "drain", "latency", "events")
+_PARTS = ("accept", "reads", "drain", "latency", "events", "webhooks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +61,7 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=20_000, help="how many the queue holds that is drained")
     parser.add_argument("--singles", type=int, default=50, help="how many messages an idle service gets one by one")
     parser.add_argument("--readers", type=int, default=1000, help="how many idle readers of events are connected")
+    parser.add_argument("--webhooks", type=int, default=10, help="how many messages go to all webhook endpoints")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="what is measured")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
@@ -114,6 +116,10 @@ async def _measure_once(targets: Targets, chosen: argparse.Namespace, rounds: Ro
     if "events" in chosen.only:
         rounds.events.append(events := await targets.events(chosen.singles, chosen.readers))
         _say(f"{title}: events: the slowest came after {max(events.after_ms, default=0.0):.1f} ms")
+    if "webhooks" in chosen.only:
+        rounds.webhooks.append(webhooks := await targets.webhooks(chosen.webhooks, Endpoints()))
+        slowest = max(webhooks.arrived_ms, default=0.0)
+        _say(f"{title}: webhooks: the last of {len(webhooks.arrived_ms):,} arrived after {slowest:.1f} ms")
 
 
 def _made(place: Path) -> Path:

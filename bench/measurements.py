@@ -112,6 +112,21 @@ class Events:
 
 
 @dataclass(frozen=True)
+class Webhooks:
+    """One round of single messages, each of them to all webhook endpoints, of which some are dead and some slow."""
+
+    endpoints: int
+    dead: int
+    slow: int
+    arrived_ms: list[float]  #: from an event's entry in the log to its arrival at an endpoint that is well.
+    missing: int  #: deliveries to such endpoints that did not come.
+
+    def problems(self) -> list[str]:
+        """The reasons to reject the figures: events that did not arrive."""
+        return [f"{self.missing} events did not arrive"] if self.missing else []
+
+
+@dataclass(frozen=True)
 class Rounds:
     """All rounds of all measurements. Those that were not asked for are empty."""
 
@@ -119,3 +134,4 @@ class Rounds:
     drain: list[Drain] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
     events: list[Events] = field(default_factory=list)
+    webhooks: list[Webhooks] = field(default_factory=list)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from bench.load import Plan, percentile
-from bench.measurements import Drain, Events, Latency, Measurement, Rounds
+from bench.measurements import Drain, Events, Latency, Measurement, Rounds, Webhooks
 from bench.reads import FROM_MEMORY, READS
 from bench.targets import TITLES
 
@@ -47,6 +47,8 @@ def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[st
         report["latency"] = _latency(rounds.latency)
     if rounds.events:
         report["events"] = _events(rounds.events)
+    if rounds.webhooks:
+        report["webhooks"] = _webhooks(rounds.webhooks)
     return report
 
 
@@ -64,6 +66,7 @@ def as_table(report: Mapping[str, Any]) -> str:
         *(_ratio_lines(report["ratios"]) if report["ratios"] else []),
         *(_latency_lines(report["latency"]) if "latency" in report else []),
         *(_events_lines(report["events"]) if "events" in report else []),
+        *(_webhook_lines(report["webhooks"]) if "webhooks" in report else []),
     ]
     lines += [f"{name} is left out: {reason}" for name, reason in report["skipped"].items()]
     if "delivering" in report["targets"]:
@@ -120,6 +123,13 @@ def _events_lines(events: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _webhook_lines(webhooks: Mapping[str, Any]) -> list[str]:
+    title = "webhooks: {endpoints} endpoints, {dead} dead, {slow} slow".format_map(webhooks)
+    figures = " ".join(f"{webhooks[name]:9.1f}" for name in ("p50_ms", "p99_ms", "slowest_ms"))
+    heading = f"{'ms from the log to endpoints that are well':{_WIDTH}} {'p50':>9} {'p99':>9} {'the last':>9}"
+    return [heading, f"{title:{_WIDTH}} {figures}", ""]
+
+
 def _target(measured: Sequence[Measurement]) -> dict[str, Any]:
     return {
         "per_second": _median(measured, lambda one: one.seen.per_second),
@@ -162,6 +172,18 @@ def _events(measured: Sequence[Events]) -> dict[str, Any]:
     }
 
 
+def _webhooks(measured: Sequence[Webhooks]) -> dict[str, Any]:
+    sizes = {name: getattr(measured[0], name) for name in ("endpoints", "dead", "slow")}
+    rounds = [sorted(one.arrived_ms) or [0.0] for one in measured]
+    figures = {
+        "p50_ms": statistics.median(percentile(times, 50) for times in rounds),
+        "p99_ms": statistics.median(percentile(times, 99) for times in rounds),
+        "slowest_ms": max(times[-1] for times in rounds),
+    }
+    each = [{"arrived": len(one.arrived_ms), "missing": one.missing} for one in measured]
+    return sizes | figures | {"rounds": each}
+
+
 def _moment(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
     """Percentiles over all messages but each round's first, which meets a cold process and has its own figure."""
     later = [sorted(times[1:]) for times in rounds]
@@ -183,11 +205,12 @@ def _flat(measurement: Measurement) -> dict[str, Any]:
 
 
 def _problems(rounds: Rounds) -> list[str]:
-    everything: dict[str, Sequence[Measurement | Drain | Latency | Events]] = {
+    everything: dict[str, Sequence[Measurement | Drain | Latency | Events | Webhooks]] = {
         **rounds.targets,
         "drain": rounds.drain,
         "latency": rounds.latency,
         "events": rounds.events,
+        "webhooks": rounds.webhooks,
     }
     return [
         f"{name}: {problem}"

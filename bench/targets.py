@@ -16,13 +16,14 @@ import httpx
 
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen
-from bench.measurements import Drain, Events, Latency, Measurement
+from bench.measurements import Drain, Events, Latency, Measurement, Webhooks
 from bench.pgbench import find_pgbench, run_pgbench
 from bench.processes import HOST, BenchError, Server, answer_of, cpu_seconds, free_port, serving, started, until
 from bench.readers import measure_readers
 from bench.reads import FROM_MEMORY, MESSAGES_EACH, READS
 from bench.reads import TITLES as READ_TITLES
 from bench.singles import send_singly
+from bench.webhooks import Endpoints, receiving, send_to
 
 TITLES = {
     "service": "this service, accepting",
@@ -122,6 +123,14 @@ class Targets:
         self._database.add_conversations(self._plan.pairs)
         async with self._service(worker_enabled=False, MAX_EVENT_READERS=str(2 * readers)) as server:
             return await measure_readers(server, readers=readers, count=count, pairs=self._plan.pairs)
+
+    async def webhooks(self, count: int, endpoints: Endpoints) -> Webhooks:
+        """Measure one round: `count` single messages, whose events go to all `endpoints`."""
+        self._database.empty()
+        self._database.add_conversations(self._plan.pairs)
+        async with receiving() as receiver, self._service(worker_enabled=True) as server:
+            missing = await send_to(server.port, receiver, count, endpoints)
+        return Webhooks(endpoints.all, endpoints.dead, endpoints.slow, receiver.milliseconds, missing)
 
     async def _accepting(self, plan: Plan | None = None, *, worker_enabled: bool = False) -> Measurement:
         async with self._service(worker_enabled=worker_enabled) as server:

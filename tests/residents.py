@@ -44,6 +44,15 @@ _HAPPENING = [
     " %(word)s || ' receipt', jsonb_build_object('note', %(word)s || ' raw'))",
     "INSERT INTO message_events (tenant_id, message_id, kind) VALUES (%(tenant)s, %(id)s, 'retried')",
 ]
+_ENDPOINT = [
+    "INSERT INTO webhook_attempts"
+    " (tenant_id, endpoint_id, event, type, number, status, error, answer, duration_ms, started_at)"
+    " SELECT %(tenant)s, id, %(word)s || ' event', 'message.sent', n, 500, %(word)s || ' error',"
+    " %(word)s || ' answer', 1, now() FROM webhook_endpoints, generate_series(1, 3) n WHERE tenant_id = %(tenant)s",
+    "INSERT INTO webhook_retries"
+    " (tenant_id, endpoint_id, generation, transaction_id, event_id, tries, first_failed_at, due_at)"
+    " SELECT %(tenant)s, id, 1, 1, 1, 1, now(), now() FROM webhook_endpoints WHERE tenant_id = %(tenant)s",
+]
 _FILE = (
     "INSERT INTO files (tenant_id, id, provider_type, provider_message_id, name, content_type, size, content)"
     " VALUES (%(tenant)s, encode(sha256(convert_to(%(word)s, 'UTF8')), 'hex'), 'email', %(word)s || '-in-2',"
@@ -99,6 +108,11 @@ class Resident:
         mailed = email_webhook(to=self.mail, body=f"{self.word} came", xillio_id=f"{self.word}-in-2")
         for path, body in (("/api/webhooks/sms", arrived), ("/api/webhooks/email", mailed)):
             assert (await self._client.post(path, json=body)).status_code == 200
+        endpoint = {"url": f"http://127.0.0.1:9/{self.word}", "headers": {"X-Key": f"{self.word} key"}}
+        for number in range(3):
+            named = endpoint | {"description": f"{self.word} endpoint {number}"}
+            made = await self.ask(KeyScope.ADMIN, Asked("POST", "/api/webhook-endpoints", body=named))
+            assert made.status_code == 200, made.text
         self._let_things_happen()
         self.things = self.rows()
 
@@ -118,7 +132,8 @@ class Resident:
                 of = {"tenant": self.tenant_id, "id": id_, "word": self.word, "status": status.value}
                 for statement in _HAPPENING:
                     cursor.execute(statement, of)
-            cursor.execute(_FILE, {"tenant": self.tenant_id, "word": self.word})
+            for statement in (_FILE, *_ENDPOINT):
+                cursor.execute(statement, {"tenant": self.tenant_id, "word": self.word})
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """All that the database holds of this tenant, by table."""

@@ -16,7 +16,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench.load import Load, Plan, Seen, answer_in, messages
-from bench.measurements import Astray, Drain, Events, Latency, Measurement, Rounds
+from bench.measurements import Astray, Drain, Events, Latency, Measurement, Rounds, Webhooks
 from bench.processes import environment
 from bench.reads import FROM_MEMORY, READS
 from bench.report import as_object, as_table
@@ -42,6 +42,8 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
         "4",
         "--readers",
         "50",
+        "--webhooks",
+        "1",
     ]
     with _benchmark(tmp_path, *options, "--json") as process:
         output, progress = process.communicate(timeout=240)
@@ -70,6 +72,8 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     assert all(0 < called < recorded for called, recorded in zip(idle["called_ms"], idle["recorded_ms"], strict=True))
     (events,) = report["events"]["rounds"]
     assert len(events["after_ms"]) == events["answered"] == 4
+    assert (report["webhooks"]["endpoints"], report["webhooks"]["rounds"]) == (500, [{"arrived": 400, "missing": 0}])
+    assert report["webhooks"]["p50_ms"] <= report["webhooks"]["p99_ms"] <= report["webhooks"]["slowest_ms"]
     assert report["problems"] == []
     assert "round 1 of 1: empty FastAPI endpoint" in progress
     assert _left_by(tmp_path) == []
@@ -177,6 +181,15 @@ def _assert_fails(
     printed = capsys.readouterr()
     assert complaint in printed.err
     assert "Every message" not in printed.out
+
+
+def test_webhooks_that_did_not_arrive_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhooks = Webhooks(500, dead=50, slow=50, arrived_ms=[3, 1, 2], missing=2)
+    _assert_fails(Rounds(webhooks=[webhooks]), "webhooks: 2 events did not arrive", monkeypatch, capsys)
+    table = as_table(as_object(_PLAN, Rounds(webhooks=[webhooks]), {}))
+    assert table.splitlines()[1].split()[-3:] == ["2.0", "3.0", "3.0"]
 
 
 def test_ratios_are_computed_round_by_round() -> None:

@@ -243,7 +243,14 @@ async def test_what_only_the_operator_may_do_is_this(installation: Installation)
     managing = [(route, method) for route, method in api_routes(installation.app) if needs_admin(route, method)]
     theirs = {f"{method} {route.path}" for route, method in managing if not is_of_the_installation(route, method)}
     operators = {f"{method} {route.path}" for route, method in managing if is_of_the_installation(route, method)}
-    assert theirs == {"DELETE /api/contacts/{contact_id}"}
+    endpoint = "/api/webhook-endpoints/{endpoint_id}"
+    assert theirs == {
+        "DELETE /api/contacts/{contact_id}",
+        "POST /api/webhook-endpoints",
+        f"PATCH {endpoint}",
+        f"DELETE {endpoint}",
+        *(f"POST {endpoint}/{action}" for action in ("rotate", "test", "redeliver", "replay")),
+    }
     assert {each for each in operators if " /api/admin/" not in each} == {"POST /api/providers/{name}/resume"}
 
 

@@ -56,6 +56,7 @@ MADE: Mapping[str, Made] = {
     "address_id": _ids("tenant_addresses"),
     "file_id": Made(lambda who, path: [row["id"] for row in who.things["files"]], lambda: "0" * 64),
     "call_id": _ids("webhook_calls"),
+    "endpoint_id": _ids("webhook_endpoints"),
     "address": Made(
         lambda who, path: sorted({row["address"] for row in who.things["contacts"]} - SHARED_CONTACTS),
         lambda: "+12025559999",
@@ -95,6 +96,24 @@ BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
     "/api/messages/email": lambda number, mail: email(from_=mail),
     "/api/messages/preview": lambda number, mail: {"channel": "sms", **sms(from_=number, to="+18045559999")},
     "/api/messages/{channel}": lambda number, mail: {"from": number, "to": "+18045559999", "body": "Hello!"},
+}
+
+
+def _with_event(name: str) -> Callable[[Resident | None], dict[str, Any]]:
+    return lambda who: {name: _cursor_of(who.things["events"][0]) if who else "evt_AAAAAAAAAA"}
+
+
+def _with_conversation(**others: object) -> Callable[[Resident | None], dict[str, Any]]:
+    return lambda who: {"conversation_id": who.things["conversations"][0]["id"] if who else 999999999, **others}
+
+
+_ENDPOINT = "/api/webhook-endpoints/{endpoint_id}"
+#: By path, a body with a thing of a tenant, or with one that never was.
+BODIES_WITH_THINGS: Mapping[str, Callable[[Resident | None], dict[str, Any]]] = {
+    "/api/webhook-endpoints": _with_conversation(url="http://127.0.0.1:9/"),
+    _ENDPOINT: _with_conversation(),
+    f"{_ENDPOINT}/redeliver": _with_event("event_id"),
+    f"{_ENDPOINT}/replay": _with_event("after"),
 }
 _NOBODYS_ADDRESSES = ("+12025559998", "nobody@never.example")
 
@@ -152,7 +171,8 @@ def parameters_of(route: APIRoute) -> dict[str, str]:
     found |= dict.fromkeys(re.findall(r"{(\w+)}", route.path), "path")  # an endpoint may read it off the request
     unknown = set(found) - set(MADE) - set(NOBODYS)
     assert not unknown, f"{route.path} takes {unknown}: say in MADE whose that is, or in NOBODYS that it is nobody's"
-    assert route.body_field is None or route.path in BODIES, f"{route.path} takes a body: say in BODIES which"
+    known = {*BODIES, *BODIES_WITH_THINGS}
+    assert route.body_field is None or route.path in known, f"{route.path} takes a body: say in BODIES which"
     return found
 
 
@@ -162,6 +182,9 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
     own = {name: _values(name, asking, path)[0] for name, where in parameters.items() if where == "path"}
     body = BODIES.get(path)
     own_body = body(asking.number, asking.mail) if body else None
+    body_with = BODIES_WITH_THINGS.get(path) if route.body_field is not None else None
+    if body_with is not None:
+        own_body = body_with(asking)
 
     def asked_with(name: str, value: str) -> Asked:
         where = parameters[name]
@@ -179,6 +202,9 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
         never = MADE[name].never if name in MADE else None
         for value in _values(name, having, path):
             yield Step(path, name, value, asked_with(name, value), asked_with(name, never()) if never else None)
+    if body_with is not None:
+        theirs, never_was = (Asked(method, path.format_map(own), body=body_with(who)) for who in (having, None))
+        yield Step(path, "body", str(next(iter((theirs.body or {}).values()))), theirs, never_was)
     if body is not None:
         theirs = Asked(method, path.format_map(own), body=body(*having.addresses))
         nobodys = Asked(method, path.format_map(own), body=body(*_NOBODYS_ADDRESSES))

@@ -442,6 +442,105 @@ class Event(Base):
     __table_args__ = (PrimaryKeyConstraint("tenant_id", "generation", "transaction_id", "id"),)
 
 
+class WebhookLease(Base):
+    """The right to serve a tenant's webhook endpoints, which one worker has until `leased_until`.
+
+    `number` rises with each worker that takes it, so that an earlier one records nothing more. `changes` rises when a
+    client has changed an endpoint, so that the worker reads them again.
+    """
+
+    __tablename__ = "webhook_leases"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(server_default=text("0"))
+    changes: Mapped[int] = mapped_column(server_default=text("0"))
+    leased_until: Mapped[datetime | None]
+
+
+class WebhookEndpoint(_OfTenant):
+    """A client's receiver of events.
+
+    - `types` and `conversation_id` choose the events; null stands for all. A conversation may be gone.
+    - `headers` go with each request. They can hold credentials, as `url` can.
+    - `secret` signs: `whsec_` and a key for HMAC, or `whsk_` and a private one. Until `previous_secret_until` the
+      previous one signs as well.
+    - `version` rises with each change by a client. A worker that has read an earlier one records no state.
+    - `cursor_…` is the position up to which events were taken, or wait for a retry.
+    - `failing_since` is the first failure after the last success. While as many events as may wait for a retry, the
+      next one is tried at `probe_at`. Until `paused_until` nothing is sent, because the receiver has asked for that.
+    - `skipped_at` is when events were found to be removed from the log before they were sent.
+    """
+
+    __tablename__ = "webhook_endpoints"
+    url: Mapped[str]
+    types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    conversation_id: Mapped[int | None]
+    description: Mapped[str | None]
+    headers: Mapped[dict[str, str]] = mapped_column(JSONB)
+    suppress_automatic: Mapped[bool]
+    secret: Mapped[str]
+    previous_secret: Mapped[str | None]
+    previous_secret_until: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(server_default=text("0"))
+    cursor_generation: Mapped[int]
+    cursor_transaction: Mapped[int]
+    cursor_id: Mapped[int]
+    failing_since: Mapped[datetime | None]
+    last_success_at: Mapped[datetime | None]
+    probe_at: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+    skipped_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        CheckConstraint("length(url) <= 2000", name="url"),
+        CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
+    )
+
+
+class WebhookRetry(Base):
+    """An event that an endpoint has not taken yet, and that the cursor has passed. `tries` are those that failed."""
+
+    __tablename__ = "webhook_retries"
+    tenant_id: Mapped[int]
+    endpoint_id: Mapped[int]
+    generation: Mapped[int]
+    transaction_id: Mapped[int]
+    event_id: Mapped[int]
+    tries: Mapped[int] = mapped_column(Integer)
+    first_failed_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "endpoint_id", "generation", "transaction_id", "event_id"),
+        ForeignKeyConstraint(["tenant_id", "endpoint_id"], ["webhook_endpoints.tenant_id", "webhook_endpoints.id"]),
+    )
+
+
+class WebhookAttempt(_OfTenant):
+    """One request to an endpoint; `event` is the id that the receiver sees, `number` counts the tries of an event.
+
+    `status` is that of the answer. `error` says in words what went wrong, null after a success. `answer` is its
+    beginning. It can repeat what was sent, so it is kept only for events of a message, with which it is removed. An
+    attempt may outlive its endpoint.
+    """
+
+    __tablename__ = "webhook_attempts"
+    endpoint_id: Mapped[int]
+    event: Mapped[str]
+    type: Mapped[str]
+    message_id: Mapped[int | None]
+    number: Mapped[int] = mapped_column(Integer)
+    status: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str | None]
+    answer: Mapped[str | None]
+    duration_ms: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[datetime]
+    __table_args__ = (
+        _index("ix_webhook_attempts_endpoint", "endpoint_id", "id"),
+        _index("ix_webhook_attempts_message", "message_id", where="message_id IS NOT NULL"),
+    )
+
+
 class ProviderState(Base):
     """The health of a provider, shared by all workers. It has no tenant, because all tenants share its account.
 

@@ -29,6 +29,7 @@ _TAGS = {
     "messages": "Send messages, read them with their attempts, cancel or retry one.",
     "conversations": "All messages between one of your addresses and one contact, on every channel.",
     "events": "Everything that happens, in order, for programs.",
+    "webhook endpoints": "Where your own programs receive events, signed. Each tenant has its own.",
     "contacts": "People you write with: a copy of all that is stored about one, and its erasure.",
     "providers": "The vendors that deliver, and their health.",
     "webhooks": "Receipts and inbound messages. Providers call these, and sign what they send.",
@@ -53,6 +54,8 @@ _LEADS: Mapping[str, Mapping[str, str]] = {
     "list_providers": {"name": "body#/0/name"},
     "create_tenant": {"tenant_id": "body#/id"},
     "create_key": {"tenant_id": "body#/tenant_id", "key_id": "body#/id"},
+    "create_webhook_endpoint": {"endpoint_id": "body#/id"},
+    "list_webhook_endpoints": {"endpoint_id": "body#/0/id"},
     "list_addresses": {"address_id": "body#/0/id"},
     "list_webhook_calls": {"tenant_id": "body#/0/tenant_id", "call_id": "body#/0/id"},
 }

@@ -47,6 +47,11 @@ class EndpointData(BaseModel):
     """A webhook endpoint that an event is about."""
 
     endpoint_id: int
+
+
+class DisabledData(EndpointData):
+    """A webhook endpoint that was disabled."""
+
     reason: str
 
 
@@ -166,6 +171,13 @@ class WebhookEndpointDisabledEvent(Event):
     """The service has stopped sending to a webhook endpoint, because it fails."""
 
     type: Literal[EventType.WEBHOOK_ENDPOINT_DISABLED]
+    data: DisabledData
+
+
+class WebhookEndpointTestEvent(Event):
+    """You have asked for a test of a webhook endpoint. It goes to that one, and is not in the log."""
+
+    type: Literal[EventType.WEBHOOK_ENDPOINT_TEST]
     data: EndpointData
 
 
@@ -186,6 +198,7 @@ _AnyEvent = (
     | ContactCreatedEvent
     | ContactErasedEvent
     | WebhookEndpointDisabledEvent
+    | WebhookEndpointTestEvent
 )
 #: The model of each type.
 EVENT_VIEWS: dict[EventType, type[Event]] = {

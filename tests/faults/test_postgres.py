@@ -14,6 +14,7 @@ from sqlalchemy import text
 from app.config import Settings
 from app.db.engine import PromptSessions, create_serving_engine
 from app.main import create_app
+from app.services.events.cursors import Position, cursor_at
 from tests.factories import CUSTOMER, email, email_webhook, sms, sms_webhook
 from tests.faults.client import Answer, Load
 from tests.faults.rig import FULL, MakeRig, Postgres, Rig, drawn_seed, report, size, until
@@ -165,6 +166,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/webhooks/sms": sms_webhook(),
     "/api/webhooks/email": email_webhook(),
     "/api/webhooks/{provider}": {"event": "receipt", "event_id": "event-1", "status": "delivered", "id": "sms-1"},
+    "/api/webhook-endpoints": {"url": "http://127.0.0.1:9/"},
+    "/api/webhook-endpoints/{endpoint_id}": {"enabled": True},
+    "/api/webhook-endpoints/{endpoint_id}/redeliver": {"event_id": cursor_at(1, Position(1, 1, 1))},
+    "/api/webhook-endpoints/{endpoint_id}/replay": {"after": cursor_at(1, Position(1, 1, 1))},
     "/api/admin/tenants": {"name": "Acme"},
     "/api/admin/tenants/{tenant_id}": {"retention_days": 30, "rate_limit_burst": 10},
     "/api/admin/keys": {"tenant_id": 1, "name": "laptop", "scopes": ["send"]},

@@ -1,31 +1,22 @@
-"""Fetches files from untrusted addresses, without requests into our own network (SSRF).
+"""Fetches files from untrusted addresses, without requests into our own network (`public_network`).
 
-A name is resolved once, and every address of it has to be public. The connection goes to the address that was
-checked, so a second answer of the DNS makes no difference. It is one request by TLS to port 443, and no redirect is
-followed.
+It is one request by TLS to port 443, and no redirect is followed.
 """
 
 import asyncio
 import re
-import socket
 import ssl
-import string
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from ipaddress import IPv6Address, IPv6Network, ip_address
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpcore
 import httpx
 
 from app.providers.base import PermanentFailure, TemporaryFailure
+from app.providers.toolbox.public_network import Forbidden, PublicNetwork, Resolve, resolve, target_of
 
-#: Resolves a name to its addresses, as texts. Raises `OSError`.
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
-
-#: IPv6 networks that lead into IPv4: NAT64 (RFC 6052, RFC 8215) and the former IPv4-compatible addresses.
-_INTO_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}")
 _UNFIT_FOR_A_NAME = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069/\\:"<>|?*\ud800-\udfff]')
 _LONGEST_NAME = 150
@@ -39,12 +30,6 @@ class RemoteFile:
     name: str
     content_type: str
     content: bytes = field(repr=False)
-
-
-async def resolve(name: str) -> Sequence[str]:
-    """Resolve a name as the system does, with /etc/hosts and all spellings of addresses."""
-    found = await asyncio.get_running_loop().getaddrinfo(name, 443, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
 
 
 class RemoteFiles:
@@ -64,7 +49,7 @@ class RemoteFiles:
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._most_bytes = most_bytes
-        self._network = _Pinned(resolve, network or httpcore.AnyIOBackend())
+        self._network = PublicNetwork(resolve, network or httpcore.AnyIOBackend())
         self._ssl_context = ssl_context
 
     async def fetch(self, urls: Sequence[str], *, within_seconds: float | None = None) -> list[RemoteFile]:
@@ -108,66 +93,22 @@ class RemoteFiles:
                         raise PermanentFailure(
                             f"{which} is too large: {self._most_bytes} bytes are sent along at most."
                         )
-        except _Forbidden as error:
+        except Forbidden as error:
             raise PermanentFailure(f"{which} is not fetched: {error}") from None
         except (OSError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
             raise TemporaryFailure(f"{which} can't be fetched just now: {type(error).__name__}.") from error
         return RemoteFile(_name(url), _content_type(response.headers), bytes(content))
 
 
-class _Forbidden(Exception):
-    """A name has an address that is not public."""
-
-
-class _Pinned(httpcore.AsyncNetworkBackend):
-    """Connects to an address that it has checked."""
-
-    def __init__(self, resolve: Resolve, network: httpcore.AsyncNetworkBackend) -> None:
-        self._resolve = resolve
-        self._network = network
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - as httpcore has it
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        addresses = list(await self._resolve(host))
-        if not addresses:
-            raise httpcore.ConnectError("The name has no address.")
-        if not all(is_public(address) for address in addresses):
-            raise _Forbidden("it is not on the public internet.")
-        return await self._network.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
-
-
-def is_public(address: str) -> bool:
-    """True for a public address: not a private, local, shared, reserved or translated one."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, IPv6Address) and (
-        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip.is_site_local or any(ip in net for net in _INTO_IPV4)
-    ):
-        return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
-
-
 def _target(url: str, which: str) -> httpcore.URL:
     """The request's target. Raises `PermanentFailure` for anything but a plain https address."""
     try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna").decode("ascii")
-        plain = parts.scheme == "https" and host and parts.port in {None, 443} and "@" not in parts.netloc
-        if not plain:
+        target = target_of(url, schemes={"https"})
+        if target.port != 443:
             raise ValueError
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        quoted = quote(path, safe=string.punctuation)
-        return httpcore.URL(scheme=b"https", host=host.encode(), port=443, target=quoted.encode())
-    except (ValueError, UnicodeError):
+    except ValueError:
         raise PermanentFailure(f"{which} is not fetched: its address is not a plain one of https.") from None
+    return target
 
 
 def _check(response: httpcore.Response, which: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.batches import TENANT
 from app.db.models import Contact, Conversation, Message
 from app.domain import EventType
-from app.schemas.events import EVENT_VIEWS, ContactData, ConversationData, EndpointData, MessageData, PauseData
+from app.schemas.events import EVENT_VIEWS, ContactData, ConversationData, DisabledData, MessageData, PauseData
 from app.schemas.personal_data import ContactView
 from app.schemas.views import ConversationView, MessageView
 from app.services.events.cursors import Position
@@ -120,7 +120,7 @@ async def _load(
 
 def _data(
     entry: Entry, messages: dict[int, Row[Any]], conversations: dict[int, Row[Any]], contacts: dict[int, Row[Any]]
-) -> MessageData | ConversationData | ContactData | EndpointData:
+) -> MessageData | ConversationData | ContactData | DisabledData:
     if entry.message_id is not None:
         assert entry.conversation_id is not None
         message = messages.get(entry.message_id)
@@ -136,4 +136,4 @@ def _data(
         about = {"conversation_id": entry.conversation_id, "conversation": conversation}
         is_pause = entry.type is EventType.CONVERSATION_PAUSED
         return PauseData(**about, reason=entry.facts["reason"]) if is_pause else ConversationData(**about)
-    return EndpointData(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])
+    return DisabledData(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])

@@ -5,7 +5,7 @@ reader gets only entries of transactions below the oldest one that is still runn
 there is decided, and nothing can appear behind a cursor any more. A transaction that stays open delays readers.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
+from app.db.batches import TENANT, given, rows, same
 from app.db.models import Event, EventLog, Tenant
 from app.domain import EventType
 from app.errors import EventsGone, FieldError, InvalidRequest
@@ -240,12 +240,25 @@ async def read_page(
     return EventPage(entries, Position(*rows[-1][:3]), more=rows[-1].number == scan)
 
 
-def must_be_readable(tenant_id: int, after: Position, state: LogState) -> None:
-    """Raises what `read_page` raises."""
+_places = rows(generation=BigInteger(), transaction_id=BigInteger(), id=BigInteger())
+_AT = select(Event.__table__).where(same(Event, _places, "generation", "transaction_id", "id"))
+
+
+async def read_entries(
+    connection: AsyncConnection, tenant_id: int, positions: Iterable[Position]
+) -> dict[Position, Entry]:
+    """The entries at these positions, without those that have been removed."""
+    values = given(tenant_id, ("generation", "transaction_id", "id"), positions)
+    found = [_entry(tenant_id, row) for row in await connection.execute(_AT, values)]
+    return {entry.position: entry for entry in found}
+
+
+def must_be_readable(tenant_id: int, after: Position, state: LogState, *, location: str = "query.after") -> None:
+    """Raises what `read_page` raises, with the `location` of the cursor in the request."""
     if after < state.trimmed_to:
         raise EventsGone(cursor_at(tenant_id, state.trimmed_to))
     if after.generation > state.generation:
-        error = FieldError("query.after", "take it from `cursor` of an earlier page, or the `id` of an event")
+        error = FieldError(location, "take it from `cursor` of an earlier page, or the `id` of an event")
         raise InvalidRequest("The cursor is not one that this log has given out.", errors=[error])
 
 

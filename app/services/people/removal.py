@@ -36,6 +36,7 @@ from app.db.models import (
     Message,
     MessageEvent,
     StoredReceipt,
+    WebhookAttempt,
 )
 from app.domain import DEFAULT_TENANT_ID, ParticipantRole
 from app.services.messages.files import remove_files
@@ -72,10 +73,11 @@ _LOCK_MESSAGES = _lock(Message).where(
 )
 _LOCK_CONVERSATIONS = _lock(Conversation)
 _LOCK_CONTACTS = _lock(Contact)
-_DEPENDENTS: dict[str, type[StoredReceipt | MessageEvent | DeliveryAttempt]] = {
+_DEPENDENTS: dict[str, type[StoredReceipt | MessageEvent | DeliveryAttempt | WebhookAttempt]] = {
     "receipts": StoredReceipt,
     "events": MessageEvent,
     "attempts": DeliveryAttempt,
+    "webhook_attempts": WebhookAttempt,
 }
 _REMOVE_DEPENDENTS = {
     name: delete(model).where(model.tenant_id == TENANT, model.message_id == any_(_IDS))

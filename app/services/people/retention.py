@@ -1,4 +1,4 @@
-"""Removal of expired data: messages, callbacks, parked receipts, the event log, audit events, signature tokens."""
+"""Removal of expired data: messages, callbacks, parked receipts, event log, audit, tokens, attempts of webhooks."""
 
 from collections import Counter
 from typing import Any
@@ -24,7 +24,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
 from app.db.batches import SECOND, TENANT
-from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant
+from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant, WebhookAttempt
 from app.domain import DEFAULT_TENANT_ID
 from app.providers.base import BaseProvider
 from app.providers.registry import provider_registry
@@ -82,6 +82,7 @@ def _delete_oldest(
 
 _DELETE_CALLBACKS = _delete_oldest(KeptCallback.received_at, by=KeptCallback.id)
 _DELETE_AUDIT_EVENTS = _delete_oldest(AuditEvent.created_at, by=AuditEvent.id)
+_DELETE_ATTEMPTS = _delete_oldest(WebhookAttempt.started_at, by=WebhookAttempt.id)
 _PROVIDERS = bindparam("providers", type_=ARRAY(Text()))
 _DELETE_TOKENS = _delete_oldest(SignatureToken.created_at, SignatureToken.provider_type == any_(_PROVIDERS))
 _DELETE_OTHER_TOKENS = _delete_oldest(SignatureToken.created_at, SignatureToken.provider_type != all_(_PROVIDERS))
@@ -109,6 +110,9 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
             removed += await _remove_old_messages(engine, tenant_id, days)
         removed["webhook_calls"] += await _remove_by_age(engine, _DELETE_CALLBACKS, tenant_id, settings.webhook_days)
         removed["audit_events"] += await _remove_by_age(engine, _DELETE_AUDIT_EVENTS, tenant_id, settings.audit_days)
+        removed["webhook_attempts"] += await _remove_by_age(
+            engine, _DELETE_ATTEMPTS, tenant_id, settings.webhook_attempt_days
+        )
     removed["parked_receipts"] += await _remove_by_age(
         engine, _DELETE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
     )

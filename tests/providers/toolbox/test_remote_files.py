@@ -11,7 +11,8 @@ import httpcore
 import pytest
 
 from app.providers.base import PermanentFailure, TemporaryFailure
-from app.providers.toolbox.remote_files import RemoteFiles, is_public, resolve
+from app.providers.toolbox.public_network import is_public, resolve
+from app.providers.toolbox.remote_files import RemoteFiles
 from tests.cases import each_case
 from tests.providers.certificates import write_certificate
 

@@ -1,14 +1,14 @@
 """Conversations in which two programs answer each other are paused; the time that a message is scheduled for
 
 Revision ID: 20261129_03
-Revises: 20261129_01
+Revises: 20261129_02
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "20261129_03"
-down_revision = "20261129_01"
+down_revision = "20261129_02"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,101 @@
+"""The right to serve a tenant's webhook endpoints, which one worker has at a time."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, Float, and_, bindparam, exists, func, null, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.batches import SECOND, TENANT
+from app.db.models import Event, Tenant, WebhookEndpoint, WebhookLease
+from app.services.events.cursors import BEGINNING, Position
+
+LEASE_SECONDS = 10.0
+RENEW_SECONDS = 3.0
+
+_LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
+_NUMBER = bindparam("lease_number", type_=BigInteger())
+
+
+class LeaseState(NamedTuple):
+    """A lease as it is now, and the newest entry of the tenant's log."""
+
+    tenant_id: int
+    number: int
+    changes: int
+    is_free: bool
+    has_endpoints: bool  #: that are not disabled
+    head: Position
+
+
+_KEY = (Event.generation, Event.transaction_id, Event.id)
+_newest = (
+    select(*_KEY)
+    .where(Event.tenant_id == Tenant.id)
+    .order_by(*(column.desc() for column in _KEY))
+    .limit(1)
+    .correlate(Tenant)
+    .lateral("newest")
+)
+_enabled = exists().where(WebhookEndpoint.tenant_id == Tenant.id, WebhookEndpoint.disabled_at.is_(None))
+_STATES = select(
+    WebhookLease.tenant_id,
+    WebhookLease.number,
+    WebhookLease.changes,
+    or_(WebhookLease.leased_until.is_(None), WebhookLease.leased_until <= func.now()),
+    _enabled.correlate(Tenant),
+    *_newest.c,
+).select_from(Tenant.__table__.join(WebhookLease, WebhookLease.tenant_id == Tenant.id).outerjoin(_newest, and_(True)))
+_free = (
+    select(WebhookLease.tenant_id)
+    .where(
+        WebhookLease.tenant_id == TENANT,
+        or_(WebhookLease.leased_until.is_(None), WebhookLease.leased_until <= func.now()),
+    )
+    .with_for_update(skip_locked=True)
+    .cte("free")
+)
+_TAKE = (
+    update(WebhookLease)
+    .where(WebhookLease.tenant_id == TENANT, WebhookLease.tenant_id == _free.c.tenant_id)
+    .values(number=WebhookLease.number + 1, leased_until=_LEASE_END)
+    .returning(WebhookLease.number, WebhookLease.changes)
+)
+_mine = (WebhookLease.tenant_id == TENANT, WebhookLease.number == _NUMBER)
+_RENEW = update(WebhookLease).where(*_mine).values(leased_until=_LEASE_END)
+_RELEASE = update(WebhookLease).where(*_mine).values(leased_until=null())
+_adding = insert(WebhookLease).values(tenant_id=TENANT)
+_NOTE_CHANGE = _adding.on_conflict_do_update(
+    index_elements=[WebhookLease.tenant_id], set_={"changes": WebhookLease.changes + 1}
+)
+
+
+async def lease_states(connection: AsyncConnection) -> list[LeaseState]:
+    """The leases of all tenants that have had an endpoint."""
+    return [
+        LeaseState(tenant_id, number, changes, is_free, has_endpoints, Position(*head) if head[0] else BEGINNING)
+        for tenant_id, number, changes, is_free, has_endpoints, *head in await connection.execute(_STATES)
+    ]
+
+
+async def take_lease(connection: AsyncConnection, tenant_id: int) -> tuple[int, int] | None:
+    """Take a free lease; returns its number and changes. None if another worker has it, or is about to."""
+    row = (await connection.execute(_TAKE, {"tenant": tenant_id, "lease": LEASE_SECONDS})).one_or_none()
+    return None if row is None else (row.number, row.changes)
+
+
+async def renew_lease(connection: AsyncConnection, tenant_id: int, number: int) -> None:
+    """Extend a lease, if it has not been taken since."""
+    await connection.execute(_RENEW, {"tenant": tenant_id, "lease_number": number, "lease": LEASE_SECONDS})
+
+
+async def release_leases(connection: AsyncConnection, held: Sequence[tuple[int, int]]) -> None:
+    """Free leases, given as tenant and number, for other workers."""
+    for tenant_id, number in held:
+        await connection.execute(_RELEASE, {"tenant": tenant_id, "lease_number": number})
+
+
+async def note_change(connection: AsyncConnection, tenant_id: int) -> None:
+    """Have the worker read a tenant's endpoints again; other changes wait until this transaction ends."""
+    await connection.execute(_NOTE_CHANGE, {"tenant": tenant_id})

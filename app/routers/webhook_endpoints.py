@@ -86,7 +86,7 @@ async def rotate_webhook_secret(endpoint_id: Id, endpoints: _EndpointsDep) -> We
 @router.post("/{endpoint_id}/test", responses=_ONE)
 async def test_webhook_endpoint(endpoint_id: Id, endpoints: _EndpointsDep, request: Request) -> WebhookAttemptView:
     """Send an event of the type `webhook_endpoint.test` now. It is not in the log, and is not retried."""
-    with request.app.state.overload.waiting_for_provider(request.scope):
+    with request.app.state.overload.not_in_flight(request.scope):
         return _tried(await endpoints.test(endpoint_id))
 
 
@@ -104,7 +104,7 @@ async def redeliver_webhook(
     endpoint_id: Id, wanted: Redelivery, endpoints: _EndpointsDep, request: Request
 ) -> WebhookAttemptView:
     """Send one event now, also one that was taken before."""
-    with request.app.state.overload.waiting_for_provider(request.scope):
+    with request.app.state.overload.not_in_flight(request.scope):
         return _tried(await endpoints.redeliver(endpoint_id, wanted.event_id))
 
 

@@ -18,13 +18,7 @@ from app.domain import NewMessage, StoredMessage
 from app.services.accept.beginnings import BEGINNING_COLUMNS, correct_counts
 from app.services.accept.conversations import conversation_key
 from app.services.accept.loops import NO_LIMIT, LoopLimit
-from app.services.accept.statements import (
-    MESSAGE_COLUMNS,
-    STORE_FIRST,
-    STORE_KNOWN,
-    Outcome,
-    message_values,
-)
+from app.services.accept.statements import MESSAGE_COLUMNS, STORE_FIRST, STORE_KNOWN, Outcome, message_values
 
 #: Two messages with the same one are one: a provider's name and id, or the channel and the caller's idempotency key.
 Identity = tuple[Literal["provider", "caller"], str, str]

@@ -282,6 +282,7 @@ async def test_where_the_provider_s_words_are_refused_its_answer_counts_without_
     assert len(provider.handed) == 1
 
 
+@pytest.mark.slow
 async def test_a_channel_without_a_provider_keeps_its_messages_and_says_so(serve: Serve, settings: Settings) -> None:
     client = await serve(settings.model_copy(update={"routes": {"sms": ["nobody"]}, "retry_base_seconds": 60}))
     sent = (await client.post("/api/messages/sms", json=SMS, headers={"Prefer": "wait=1"})).json()

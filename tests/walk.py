@@ -123,6 +123,7 @@ _WORDS = {"default"}
 _PASSING_HEADERS = {"x-request-id", "content-length", "date", "location"}
 _PASSING = re.compile(
     r'(?<="message_id":)"\d+"|(?<="conversation_id":)\d+(?=,"status":"accepted")|(?<="exported_at":)"[^"]+"'
+    r"|retry: \d+|id: evt_\S+(?=\n\n)"  # how far a stream is, which has no event
 )
 
 

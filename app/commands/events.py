@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+import signal
 import sys
 from contextlib import aclosing
 from datetime import datetime
@@ -58,6 +59,7 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
         forwarder = _forwarder(chosen) if chosen.action == "listen" else None
     except ValueError as error:
         return refuse(f"{error}.")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     try:
         asyncio.run(_forward(stream, forwarder) if forwarder else _tail(stream, as_json=chosen.json))
         return 0

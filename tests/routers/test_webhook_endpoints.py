@@ -188,7 +188,7 @@ async def test_cursors_and_ids_of_another_log_are_refused(client: httpx.AsyncCli
     await client.post("/api/webhooks/sms", json=sms_webhook())
     made = await _made(client)
     other = make_tenant(database_url)
-    event = (await client.get("/api/events")).json()["events"][0]["id"]
+    event = (await client.get("/api/events?wait=60")).json()["events"][0]["id"]
     for action, name in (("replay", "after"), ("redeliver", "event_id")):
         path = f"{_PATH}/{made['id']}/{action}"
         for wrong in (cursor_at(other, Position(1, 1, 1)), "evt_AAAA", event + "x", ""):

@@ -294,6 +294,7 @@ def test_what_quotes_nothing_stays_whole(text: str) -> None:
         "It is:\n> x",
     ],
 )
+@pytest.mark.slow
 def test_a_hostile_text_takes_no_longer_than_another(line: str) -> None:
     """A quarter of a million characters: quadratic time would exceed the time limit for tests."""
     text = "\n".join([line] * (250_000 // len(line)))

@@ -444,6 +444,7 @@ async def test_a_provider_is_throttled_also_by_a_message_that_has_no_attempt_lef
     await becomes(client, message_id, "queued")
 
 
+@pytest.mark.slow
 async def test_being_throttled_leaves_a_message_all_its_attempts(
     serve: Serve, quick: Settings, register: Register
 ) -> None:

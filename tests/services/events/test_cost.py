@@ -82,7 +82,9 @@ def _literal(value: Any) -> str:
 
 
 def nodes(plan: dict[str, Any]) -> set[str]:
-    return {plan["Node Type"]}.union(*(nodes(each) for each in plan.get("Plans", ())))
+    """The ways in which the log itself is read."""
+    own = {plan["Node Type"]} if plan.get("Relation Name") == "events" else set()
+    return own.union(*(nodes(each) for each in plan.get("Plans", ())))
 
 
 FILTERS = {

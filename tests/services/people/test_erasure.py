@@ -262,6 +262,7 @@ async def test_messages_that_are_accepted_during_an_erasure_are_kept_or_erased_a
     assert await people.ask("SELECT id FROM contacts WHERE erasing_since IS NOT NULL") == []
 
 
+@pytest.mark.slow
 async def test_receipts_that_come_in_during_an_erasure_are_all_taken(engine: AsyncEngine, people: People) -> None:
     ids = await people.write(300)
     created = dict(await people.ask("SELECT id, created_at FROM messages"))

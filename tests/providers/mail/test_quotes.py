@@ -1,6 +1,8 @@
 """The new text of a mail, told from quoted text."""
 # ruff: noqa: RUF001 - the words are of many languages, and so are their letters
 
+import pytest
+
 from app.providers.mail.quotes import split_quoted
 from tests.cases import each_case
 

@@ -16,7 +16,7 @@ from app.domain import EventType
 from app.errors import EventsGone
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.cursors import BEGINNING
-from app.services.events.reading import log_state, read_page
+from app.services.events.reading import LogState, log_state, read_page
 from app.services.events.trimming import trim, trim_logs
 from app.services.people.retention import remove_what_is_over
 from tests.cases import each_case
@@ -38,14 +38,21 @@ async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEn
     await engine.dispose()
 
 
-async def write(engine: AsyncEngine, *ages: int, tenant_id: int = 1) -> None:
-    """Entries of so many days ago, each in a transaction of its own."""
+async def write(engine: AsyncEngine, *ages: int, tenant_id: int = 1, wait: bool = True) -> None:
+    """Entries of so many days ago, each in a transaction of its own. Returns when a neighbour's lets them be read."""
     for days in ages:
         async with engine.begin() as connection:
             await write_entries(connection, tenant_id, [_ENTRY])
             newest = select(Event.id).where(Event.tenant_id == tenant_id).order_by(Event.id.desc()).limit(1)
             written = update(Event).where(Event.tenant_id == tenant_id, Event.id == newest.scalar_subquery())
             await connection.execute(written.values(created_at=Event.created_at - timedelta(days=days)))
+
+    async def state() -> LogState:
+        async with engine.connect() as connection:
+            return await log_state(connection, tenant_id)
+
+    if wait:
+        await until(state, lambda found: found.decided == found.head)
 
 
 async def ids(engine: AsyncEngine, tenant_id: int = 1) -> list[int]:
@@ -104,7 +111,7 @@ async def test_batches_go_on_where_the_last_one_ended_also_by_two_workers(engine
 async def test_an_entry_behind_which_another_may_appear_stays(engine: AsyncEngine) -> None:
     async with engine.connect() as late:
         await late.execute(text("SELECT pg_current_xact_id()"))
-        await write(engine, 31)
+        await write(engine, 31, wait=False)
         assert await trim_logs(engine, 30 * _DAY) == 0
         await write_entries(late, 1, [_ENTRY])
         await late.commit()

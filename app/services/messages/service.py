@@ -241,6 +241,7 @@ class MessageService:
         """
         await resume(self._transaction, tenant_id, conversation_id)
         self._on_due()
+        self._on_logged(tenant_id)
         async with self._sessions() as session:
             conversation = await session.get(Conversation, (tenant_id, conversation_id))
         if conversation is None:

@@ -74,9 +74,9 @@ def is_signed(keys: Sequence[Key], signed: bytes, shown: Sequence[str]) -> bool:
     return sum(by_secret) + sum(by_public) > 0
 
 
-def signature(key: Key, id: str, timestamp: int, body: bytes) -> str:
-    """The signature of a webhook, as its header shows it; several stand there with spaces between them."""
-    return signatures([key], f"{id}.{timestamp}.".encode() + body)[0]
+def signed_content(id: str, timestamp: int | str, body: bytes) -> bytes:
+    """The bytes that a signature of Standard Webhooks covers."""
+    return f"{id}.{timestamp}.".encode() + body
 
 
 def is_random(secret: str) -> bool:

@@ -19,7 +19,6 @@ from app.__main__ import main
 from app.commands.event_forwarding import Forwarder
 from app.commands.event_stream import EventStream, ServerSentFields, StreamedEvent, StreamRefused, whole_url
 from app.commands.events import escaped, line_of
-from app.signing_keys import signing_keys
 from tests.cases import each_case
 from tests.factories import sms_webhook
 from tests.live import LOCAL, LiveProcess, LiveServer
@@ -279,7 +278,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     async def run(url: httpx.URL, *events: dict[str, Any]) -> list[str]:
         said: list[str] = []
-        async with aclosing(Forwarder(url, signing_keys(WEBHOOK_SECRET)[0], said.append)) as forwarder:
+        async with aclosing(Forwarder(url, WEBHOOK_SECRET, said.append)) as forwarder:
             for each in events:
                 content = json.dumps(each, ensure_ascii=False)
                 await forwarder.post(StreamedEvent(each["id"], each["type"], content))

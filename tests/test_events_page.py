@@ -21,7 +21,7 @@ from app.db.engine import create_serving_engine
 from app.domain import EventType
 from app.schemas.events import EVENT_VIEWS
 from app.services.event_log.entries import NewEvent, write_entries
-from app.signing_keys import signature, signing_keys
+from app.services.webhooks.signatures import signatures
 from tests.cases import each_case
 from tests.factories import sms, sms_webhook
 from tests.live import LOCAL, LiveServer
@@ -113,7 +113,7 @@ def signed(body: bytes = BODY, *, id: str = "evt_1", seconds_ago: int = 0) -> di
     return {
         "webhook-id": id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,b3RoZXI= {signature(signing_keys(WEBHOOK_SECRET)[0], id, timestamp, body)}",
+        "webhook-signature": f"v1,b3RoZXI= {signatures([WEBHOOK_SECRET], id, timestamp, body)}",
     }
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 
 from app.commands.event_stream import StreamedEvent, in_words, is_local
-from app.signing_keys import Key, signature
+from app.services.webhooks.signatures import signatures
 
 #: The pauses before an event is tried again while the receiver does not answer.
 _PAUSES_SECONDS = (0.5, 1, 2, 4)
@@ -22,9 +22,9 @@ class Forwarder:
     receiver that is down is tried again for some seconds. After that each event is tried once, until it answers.
     """
 
-    def __init__(self, url: httpx.URL, key: Key, say: Callable[[str], None]) -> None:
+    def __init__(self, url: httpx.URL, secret: str, say: Callable[[str], None]) -> None:
         self.url = url
-        self._key = key
+        self._secret = secret
         self._say = say
         self._is_down = False
         self._client = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=not is_local(url))
@@ -40,7 +40,7 @@ class Forwarder:
             try:
                 body = event.content.encode()
                 response = await self._client.post(
-                    self.url, content=body, headers=_headers(event.id, self._key, body)
+                    self.url, content=body, headers=_headers(event.id, self._secret, body)
                 )
             except httpx.TransportError as error:
                 self._is_down = pause is None
@@ -57,11 +57,11 @@ class Forwarder:
         self._say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {event.type}  {event.id}  {outcome}")
 
 
-def _headers(id: str, key: Key, body: bytes) -> dict[str, str]:
+def _headers(id: str, secret: str, body: bytes) -> dict[str, str]:
     timestamp = int(time.time())
     return {
         "content-type": "application/json",
         "webhook-id": id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(key, id, timestamp, body),
+        "webhook-signature": signatures([secret], id, timestamp, body),
     }

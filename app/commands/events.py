@@ -2,11 +2,9 @@
 
 import argparse
 import asyncio
-import base64
 import io
 import json
 import os
-import secrets
 import signal
 import sys
 from contextlib import aclosing
@@ -18,6 +16,7 @@ from app.commands.event_forwarding import Forwarder
 from app.commands.event_stream import NOW, EventStream, StreamRefused, whole_url
 from app.config import Settings
 from app.domain import EventType
+from app.services.webhooks.signatures import new_secret
 from app.signing_keys import signing_keys
 
 _KEY = "MESSAGING_KEY"
@@ -70,10 +69,11 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
 
 def _forwarder(chosen: argparse.Namespace) -> Forwarder:
     """The forwarder that the options ask for; prints its secret. Raises `ValueError` for a wrong option."""
-    secret = chosen.secret or f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+    secret = chosen.secret or new_secret("hmac")
     if not secret.startswith("whsec_"):
         raise ValueError("a secret begins with whsec_; leave --secret out to get a fresh one")
-    forwarder = Forwarder(whole_url(chosen.forward_to), signing_keys(secret)[0], say)
+    signing_keys(secret)
+    forwarder = Forwarder(whole_url(chosen.forward_to), secret, say)
     say(f"Forwarding to {forwarder.url}. Ctrl-C ends it.", f"The signing secret is {secret}")
     return forwarder
 

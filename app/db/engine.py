@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres, Keeper
 from app.db.event_generation import give_up_stale_connections, raise_generation
-from app.db.outage import outage
+from app.db.outage import outage, sqlstate_of
 from app.db.tenant_guard import guard
 from app.short_cache import ShortCache
 
@@ -218,13 +218,6 @@ def create_command_engine(url: str) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
-
-
-def sqlstate_of(error: sqlalchemy_exc.DBAPIError | asyncpg.PostgresError) -> str | None:
-    """The SQLSTATE of an error; None if it comes from the driver."""
-    cause = error.orig if isinstance(error, sqlalchemy_exc.DBAPIError) else error
-    sqlstate: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-    return sqlstate
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.db.embedded import EmbeddedPostgresError
+from app.db.outage import sqlstate_of
 from app.errors import ConfigurationError
 
 
@@ -12,7 +13,7 @@ def obstacle(error: BaseException | None) -> str | None:
         return str(error)
     if isinstance(error, OperationalError):
         return " ".join(f"PostgreSQL can't be reached: {error.orig}".split())
-    if isinstance(error, ProgrammingError) and getattr(error.orig, "pgcode", None) == "42501":
+    if isinstance(error, ProgrammingError) and sqlstate_of(error) == "42501":
         said = str(error.orig).partition("\n")[0]
         migrating = "To migrate it has to own the tables and have CREATE on the schema"
         needed = f"{migrating}; to serve it needs SELECT, INSERT, UPDATE and DELETE on every table."

@@ -35,7 +35,7 @@ class Outage:
         self._count += 1
         self._unlogged += 1
         if self._logged_at is None or now - self._logged_at >= _LINE_SECONDS:
-            described = {"error": type(error).__name__, "sqlstate": _sqlstate(error), "reason": _reason(error)}
+            described = {"error": type(error).__name__, "sqlstate": sqlstate_of(error), "reason": _reason(error)}
             log.warning("database_unavailable", count=self._unlogged, **described, **facts)
             self._logged_at, self._unlogged, self._is_told = now, 0, True
 
@@ -53,15 +53,17 @@ class Outage:
 outage = Outage()
 
 
+def sqlstate_of(error: BaseException) -> str | None:
+    """The SQLSTATE of an error of a driver, also of one behind SQLAlchemy's; None for any other."""
+    cause = _cause(error)
+    sqlstate: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    return sqlstate
+
+
 def _cause(error: BaseException) -> BaseException:
     """The driver's error, behind that of SQLAlchemy."""
     cause: BaseException | None = getattr(error, "orig", None)
     return error if cause is None else cause
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    sqlstate: str | None = getattr(_cause(error), "sqlstate", None) or getattr(_cause(error), "pgcode", None)
-    return sqlstate
 
 
 def _reason(error: BaseException) -> str:

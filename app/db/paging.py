@@ -104,26 +104,12 @@ class JsonPages:
             read = self._reads[key] = self._read(*key)
         places = {f"start_{number}": value for number, value in enumerate(start.key if start is not None else ())}
         found = list(await reads.fetch(read, {**parameters, **places, "most": limit + 1}))
-        more = len(found) > limit
-        rows = found[:limit]
-        if backwards:
-            rows.reverse()
-        if not rows:
-            return Page([], None, None)
-        last, first = (list(row[1 : read.width]) for row in (rows[-1], rows[0]))
-        return Page(
-            [row[0] for row in rows],
-            next=str(_Cursor(last, backwards=False)) if more or backwards else None,
-            previous=str(_Cursor(first, backwards=True)) if (more if backwards else start is not None) else None,
-        )
+        page = _page_of(found, start, limit=limit, key_of=lambda row: list(row[1 : read.width]))
+        return Page([row[0] for row in page.rows], page.next, page.previous)
 
     def _read(self, has_start: bool, descending: bool) -> Read:
-        statement = self._statement
-        if has_start:
-            start = (bindparam(f"start_{number}", type_=each.type) for number, each in enumerate(self._order))
-            key, last_seen = tuple_(*self._order), cast(Any, tuple_(*start))
-            statement = statement.where(key < last_seen if descending else key > last_seen)
-        statement = statement.order_by(*(each.desc() if descending else each.asc() for each in self._order))
+        start = [bindparam(f"start_{number}", type_=each.type) for number, each in enumerate(self._order)]
+        statement = _in_order(self._statement, self._order, start if has_start else None, descending=descending)
         return Read(statement.limit(bindparam("most", type_=Integer())))
 
 
@@ -143,19 +129,38 @@ async def fetch_page(
     start = _Cursor.parse(cursor, [each.type.python_type for each in order]) if cursor is not None else None
     backwards = start is not None and start.backwards
     descending = newest_first != backwards
-    if start is not None:
-        key, last_seen = tuple_(*order), cast(Any, tuple_(*start.key))
-        statement = statement.where(key < last_seen if descending else key > last_seen)
-    statement = statement.order_by(*(each.desc() if descending else each.asc() for each in order))
+    statement = _in_order(statement, order, None if start is None else start.key, descending=descending)
     found: list[Row] = list((await session.scalars(statement.limit(limit + 1))).all())
+    return _page_of(found, start, limit=limit, key_of=lambda row: [getattr(row, each.key) for each in order])
+
+
+def _in_order(
+    statement: Select[Row],
+    order: Sequence[InstrumentedAttribute[Any]],
+    start: Sequence[Any] | None,
+    *,
+    descending: bool,
+) -> Select[Row]:
+    """The rows after a start, in the direction that they are read in."""
+    if start is not None:
+        key, last_seen = tuple_(*order), cast(Any, tuple_(*start))
+        statement = statement.where(key < last_seen if descending else key > last_seen)
+    return statement.order_by(*(each.desc() if descending else each.asc() for each in order))
+
+
+def _page_of(
+    found: list[Row], start: _Cursor | None, *, limit: int, key_of: Callable[[Row], list[datetime | int]]
+) -> Page[Row]:
+    """The page of rows that were read from a start, of which there may be one more than `limit`."""
+    backwards = start is not None and start.backwards
     more = len(found) > limit
     rows = found[:limit]
     if backwards:
         rows.reverse()
     if not rows:
         return Page([], None, None)
-    last = _Cursor([getattr(rows[-1], each.key) for each in order], backwards=False)
-    first = _Cursor([getattr(rows[0], each.key) for each in order], backwards=True)
+    last = _Cursor(key_of(rows[-1]), backwards=False)
+    first = _Cursor(key_of(rows[0]), backwards=True)
     return Page(
         rows,
         next=str(last) if more or backwards else None,

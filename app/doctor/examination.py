@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import create_command_engine, provided_database
+from app.db.outage import sqlstate_of
 from app.doctor import database, event_log, installation, operation
 from app.doctor.findings import DatabaseCheck, Finding, Found, Level, LocalCheck, problem
 
@@ -109,7 +110,7 @@ _MENDINGS = {
 
 
 def _database_trouble(error: DBAPIError) -> Finding:
-    code: str | None = getattr(error.orig, "pgcode", None)
+    code = sqlstate_of(error)
     if code is None or error.connection_invalidated:
         reason = " ".join(str(error.orig).split())
         mending = "See that PostgreSQL runs, that this machine may reach it, and that DATABASE_URL is right."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 
 from app.errors import SignatureRefused
-from app.signing_keys import Key, is_signed
+from app.signing_keys import Key, is_signed, signed_content
 
 #: Svix, where the standard comes from, has names of its own for the same headers.
 _PREFIXES = ("webhook", "svix")
@@ -39,4 +39,4 @@ def _is_signed(headers: Headers, prefix: str, body: bytes, keys: Sequence[Key]) 
     if abs(time.time() - int(timestamp)) > _TOLERANCE_SECONDS:
         return False
     shown = signatures.split(" ", _MOST_SIGNATURES)[:_MOST_SIGNATURES]
-    return is_signed(keys, f"{id}.{timestamp}.".encode() + body, shown)
+    return is_signed(keys, signed_content(id, timestamp, body), shown)

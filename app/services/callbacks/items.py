@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.addresses import any_address, sender_address
 from app.config import Settings
-from app.db.engine import sqlstate_of
+from app.db.outage import sqlstate_of
 from app.db.sanitize import storable_document, storable_moment, storable_text
 from app.domain import (
     DEFAULT_TENANT_ID,

@@ -5,7 +5,7 @@ An entry holds ids and small facts. What a reader is shown is rendered when it i
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,16 +77,12 @@ def entries_of_stored(messages: CTE) -> CTE:
 
 def entries_of_paused(conversations: CTE, is_paused: ColumnElement[bool], facts: ColumnElement[Any]) -> CTE:
     """Write the entries of those conversations that are paused now: of `id`."""
-    values: dict[str, ColumnElement[Any]] = {
-        "tenant_id": TENANT,
-        "generation": CURRENT_GENERATION,
-        "transaction_id": CURRENT_TRANSACTION,
+    values = {
         "type": literal(EventType.CONVERSATION_PAUSED.value),
         "conversation_id": conversations.c.id,
         "facts": facts,
     }
-    paused = select(*values.values()).where(is_paused).order_by(conversations.c.id)
-    return insert(Event).from_select(list(values), paused).returning(Event.id).cte("pauses")
+    return _written(values, [conversations.c.id], is_paused).returning(Event.id).cte("pauses")
 
 
 def entries_of_begun(contacts: CTE, conversations: CTE, messages: CTE) -> CTE:
@@ -104,11 +100,8 @@ def entries_of_begun(contacts: CTE, conversations: CTE, messages: CTE) -> CTE:
         told(2, literal(EventType.CONVERSATION_CREATED.value), conversations, conversation_id=conversations.c.id),
         told(3, _type_of(messages, _ENTRY_OF_STORED), messages, **of_message),
     ).subquery("told")
-    columns = ["type", *ids]
-    chosen = select(TENANT, CURRENT_GENERATION, CURRENT_TRANSACTION, *(each.c[name] for name in columns))
-    names = ["tenant_id", "generation", "transaction_id", *columns]
-    written = insert(Event).from_select(names, chosen.order_by(each.c.stage, each.c.number))
-    return written.returning(Event.id).cte("logged")
+    values = {name: each.c[name] for name in ("type", *ids)}
+    return _written(values, [each.c.stage, each.c.number]).returning(Event.id).cte("logged")
 
 
 def _type_of(messages: CTE, types: dict[MessageStatus, EventType]) -> ColumnElement[str]:
@@ -116,33 +109,31 @@ def _type_of(messages: CTE, types: dict[MessageStatus, EventType]) -> ColumnElem
 
 
 def _entries_of(messages: CTE, types: dict[MessageStatus, EventType], *conditions: ColumnElement[bool]) -> CTE:
-    values: dict[str, ColumnElement[Any]] = {
-        "tenant_id": TENANT,
-        "generation": CURRENT_GENERATION,
-        "transaction_id": CURRENT_TRANSACTION,
+    values = {
         "type": _type_of(messages, types),
         "message_id": messages.c.id,
         "conversation_id": messages.c.conversation_id,
     }
-    chosen = select(*values.values()).where(*conditions).order_by(messages.c.id)
-    return insert(Event).from_select(list(values), chosen).returning(Event.id).cte("logged")
+    return _written(values, [messages.c.id], *conditions).returning(Event.id).cte("logged")
+
+
+def _written(
+    values: Mapping[str, ColumnElement[Any]],
+    order: Sequence[ColumnElement[Any]],
+    *conditions: ColumnElement[bool],
+) -> Insert:
+    """An INSERT of entries with these columns, as part of the transaction that executes it."""
+    key = {"tenant_id": TENANT, "generation": CURRENT_GENERATION, "transaction_id": CURRENT_TRANSACTION}
+    chosen = select(*key.values(), *values.values()).where(*conditions)
+    return insert(Event).from_select([*key, *values], chosen.order_by(*order))
 
 
 _told = rows(
     type=Text(), message_id=BigInteger(), conversation_id=BigInteger(), contact_id=BigInteger(), facts=Text()
 )
-_WRITE = insert(Event).from_select(
-    ["tenant_id", "generation", "transaction_id", "type", "message_id", "conversation_id", "contact_id", "facts"],
-    select(
-        TENANT,
-        CURRENT_GENERATION,
-        CURRENT_TRANSACTION,
-        _told.c.type,
-        _told.c.message_id,
-        _told.c.conversation_id,
-        _told.c.contact_id,
-        cast(_told.c.facts, JSONB),
-    ).order_by(_told.c.position),
+_FIELDS = ("type", "message_id", "conversation_id", "contact_id")
+_WRITE = _written(
+    {name: _told.c[name] for name in _FIELDS} | {"facts": cast(_told.c.facts, JSONB)}, [_told.c.position]
 )
 
 
@@ -159,8 +150,7 @@ async def write_entries(connection: AsyncConnection, tenant_id: int, events: Ite
         for event in events
     ]
     if values:
-        names = ("type", "message_id", "conversation_id", "contact_id", "facts")
-        await connection.execute(_WRITE, given(tenant_id, names, values))
+        await connection.execute(_WRITE, given(tenant_id, (*_FIELDS, "facts"), values))
 
 
 def new_log(tenant_id: int) -> Insert:

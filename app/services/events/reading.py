@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    BindParameter,
     Integer,
     Row,
     Text,
     and_,
     any_,
     bindparam,
-    cast,
     exists,
     func,
     or_,
@@ -28,8 +28,11 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.db.batches import TENANT, given, rows, same
+from app.db.event_generation import OLDEST_RUNNING
 from app.db.models import Event, EventLog, Tenant
 from app.domain import EventType
 from app.errors import EventsGone, FieldError, InvalidRequest
@@ -108,20 +111,31 @@ class LogState(NamedTuple):
         return self.decided if place is Start.NOW else self.trimmed_to
 
 
-_KEY = (Event.generation, Event.transaction_id, Event.id)
-_newest = (
-    select(*_KEY)
-    .where(Event.tenant_id == EventLog.tenant_id)
-    .order_by(*(column.desc() for column in _KEY))
-    .limit(1)
-    .correlate(EventLog)
-    .lateral("newest")
-)
-_bound = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text()), BigInteger())
+#: The order of a log.
+KEY = (Event.generation, Event.transaction_id, Event.id)
+
+
+def newest_of(owner: type[EventLog | Tenant], tenant_id: InstrumentedAttribute[int]) -> LateralFromClause:
+    """The place of the newest entry in the log of each tenant of a statement, to be joined."""
+    newest = select(*KEY).where(Event.tenant_id == tenant_id).order_by(*(column.desc() for column in KEY)).limit(1)
+    return newest.correlate(owner).lateral("newest")
+
+
+def place(name: str, size: int = len(KEY)) -> list[BindParameter[int]]:
+    """The parameters for a place in a log, or for the beginning of one; `placed` gives their values."""
+    return [bindparam(f"{name}_{number}", type_=BigInteger()) for number in range(size)]
+
+
+def placed(name: str, values: Iterable[int]) -> dict[str, int]:
+    """The values of the parameters of `place`."""
+    return {f"{name}_{number}": value for number, value in enumerate(values)}
+
+
+_newest = newest_of(EventLog, EventLog.tenant_id)
 _states = select(
     EventLog.tenant_id,
     EventLog.generation,
-    _bound.label("bound"),
+    OLDEST_RUNNING.label("bound"),
     EventLog.trimmed_to_generation,
     EventLog.trimmed_to_transaction,
     EventLog.trimmed_to_id,
@@ -153,10 +167,7 @@ def _state(row: Row[Any]) -> LogState:
 
 _TYPES = bindparam("types", type_=ARRAY(Text()))
 _CONVERSATION = bindparam("conversation", type_=BigInteger())
-
-
-def _place(name: str, size: int) -> Any:
-    return tuple_(*(bindparam(f"{name}_{number}", type_=BigInteger()) for number in range(size)))
+_AFTER = place("after")
 
 
 #: The log may have been trimmed since its state was taken; the next page says so.
@@ -165,28 +176,28 @@ _is_not_trimmed = (
     .where(EventLog.tenant_id == TENANT)
     .where(
         tuple_(EventLog.trimmed_to_generation, EventLog.trimmed_to_transaction, EventLog.trimmed_to_id)
-        <= _place("after", 3)
+        <= tuple_(*_AFTER)
     )
 )
 #: The next entries that are decided.
 _scanned = (
     select(
-        *_KEY,
+        *KEY,
         Event.type,
         Event.message_id,
         Event.conversation_id,
         Event.contact_id,
         Event.facts,
         Event.created_at,
-        func.row_number().over(order_by=_KEY).label("number"),
+        func.row_number().over(order_by=KEY).label("number"),
     )
     .where(
         Event.tenant_id == TENANT,
-        tuple_(*_KEY) > _place("after", 3),
-        tuple_(*_KEY[:2]) < _place("bound", 2),
+        tuple_(*KEY) > tuple_(*_AFTER),
+        tuple_(*KEY[:2]) < tuple_(*place("bound", 2)),
         _is_not_trimmed,
     )
-    .order_by(*_KEY)
+    .order_by(*KEY)
     .limit(bindparam("scan", type_=Integer()))
     .cte("scanned")
 )
@@ -225,9 +236,8 @@ async def read_page(
         "scan": scan,
         "types": None if wanted.types is None else [type_.value for type_ in wanted.types],
         "conversation": wanted.conversation_id,
-        **{f"after_{number}": value for number, value in enumerate(after)},
-        "bound_0": state.generation,
-        "bound_1": state.bound,
+        **placed("after", after),
+        **placed("bound", (state.generation, state.bound)),
     }
     rows = (await connection.execute(_PAGE, parameters)).all()
     if not rows:

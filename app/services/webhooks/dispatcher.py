@@ -48,7 +48,7 @@ class WebhookDispatcher:
         self._recorder: GroupCommit[Record, Recorded] = GroupCommit(
             engine,
             settings,
-            lambda connection, records: record(connection, records),
+            record,
             name="webhooks",
             tenant_of=lambda each: each.tenant_id,
             queue_limit=1_000_000,  # an endpoint has one at a time

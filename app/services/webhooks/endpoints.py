@@ -219,9 +219,7 @@ class WebhookEndpoints:
             await add_attempts(connection, self._tenant_id, [(endpoint.id, attempt)])
             if answer.error is not None:
                 return attempt
-            waited = False
-            if position is not None:
-                waited = await self._forget_retry(session, endpoint.id, position)
+            waited = position is not None and await self._forget_retry(session, endpoint.id, position)
             if waited or endpoint.failing_since is not None:
                 await self._change(session, endpoint.id, {**_AFRESH, "last_success_at": func.now()})
                 await self._retry_now(session, endpoint.id)
@@ -236,18 +234,14 @@ class WebhookEndpoints:
     async def _get(self, session: AsyncSession, endpoint_id: int, *, lock: bool = False) -> WebhookEndpoint:
         statement = select(WebhookEndpoint).where(*self._is(endpoint_id))
         endpoint = await session.scalar(statement.with_for_update() if lock else statement)
-        if endpoint is None:
-            raise WebhookEndpointNotFound("There is no webhook endpoint with this id.")
-        return endpoint
+        return _found(endpoint)
 
     async def _change(self, session: AsyncSession, endpoint_id: int, values: Mapping[str, Any]) -> WebhookEndpoint:
         await note_change(await session.connection(), self._tenant_id)
         changing = update(WebhookEndpoint).where(*self._is(endpoint_id))
         changing = changing.values(version=WebhookEndpoint.version + 1, **values)
         endpoint = (await session.scalars(changing.returning(WebhookEndpoint))).one_or_none()
-        if endpoint is None:
-            raise WebhookEndpointNotFound("There is no webhook endpoint with this id.")
-        return endpoint
+        return _found(endpoint)
 
     async def _retry_now(self, session: AsyncSession, endpoint_id: int) -> None:
         await session.execute(update(WebhookRetry).where(*self._retries_of(endpoint_id)).values(due_at=func.now()))
@@ -273,6 +267,12 @@ class WebhookEndpoints:
         await record(
             connection, self._tenant_id, kind, actor=self._actor, client=self._client, endpoint_id=endpoint_id
         )
+
+
+def _found(endpoint: WebhookEndpoint | None) -> WebhookEndpoint:
+    if endpoint is None:
+        raise WebhookEndpointNotFound("There is no webhook endpoint with this id.")
+    return endpoint
 
 
 def _cursor(position: Position) -> dict[str, int]:

@@ -8,8 +8,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import SECOND, TENANT
-from app.db.models import Event, Tenant, WebhookEndpoint, WebhookLease
+from app.db.models import Tenant, WebhookEndpoint, WebhookLease
 from app.services.events.cursors import BEGINNING, Position
+from app.services.events.reading import newest_of
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
@@ -29,30 +30,20 @@ class LeaseState(NamedTuple):
     head: Position
 
 
-_KEY = (Event.generation, Event.transaction_id, Event.id)
-_newest = (
-    select(*_KEY)
-    .where(Event.tenant_id == Tenant.id)
-    .order_by(*(column.desc() for column in _KEY))
-    .limit(1)
-    .correlate(Tenant)
-    .lateral("newest")
-)
+_newest = newest_of(Tenant, Tenant.id)
+_is_free = or_(WebhookLease.leased_until.is_(None), WebhookLease.leased_until <= func.now())
 _enabled = exists().where(WebhookEndpoint.tenant_id == Tenant.id, WebhookEndpoint.disabled_at.is_(None))
 _STATES = select(
     WebhookLease.tenant_id,
     WebhookLease.number,
     WebhookLease.changes,
-    or_(WebhookLease.leased_until.is_(None), WebhookLease.leased_until <= func.now()),
+    _is_free,
     _enabled.correlate(Tenant),
     *_newest.c,
 ).select_from(Tenant.__table__.join(WebhookLease, WebhookLease.tenant_id == Tenant.id).outerjoin(_newest, and_(True)))
 _free = (
     select(WebhookLease.tenant_id)
-    .where(
-        WebhookLease.tenant_id == TENANT,
-        or_(WebhookLease.leased_until.is_(None), WebhookLease.leased_until <= func.now()),
-    )
+    .where(WebhookLease.tenant_id == TENANT, _is_free)
     .with_for_update(skip_locked=True)
     .cte("free")
 )

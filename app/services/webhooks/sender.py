@@ -30,7 +30,6 @@ _RESOLVERS = 64
 
 #: What a receiver, the network or its address can make of a request.
 _FAILURES = (Forbidden, OSError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
-#: Our headers, which no custom one replaces (`app.schemas.webhook_endpoints`).
 _USER_AGENT = b"messaging-service-webhooks/1"
 
 
@@ -105,13 +104,7 @@ class WebhookSender:
                         content += piece
                         if len(content) >= _MOST_READ:
                             break
-        except (
-            Forbidden,
-            OSError,
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-        ) as error:
+        except _FAILURES as error:
             if response is None:
                 return None, _in_words(error, self._timeout), None, None
         headers_back = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}

@@ -7,7 +7,8 @@ from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.signing_keys import signature
+from app import signing_keys
+from app.signing_keys import signed_content
 
 SignatureKind = Literal["hmac", "ed25519"]
 
@@ -34,13 +35,13 @@ def public_key_of(secret: str) -> str | None:
 
 def signatures(given_secrets: Sequence[str], id: str, timestamp: int, body: bytes) -> str:
     """The value of `webhook-signature`: a signature with each secret, separated by spaces."""
-    return " ".join(_signature(secret, id, timestamp, body) for secret in given_secrets)
+    signed = signed_content(id, timestamp, body)
+    return " ".join(_signature(secret, signed) for secret in given_secrets)
 
 
-def _signature(secret: str, id: str, timestamp: int, body: bytes) -> str:
+def _signature(secret: str, signed: bytes) -> str:
     if kind_of(secret) == "hmac":
-        return signature(base64.b64decode(secret.removeprefix(_SHARED)), id, timestamp, body)
-    signed = f"{id}.{timestamp}.".encode() + body
+        return signing_keys.signatures(signing_keys.signing_keys(secret), signed)[0]
     return "v1a," + base64.b64encode(_private_key(secret).sign(signed)).decode()
 
 

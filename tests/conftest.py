@@ -8,6 +8,7 @@ server, and the fixtures import the application: a test of pure functions waits 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -325,16 +326,42 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
     import httpx
 
     class Transport(httpx.ASGITransport):
-        """Gives an answer when it is complete, so a stream of events is left at its first heartbeat."""
+        """Gives an answer when it is complete, so a stream of events is left at its first heartbeat.
+
+        Before a page of events it waits for neighbours on the same server, whose transactions hold readers back.
+        """
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if request.url.path.rstrip("/") != "/api/events/stream":
+            path = request.url.path.rstrip("/")
+            if path == "/api/events":
+                await events_are_decided(app.state.settings)
+            if path != "/api/events/stream":
                 return await super().handle_async_request(request)
             left_early = httpx.ASGITransport(leaving_at_heartbeat(app), raise_app_exceptions=False)
             return await left_early.handle_async_request(request)
 
     transport = Transport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://messaging.test")
+
+
+#: Entries that readers do not get yet (`app.services.events.reading`).
+_UNDECIDED = """
+SELECT count(*) FROM events JOIN event_logs USING (tenant_id) WHERE
+(events.generation, transaction_id) >= (event_logs.generation, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
+"""
+
+
+async def events_are_decided(settings: Settings) -> None:
+    """Return when readers get every entry, or when that takes too long to be a neighbour's doing."""
+    assert settings.database_url is not None
+    with closing(psycopg2.connect(settings.database_url.get_secret_value())) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(20):
+                cursor.execute(_UNDECIDED)
+                while cursor.fetchone() != (0,):
+                    await asyncio.sleep(0.01)
+                    cursor.execute(_UNDECIDED)
 
 
 def leaving_at_heartbeat(app: FastAPI) -> Callable[..., Awaitable[None]]:

@@ -21,6 +21,7 @@ from app.services.events.feed import EventFeed
 from app.services.events.reading import EVERYTHING, EventFilter, Start
 from app.services.events.subscriptions import Subscription
 from tests.cases import each_case
+from tests.factories import until
 from tests.tenancy import make_key, make_tenant, revoke
 
 pytestmark = pytest.mark.anyio
@@ -193,10 +194,15 @@ async def test_a_reader_gets_what_the_filter_wants_behind_and_up_to_date(
         late = await feed.subscribe(tenant, Start.OLDEST, wanted)
         for reader in (live, late):
             assert await numbers_of(reader, len(expected)) == expected
-        await asyncio.gather(nothing_more(live), nothing_more(late))
         async with engine.connect() as connection:
-            newest = select(func.max(Event.id)).where(Event.tenant_id == tenant)
-            assert live.position.id == late.position.id == await connection.scalar(newest)
+            newest = await connection.scalar(select(func.max(Event.id)).where(Event.tenant_id == tenant))
+
+        async def places() -> list[int]:
+            assert await nothing_more(live)
+            assert await nothing_more(late)
+            return [live.position.id, late.position.id]
+
+        await until(places, lambda found: found == [newest, newest])
 
 
 async def test_tenants_are_apart(feed: EventFeed, write: Write, database_url: str) -> None:

@@ -28,7 +28,7 @@ from app.services.delivery.provider_states import (
 log = structlog.get_logger(__name__)
 
 AHEAD_SECONDS = 0.25  # a provider with a rate gets its messages claimed this long before their turn
-_BOOKED_SECONDS = 0.1  # a rate that is booked for longer is used up
+_QUEUED_BOOKINGS = 2  # a rate is used up when so many bookings in a row came behind earlier ones
 
 
 class Capacity:
@@ -38,6 +38,7 @@ class Capacity:
         self._settings = settings
         self._health: dict[str, ProviderHealth] = {}
         self._calls: defaultdict[str, RecentCalls] = defaultdict(RecentCalls)
+        self._queued: Counter[str] = Counter()  # the bookings in a row that came behind earlier ones, by provider
         self.in_flight: Counter[str] = Counter()  #: sends by provider
 
     async def refresh(self, connection: AsyncConnection) -> None:
@@ -80,9 +81,9 @@ class Capacity:
         self._calls[result.provider_type].add(claimed_at, now, accepted=accepted, pause=pause)
 
     def _is_used_up(self, name: str) -> bool:
-        """True if messages wait for the learned rate, and not for the one of the settings."""
+        """True if messages wait for the learned rate, and not for the one of the settings, or for this worker."""
         configured, learned = self._settings.provider_rates.get(name), self.health_of(name).pace.rate
-        return self.health_of(name).slot_in > _BOOKED_SECONDS and (not configured or (learned or 0) < configured)
+        return self._queued[name] >= _QUEUED_BOOKINGS and (not configured or (learned or 0) < configured)
 
     def health_of(self, provider_type: str) -> ProviderHealth:
         return self._health.get(provider_type, WELL)
@@ -145,6 +146,7 @@ class Capacity:
             units = (units_of(claim.row.channel, claim.row.body) for claim in claims)
             spans = [max(each / configured, of_a_call) for each in units]
         first = await draw_from_rate(connection, provider_type, sum(spans))
+        self._queued[provider_type] = self._queued[provider_type] + 1 if first else 0
         *turns, end = [first + before for before in accumulate(spans, initial=0)]
         self._health[provider_type] = replace(self.health_of(provider_type), slot_in=end)  # until the next refresh
         return turns

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 #: Up to this share of 429s, or fewer than so many, a provider is well: only the messages that got them wait.
 LOW_SHARE, FEW = 0.05, 3
-#: From this share on it takes nothing, and is paused for as long as it asked.
-HIGH_SHARE = 0.5
+#: From this share and so many on it takes nothing, and is paused for as long as it asked.
+HIGH_SHARE, MANY = 0.5, 5
+#: Calls a second, at which a worker has about one under way.
+SLOW_RATE = 4.0
 #: Seconds between two cuts, between two raises, and until an unused rate is forgotten.
 CUT_EVERY, RAISE_EVERY, FORGET_AFTER = 0.5, 1.0, 300.0
 #: Calls a second; a slower provider asks for pauses.
@@ -52,13 +54,6 @@ class Calls:
     def share(self) -> float:
         return self.throttled / self.ended if self.ended else 0.0
 
-    @property
-    def is_stopped(self) -> bool:
-        """True if the provider takes nothing. With few calls under way, a single 429 says so."""
-        if self.share < HIGH_SHARE:
-            return False
-        return self.throttled >= FEW or 2 * self.throttled >= self.ended + self.under_way
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -75,7 +70,7 @@ def decide(calls: Calls, pace: Pace, *, is_used_up: bool) -> Decision | None:
     """
     if pace.since_change < CUT_EVERY:
         return None
-    if calls.is_stopped:
+    if _takes_nothing(calls, pace):
         return Decision(_cut(calls, pace), calls.wanted_pause)
     if calls.throttled >= FEW and calls.share > LOW_SHARE:
         return Decision(_cut(calls, pace))
@@ -86,14 +81,24 @@ def decide(calls: Calls, pace: Pace, *, is_used_up: bool) -> Decision | None:
     return Decision(UNLIMITED) if pace.since_change >= FORGET_AFTER and not calls.throttled else None
 
 
+def _takes_nothing(calls: Calls, pace: Pace) -> bool:
+    """True if a provider is to be paused. With few calls at once, a single 429 says so."""
+    if calls.share < HIGH_SHARE:
+        return False
+    is_slow = pace.rate is None or pace.rate <= SLOW_RATE
+    return calls.throttled >= MANY or (is_slow and 2 * calls.throttled >= calls.ended + calls.under_way)
+
+
 def _cut(calls: Calls, pace: Pace) -> Pace:
     """The pace without the share that was turned away; at first, the one that was accepted.
 
-    The first one may be that of a burst, or of one worker of several, so it is no ceiling yet.
+    From few calls a share is a guess, which at most halves the rate.
     """
     if pace.rate is None:
-        return Pace(max(calls.accepted / calls.seconds, LOWEST_RATE))
-    rate = max(pace.rate * (1 - calls.share), LOWEST_RATE)
+        rate = max(calls.accepted / calls.seconds, LOWEST_RATE)
+        return Pace(rate, rate if calls.accepted >= _WINDOW_CALLS else None)
+    share = calls.share if calls.ended >= MANY else min(calls.share, 0.5)
+    rate = max(pace.rate * (1 - share), LOWEST_RATE)
     return Pace(rate, rate if calls.accepted else pace.ceiling)
 
 

@@ -27,8 +27,10 @@ from app.services.delivery.provider_states import (
 
 log = structlog.get_logger(__name__)
 
-AHEAD_SECONDS = 0.25  # a provider with a rate gets its messages claimed this long before their turn
-_QUEUED_BOOKINGS = 2  # a rate is used up when so many bookings in a row came behind earlier ones
+#: A provider with a rate gets its messages claimed this long before their turn.
+AHEAD_SECONDS = 0.25
+#: A rate is used up when so many bookings in a row came behind earlier ones.
+_QUEUED_BOOKINGS = 2
 
 
 class Capacity:

@@ -70,6 +70,7 @@ def test_it_refuses_a_secret_that_is_none(secret: str) -> None:
     assert secret not in str(refused.value.errors(include_input=False)) or len(secret) < 6
 
 
+@pytest.mark.slow
 def test_it_refuses_to_hand_messages_to_a_simulated_carrier() -> None:
     ended = start("serve", ENV="production", DATABASE_URL=DATABASE, WEBHOOK_SECRET=WEBHOOK_SECRET)
     assert ended.returncode == 2

@@ -96,6 +96,7 @@ def test_those_who_are_too_many_are_told_so_and_may_come_back(server: LiveServer
     assert "requests_shed" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_those_whose_bodies_are_still_coming_keep_nobody_out(server: LiveServer) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(connected(server)) for _ in range(10)]

@@ -161,6 +161,7 @@ def test_a_request_names_its_host_and_once(server: LiveServer, head: bytes, stat
 GIVEN = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-1\r\n"
 
 
+@pytest.mark.slow
 @each_case(
     ("request_", "status"),
     [

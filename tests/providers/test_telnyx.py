@@ -67,6 +67,7 @@ def signed(
     return call(URL, body, {SIGNATURE: signature, TIMESTAMP: timestamp, "content-type": "application/json"}, at=at)
 
 
+@pytest.mark.slow
 @each_case("callback_url", [None, URL])
 @each_case("profile", [None, "740572b6-099c-44a1-89b9-6c92163bc68d"])
 @each_case("media", [[], ["https://files.example/1.png", "https://files.example/2.png"]])

@@ -220,6 +220,7 @@ async def test_without_a_secret_calls_are_not_signed(tmp_path: Path) -> None:
         assert "x-twilio-signature" not in (await rig.service.next()).headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "request_body", "field", "expected"),
     [
@@ -252,6 +253,7 @@ async def test_nobody_is_served_without_credentials(rig: Rig, path: str, request
     assert answer.status_code == 401
 
 
+@pytest.mark.slow
 async def test_these_vendors_have_no_idempotency_keys_so_a_repeat_is_accepted_again(rig: Rig) -> None:
     for _ in range(2):
         await rig.ask(WHATSAPP, json=whatsapp("16505551234"))

@@ -453,6 +453,7 @@ async def test_a_call_whose_events_could_not_be_stored_does_not_pass_for_taken(
     assert "could not be stored" in reason
 
 
+@pytest.mark.slow
 async def test_a_provider_does_not_wait_twice_where_its_call_can_not_be_stored(
     client: httpx.AsyncClient, database_url: str
 ) -> None:

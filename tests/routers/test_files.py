@@ -109,6 +109,7 @@ async def test_a_mail_of_thirty_megabytes_is_taken(serve: Serve, kept_in: Settin
     assert (await client.get(message["attachments"][0])).content == content
 
 
+@pytest.mark.slow
 async def test_a_thousand_files_are_kept(serve: Serve, kept_in: Settings, database_url: str) -> None:
     client = await serve(kept_in)
     files = attached(*((f"{number}.txt", "text/plain", b"%d" % number) for number in range(1000)))

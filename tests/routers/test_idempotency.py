@@ -238,6 +238,7 @@ async def test_a_message_is_replayed_also_when_it_is_over_and_done_with(
     assert row_counts(database_url)["messages"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["send_at", "expires_at"])
 async def test_a_repeat_that_comes_after_the_time_it_names_is_still_a_repeat(
     idle: httpx.AsyncClient, field: str

@@ -406,6 +406,7 @@ async def test_a_retry_after_a_failed_receipt_ends_as_the_new_receipts_say(
     assert "scripted says it failed: Still off." in said  # that did change something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [MessageStatus.FAILED, MessageStatus.UNDELIVERED])
 async def test_a_late_word_that_an_earlier_attempt_failed_does_not_end_a_retry(
     busy: httpx.AsyncClient, provider: Scripted, status: MessageStatus

@@ -2,6 +2,8 @@
 
 from time import process_time
 
+import pytest
+
 from app.providers.base import Proof
 from app.providers.mail.people import MOST_ADDRESSES, People, people_of
 from tests.cases import each_case
@@ -191,6 +193,7 @@ def test_ones_own_forms_and_groups_pass_on_what_a_person_wrote(written: str, exp
     assert people(written).is_passed_on is expected
 
 
+@pytest.mark.slow
 def test_thousands_of_addresses_take_no_quadratic_time() -> None:
     addresses = ", ".join(f"a{number}@d{number}.example" for number in range(4_000))
     headers = [(name, addresses) for name in ("From", "To", "Cc", "Reply-To", "Delivered-To", "X-Original-From")]

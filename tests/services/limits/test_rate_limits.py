@@ -91,6 +91,7 @@ async def test_processes_that_ask_for_far_more_get_what_the_rate_allows(process:
     assert taken <= burst + rate * (time.monotonic() - began)
 
 
+@pytest.mark.slow
 async def test_whoever_is_refused_gets_in_after_the_time_that_was_named(process: Process) -> None:
     limiter = await process(rate=5, burst=1)
     await limiter.take(1)

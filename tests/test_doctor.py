@@ -435,14 +435,16 @@ def test_providers_in_trouble(settings: Settings, database_url: str) -> None:
     execute(
         database_url,
         "INSERT INTO provider_states"
-        " (provider_type, failure_count, open_until, throttled_until, paused_at, paused_reason) VALUES"
-        " ('sms', 0, NULL, NULL, now() - interval '2 hours', '401 for +18045551234'),"
-        " ('email', 12, now() + interval '1 minute', NULL, NULL, NULL),"
-        " ('twilio', 0, NULL, now() + interval '1 hour 1 minute', NULL, NULL),"
-        " ('well', 3, now() - interval '1 hour', now() - interval '1 hour', NULL, NULL)",
+        " (provider_type, failure_count, open_until, throttled_until, paused_at, paused_reason, learned_rate) VALUES"
+        " ('sms', 0, NULL, NULL, now() - interval '2 hours', '401 for +18045551234', NULL),"
+        " ('email', 12, now() + interval '1 minute', NULL, NULL, NULL, NULL),"
+        " ('telnyx', 0, NULL, NULL, NULL, NULL, 47.125),"
+        " ('twilio', 0, NULL, now() + interval '1 hour 1 minute', NULL, NULL, 47.125),"
+        " ('well', 3, now() - interval '1 hour', now() - interval '1 hour', NULL, NULL, NULL)",
     )
-    is_open, paused, throttled = found(settings, "providers")
+    is_open, paused, slower, throttled = found(settings, "providers")
     assert (paused.level, is_open.level, throttled.level) == (Level.PROBLEM, Level.WARNING, Level.WARNING)
+    assert slower.text == "telnyx answers 429, and gets at most 47.1 calls a second."
     assert paused.text == "sms refused our credentials 2 hours ago and is paused; its queue is kept."
     assert "POST /api/providers/sms/resume" in str(paused.mending)
     assert "12 times" in is_open.text

@@ -49,12 +49,13 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
         SELECT provider_type, paused_at IS NOT NULL AS is_paused,
                extract(epoch FROM now() - paused_at) AS paused_for,
                coalesce(open_until > now(), false) AS is_open, failure_count,
-               extract(epoch FROM throttled_until - now()) AS throttled_for
+               extract(epoch FROM throttled_until - now()) AS throttled_for, learned_rate
         FROM provider_states
-        WHERE paused_at IS NOT NULL OR open_until > now() OR throttled_until > now() ORDER BY provider_type
+        WHERE paused_at IS NOT NULL OR open_until > now() OR throttled_until > now() OR learned_rate IS NOT NULL
+        ORDER BY provider_type
     """)
     troubled = connection.execute(in_trouble).all()
-    for name, is_paused, paused_for, is_open, failures, throttled_for in troubled:
+    for name, is_paused, paused_for, is_open, failures, throttled_for, learned_rate in troubled:
         if is_paused:
             since = duration(float(paused_for))
             mending = f"GET /api/providers says why. Correct them, restart, and POST /api/providers/{name}/resume."
@@ -66,7 +67,12 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
         else:
             rate = f"PROVIDER_RATES={name}:N to what the vendor allows."
             mending = f"It goes on by itself. If that comes often, set {rate}"
-            yield warning(f"{name} asked for a pause of which {duration(float(throttled_for))} are left.", mending)
+            if (throttled_for or 0) > 0:
+                yield warning(
+                    f"{name} asked for a pause of which {duration(float(throttled_for))} are left.", mending
+                )
+            else:
+                yield warning(f"{name} answers 429, and gets at most {learned_rate:.3g} calls a second.", mending)
     if not troubled:
         yield ok("none is paused, throttled or failing")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -71,11 +71,22 @@ async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> 
             return
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of a list that is ordered by id alone, with an index on the negated id.
+
+    PostgreSQL would take the primary key for the order of the id, and walk past millions of rows to a few rare ones.
+    """
+
+    negated_id: ColumnElement[Any]
+    conditions: Sequence[ColumnElement[bool]] = ()
+
+
 class JsonPages:
     """Pages of a list whose rows are JSON made by PostgreSQL, each page read by one statement.
 
     The list is ordered by columns that are unique together: times, and an id at the end. `conditions` name its
-    parameters.
+    parameters. A list of `sources` has the rows of each, of which no row may be in two.
     """
 
     def __init__(
@@ -84,11 +95,13 @@ class JsonPages:
         *conditions: ColumnElement[bool],
         order: Sequence[InstrumentedAttribute[Any]],
         newest_first: bool,
+        sources: Sequence[Source] = (),
     ) -> None:
         self._kinds = [each.type.python_type for each in order]
         self._newest_first = newest_first
         self._reads: dict[tuple[bool, bool], Read] = {}  # by: with a start, descending
-        self._statement = select(row, *order).where(*conditions)
+        self._statement = select(row.label("json"), *order).where(*conditions)
+        self._sources = sources
         self._order = order
 
     async def fetch(
@@ -109,8 +122,19 @@ class JsonPages:
 
     def _read(self, has_start: bool, descending: bool) -> Read:
         start = [bindparam(f"start_{number}", type_=each.type) for number, each in enumerate(self._order)]
-        statement = _in_order(self._statement, self._order, start if has_start else None, descending=descending)
-        return Read(statement.limit(bindparam("most", type_=Integer())))
+        most = bindparam("most", type_=Integer())
+        if not self._sources:
+            statement = _in_order(self._statement, self._order, start if has_start else None, descending=descending)
+            return Read(statement.limit(most))
+        parts = []
+        for source in self._sources:
+            part = self._statement.where(*source.conditions)
+            after = [-each for each in start] if has_start else None
+            part = _in_order(part, [source.negated_id], after, descending=not descending)
+            parts.append(select(part.limit(most).subquery()))
+        found = union_all(*parts).subquery()
+        keys = [found.c[each.key] for each in self._order]
+        return Read(_in_order(select(found), keys, None, descending=descending).limit(most))
 
 
 async def fetch_page(
@@ -136,7 +160,7 @@ async def fetch_page(
 
 def _in_order(
     statement: Select[Row],
-    order: Sequence[InstrumentedAttribute[Any]],
+    order: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
     start: Sequence[Any] | None,
     *,
     descending: bool,

@@ -1,11 +1,12 @@
 """Reading stored messages: which ones to list, one with its attempts, and its timeline."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, func, select
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -13,7 +14,7 @@ from app.config import Settings
 from app.db.batches import TENANT
 from app.db.json_text import constant
 from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
-from app.db.paging import JsonPages, Page
+from app.db.paging import JsonPages, Page, Source
 from app.db.reads import Read, Reads
 from app.domain import AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
@@ -41,33 +42,103 @@ class MessageFilter:
     async def page(self, reads: Reads, tenant_id: int, *, limit: int, cursor: str | None) -> Page[str]:
         """A page of a tenant's messages as JSON, the newest first."""
         given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        given.pop("status", None)
+        if self.since is not None:
+            given["first_id"] = await _first_since(reads, tenant_id, _shifted(self.since, -_DEVIATION))
+        if self.until is not None:
+            given["end_id"] = await _first_since(reads, tenant_id, _shifted(self.until, _DEVIATION))
         pages = _pages_of(frozenset(given), self.status)
         return await pages.fetch(reads, {"tenant": tenant_id, **given}, limit=limit, cursor=cursor)
 
 
-_asked_last = (
-    select(DeliveryAttempt.provider_type)
-    .where(
-        DeliveryAttempt.tenant_id == TENANT,
-        DeliveryAttempt.message_id == Message.id,
-        DeliveryAttempt.number == Message.attempt_count,
-    )
-    .scalar_subquery()
+#: Ids are in the order of time of storing, but for what transactions overtake each other, and clocks are set.
+_DEVIATION = timedelta(minutes=1)
+
+_PROVIDER = bindparam("provider_type", type_=Text())
+#: The messages that a provider has, and those that it was asked for last.
+_OF_PROVIDER = (
+    Source(-Message.id, [Message.provider_type == _PROVIDER]),
+    Source(
+        -DeliveryAttempt.message_id,
+        [
+            Message.provider_type.is_(None),
+            DeliveryAttempt.tenant_id == TENANT,
+            DeliveryAttempt.message_id == Message.id,
+            DeliveryAttempt.number == Message.attempt_count,
+            DeliveryAttempt.provider_type == _PROVIDER,
+            DeliveryAttempt.outcome.is_distinct_from(constant(AttemptOutcome.ACCEPTED.value)),  # as its index has it
+        ],
+    ),
 )
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
-    "provider_type": func.coalesce(Message.provider_type, _asked_last) == bindparam("provider_type", type_=Text()),
     "conversation_id": Message.conversation_id == bindparam("conversation_id", type_=BigInteger()),
     "since": Message.created_at >= bindparam("since", type_=DateTime(timezone=True)),
     "until": Message.created_at < bindparam("until", type_=DateTime(timezone=True)),
 }
+_FIRST_ID, _END_ID = bindparam("first_id", type_=BigInteger()), bindparam("end_id", type_=BigInteger())
+_WAITING = frozenset({MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING})
 
 
 @functools.cache
 def _pages_of(names: frozenset[str], status: MessageStatus | None) -> JsonPages:
     wanted = [condition for name, condition in _CONDITIONS.items() if name in names]
+    sources: Sequence[Source] = ()
     if status is not None:
         wanted.append(Message.status == constant(status.value))  # as the partial indexes have it
-    return JsonPages(MESSAGE, Message.tenant_id == TENANT, *wanted, order=(Message.id,), newest_first=True)
+        if status in _WAITING:
+            wanted.append(Message.due_at.is_not(None))
+        else:
+            sources = [Source(-Message.id)]
+    if "provider_type" in names:
+        sources = _OF_PROVIDER
+    sources = [Source(each.negated_id, [*each.conditions, *_limits(names, each.negated_id)]) for each in sources]
+    if not sources:
+        wanted += _limits(names)
+    return JsonPages(
+        MESSAGE, Message.tenant_id == TENANT, *wanted, order=(Message.id,), newest_first=True, sources=sources
+    )
+
+
+def _limits(names: frozenset[str], negated_id: ColumnElement[Any] | None = None) -> list[ColumnElement[bool]]:
+    """The conditions on ids that follow from times, in terms of the column that has an index."""
+    if negated_id is None:
+        limits = {"first_id": Message.id >= _FIRST_ID, "end_id": Message.id < _END_ID}
+    else:
+        limits = {"first_id": negated_id <= -_FIRST_ID, "end_id": negated_id > -_END_ID}
+    return [limit for name, limit in limits.items() if name in names]
+
+
+_FROM_ID = bindparam("from_id", type_=BigInteger())
+_id_and_time: list[Any] = [Message.id, Message.created_at]
+_following = select(*_id_and_time).where(Message.tenant_id == TENANT, Message.id >= _FROM_ID)
+_FOLLOWING = Read(_following.order_by(Message.id).limit(1))
+_LAST = Read(_following.order_by(Message.id.desc()).limit(1))
+
+
+async def _first_since(reads: Reads, tenant_id: int, moment: datetime) -> int:
+    """An id with all messages before a time below it, and those since then not: found by bisection of the ids."""
+
+    async def at(read: Read, from_id: int) -> tuple[int, bool]:
+        """The id that is found, and whether its message is of that time or later."""
+        rows = await reads.fetch(read, {"tenant": tenant_id, "from_id": from_id})
+        return (rows[0][0], rows[0][1] >= moment) if rows else (0, True)
+
+    low, is_later = await at(_FOLLOWING, 0)
+    high, last_is_later = await at(_LAST, 0)
+    if is_later or not last_is_later:
+        return low if is_later else high + 1
+    while low < high:
+        middle = (low + high) // 2
+        found, is_later = await at(_FOLLOWING, middle)
+        low, high = (low, middle) if is_later else (found + 1, high)
+    return low
+
+
+def _shifted(moment: datetime, by: timedelta) -> datetime:
+    try:
+        return moment + by
+    except OverflowError:
+        return moment
 
 
 _DETAIL = Read(

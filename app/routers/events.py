@@ -125,11 +125,12 @@ async def _waited(
 ) -> Response:
     clock = asyncio.get_running_loop().time
     until = clock() + seconds
-    entries: list[Rendered] = []
     try:
         with waiting(request.scope, request.receive, subscription):
-            while not entries and not subscription.ended and clock() < until:
-                entries = await subscription.next(limit=limit, until=until)
+            # Also of a subscription that has ended already: `next` raises what ended it.
+            while not (entries := await subscription.next(limit=limit, until=until)):
+                if subscription.ended or clock() >= until:
+                    break
         more = subscription.more
         cursor = cursor_at(tenant_id, entries[-1].position if entries and more else subscription.position)
         return _page(entries, cursor, more=more)

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.config import Settings
+from app.errors import Unauthorized
 from app.services.events import feed as feeds
 from app.services.events.cursors import Position, cursor_at
 from tests.cases import each_case
@@ -278,6 +279,21 @@ async def test_a_key_that_is_revoked_ends_its_streams_and_long_polls(
         problem_of(await polling, 401)
         await accept(client)
         assert (await kept.event())["event"] == FIRST[0]
+
+
+async def test_a_key_that_is_revoked_before_a_long_poll_waits_ends_it_too(
+    client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe = feeds.EventFeed.subscribe
+
+    async def revoked_at_once(*arguments: Any, **options: Any) -> Any:
+        subscription = await subscribe(*arguments, **options)
+        subscription.end(Unauthorized("revoked"))
+        return subscription
+
+    monkeypatch.setattr(feeds.EventFeed, "subscribe", revoked_at_once)
+    headers = {"Authorization": f"Bearer {make_key(database_url)}"}
+    problem_of(await client.get(f"{PAGE}?after=now&wait=60", headers=headers), 401)
 
 
 async def test_processes_tell_each_other(

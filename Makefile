@@ -39,7 +39,7 @@ faults: setup ## break things on purpose and count what is lost
 	@FAULTS=full $(PYTHON) -m pytest tests/faults -q -s -m slow
 
 fuzz: setup ## make ten thousand odd requests of the OpenAPI document, and hold it to the answers (SEED=... repeats)
-	@FUZZ=full $(PYTHON) -m pytest tests/http/test_openapi.py -q -s -m slow
+	@FUZZ=full $(PYTHON) -m pytest tests/http/reference/test_openapi.py -q -s -m slow
 
 bench: setup ## measure the service
 	@$(PYTHON) -m bench

@@ -14,12 +14,13 @@ from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
 from app.db.obstacles import obstacle
-from app.http import docs, openapi, problems
+from app.http import problems
 from app.http.admission import Admission
 from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
 from app.http.overload import OverloadGuard, Refusal
 from app.http.read_route import reads_of
+from app.http.reference import docs, openapi
 from app.http.stop_signals import called_at_stop
 from app.log import configure_logging
 from app.routers import (

@@ -87,7 +87,7 @@ def invalid_request(errors: Iterable[Mapping[str, Any]], *, within: str | None =
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route for OpenAPI. `app.http.openapi` adds the schema that they refer to."""
+    """The errors of a route for OpenAPI. `app.http.reference.openapi` adds the schema that they refer to."""
     schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {str(status): {"description": HTTPStatus(status).phrase, "content": schema} for status in statuses}
 

@@ -20,7 +20,7 @@ from tests.tenancy import WEBHOOK_SECRET, bearer, make_key
 
 pytestmark = pytest.mark.slow
 
-HOOKS = Path(__file__).parents[1] / "schemathesis" / "hooks.py"
+HOOKS = Path(__file__).parents[2] / "schemathesis" / "hooks.py"
 IS_LONG = os.environ.get("FUZZ") == "full"
 #: Cases made for each operation, in each of the phases that draw at random.
 EXAMPLES = 280 if IS_LONG else 4

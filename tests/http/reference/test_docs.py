@@ -17,7 +17,7 @@ from tests.wire import DOCUMENT, OPERATIONS, stored
 
 pytestmark = pytest.mark.anyio
 
-FILES = Path(__file__).parents[2] / "app" / "web" / "docs"
+FILES = Path(__file__).parents[3] / "app" / "web" / "docs"
 NAMES = [f"{method} {path}" for method, path, _ in OPERATIONS]
 each_operation = each_case(("method", "path", "operation"), OPERATIONS, ids=NAMES)
 

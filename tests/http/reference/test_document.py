@@ -8,8 +8,8 @@ import pytest
 
 from app.domain import EventType
 from app.http.access import needs_of
-from app.http.answer_headers import COMPONENTS
-from app.http.openapi import servers
+from app.http.reference.answer_headers import COMPONENTS
+from app.http.reference.openapi import servers
 from app.main import create_app
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry

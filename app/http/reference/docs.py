@@ -9,9 +9,9 @@ from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from app.http.openapi import servers
+from app.http.reference.openapi import servers
 
-_REFERENCE = Path(__file__).parent.parent / "web" / "docs"
+_REFERENCE = Path(__file__).parents[2] / "web" / "docs"
 
 
 def install(app: FastAPI) -> None:

@@ -14,9 +14,9 @@ from fastapi.routing import APIRoute
 from app.config import Settings
 from app.domain import DEFAULT_TENANT_ID, Channel, KeyScope
 from app.http.access import NEEDS, OF_THE_INSTALLATION
-from app.http.answer_headers import COMPONENTS, tell_headers
-from app.http.event_webhooks import event_webhooks
 from app.http.problems import responses
+from app.http.reference.answer_headers import COMPONENTS, tell_headers
+from app.http.reference.event_webhooks import event_webhooks
 from app.routing import channels_served, kind_of_addresses, route_of
 from app.schemas.views import Problem
 

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
@@ -32,7 +32,8 @@ class Plan:
 
     With `messages` it also ends after that many messages. They have to be more than pairs and connections together,
     so that some are left after the warm-up. With `key` every request carries it. With `path` the requests are GETs of
-    it instead of messages.
+    it instead of messages. With `fresh` every message is the first of its pair. With `inbound` they are webhooks, of
+    which every tenth is a repeat.
     """
 
     port: int
@@ -42,14 +43,17 @@ class Plan:
     messages: int | None = None
     key: str | None = None
     path: str | None = None
+    fresh: bool = False
+    inbound: bool = False
     host: str = "127.0.0.1"
 
 
 @dataclass
 class Seen:
-    """The results of a run. The first three count the whole run with its warm-up, the others the measured seconds."""
+    """The results of a run. The first four count the whole run with its warm-up, the others the measured seconds."""
 
     answered: int = 0  #: complete answers with 2xx.
+    repeats: int = 0  #: of these, webhooks that came before.
     others: dict[str, int] = field(default_factory=dict)  #: complete answers with another status, by status.
     broken: int = 0  #: connections that ended, sent a malformed answer, or timed out.
     per_second: float = 0.0  #: answers with 2xx a second.
@@ -97,7 +101,8 @@ class Load:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._requests = itertools.cycle(_requests(plan))
+        self._asked = 0
+        self._requests = _numbered(plan) if plan.fresh or plan.inbound else itertools.cycle(_requests(plan))
         self._latencies: list[float] = []
         self._warming = plan.pairs
         self._unsent = float("inf") if plan.messages is None else plan.messages - plan.connections
@@ -108,7 +113,10 @@ class Load:
         self._worked = 0.0
         self._busy: float | None = None
         self._done = asyncio.Event()
-        self.next_request: Callable[[], bytes] = self._requests.__next__
+
+    def next_request(self) -> bytes:
+        self._asked += 1
+        return next(self._requests)
 
     async def run(self) -> Seen:
         """Open the connections, and return the results after the planned time and the last answer."""
@@ -158,6 +166,7 @@ class Load:
         good = {status: count for status, count in self._statuses.items() if 200 <= status < 300}
         return Seen(
             answered=sum(good.values()),
+            repeats=sum(_original_of(number) != number for number in range(self._asked)) if self._plan.inbound else 0,
             others={str(status): count for status, count in self._statuses.items() if status not in good},
             broken=self._broken,
             per_second=len(latencies) / (self._end - self._begin) if latencies else 0.0,
@@ -181,6 +190,32 @@ def _requests(plan: Plan) -> list[bytes]:
     bodies = [json.dumps(message).encode() for message in messages(plan.pairs)]
     head = f"POST /api/messages/sms HTTP/1.1\r\n{host}{shown}Content-Type: application/json\r\nContent-Length: "
     return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+
+
+_REPEAT_EVERY, _REPEATED_AFTER = 10, 1_000
+
+
+def _original_of(number: int) -> int:
+    """The request that a webhook repeats: every tenth is one of a while ago."""
+    is_repeat = number % _REPEAT_EVERY == _REPEAT_EVERY - 1 and number > _REPEATED_AFTER
+    return number - _REPEATED_AFTER - 1 if is_repeat else number
+
+
+def _numbered(plan: Plan) -> Iterator[bytes]:
+    """Requests without end, of which no two are the same but for repeats; those of another run are others."""
+    run = random.SystemRandom().randrange(10**4)
+    path = "/api/webhooks/sms" if plan.inbound else "/api/messages/sms"
+    for number in itertools.count():
+        number = _original_of(number) if plan.inbound else number
+        pair = number % plan.pairs
+        content = (
+            b'{"from":"+1201%07d","to":"+1804%07d","type":"sms","messaging_provider_id":"%d-%d",'
+            b'"body":"Your code is %06d.","attachments":null,"timestamp":"2024-11-01T14:00:00Z"}'
+        )
+        people = (6660000 + pair % 50, 5550000 + pair) if plan.inbound else (6660000 + run % 1000, 5000000 + number)
+        body = content % (*people, run, number, number % 10**6)
+        head = f"POST {path} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\nContent-Type: application/json\r\n"
+        yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection(asyncio.Protocol):

@@ -18,8 +18,9 @@ class Measurement:
     def problems(self) -> list[str]:
         """The reasons to reject the figures: stored messages differ from answers, or no answer came."""
         found = []
-        if self.rows is not None and self.rows != self.seen.answered:
-            found.append(f"{self.seen.answered} messages were accepted and {self.rows} are stored")
+        accepted = self.seen.answered - self.seen.repeats
+        if self.rows is not None and self.rows != accepted:
+            found.append(f"{accepted} messages were accepted and {self.rows} are stored")
         if self.seen.broken:
             found.append(f"{self.seen.broken} of the connections broke")
         others = dict(self.seen.others)

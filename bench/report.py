@@ -14,7 +14,11 @@ Round = TypeVar("Round")
 
 #: Pairs of targets: the rate of the first over that of the second.
 _RATIOS = [
-    *((service, yardstick) for service in ("service", "delivering") for yardstick in ("empty", "pgbench")),
+    *(
+        (service, yardstick)
+        for service in ("service", "delivering", "first", "inbound")
+        for yardstick in ("empty", "pgbench")
+    ),
     ("keyed", "service"),
     *((name, name + FROM_MEMORY) for name in READS),
 ]

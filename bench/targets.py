@@ -28,6 +28,8 @@ from bench.webhooks import Endpoints, receiving, send_to
 TITLES = {
     "service": "this service, accepting",
     "keyed": "this service, accepting with a key",
+    "first": "this service, first messages of pairs",
+    "inbound": "this service, webhooks with repeats",
     "delivering": "this service, accepting and delivering",
     "empty": "empty FastAPI endpoint",
     "pgbench": "pgbench, one insert per commit",
@@ -52,6 +54,8 @@ class Targets:
         self._measures: dict[str, Callable[[], Awaitable[Measurement]]] = {
             "service": partial(self._accepting, worker_enabled=False),
             "keyed": self._keyed,
+            "first": partial(self._accepting, replace(plan, fresh=True)),
+            "inbound": partial(self._accepting, replace(plan, inbound=True)),
             "delivering": partial(self._accepting, worker_enabled=True),
             "empty": self._empty,
         }

@@ -6,14 +6,17 @@ Each runs alone.
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import httpx
 
+from app.config import Settings
+from app.db.engine import create_serving_engine
+from app.db.statistics import learn_sizes
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen
 from bench.measurements import Drain, Events, Latency, Measurement, Webhooks
@@ -137,7 +140,7 @@ class Targets:
         return Webhooks(endpoints.all, endpoints.dead, endpoints.slow, receiver.milliseconds, missing)
 
     async def _accepting(self, plan: Plan | None = None, *, worker_enabled: bool = False) -> Measurement:
-        async with self._service(worker_enabled=worker_enabled) as server:
+        async with self._service(worker_enabled=worker_enabled) as server, self._learning():
             seen, cpu = await self._load(server, plan or self._plan)
             delivered = self._database.delivered() if worker_enabled else None
             return Measurement(seen, self._database.messages(), delivered, cpu)
@@ -145,11 +148,28 @@ class Targets:
     async def _keyed(self) -> Measurement:
         """Accepting with a key, whose rate limit is counted but never reached."""
         plan = replace(self._plan, key=self._database.add_key())
-        async with self._service(
-            worker_enabled=False, RATE_LIMIT_PER_SECOND="1000000", RATE_LIMIT_BURST="1000000"
-        ) as server:
+        limits = {"RATE_LIMIT_PER_SECOND": "1000000", "RATE_LIMIT_BURST": "1000000"}
+        async with self._service(worker_enabled=False, **limits) as server, self._learning():
             seen, cpu = await self._load(server, plan)
             return Measurement(seen, self._database.messages(), cpu_microseconds=cpu)
+
+    @asynccontextmanager
+    async def _learning(self) -> AsyncIterator[None]:
+        """Keep the statistics of young tables, as a worker does in every installation."""
+        engine = create_serving_engine(self._database.url, Settings())
+
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(1)
+                await learn_sizes(engine)
+
+        task = asyncio.create_task(repeat())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await engine.dispose()
 
     def _service(self, *, worker_enabled: bool, **settings: str) -> AbstractAsyncContextManager[Server]:
         port = free_port()

@@ -4,11 +4,14 @@ The log holds ids only, so that what is erased is gone from it as well.
 """
 
 import json
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from functools import cached_property
 from typing import Any
 
+import structlog
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, Select, any_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +24,11 @@ from app.schemas.views import ConversationView, MessageView
 from app.services.events.cursors import Position
 from app.services.events.reading import EVERYTHING, Entry, EventFilter, Start, log_state, read_page
 
+log = structlog.get_logger(__name__)
+
 _LINE_ENDS = [(end.encode(), json.dumps(end)[1:-1].encode()) for end in "\x85\u2028\u2029"]
+#: The ids of entries that could not be rendered lately: each is logged once.
+_not_rendered: deque[str] = deque(maxlen=1000)
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 
 
@@ -78,24 +85,45 @@ async def rendered_page(
 
 
 async def rendered(connection: AsyncConnection, tenant_id: int, entries: Sequence[Entry]) -> list[bytes]:
-    """The JSON of each entry (`EventView`), in order; one statement for each kind of thing that they are about."""
+    """The JSON of each entry (`EventView`), in order; one statement for each kind of thing that they are about.
+
+    An entry that can't be rendered has its ids, and null for what it is about. So it holds up no reader of the log.
+    """
     about_conversations = {entry.conversation_id for entry in entries if entry.message_id is None}
     messages = await _load(connection, _MESSAGES, tenant_id, {entry.message_id for entry in entries})
     conversations = await _load(connection, _CONVERSATIONS, tenant_id, about_conversations)
     contacts = await _load(connection, _CONTACTS, tenant_id, {entry.contact_id for entry in entries})
-    return [
-        _on_one_line(
-            EVENT_VIEWS[entry.type](
-                id=entry.id,
-                type=entry.type,
-                timestamp=entry.created_at,
-                data=_data(entry, messages, conversations, contacts),
-            )
-            .model_dump_json(by_alias=True)
-            .encode()
+    return [_on_one_line(_content(entry, messages, conversations, contacts)) for entry in entries]
+
+
+def _content(
+    entry: Entry, messages: dict[int, Row[Any]], conversations: dict[int, Row[Any]], contacts: dict[int, Row[Any]]
+) -> bytes:
+    try:
+        view = EVENT_VIEWS[EventType(entry.type)](
+            id=entry.id,
+            type=entry.type,
+            timestamp=entry.created_at,
+            data=_data(entry, messages, conversations, contacts),
         )
-        for entry in entries
-    ]
+        return view.model_dump_json(by_alias=True).encode()
+    except Exception as error:
+        if entry.id not in _not_rendered:  # each reader renders it, and a page may be read again and again
+            _not_rendered.append(entry.id)
+            log.error("event_not_rendered", tenant=entry.tenant_id, id=entry.id, type=entry.type, exc_info=error)
+        return _bare(entry)
+
+
+def _bare(entry: Entry) -> bytes:
+    """An entry without what it is about, in the shape of its type."""
+    data = dict(entry.facts)
+    for name in ("message", "conversation", "contact"):
+        if (id := getattr(entry, f"{name}_id")) is not None:
+            data[f"{name}_id"] = id
+    if about := next((name for name in ("message", "contact", "conversation") if f"{name}_id" in data), None):
+        data[about] = None
+    moment = entry.created_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({"id": entry.id, "type": entry.type, "timestamp": moment, "data": data}).encode()
 
 
 def _on_one_line(content: bytes) -> bytes:
@@ -134,6 +162,6 @@ def _data(
         row = conversations.get(entry.conversation_id)
         conversation = None if row is None else ConversationView.model_validate(row)
         about = {"conversation_id": entry.conversation_id, "conversation": conversation}
-        is_pause = entry.type is EventType.CONVERSATION_PAUSED
+        is_pause = entry.type == EventType.CONVERSATION_PAUSED
         return PauseData(**about, reason=entry.facts["reason"]) if is_pause else ConversationData(**about)
     return DisabledData(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])

@@ -34,7 +34,6 @@ from sqlalchemy.sql.selectable import LateralFromClause
 from app.db.batches import TENANT, given, rows, same
 from app.db.event_generation import OLDEST_RUNNING
 from app.db.models import Event, EventLog, Tenant
-from app.domain import EventType
 from app.errors import EventsGone, FieldError, InvalidRequest
 from app.services.events.cursors import BEGINNING, Position, cursor_at
 
@@ -44,11 +43,11 @@ _MOST_SCANNED = 2000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of a tenant's log."""
+    """An entry of a tenant's log. A later version of the service may have written a `type` that is unknown here."""
 
     tenant_id: int
     position: Position
-    type: EventType
+    type: str
     message_id: int | None
     conversation_id: int | None
     contact_id: int | None
@@ -64,7 +63,7 @@ class Entry:
 class EventFilter:
     """The entries that a reader wants; None stands for all."""
 
-    types: Collection[EventType] | None = None
+    types: Collection[str] | None = None
     conversation_id: int | None = None
 
     def wants(self, entry: Entry) -> bool:
@@ -234,7 +233,7 @@ async def read_page(
     parameters = {
         "tenant": tenant_id,
         "scan": scan,
-        "types": None if wanted.types is None else [type_.value for type_ in wanted.types],
+        "types": None if wanted.types is None else list(wanted.types),
         "conversation": wanted.conversation_id,
         **placed("after", after),
         **placed("bound", (state.generation, state.bound)),
@@ -276,7 +275,7 @@ def _entry(tenant_id: int, row: Row[Any]) -> Entry:
     return Entry(
         tenant_id,
         Position(row.generation, row.transaction_id, row.id),
-        EventType(row.type),
+        row.type,
         row.message_id,
         row.conversation_id,
         row.contact_id,

@@ -205,7 +205,7 @@ class WebhookEndpoints:
         self,
         endpoint: WebhookEndpoint,
         event_id: str,
-        type: EventType,
+        type: str,
         body: bytes,
         message_id: int | None = None,
         position: Position | None = None,

@@ -125,7 +125,7 @@ async def _automatic(
 
 
 def _is_inbound(entry: Entry) -> bool:
-    return entry.type is EventType.MESSAGE_RECEIVED
+    return entry.type == EventType.MESSAGE_RECEIVED
 
 
 def _skip(tenant_id: int, endpoint: ServedEndpoint, now: datetime, removed: Collection[Position] = ()) -> None:

@@ -105,7 +105,7 @@ async def load_endpoints(connection: AsyncConnection, tenant_id: int) -> list[St
 
 
 def _stored(row: Row[Any], retries: Mapping[Position, Retry]) -> StoredEndpoint:
-    types = None if row.types is None else frozenset(EventType(name) for name in row.types)
+    types = None if row.types is None else frozenset(row.types)
     cursor = Position(row.cursor_generation, row.cursor_transaction, row.cursor_id)
     state = EndpointState(cursor, retries, **{name: getattr(row, name) for name in _STATE})
     wanted = EventFilter(types, row.conversation_id)

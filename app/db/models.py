@@ -451,7 +451,7 @@ class WebhookLease(Base):
     """The right to serve a tenant's webhook endpoints, which one worker has until `leased_until`.
 
     `number` rises with each worker that takes it, so that an earlier one records nothing more. `changes` rises when a
-    client has changed an endpoint, so that the worker reads them again.
+    client has changed an endpoint, so that the worker reads them again. Both follow the clock.
     """
 
     __tablename__ = "webhook_leases"

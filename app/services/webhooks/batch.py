@@ -28,11 +28,13 @@ _TOO_SLOW_SECONDS = 2.0
 class ServedEndpoint:
     """An endpoint in the memory of the worker that serves it. `saved` is the part of `state` that is recorded.
 
+    `generation` is that of the log when the endpoint was read.
     `width` is the number of requests at once: one at first, more with each success. `probes` counts those that have
     failed with the event after the cursor.
     """
 
     stored: StoredEndpoint
+    generation: int
     state: EndpointState
     saved: EndpointState
     width: int = 1

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Float, and_, bindparam, exists, func, null, or_, select, update
+from sqlalchemy import BigInteger, Float, and_, bindparam, cast, exists, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +15,8 @@ from app.services.events.reading import newest_of
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 
+#: So that no number repeats after a failover that has lost some.
+_BY_THE_CLOCK = cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger())
 _LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
 _NUMBER = bindparam("lease_number", type_=BigInteger())
 
@@ -50,7 +52,7 @@ _free = (
 _TAKE = (
     update(WebhookLease)
     .where(WebhookLease.tenant_id == TENANT, WebhookLease.tenant_id == _free.c.tenant_id)
-    .values(number=WebhookLease.number + 1, leased_until=_LEASE_END)
+    .values(number=func.greatest(WebhookLease.number + 1, _BY_THE_CLOCK), leased_until=_LEASE_END)
     .returning(WebhookLease.number, WebhookLease.changes)
 )
 _mine = (WebhookLease.tenant_id == TENANT, WebhookLease.number == _NUMBER)
@@ -58,7 +60,7 @@ _RENEW = update(WebhookLease).where(*_mine).values(leased_until=_LEASE_END)
 _RELEASE = update(WebhookLease).where(*_mine).values(leased_until=null())
 _adding = insert(WebhookLease).values(tenant_id=TENANT)
 _NOTE_CHANGE = _adding.on_conflict_do_update(
-    index_elements=[WebhookLease.tenant_id], set_={"changes": WebhookLease.changes + 1}
+    index_elements=[WebhookLease.tenant_id], set_={"changes": func.greatest(WebhookLease.changes + 1, _BY_THE_CLOCK)}
 )
 
 

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT, given, rows, same
-from app.db.models import Message, WebhookAttempt, WebhookEndpoint, WebhookLease, WebhookRetry
+from app.db.models import EventLog, Message, WebhookAttempt, WebhookEndpoint, WebhookLease, WebhookRetry
 from app.domain import EventType
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.cursors import Position
@@ -62,10 +62,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The outcome of serving an endpoint for a moment, by the worker whose lease has `lease` as its number."""
+    """The outcome of serving an endpoint for a moment, by the worker whose lease has `lease` as its number.
+
+    `generation` is that of the log when the endpoint was read.
+    """
 
     tenant_id: int
     lease: int
+    generation: int
     endpoint_id: int
     version: int
     before: EndpointState
@@ -77,7 +81,7 @@ class Recorded(Enum):
     """The fate of a record."""
 
     FULLY = 1
-    ATTEMPTS_ONLY = 2  #: a client has changed the endpoint meanwhile
+    ATTEMPTS_ONLY = 2  #: a client has changed the endpoint meanwhile, or a failover has lost a part of its state
     NOT = 3  #: another worker serves the tenant now, or the endpoint is gone
 
 
@@ -123,7 +127,8 @@ def receiver_of(endpoint: Any) -> Receiver:
     )
 
 
-_LEASE = select(WebhookLease.number).where(WebhookLease.tenant_id == TENANT).with_for_update(read=True)
+_generation = select(EventLog.generation).where(EventLog.tenant_id == TENANT).scalar_subquery()
+_LEASE = select(WebhookLease.number, _generation).where(WebhookLease.tenant_id == TENANT).with_for_update(read=True)
 _LOCK = (
     select(WebhookEndpoint.id, WebhookEndpoint.version)
     .where(WebhookEndpoint.tenant_id == TENANT, WebhookEndpoint.id == any_(_IDS))
@@ -201,10 +206,11 @@ _ADD_ATTEMPTS = insert(WebhookAttempt).from_select(
 async def record(connection: AsyncConnection, records: Sequence[Record]) -> list[Recorded]:
     """Record what has come of serving endpoints of one tenant, in the transaction that is open."""
     tenant_id = records[0].tenant_id
-    lease = (await connection.execute(_LEASE, {"tenant": tenant_id})).scalar_one_or_none()
+    row = (await connection.execute(_LEASE, {"tenant": tenant_id})).one_or_none()
+    lease, generation = (None, 0) if row is None else row
     locked = await connection.execute(_LOCK, {"tenant": tenant_id, "ids": [each.endpoint_id for each in records]})
     versions = {row.id: row.version for row in locked}
-    fates = [_fate(each, lease, versions) for each in records]
+    fates = [_fate(each, lease, (generation, versions.get(each.endpoint_id))) for each in records]
     fresh = [each for each, fate in zip(records, fates, strict=True) if fate is Recorded.FULLY]
     await _save(connection, tenant_id, fresh)
     known = [each for each, fate in zip(records, fates, strict=True) if fate is not Recorded.NOT]
@@ -212,10 +218,11 @@ async def record(connection: AsyncConnection, records: Sequence[Record]) -> list
     return fates
 
 
-def _fate(record: Record, lease: int | None, versions: Mapping[int, int]) -> Recorded:
-    if record.lease != lease or record.endpoint_id not in versions:
+def _fate(record: Record, lease: int | None, current: tuple[int, int | None]) -> Recorded:
+    """`current` are the generation and the version, which is None without an endpoint."""
+    if record.lease != lease or current[1] is None:
         return Recorded.NOT
-    return Recorded.FULLY if versions[record.endpoint_id] == record.version else Recorded.ATTEMPTS_ONLY
+    return Recorded.FULLY if current == (record.generation, record.version) else Recorded.ATTEMPTS_ONLY
 
 
 async def _save(connection: AsyncConnection, tenant_id: int, records: Sequence[Record]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.engine import is_unavailable
@@ -54,6 +54,7 @@ class TenantDelivery:
         self._on_logged = on_logged
         self._endpoints: dict[int, ServedEndpoint] = {}
         self._is_stale = True
+        self._generation = 0  #: of the log, when the endpoints were read
         self._closing = False
         self._woken = asyncio.Event()
         self._decided = BEGINNING
@@ -97,8 +98,6 @@ class TenantDelivery:
             self._woken.clear()
             pause = _LATEST_SECONDS
             try:
-                if self._is_stale:
-                    await self._load()
                 pause = await self._look()
             except Exception as error:
                 if is_unavailable(error):
@@ -109,29 +108,32 @@ class TenantDelivery:
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
 
-    async def _load(self) -> None:
+    async def _load(self, connection: AsyncConnection, generation: int) -> None:
+        """Read the endpoints: those that were changed, or all if a failover may have lost a part of their state."""
         self._is_stale = False
         try:
-            async with self._autocommit.connect() as connection:
-                found = await load_endpoints(connection, self._tenant_id)
+            found = await load_endpoints(connection, self._tenant_id)
         except BaseException:
             self._is_stale = True
             raise
-        known = self._endpoints
+        known = self._endpoints if generation == self._generation else {}
+        self._generation = generation
         self._endpoints = {
             stored.id: known[stored.id]
             if stored.id in known and known[stored.id].stored.version == stored.version
-            else ServedEndpoint(stored, stored.state, stored.state)
+            else ServedEndpoint(stored, generation, stored.state, stored.state)
             for stored in found
         }
 
     async def _look(self) -> float:
         """Begin to send what can be sent now; returns the seconds until the next look."""
-        now = datetime.now(UTC)
-        ready = [each for each in self._endpoints.values() if each.task is None and each.state.may_send(now)]
         async with self._autocommit.connect() as connection:
             state = await log_state(connection, self._tenant_id)
             self.head = state.head
+            if self._is_stale or state.generation != self._generation:
+                await self._load(connection, state.generation)
+            now = datetime.now(UTC)
+            ready = [each for each in self._endpoints.values() if each.task is None and each.state.may_send(now)]
             pages, is_more = await next_pages(connection, self._tenant_id, ready, state, now)
             jobs = await jobs_of(connection, self._tenant_id, ready, pages, now)
         for endpoint in ready:
@@ -189,7 +191,8 @@ class TenantDelivery:
     async def _record(self, endpoint: ServedEndpoint, attempts: Sequence[Attempt]) -> None:
         """Record the state and the attempts, however long that takes. Until then nothing more is sent there."""
         stored, state = endpoint.stored, endpoint.state
-        record = Record(self._tenant_id, self.number, stored.id, stored.version, endpoint.saved, state, attempts)
+        place = self._tenant_id, self.number, endpoint.generation, stored.id, stored.version
+        record = Record(*place, endpoint.saved, state, attempts)
         while True:
             try:
                 fate = await self._recorder.submit(record)

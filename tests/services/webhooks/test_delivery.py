@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 from app.config import Settings
+from tests.conftest import execute
 from tests.factories import email_webhook, sms_webhook, until
 from tests.live import free_port
 from tests.logs import captured
@@ -190,6 +191,27 @@ async def test_an_outage_costs_no_row_per_event_and_everything_comes_after_it(in
     assert installation.retries() == 0
     numbers = {attempt["event_id"]: attempt["number"] for attempt in reversed(await installation.attempts(endpoint))}
     assert [numbers[id] for id in events] == [2] * 20 + [1] * 10
+
+
+async def test_a_retry_that_a_failover_lost_is_recorded_again(installation: Installation) -> None:
+    endpoint = await installation.endpoint(types=["message.received"])
+    place = ("cursor_generation", "cursor_transaction", "cursor_id")
+    [before] = rows_of(installation.url, f"SELECT {', '.join(place)} FROM webhook_endpoints")
+    installation.receiver.says(503)
+    await installation.arrive(1)
+    await until(lambda: installation.attempts(endpoint), lambda attempts: len(attempts) == 1)
+    execute(
+        installation.url,
+        "BEGIN",
+        "UPDATE event_logs SET generation = generation + 1",
+        "DELETE FROM webhook_retries",
+        f"UPDATE webhook_endpoints SET ({', '.join(place)}) = {before}",
+        "COMMIT",
+    )
+    await installation.arrive(1, first=2)
+    events = [event["id"] for event in await installation.events("message.received")]
+    await installation.until_shown(endpoint, lambda shown: shown["cursor"] == events[-1])
+    assert installation.retries() == 2
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 
+_GENERATION = 3
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _BEFORE = EndpointState(Position(1, 1, 1), {Position(1, 1, 0): Retry(1, _NOW, _NOW)})
 _AFTER = EndpointState(
@@ -40,6 +41,8 @@ async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEn
         "INSERT INTO webhook_retries VALUES (1, 1, 1, 1, 0, 1, '2026-01-01Z', '2026-01-01Z')",
     )
     engine = create_serving_engine(database_url, settings)
+    async with engine.connect():  # raises the generation
+        execute(database_url, f"UPDATE event_logs SET generation = {_GENERATION}")
     yield engine
     await engine.dispose()
 
@@ -48,8 +51,8 @@ def attempt(message_id: int | None = None, event_type: str = "message.sent", ans
     return Attempt("evt_1", event_type, message_id, 1, Answer(_NOW, 0.1, 200, None, None, answer))
 
 
-def made(lease: int, version: int = 0, endpoint_id: int = 1) -> Record:
-    return Record(1, lease, endpoint_id, version, _BEFORE, _AFTER, [attempt()])
+def made(lease: int, version: int = 0, endpoint_id: int = 1, generation: int = _GENERATION) -> Record:
+    return Record(1, lease, generation, endpoint_id, version, _BEFORE, _AFTER, [attempt()])
 
 
 async def take(engine: AsyncEngine) -> tuple[int, int] | None:
@@ -57,43 +60,67 @@ async def take(engine: AsyncEngine) -> tuple[int, int] | None:
         return await take_lease(connection, 1)
 
 
+async def taken_now(engine: AsyncEngine) -> int:
+    taken = await take(engine)
+    assert taken is not None
+    return taken[0]
+
+
 async def test_of_many_workers_one_takes_the_lease_and_the_next_one_after_its_end(
     engine: AsyncEngine, database_url: str
 ) -> None:
     taken = await asyncio.gather(*(take(engine) for _ in range(5)))
-    assert sorted(taken, key=str) == [(1, 0), *[None] * 4]
+    [first] = [number for number, _ in filter(None, taken)]
     execute(database_url, "UPDATE webhook_leases SET leased_until = now()")
-    assert await take(engine) == (2, 0)
+    second = await taken_now(engine)
     async with engine.begin() as connection:
-        await release_leases(connection, [(1, 1)])  # no longer that worker's
+        await release_leases(connection, [(1, first)])  # no longer that worker's
         [state] = await lease_states(connection)
-        assert (state.number, state.is_free, state.has_endpoints) == (2, False, True)
-        await release_leases(connection, [(1, 2)])
+        assert (state.number, state.is_free, state.has_endpoints) == (second, False, True)
+        await release_leases(connection, [(1, second)])
         [state] = await lease_states(connection)
         assert state.is_free
 
 
+async def test_after_a_failover_that_lost_a_lease_no_other_has_its_number(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    first = await taken_now(engine)
+    execute(database_url, "UPDATE webhook_leases SET leased_until = null, number = 0")
+    assert await taken_now(engine) > first
+
+
 async def test_a_record_is_stored_as_it_is_read_again(engine: AsyncEngine) -> None:
-    lease = await take(engine)
-    assert lease is not None
+    lease = await taken_now(engine)
     async with engine.begin() as connection:
         [endpoint] = await load_endpoints(connection, 1)
         assert endpoint.state == _BEFORE
-        assert await record(connection, [made(lease[0])]) == [Recorded.FULLY]
+        assert await record(connection, [made(lease)]) == [Recorded.FULLY]
         [endpoint] = await load_endpoints(connection, 1)
         assert endpoint.state == _AFTER
 
 
 async def test_a_record_of_another_lease_or_version_changes_no_state(engine: AsyncEngine, database_url: str) -> None:
-    await take(engine)
+    lease = await taken_now(engine)
     fates = {}
-    for name, each in {"lease": made(2), "version": made(1, version=1), "endpoint": made(1, endpoint_id=9)}.items():
+    records = {
+        "lease": made(lease + 1),
+        "version": made(lease, version=1),
+        "generation": made(lease, generation=4),
+        "endpoint": made(lease, endpoint_id=9),
+    }
+    for name, each in records.items():
         async with engine.begin() as connection:
             [fates[name]] = await record(connection, [each])
             [endpoint] = await load_endpoints(connection, 1)
             assert endpoint.state == _BEFORE
-    assert fates == {"lease": Recorded.NOT, "version": Recorded.ATTEMPTS_ONLY, "endpoint": Recorded.NOT}
-    assert rows_of(database_url, "SELECT count(*) FROM webhook_attempts") == [(1,)]
+    assert fates == {
+        "lease": Recorded.NOT,
+        "version": Recorded.ATTEMPTS_ONLY,
+        "generation": Recorded.ATTEMPTS_ONLY,
+        "endpoint": Recorded.NOT,
+    }
+    assert rows_of(database_url, "SELECT count(*) FROM webhook_attempts") == [(2,)]
 
 
 async def test_an_answer_is_kept_for_as_long_as_the_message_and_for_tests(

@@ -90,6 +90,12 @@ class Result:
         return self.status is not None and 200 <= self.status < 300
 
 
+def passed(state: EndpointState, end: Position, now: datetime) -> EndpointState:
+    """The state after the log was read up to `end`, and held nothing to send. A probe that is due has no event."""
+    is_due = state.probe_at is not None and state.probe_at <= now
+    return replace(state, cursor=end, probe_at=None if is_due else state.probe_at)
+
+
 def after_result(state: EndpointState, result: Result, chance: float) -> EndpointState:
     """The state after a result, without the cursor, which `reached` moves. `chance` from 0 to 1 is for the jitter."""
     return _after_success(state, result) if result.succeeded else _after_failure(state, result, chance)

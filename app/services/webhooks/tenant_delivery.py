@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -19,6 +18,7 @@ from app.services.events.reading import LogState, log_state
 from app.services.webhooks.batch import Batch, Job, ServedEndpoint
 from app.services.webhooks.jobs import jobs_of, next_pages
 from app.services.webhooks.sender import WebhookSender
+from app.services.webhooks.state import passed
 from app.services.webhooks.store import Attempt, Record, Recorded, load_endpoints
 
 log = structlog.get_logger(__name__)
@@ -143,7 +143,7 @@ class TenantDelivery:
             if jobs[endpoint]:
                 self._send(endpoint, jobs[endpoint], end)
             else:
-                endpoint.state = replace(endpoint.state, cursor=end)
+                endpoint.state = passed(endpoint.state, end, now)
         return self._pause(state, is_more, now)
 
     def _pause(self, state: LogState, is_more: bool, now: datetime) -> float:
@@ -170,10 +170,14 @@ class TenantDelivery:
 
         def done(_: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            endpoint.task = None
             if not task.cancelled() and (error := task.exception()):
                 log.error("webhooks_not_recorded", tenant=self._tenant_id, exc_info=error)
-                self._is_stale = True
+                asyncio.get_running_loop().call_later(_LATEST_SECONDS, release)  # or it would fail without a pause
+            else:
+                release()
+
+        def release() -> None:
+            endpoint.task = None
             state = endpoint.state
             if self._is_stale or state.cursor < self._decided or state.next_time() is not None:
                 self.wake()

@@ -214,6 +214,47 @@ async def test_a_retry_that_a_failover_lost_is_recorded_again(installation: Inst
     assert installation.retries() == 2
 
 
+async def test_a_probe_that_has_nothing_to_try_is_not_waited_for(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.webhooks.dispatcher.RENEW_SECONDS", 0)
+    await installation.endpoint()
+    installation.move(
+        "INSERT INTO webhook_retries SELECT 1, id, 1, 1, number, 1, now(), now() + interval '1 hour' "
+        "FROM webhook_endpoints, generate_series(1, 20) AS number",
+        "UPDATE webhook_endpoints SET probe_at = now(), failing_since = now()",
+    )
+
+    async def probes() -> list[tuple[Any, ...]]:
+        return rows_of(installation.url, "SELECT probe_at FROM webhook_endpoints")
+
+    await until(probes, lambda rows: rows == [(None,)])
+    assert installation.retries() == 20
+
+
+async def test_an_endpoint_with_a_fault_of_ours_is_left_alone_for_a_moment(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.webhooks.tenant_delivery._LATEST_SECONDS", 3600)
+    faults: list[str] = []
+
+    async def fail(*_: object, **__: object) -> None:
+        faults.append("fault")
+        raise ArithmeticError
+
+    monkeypatch.setattr("app.services.webhooks.sender.WebhookSender.post", fail)
+    await installation.endpoint(types=["message.received"])
+    await installation.arrive(1)
+
+    async def count() -> int:
+        return len(faults)
+
+    await until(count, lambda number: number == 1)
+    for _ in range(20):
+        await installation.events()
+    assert len(faults) == 1
+
+
 @pytest.mark.slow
 async def test_a_retry_after_holds_back_everything_for_this_endpoint(installation: Installation) -> None:
     endpoint = await installation.endpoint(types=["message.received"])

@@ -47,6 +47,10 @@ class Load:
     _idle: list[tuple[float, Connection]] = field(default_factory=list)  #: since when, the latest last
     _sent: int = 0
     _stopping: bool = False
+    _may_begin: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._may_begin.set()
 
     async def send(self, count: int, *, at_once: int = 32) -> None:
         """Send so many, or until `stop`, as fast as they are answered."""
@@ -56,6 +60,7 @@ class Load:
 
         async def sender() -> None:
             for number in numbers:
+                await self._may_begin.wait()
                 if self._stopping:
                     return
                 await self._send(number)
@@ -76,6 +81,13 @@ class Load:
                 number += 1
                 await asyncio.sleep(max(0, began + number / self.per_second - time.monotonic()))  # the pace
         self._hang_up()
+
+    def pause(self) -> None:
+        """Let `send` begin nothing new until `go_on`."""
+        self._may_begin.clear()
+
+    def go_on(self) -> None:
+        self._may_begin.set()
 
     def stop(self) -> None:
         """Send nothing new; what has not been acknowledged by its next answer is given up."""

@@ -205,12 +205,13 @@ async def test_readers_get_everything_that_survives_a_failover(
     def acknowledged() -> set[str]:
         return {body for load in loads for body in load.acknowledged}
 
+    def count() -> int:
+        return sum(len(load.acknowledged) for load in loads) - len(lost)
+
     async def come_to(part: float) -> None:
         """Wait for messages that survive."""
         await until(
-            lambda: not is_ahead and sum(len(load.acknowledged) for load in loads) - len(lost) >= part * messages,
-            within_seconds=600,
-            why="accepted messages",
+            lambda: not is_ahead and count() >= part * messages, within_seconds=600, why="messages that survive"
         )
 
     async def kill_readers(count: int) -> None:
@@ -234,12 +235,17 @@ async def test_readers_get_everything_that_survives_a_failover(
         await until(standby.is_cut_off, within_seconds=120, why="a standby that is cut off")
         for _ in range(kills - kills_in_order):
             await anyio.to_thread.run_sync(service.kill_a_reader)
-        behind = log_of(promoted)[-1]
+        behind, accepted = log_of(promoted)[-1], count()
+        await until(lambda: count() > accepted + messages / 20, within_seconds=120, why="messages to be lost")
+        for load in loads:
+            load.pause()
         await until(
             lambda: all(reader.last() > behind for reader in service.readers),
-            within_seconds=600,
+            within_seconds=300,
             why="readers that are ahead of the standby",
         )
+        for load in loads:
+            load.go_on()
         await anyio.to_thread.run_sync(primary.kill)
         await anyio.to_thread.run_sync(standby.promote)
         lost.update(acknowledged() - messages_of(promoted))

@@ -28,7 +28,7 @@ from bench.report import as_object, as_table
 from bench.targets import TITLES, Targets
 from bench.webhooks import Endpoints
 
-_PARTS = ("accept", "reads", "drain", "latency", "events", "webhooks")
+_PARTS = ("accept", "reads", "log", "drain", "latency", "events", "webhooks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +95,7 @@ async def _measure(plan: Plan, chosen: argparse.Namespace) -> dict[str, Any]:
         _say("making a throw-away database")
         with throw_away_database(directory, settings.pg_bindir) as database:
             targets = Targets(plan, database, directory, settings.pg_bindir)
-            names = targets.names(accept="accept" in chosen.only, reads="reads" in chosen.only)
+            names = targets.names(chosen.only)
             rounds = Rounds({name: [] for name in names})
             for number in range(1, chosen.rounds + 1):
                 await _measure_once(targets, chosen, rounds, f"round {number} of {chosen.rounds}")

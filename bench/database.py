@@ -17,6 +17,7 @@ from app.db.embedded import EmbeddedPostgres
 from app.db.migrate import migrate
 from app.db.models import Base
 from app.domain import DEFAULT_TENANT_ID, KeyScope
+from app.services.events.cursors import Position
 from app.services.tenancy.keys import new_token
 from bench.measurements import Astray
 from bench.processes import BenchError
@@ -58,6 +59,19 @@ class Database:
         )
         self._execute("UPDATE conversations SET message_count = %s", each)
         self._execute("VACUUM ANALYZE")
+
+    def add_entries(self, count: int) -> Position:
+        """Write `count` entries about the messages into the event log. Returns the position in their middle."""
+        self._execute(
+            "INSERT INTO events (tenant_id, generation, transaction_id, type, message_id, conversation_id) "
+            "SELECT 1, 0, n / 10, 'message.received', n %% messages + 1, n %% messages + 1 "
+            "FROM generate_series(1, %s) n, (SELECT greatest(count(*), 1) AS messages FROM messages) counted",
+            count,
+        )
+        self._execute("VACUUM ANALYZE events")
+        self._execute("CHECKPOINT")
+        middle = "SELECT 0, transaction_id, id FROM events WHERE transaction_id >= %s ORDER BY 1, 2, 3 LIMIT 1"
+        return Position(*self._execute(middle, count // 20)[0])
 
     def add_key(self) -> str:
         """Make a key that may send, and return its token."""

@@ -20,6 +20,8 @@ _RATIOS = [
         for yardstick in ("empty", "pgbench")
     ),
     ("keyed", "service"),
+    ("logged", "service"),
+    ("many", "few"),
     *((name, name + FROM_MEMORY) for name in READS),
 ]
 _MOMENTS = {"called": "the provider is called", "recorded": "its outcome is recorded"}

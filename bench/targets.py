@@ -6,7 +6,7 @@ Each runs alone.
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,6 +17,8 @@ import httpx
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.statistics import learn_sizes
+from app.domain import DEFAULT_TENANT_ID
+from app.services.events.cursors import cursor_at
 from bench.database import Database
 from bench.load import PATIENCE, Plan, Seen
 from bench.measurements import Drain, Events, Latency, Measurement, Webhooks
@@ -34,11 +36,18 @@ TITLES = {
     "first": "this service, first messages of pairs",
     "inbound": "this service, webhooks with repeats",
     "delivering": "this service, accepting and delivering",
+    "logged": "this service, accepting, a million events",
+    "few": "100 events of a thousand",
+    "many": "100 events of a million",
     "empty": "empty FastAPI endpoint",
     "pgbench": "pgbench, one insert per commit",
     **READ_TITLES,
     **{name + FROM_MEMORY: f"{title}, from memory" for name, title in READ_TITLES.items()},
 }
+#: Entries of the event logs that are compared.
+_FEW, _MANY = 1_000, 1_000_000
+#: Targets with an event log of some length.
+_LOGS = ("few", "many", "logged")
 #: Messages/s. A slower worker fails the measurement.
 _SLOWEST_DRAIN = 100
 #: Seconds between two queries of the queue. They cost a little load, but do not affect the measured times.
@@ -62,6 +71,9 @@ class Targets:
             "delivering": partial(self._accepting, worker_enabled=True),
             "empty": self._empty,
         }
+        self._measures["logged"] = self._accepting_beside_many
+        self._measures["few"] = partial(self._reading_log, _FEW)
+        self._measures["many"] = partial(self._reading_log, _MANY)
         for name in READS:
             self._measures[name] = partial(self._reading, name)
             self._measures[name + FROM_MEMORY] = partial(self._reading_from_memory, name)
@@ -71,10 +83,13 @@ class Targets:
         except BenchError as reason:
             self.skipped["pgbench"] = str(reason)
 
-    def names(self, *, accept: bool, reads: bool) -> list[str]:
-        """The names of the targets for accepting, for reading, or for both."""
+    def names(self, parts: Collection[str]) -> list[str]:
+        """The names of the targets of some parts: accept, reads and log."""
         read = {*READS, *(name + FROM_MEMORY for name in READS)}
-        return [name for name in self._measures if (reads if name in read else accept)]
+        chosen = {"service", *_LOGS} if "log" in parts else set()
+        chosen |= read if "reads" in parts else set()
+        chosen |= {*self._measures} - read - {*_LOGS} if "accept" in parts else set()
+        return [name for name in self._measures if name in chosen]
 
     async def measure(self, name: str) -> Measurement:
         """Measure one round. Raises `BenchError` if that is impossible."""
@@ -144,6 +159,20 @@ class Targets:
             seen, cpu = await self._load(server, plan or self._plan)
             delivered = self._database.delivered() if worker_enabled else None
             return Measurement(seen, self._database.messages(), delivered, cpu)
+
+    async def _accepting_beside_many(self) -> Measurement:
+        self._database.add_entries(_MANY)
+        return await self._accepting()
+
+    async def _reading_log(self, entries: int) -> Measurement:
+        """Reading a page in the middle of an event log."""
+        self._database.add_conversations(self._plan.pairs)
+        self._database.add_messages(1)
+        cursor = cursor_at(DEFAULT_TENANT_ID, self._database.add_entries(entries))
+        async with self._service(worker_enabled=False) as server:
+            plan = replace(self._plan, path=f"/api/events?limit=100&after={cursor}")
+            seen, cpu = await self._load(server, plan)
+            return Measurement(seen, cpu_microseconds=cpu)
 
     async def _keyed(self) -> Measurement:
         """Accepting with a key, whose rate limit is counted but never reached."""

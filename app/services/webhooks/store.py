@@ -81,7 +81,7 @@ class Recorded(Enum):
     """The fate of a record."""
 
     FULLY = 1
-    ATTEMPTS_ONLY = 2  #: a client has changed the endpoint meanwhile, or a failover has lost a part of its state
+    ATTEMPTS_ONLY = 2  #: a client has changed the endpoint meanwhile, or there was a failover
     NOT = 3  #: another worker serves the tenant now, or the endpoint is gone
 
 

@@ -4,8 +4,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,15 +16,16 @@ import httpcore
 
 from app.config import Settings
 from app.db.sanitize import storable_text
+from app.providers.toolbox.connections import Connections
 from app.providers.toolbox.http_client import retry_after
 from app.providers.toolbox.public_network import Forbidden, PublicNetwork, literal_address, target_of
 from app.services.events.cursors import Position
-from app.services.webhooks.connections import Connections
 from app.services.webhooks.signatures import signatures
 from app.services.webhooks.slots import Slots
 from app.services.webhooks.urls import allowed_networks
 
 _CONNECT_SECONDS = 5.0
+_IDLE_SECONDS, _MOST_IDLE = 20.0, 200
 _MOST_READ, _MOST_KEPT = 65_536, 1_000
 #: Names are resolved in threads of our own: a name server that is away must delay nothing else.
 _RESOLVERS = 64
@@ -63,14 +65,14 @@ class Receiver:
 
 
 class WebhookSender:
-    """Sends webhooks of a process; an async context manager. `WEBHOOK_REQUESTS` bounds the requests under way."""
+    """Sends webhooks of a process, until `aclose`. `WEBHOOK_REQUESTS` bounds the requests under way."""
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.webhook_timeout_seconds
         self._slots = Slots(settings.webhook_requests)
         self._threads = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="webhook-names")
         network = PublicNetwork(self._resolve, httpcore.AnyIOBackend(), allowed=allowed_networks(settings))
-        self._connections = Connections(network)
+        self._connections = Connections(idle_seconds=_IDLE_SECONDS, most_idle=_MOST_IDLE, network=network)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
@@ -99,7 +101,7 @@ class WebhookSender:
         response, content = None, bytearray()
         try:
             async with asyncio.timeout(self._timeout):
-                async with self._connections.request(target, headers, body, _CONNECT_SECONDS) as response:
+                async with self._request(target, headers, body) as response:
                     async for piece in response.aiter_stream():
                         content += piece
                         if len(content) >= _MOST_READ:
@@ -111,6 +113,31 @@ class WebhookSender:
         wait = retry_after(headers_back, datetime.now(UTC))
         beginning = storable_text(content[:_MOST_KEPT].decode(errors="replace"))
         return response.status, _error_of(response.status), wait, beginning or None
+
+    @asynccontextmanager
+    async def _request(
+        self, target: httpcore.URL, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> AsyncIterator[httpcore.Response]:
+        """POST a body. If a kept connection breaks before there is an answer, a new one is tried."""
+        timeout = {"timeout": {"connect": _CONNECT_SECONDS}}
+        request = httpcore.Request("POST", target, headers=headers, content=body, extensions=timeout)
+        kept = await self._connections.take(target.origin)
+        connection = kept or self._connections.new(target.origin)
+        try:
+            try:
+                response = await connection.handle_async_request(request)
+            except (httpcore.NetworkError, httpcore.RemoteProtocolError):
+                if kept is None:
+                    raise
+                await connection.aclose()
+                connection = self._connections.new(target.origin)
+                response = await connection.handle_async_request(request)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+        finally:
+            await self._connections.give_back(target.origin, connection)
 
     async def _resolve(self, name: str) -> Sequence[str]:
         if (literal := literal_address(name)) is not None:

@@ -89,17 +89,18 @@ async def asked(client: httpx.AsyncClient, path: str) -> str:
 
 
 async def test_calls_are_under_way_together_and_their_connections_are_used_again(
-    vendor: Vendor, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.providers.toolbox.transport.IDLE_SECONDS", 600.0)  # a busy machine takes its time
+    monkeypatch.setattr(transport, "IDLE_SECONDS", 600.0)  # a busy machine takes its time
     paths = [f"/{number}" for number in range(200)]
-    for _ in range(3):
-        vendor.answers.clear()
-        calls = asyncio.gather(*(asked(client, path) for path in paths))
-        await vendor.until(lambda: vendor.waiting == len(paths))
-        vendor.answers.set()
-        assert await calls == paths
-    assert (vendor.made, vendor.open) == (200, 200)
+    async with new_client(5, vendor.url) as client:
+        for _ in range(3):
+            vendor.answers.clear()
+            calls = asyncio.gather(*(asked(client, path) for path in paths))
+            await vendor.until(lambda: vendor.waiting == len(paths))
+            vendor.answers.set()
+            assert await calls == paths
+        assert (vendor.made, vendor.open) == (200, 200)
 
 
 async def test_calls_one_after_the_other_need_one_connection(vendor: Vendor, client: httpx.AsyncClient) -> None:
@@ -148,12 +149,13 @@ async def test_a_connection_that_the_vendor_has_closed_is_not_used_again(
 
 
 async def test_connections_that_have_been_idle_for_long_are_closed_and_not_used_again(
-    vendor: Vendor, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await asyncio.gather(asked(client, "/1"), asked(client, "/2"), asked(client, "/3"))
     monkeypatch.setattr(transport, "IDLE_SECONDS", 0.0)
-    assert await asked(client, "/4") == "/4"
-    await vendor.until(lambda: vendor.open == 1)
+    async with new_client(5, vendor.url) as client:
+        await asyncio.gather(asked(client, "/1"), asked(client, "/2"), asked(client, "/3"))
+        assert await asked(client, "/4") == "/4"
+        await vendor.until(lambda: vendor.open == 1)
     assert vendor.made == 4
 
 

@@ -59,6 +59,7 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=64, help="keep-alive connections, and pgbench's clients")
     parser.add_argument("--pairs", type=int, default=1000, help="how many pairs of from and to take turns")
     parser.add_argument("--messages", type=int, default=20_000, help="how many the queue holds that is drained")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="how many entries a long event log has")
     parser.add_argument("--singles", type=int, default=50, help="how many messages an idle service gets one by one")
     parser.add_argument("--readers", type=int, default=1000, help="how many idle readers of events are connected")
     parser.add_argument("--webhooks", type=int, default=10, help="how many messages go to all webhook endpoints")
@@ -74,6 +75,8 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("seconds and rounds are positive, connections at most 90, pairs at most 100,000")
     if "drain" in chosen.only and chosen.messages <= chosen.pairs + chosen.connections:
         parser.error("messages are more than pairs and connections together")
+    if "log" in chosen.only and chosen.entries < 1000:
+        parser.error("entries are at least a thousand")
     if "latency" in chosen.only and chosen.singles < 2:
         parser.error("singles are at least two: the first is not counted among the others")
     if "events" in chosen.only and chosen.readers < 1:
@@ -94,7 +97,7 @@ async def _measure(plan: Plan, chosen: argparse.Namespace) -> dict[str, Any]:
         directory = Path(name)
         _say("making a throw-away database")
         with throw_away_database(directory, settings.pg_bindir) as database:
-            targets = Targets(plan, database, directory, settings.pg_bindir)
+            targets = Targets(plan, database, directory, settings.pg_bindir, entries=chosen.entries)
             names = targets.names(chosen.only)
             rounds = Rounds({name: [] for name in names})
             for number in range(1, chosen.rounds + 1):

@@ -38,6 +38,8 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
         "2",
         "--messages",
         "500",
+        "--entries",
+        "2000",
         "--singles",
         "4",
         "--readers",
@@ -52,17 +54,23 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     report = json.loads(output)
     yardsticks = ["empty"] if "pgbench" in report["skipped"] else ["empty", "pgbench"]
     reads = [name + memory for name in READS for memory in ("", FROM_MEMORY)]
-    assert set(report["targets"]) == {"service", "keyed", "first", "inbound", "delivering", *yardsticks, *reads}
+    accepting = {"service", "keyed", "first", "inbound", "delivering", "logged"}
+    assert set(report["targets"]) == {*accepting, "few", "many", *yardsticks, *reads}
     for target in report["targets"].values():
         assert len(target["rounds"]) == 1
         assert target["per_second"] > 0
         assert 0 < target["p50_ms"] <= target["p99_ms"]
-    for name in report["targets"].keys() - {"empty", *reads}:
+    for name in report["targets"].keys() - {"empty", "few", "many", *reads}:
         (measured,) = report["targets"][name]["rounds"]
         assert measured["rows"] == measured["answered"] - measured["repeats"] > 0
-    accepting = {f"{one}/{other}" for one in ("service", "delivering", "first", "inbound") for other in yardsticks}
+    compared = {f"{one}/{other}" for one in ("service", "delivering", "first", "inbound") for other in yardsticks}
     reading = {f"{name}/{name}{FROM_MEMORY}" for name in READS}
-    assert set(report["ratios"]) == accepting | reading | {"keyed/service", "drain/accept"}
+    assert set(report["ratios"]) == compared | reading | {
+        "keyed/service",
+        "logged/service",
+        "many/few",
+        "drain/accept",
+    }
     for figures in report["ratios"].values():
         assert 0 < figures["lowest"] == figures["median"] == figures["highest"]
     assert report["drain"]["messages"] == 500

@@ -20,10 +20,12 @@ from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 from app.services.delivery.capacity import Capacity
-from app.services.delivery.claims import Claim, DueWork, Wanted, claim_due, due_work
+from app.services.delivery.claims import Claim, Wanted, claim_due
 from app.services.delivery.hand_over import hand_over
-from app.services.delivery.housekeeping import Housekeeping, PeriodicTask
+from app.services.delivery.housekeeping import Housekeeping
+from app.services.delivery.periodic import PeriodicTask
 from app.services.delivery.provider_states import give_back_probe, take_probe
+from app.services.delivery.queues import DueWork, Queues
 from app.services.delivery.recorder import OutcomeRecorder
 from app.services.delivery.retry_policy import is_safe_to_repeat
 from app.services.people.retention import remove_what_is_over
@@ -59,11 +61,13 @@ class DeliveryWorker:
         self._in_flight: dict[asyncio.Task[None], Claim] = {}
         self._poison_suspect: asyncio.Task[None] | None = None
         self._claim_in_doubt_at = 0.0
+        self._queues = Queues(ahead_seconds=settings.worker_poll_seconds)
         self._capacity = Capacity(settings)
         self._recorder = OutcomeRecorder(
             engine, settings, is_flawless=self._capacity.is_flawless, on_logged=on_logged
         )
-        cleaning = PeriodicTask("retention", 30, partial(remove_what_is_over, engine, settings), "not_cleaned")
+        clean = partial(remove_what_is_over, engine, settings)
+        cleaning = PeriodicTask("retention", 30, clean, "not_cleaned", is_shared=True)
         self._housekeeping = Housekeeping(
             engine,
             settings,
@@ -130,7 +134,7 @@ class DeliveryWorker:
         """Claim messages for the free slots; returns their number, and the seconds until the next claim is due."""
         claimed = 0
         async with self._autocommit.connect() as connection:
-            work = await due_work(connection, channels_served(self._settings))
+            work = await self._queues.look(connection, channels_served(self._settings))
             await self._capacity.refresh(connection)
             due = [item for item in work if item.wait_seconds <= 0]
             for item in due:
@@ -143,7 +147,8 @@ class DeliveryWorker:
                     claimed += await self._claim_in_doubt(connection, item, share=len(due))
         waits = [item.wait_seconds for item in work if item.wait_seconds > 0]
         slots = self._capacity.next_slots_in() if due else []
-        return claimed, min([self._settings.worker_poll_seconds, *waits, *slots])
+        look = self._queues.full_look_in()
+        return claimed, min([self._settings.worker_poll_seconds, look, *waits, *slots])
 
     async def _claim_in_doubt(self, connection: AsyncConnection, item: DueWork, *, share: int) -> int:
         """Claim messages that a provider may already have, for that provider, wherever new messages go by now."""
@@ -187,6 +192,7 @@ class DeliveryWorker:
                 worker=self._presence.name,
                 routed_because=because,
                 wanted=wanted,
+                begins_at=item.begins_at,
                 skip_risky=self._housekeeping.is_last_worker(),
                 callback_url=settings.callback_url(name),
             )

@@ -5,21 +5,20 @@ after it. So a crash in between leaves an attempt in doubt, never one that seems
 the time of the next attempt, and for a message in flight the end of its lease, by the database's clock.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Float, Integer, Row, Select, SQLColumnExpression, Text
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Float, Integer, Row, Select, SQLColumnExpression, Text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import and_, bindparam, case, extract, false, func, null, or_, select, true, update
 
-from app.db.batches import CHANNEL, SECOND, TENANT, rows
-from app.db.models import DeliveryAttempt, Message, Tenant
-from app.domain import AttemptOutcome, Channel, MessageStatus, reference_of
+from app.db.batches import CHANNEL, SECOND, TENANT
+from app.db.models import DeliveryAttempt, Message
+from app.domain import EARLIEST_DATE, AttemptOutcome, Channel, MessageStatus, reference_of
 from app.providers.base import OutboundMessage
 from app.services.delivery.mail_threads import Thread, keep_answers, threads_of
 from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
@@ -74,38 +73,6 @@ class Claim:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DueWork:
-    """A tenant's queue on a channel."""
-
-    tenant_id: int
-    channel: str
-    wait_seconds: float  #: until its first message is due; zero or less if one is
-
-
-_channels = rows(channel=Text())
-_next = (
-    select(Message.due_at)
-    .where(Message.tenant_id == Tenant.id, Message.channel == _channels.c.channel, Message.due_at.is_not(None))
-    .order_by(Message.due_at)
-    .limit(1)
-    .lateral("next")
-)
-_DUE_WORK = (
-    select(Tenant.id, _channels.c.channel, extract("epoch", _next.c.due_at - func.now()))
-    .select_from(Tenant)
-    .join(_channels, true())
-    .join(_next, true())
-    .order_by(func.random())
-)
-
-
-async def due_work(connection: AsyncConnection, channels: Iterable[str]) -> list[DueWork]:
-    """The queues that are not empty, in random order, so that none is always last."""
-    found = await connection.execute(_DUE_WORK, {"given_channel": list(channels)})
-    return [DueWork(tenant_id, channel, float(seconds)) for tenant_id, channel, seconds in found]
-
-
 _earlier = aliased(Message, name="earlier")
 _WAITING = [MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value, MessageStatus.UNKNOWN.value]
 _in_doubt_with = (
@@ -120,6 +87,7 @@ _in_doubt_with = (
     .scalar_subquery()
 )
 _PROVIDER = bindparam("provider", type_=Text())
+_BEGINS_AT = bindparam("begins_at", type_=DateTime(timezone=True))
 _was_tried = Message.attempt_count > 0
 
 
@@ -188,6 +156,7 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
         .where(
             Message.tenant_id == TENANT,
             Message.channel == CHANNEL,
+            Message.due_at >= _BEGINS_AT,
             Message.due_at <= func.now(),
             Message.status.in_(_WAITING),
             or_(
@@ -272,14 +241,17 @@ async def claim_due(
     wanted: Wanted = Wanted.ANYTHING,
     skip_risky: bool = False,
     callback_url: str | None = None,
+    begins_at: datetime = EARLIEST_DATE,
 ) -> list[Claim]:
     """Claim up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
     Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
     conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that several
     workers died with are left to `POISON_SUSPECTS`. With `skip_risky`, one death is enough to leave a message.
-    `callback_url` is our address for the provider. Costs one statement, for mail two, and a third
-    for an answer that takes its subject or its recipient from an earlier mail.
+    `callback_url` is our address for the provider. Messages that were due before `begins_at` are not looked for.
+
+    Costs one statement, for mail two, and a third for an answer that takes its subject or its recipient from an
+    earlier mail.
     """
     parameters = {
         "tenant": tenant_id,
@@ -288,6 +260,7 @@ async def claim_due(
         "lease": lease_seconds,
         "provider": provider_type,
         "by_worker": worker,
+        "begins_at": begins_at,
         "because": routed_because,
         "deaths": 1 if skip_risky else DEATHS_BEFORE_SUSPICION,
     }

@@ -1,50 +1,43 @@
-"""The periodic work of a worker: a table of tasks, and the tasks that concern the delivery queue."""
+"""The periodic work of a worker: its table of tasks, and those that concern the delivery queue."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Self
 
 import structlog
-from sqlalchemy import BigInteger, Float, Integer, Select, Update, and_, bindparam, exists, func, null, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Float, and_, bindparam, exists, func, null, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.batches import CHANNEL, SECOND, TENANT, by_tenant, given, rows
-from app.db.engine import is_unavailable
-from app.db.models import DeliveryAttempt, Message, Tenant
-from app.db.outage import outage
+from app.db.batches import SECOND, TENANT
+from app.db.models import Message, Tenant
 from app.db.process_lock import HERE, ProcessLock
 from app.db.statistics import learn_sizes
-from app.domain import EventType, MessageStatus
 from app.providers.registry import provider_registry
 from app.routing import channels_served
-from app.services.delivery.claims import LEASE_END, Claim, DueWork, due_work
-from app.services.delivery.outcomes import AttemptResult, note, record_outcomes
+from app.services.delivery.claims import Claim
+from app.services.delivery.leases import (
+    AT_ONCE,
+    end_leases,
+    expire_overdue,
+    queues_left_by,
+    queues_with_work,
+    renew_leases,
+    rescue,
+    update_unlocked,
+)
+from app.services.delivery.periodic import PeriodicTask, repeat
 from app.services.delivery.receipts import sweep_parked
 from app.services.delivery.retry_policy import Attempt, Decision, in_doubt
-from app.services.event_log.entries import NewEvent, write_entries
 from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)
 
-#: Messages that are rescued or expired in one transaction, which delays readers of the event log while it lasts.
-_AT_ONCE = 100
 _WATCH_SECONDS = 0.2  # between two looks for dead workers of this host
 _RETURN_SECONDS = 30.0  # for a worker of this host to come back
 
 #: The reason of an attempt whose worker died.
 WORKER_LOST = "The worker that had it went away before it could say what came of this attempt."
-
-
-@dataclass(frozen=True, slots=True)
-class PeriodicTask:
-    """A piece of work that is done every so many seconds; an exception is logged as `on_failure`."""
-
-    name: str
-    seconds: float
-    run: Callable[[], Awaitable[object]]
-    on_failure: str
 
 
 class Housekeeping:
@@ -75,18 +68,18 @@ class Housekeeping:
         self._left_alone_at: float | None = None
         self._table = [
             PeriodicTask("watch-workers", _WATCH_SECONDS, self._watch_workers, "dead_not_rescued"),
-            PeriodicTask("rescue", 1, self.rescue_and_expire, "dead_not_rescued"),
-            PeriodicTask("parked-receipts", 1, self._attach_parked, "receipts_not_attached"),
+            PeriodicTask("rescue", 1, self.rescue_and_expire, "dead_not_rescued", is_shared=True),
+            PeriodicTask("parked-receipts", 1, self._attach_parked, "receipts_not_attached", is_shared=True),
             # Often enough that one failure does no harm.
             PeriodicTask("lease-renewal", settings.lease_seconds / 3, self._renew, "leases_not_renewed"),
-            PeriodicTask("statistics", 1, self._learn_sizes, "not_analyzed"),
-            PeriodicTask("keys-and-budgets", 30, self._forget, "not_cleaned"),
+            PeriodicTask("statistics", 1, self._learn_sizes, "not_analyzed", is_shared=True),
+            PeriodicTask("keys-and-budgets", 30, self._forget, "not_cleaned", is_shared=True),
             *tasks,
         ]
         self._running: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._running = [asyncio.create_task(_repeat(task), name=task.name) for task in self._table]
+        self._running = [asyncio.create_task(repeat(self._engine, task), name=task.name) for task in self._table]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -119,31 +112,32 @@ class Housekeeping:
 
     async def rescue_and_expire(self, dead: Sequence[str] = ()) -> None:
         """Rescue messages whose worker died, those of the `dead` at once, and expire overdue ones."""
+        channels = channels_served(self._settings)
         async with self._engine.connect() as connection:
-            work = await due_work(connection, channels_served(self._settings))
-        for item in work:
-            if item.wait_seconds > 0 and not dead:
-                continue
+            left = await queues_left_by(connection, channels, dead) if dead else set()
+            over = await queues_with_work(connection, channels)
+        for tenant_id, channel in left:
             for name in dead:
                 async with self._engine.begin() as connection:
-                    await end_leases(connection, item.tenant_id, item.channel, name)
-            rescued, expired = await self._look_after(item)
+                    await end_leases(connection, tenant_id, channel, name)
+        for tenant_id, channel in left | over:
+            rescued, expired = await self._look_after(tenant_id, channel)
             if rescued or expired:
-                log.warning("messages_looked_after", taken_over=rescued, expired=expired, channel=item.channel)
+                log.warning("messages_looked_after", taken_over=rescued, expired=expired, channel=channel)
                 self._on_change()
-                self._on_logged(item.tenant_id)
+                self._on_logged(tenant_id)
         for name in dead:
             self._presence.forget_dead(name)
 
-    async def _look_after(self, queue: DueWork) -> tuple[int, int]:
+    async def _look_after(self, tenant_id: int, channel: str) -> tuple[int, int]:
         """Rescue and expire the messages of a queue in short transactions; returns how many of each."""
         rescued = expired = 0
         while True:
             async with self._engine.begin() as connection:
-                saved = await rescue(connection, queue.tenant_id, queue.channel, self._decide)
-                over = await expire_overdue(connection, queue.tenant_id, queue.channel)
+                saved = await rescue(connection, tenant_id, channel, self._decide)
+                over = await expire_overdue(connection, tenant_id, channel)
             rescued, expired = rescued + saved, expired + over
-            if max(saved, over) < _AT_ONCE:
+            if max(saved, over) < AT_ONCE:
                 return rescued, expired
 
     def _decide(self, provider_type: str, attempt: Attempt) -> Decision:
@@ -172,123 +166,6 @@ class Housekeeping:
             await forget_idempotency_keys(self._engine, tenant_id, age)
 
 
-async def _repeat(task: PeriodicTask) -> None:
-    while True:
-        await asyncio.sleep(task.seconds)
-        try:
-            await task.run()
-        except Exception as error:
-            if is_unavailable(error):
-                outage.note(error, batch=task.name)
-            else:
-                log.warning(task.on_failure, error=type(error).__name__)
-
-
-_held = rows(message_id=BigInteger(), number=Integer())
-_RENEW = (
-    update(Message)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.id == _held.c.message_id,
-        Message.attempt_count == _held.c.number,
-        Message.status == MessageStatus.SENDING.value,
-    )
-    .values(due_at=LEASE_END)
-)
-
-
-async def renew_leases(engine: AsyncEngine, claims: Iterable[Claim], lease_seconds: float) -> None:
-    """Extend the leases of claims that are still in flight, those of each tenant in a transaction."""
-    for tenant_id, own in by_tenant(claims):
-        held = given(tenant_id, ("message_id", "number"), [(claim.message_id, claim.number) for claim in own])
-        async with engine.begin() as connection:
-            await connection.execute(_RENEW, held | {"lease": lease_seconds})
-
-
-_attempt_of = and_(
-    DeliveryAttempt.tenant_id == TENANT,
-    DeliveryAttempt.message_id == Message.id,
-    DeliveryAttempt.number == Message.attempt_count,
-)
-_sending = and_(
-    Message.tenant_id == TENANT,
-    Message.channel == CHANNEL,
-    Message.attempt_count > 0,  # lets the partial index serve
-    Message.status == MessageStatus.SENDING.value,
-)
-_END_LEASES = (
-    update(Message)
-    .where(_sending, Message.due_at.is_not(None), _attempt_of, DeliveryAttempt.worker == bindparam("dead_worker"))
-    .values(due_at=func.now())
-)
-
-
-async def end_leases(connection: AsyncConnection, tenant_id: int, channel: str, worker: str) -> None:
-    """End the leases of a dead worker now."""
-    await connection.execute(_END_LEASES, {"tenant": tenant_id, "on_channel": channel, "dead_worker": worker})
-
-
-def _update_unlocked(found: Select[int]) -> Update:
-    """An update of the messages that `found` selects, without those that another transaction has locked."""
-    locked = found.with_for_update(skip_locked=True, key_share=True).cte("locked")
-    return update(Message).where(Message.tenant_id == TENANT, Message.id == locked.c.id)
-
-
-_RESCUE = (
-    _update_unlocked(
-        select(Message.id).where(_sending, Message.due_at <= func.now()).order_by(Message.id).limit(_AT_ONCE)
-    )
-    .where(_attempt_of)
-    .values(worker_deaths=Message.worker_deaths + 1)
-    .returning(
-        Message.id, Message.attempt_count, Message.attempt_limit, Message.worker_deaths, DeliveryAttempt.provider_type
-    )
-)
-
-
-async def rescue(
-    connection: AsyncConnection, tenant_id: int, channel: str, decide: Callable[[str, Attempt], Decision]
-) -> int:
-    """Close the attempts whose leases have ended, as `decide(provider, attempt)` says; returns how many."""
-    abandoned = await connection.execute(_RESCUE, {"tenant": tenant_id, "on_channel": channel})
-    results = []
-    for row in abandoned:
-        attempt = Attempt(row.attempt_count, row.attempt_limit, cut_off=True, worker_deaths=row.worker_deaths)
-        decision = decide(row.provider_type, attempt)
-        results.append(AttemptResult(tenant_id, row.id, attempt.number, row.provider_type, *decision))
-    await record_outcomes(connection, results)
-    return len(results)
-
-
-_overdue = (
-    select(Message.id)
-    .where(
-        Message.tenant_id == TENANT,
-        Message.channel == CHANNEL,
-        Message.due_at.is_not(None),
-        Message.expires_at <= func.now(),
-        Message.status.in_([MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value]),
-    )
-    .order_by(Message.id)
-    .limit(_AT_ONCE)
-)
-_EXPIRE = (
-    _update_unlocked(_overdue)
-    .values(status=MessageStatus.EXPIRED.value, due_at=null())
-    .returning(Message.id, Message.conversation_id)
-)
-
-
-async def expire_overdue(connection: AsyncConnection, tenant_id: int, channel: str) -> int:
-    """Expire messages that had not left by their `expires_at`; returns how many."""
-    expired = (await connection.execute(_EXPIRE, {"tenant": tenant_id, "on_channel": channel})).all()
-    if expired:
-        await note(connection, tenant_id, MessageStatus.EXPIRED, [row.id for row in expired])
-        entries = [NewEvent(EventType.MESSAGE_EXPIRED, row.id, row.conversation_id) for row in expired]
-        await write_entries(connection, tenant_id, entries)
-    return len(expired)
-
-
 _KEYS_AT_ONCE = 500
 _has_old_key = and_(
     Message.idempotency_key.is_not(None),
@@ -296,7 +173,7 @@ _has_old_key = and_(
 )
 _WITH_OLD_KEYS = select(Tenant.id).where(exists().where(Message.tenant_id == Tenant.id, _has_old_key))
 _forgotten = select(Message.id).where(Message.tenant_id == TENANT, _has_old_key).limit(_KEYS_AT_ONCE)
-_FORGET_KEYS = _update_unlocked(_forgotten).values(idempotency_key=null(), request_fingerprint=null())
+_FORGET_KEYS = update_unlocked(_forgotten).values(idempotency_key=null(), request_fingerprint=null())
 
 
 async def forget_idempotency_keys(engine: AsyncEngine, tenant_id: int, age_seconds: float) -> int:

@@ -17,6 +17,8 @@ WITH picked AS (
     FROM messages
     WHERE messages.tenant_id = :tenant
       AND messages.channel = :on_channel
+      -- Where the queue began lately: entries before are those of messages that have left.
+      AND messages.due_at >= :begins_at
       AND messages.due_at <= now()
       AND messages.status IN ('queued', 'scheduled', 'unknown')
       AND (messages.expires_at IS NULL OR messages.expires_at > now() OR messages.status = 'unknown')

@@ -7,7 +7,9 @@ from sqlalchemy.dialects import postgresql
 
 from app.services.delivery import claims
 
-NAMED = dict.fromkeys(("tenant", "on_channel", "limit", "lease", "provider", "by_worker", "because", "deaths"))
+NAMED = dict.fromkeys(
+    ("tenant", "on_channel", "limit", "lease", "provider", "by_worker", "because", "deaths", "begins_at")
+)
 
 
 def executed(wanted: claims.Wanted) -> str:
@@ -15,7 +17,7 @@ def executed(wanted: claims.Wanted) -> str:
     compiled = claims._CLAIMS[wanted].compile(dialect=postgresql.dialect(paramstyle="named"))  # type: ignore[no-untyped-call]
     expanded = compiled.construct_expanded_state(NAMED)
     constants = {name: value for name, value in expanded.parameters.items() if name not in NAMED}
-    statement = re.sub(r"::[A-Z]+| AS anon_\d+", "", expanded.statement)
+    statement = re.sub(r"::[A-Z]+(?: WITH TIME ZONE)?| AS anon_\d+", "", expanded.statement)
     return re.sub(r"(?<!:):(\w+)", lambda found: _written(found[0], constants), statement)
 
 

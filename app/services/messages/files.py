@@ -17,11 +17,13 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Delete, delete, exists, func, select
+from sqlalchemy import Delete, and_, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
+from app.db.loose_scan import loose_scan
 from app.db.models import File, Message
+from app.db.tenant_guard import ALL_TENANTS
 from app.errors import FileStoreUnavailable, MessageFileNotFound
 from app.providers.base import InboundFile
 
@@ -199,24 +201,31 @@ async def remove_files(connection: AsyncConnection, tenant_id: int, message_ids:
     return await _remove(connection, removal)
 
 
+_has_message = exists().where(
+    Message.tenant_id == File.tenant_id,
+    Message.provider_type == File.provider_type,
+    Message.provider_message_id == File.provider_message_id,
+    Message.provider_message_id.is_not(None),
+)
+_is_orphan = and_(
+    File.created_at < func.now() - _ORPHAN_AGE, File.created_at > func.now() - _FORGOTTEN_AGE, ~_has_message
+)
+_first = loose_scan("first", [File.tenant_id], File.created_at)
+_WITH_ORPHANS = (
+    select(_first.c.tenant_id)
+    .where(exists().where(File.tenant_id == _first.c.tenant_id, _is_orphan).correlate(_first))
+    .execution_options(**{ALL_TENANTS: "the orphans of all tenants are removed"})
+)
+
+
+async def tenants_with_orphans(connection: AsyncConnection) -> list[int]:
+    """The tenants with files whose message was never stored."""
+    return list((await connection.execute(_WITH_ORPHANS)).scalars())
+
+
 async def remove_orphans(connection: AsyncConnection, tenant_id: int, *, limit: int) -> int:
     """Remove some files whose message was never stored, because its callback was cut off; returns how many."""
-    has_message = exists().where(
-        Message.tenant_id == tenant_id,
-        Message.provider_type == File.provider_type,
-        Message.provider_message_id == File.provider_message_id,
-        Message.provider_message_id.is_not(None),
-    )
-    orphans = (
-        select(File.id)
-        .where(
-            File.tenant_id == tenant_id,
-            File.created_at < func.now() - _ORPHAN_AGE,
-            File.created_at > func.now() - _FORGOTTEN_AGE,
-            ~has_message,
-        )
-        .limit(limit)
-    )
+    orphans = select(File.id).where(File.tenant_id == tenant_id, _is_orphan).limit(limit)
     return await _remove(connection, delete(File).where(File.tenant_id == tenant_id, File.id.in_(orphans)))
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_colum
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.models import Contact, Conversation, ConversationParticipant, Message, TenantAddress
+from app.db.tenant_guard import ALL_TENANTS
 from app.domain import AddressType, EventType, MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
 from app.services.callbacks.kept_callbacks import remove_callbacks_about
@@ -164,11 +165,23 @@ async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[
     raise DatabaseUnavailable("Some of the data is in use. The rest is erased in the background, or ask again.")
 
 
+_was_interrupted = Contact.erasing_since < func.now() - _INTERRUPTED_AFTER
+_WITH_INTERRUPTED = (
+    select(Contact.tenant_id)
+    .where(_was_interrupted)
+    .distinct()
+    .execution_options(**{ALL_TENANTS: "the erasures of all tenants are completed"})
+)
+
+
+async def tenants_with_interrupted(connection: AsyncConnection) -> list[int]:
+    """The tenants with erasures that were accepted and then interrupted."""
+    return list((await connection.execute(_WITH_INTERRUPTED)).scalars())
+
+
 async def finish_erasures(begin: Begin, tenant_id: int) -> None:
     """Complete the erasures that were accepted and then interrupted."""
-    interrupted = select(Contact.id).where(
-        Contact.tenant_id == tenant_id, Contact.erasing_since < func.now() - _INTERRUPTED_AFTER
-    )
+    interrupted = select(Contact.id).where(Contact.tenant_id == tenant_id, _was_interrupted)
     async with begin() as connection:
         contacts = list((await connection.execute(interrupted)).scalars())
     for contact_id in contacts:

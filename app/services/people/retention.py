@@ -10,6 +10,8 @@ from sqlalchemy import (
     ColumnElement,
     Delete,
     Float,
+    Integer,
+    Select,
     Text,
     all_,
     and_,
@@ -24,13 +26,15 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
 from app.db.batches import SECOND, TENANT
+from app.db.loose_scan import loose_scan
 from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant, WebhookAttempt
+from app.db.tenant_guard import ALL_TENANTS
 from app.domain import DEFAULT_TENANT_ID
 from app.providers.base import BaseProvider
 from app.providers.registry import provider_registry
 from app.services.events.trimming import trim_logs
-from app.services.messages.files import remove_orphans
-from app.services.people.erasure import finish_erasures
+from app.services.messages.files import remove_orphans, tenants_with_orphans
+from app.services.people.erasure import finish_erasures, tenants_with_interrupted
 from app.services.people.removal import BATCH, remove_messages
 
 log = structlog.get_logger(__name__)
@@ -38,6 +42,7 @@ log = structlog.get_logger(__name__)
 #: Of one tenant in one run, so that one with a great deal to remove does not hold up the others.
 _BATCHES = 100
 _DAY = 24 * 3600
+_EVERY_TENANT = {ALL_TENANTS: "retention looks for the tenants with something to remove"}
 
 _AGE = bindparam("age", type_=Float()) * SECOND
 #: Ids are drawn in about the order of time, so no index on time is needed.
@@ -89,30 +94,51 @@ _DELETE_OTHER_TOKENS = _delete_oldest(SignatureToken.created_at, SignatureToken.
 _DELETE_PARKED = _delete_oldest(StoredReceipt.received_at, StoredReceipt.message_id.is_(None))
 
 
+def _with_old(time: InstrumentedAttribute[Any]) -> Select[int]:
+    """The tenants whose first row of a table is old, by the id of the row."""
+    model = time.class_
+    first = loose_scan("first", [model.tenant_id], model.id, time)
+    return select(first.c.tenant_id).where(first.c[time.key] < func.now() - _AGE).execution_options(**_EVERY_TENANT)
+
+
+_first_message = loose_scan("first", [Message.tenant_id], Message.id, Message.created_at)
+_days = func.coalesce(Tenant.retention_days, bindparam("days", type_=Integer()))
+_WITH_OLD_MESSAGES = (
+    select(Tenant.id, _days)
+    .join(_first_message, _first_message.c.tenant_id == Tenant.id)
+    .where(_first_message.c.created_at < func.now() - _days * _DAY * SECOND)
+    .execution_options(**_EVERY_TENANT)
+)
+#: The kinds of which every tenant can have rows: the setting of their age, and how they are found and removed.
+_KINDS = {
+    "webhook_calls": ("webhook_days", _with_old(KeptCallback.received_at), _DELETE_CALLBACKS),
+    "audit_events": ("audit_days", _with_old(AuditEvent.created_at), _DELETE_AUDIT_EVENTS),
+    "webhook_attempts": ("webhook_attempt_days", _with_old(WebhookAttempt.started_at), _DELETE_ATTEMPTS),
+}
+
+
 async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     """Remove expired data, up to some thousands of rows of each kind, and complete interrupted erasures.
 
-    Any number of workers may do so at once.
+    Any number of workers may do so at once. Tenants with nothing to remove cost no statement.
     """
     async with engine.connect() as connection:
-        tenants = (await connection.execute(select(Tenant.id, Tenant.retention_days))).all()
-    removed: Counter[str] = Counter()
-    for tenant_id, days in tenants:
+        erasing = await tenants_with_interrupted(connection)
+        losing_files = await tenants_with_orphans(connection)
+        losing_messages = (await connection.execute(_WITH_OLD_MESSAGES, {"days": settings.retention_days})).all()
+    for tenant_id in erasing:
         await finish_erasures(engine.begin, tenant_id)
-        for _ in range(_BATCHES):
-            async with engine.begin() as connection:
-                orphans = await remove_orphans(connection, tenant_id, limit=BATCH)
-            removed["files"] += orphans
-            if orphans < BATCH:
-                break
-        days = days or settings.retention_days
-        if days is not None:
-            removed += await _remove_old_messages(engine, tenant_id, days)
-        removed["webhook_calls"] += await _remove_by_age(engine, _DELETE_CALLBACKS, tenant_id, settings.webhook_days)
-        removed["audit_events"] += await _remove_by_age(engine, _DELETE_AUDIT_EVENTS, tenant_id, settings.audit_days)
-        removed["webhook_attempts"] += await _remove_by_age(
-            engine, _DELETE_ATTEMPTS, tenant_id, settings.webhook_attempt_days
-        )
+    removed: Counter[str] = Counter()
+    for tenant_id in losing_files:
+        removed["files"] += await _remove_orphans(engine, tenant_id)
+    for tenant_id, days in losing_messages:
+        removed += await _remove_old_messages(engine, tenant_id, days)
+    for kind, (setting, with_old, deletion) in _KINDS.items():
+        days = getattr(settings, setting)
+        async with engine.connect() as connection:
+            tenants = (await connection.execute(with_old, {"age": days * _DAY})).scalars().all()
+        for tenant_id in tenants:
+            removed[kind] += await _remove_by_age(engine, deletion, tenant_id, days)
     removed["parked_receipts"] += await _remove_by_age(
         engine, _DELETE_PARKED, DEFAULT_TENANT_ID, settings.parked_days
     )
@@ -120,6 +146,17 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
     removed["signature_tokens"] += await _remove_tokens(engine)
     if removed.total():
         log.info("retention_removed", **+removed)
+
+
+async def _remove_orphans(engine: AsyncEngine, tenant_id: int) -> int:
+    removed = 0
+    for _ in range(_BATCHES):
+        async with engine.begin() as connection:
+            batch = await remove_orphans(connection, tenant_id, limit=BATCH)
+        removed += batch
+        if batch < BATCH:
+            break
+    return removed
 
 
 async def _remove_old_messages(engine: AsyncEngine, tenant_id: int, days: int) -> Counter[str]:

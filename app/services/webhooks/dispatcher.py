@@ -17,7 +17,7 @@ from app.services.webhooks.leases import (
     LeaseState,
     lease_states,
     release_leases,
-    renew_lease,
+    renew_leases,
     take_lease,
 )
 from app.services.webhooks.sender import WebhookSender
@@ -101,8 +101,8 @@ class WebhookDispatcher:
             now = asyncio.get_running_loop().time()
             if now - self._renewed_at >= RENEW_SECONDS:
                 self._renewed_at = now
-                for tenant_id, served in list(self._served.items()):
-                    await renew_lease(connection, tenant_id, served.number)
+                await renew_leases(connection, [(id, each.number) for id, each in self._served.items()])
+                for served in list(self._served.values()):
                     served.flush()
 
     async def _look_after(self, state: LeaseState, served: TenantDelivery) -> None:

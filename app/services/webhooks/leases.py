@@ -1,14 +1,15 @@
 """The right to serve a tenant's webhook endpoints, which one worker has at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Float, and_, bindparam, cast, exists, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import SECOND, TENANT
+from app.db.batches import SECOND, TENANT, rows
 from app.db.models import Tenant, WebhookEndpoint, WebhookLease
+from app.db.tenant_guard import ALL_TENANTS
 from app.services.events.cursors import BEGINNING, Position
 from app.services.events.reading import newest_of
 
@@ -18,7 +19,6 @@ RENEW_SECONDS = 3.0
 #: So that no number repeats after a failover that has lost some.
 _BY_THE_CLOCK = cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger())
 _LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
-_NUMBER = bindparam("lease_number", type_=BigInteger())
 
 
 class LeaseState(NamedTuple):
@@ -55,9 +55,11 @@ _TAKE = (
     .values(number=func.greatest(WebhookLease.number + 1, _BY_THE_CLOCK), leased_until=_LEASE_END)
     .returning(WebhookLease.number, WebhookLease.changes)
 )
-_mine = (WebhookLease.tenant_id == TENANT, WebhookLease.number == _NUMBER)
-_RENEW = update(WebhookLease).where(*_mine).values(leased_until=_LEASE_END)
-_RELEASE = update(WebhookLease).where(*_mine).values(leased_until=null())
+_held = rows(tenant_id=BigInteger(), number=BigInteger())
+_mine = (WebhookLease.tenant_id == _held.c.tenant_id, WebhookLease.number == _held.c.number)
+_OF_MANY = {ALL_TENANTS: "a worker has the leases of many tenants"}
+_RENEW = update(WebhookLease).where(*_mine).values(leased_until=_LEASE_END).execution_options(**_OF_MANY)
+_RELEASE = update(WebhookLease).where(*_mine).values(leased_until=null()).execution_options(**_OF_MANY)
 _adding = insert(WebhookLease).values(tenant_id=TENANT)
 _NOTE_CHANGE = _adding.on_conflict_do_update(
     index_elements=[WebhookLease.tenant_id], set_={"changes": func.greatest(WebhookLease.changes + 1, _BY_THE_CLOCK)}
@@ -78,15 +80,22 @@ async def take_lease(connection: AsyncConnection, tenant_id: int) -> tuple[int, 
     return None if row is None else (row.number, row.changes)
 
 
-async def renew_lease(connection: AsyncConnection, tenant_id: int, number: int) -> None:
-    """Extend a lease, if it has not been taken since."""
-    await connection.execute(_RENEW, {"tenant": tenant_id, "lease_number": number, "lease": LEASE_SECONDS})
+async def renew_leases(connection: AsyncConnection, held: Iterable[tuple[int, int]]) -> None:
+    """Extend leases, given as tenant and number, that have not been taken since."""
+    await connection.execute(_RENEW, _given(held) | {"lease": LEASE_SECONDS})
 
 
-async def release_leases(connection: AsyncConnection, held: Sequence[tuple[int, int]]) -> None:
+async def release_leases(connection: AsyncConnection, held: Iterable[tuple[int, int]]) -> None:
     """Free leases, given as tenant and number, for other workers."""
-    for tenant_id, number in held:
-        await connection.execute(_RELEASE, {"tenant": tenant_id, "lease_number": number})
+    await connection.execute(_RELEASE, _given(held))
+
+
+def _given(held: Iterable[tuple[int, int]]) -> dict[str, object]:
+    in_order = sorted(held)
+    return {
+        "given_tenant_id": [tenant_id for tenant_id, _ in in_order],
+        "given_number": [number for _, number in in_order],
+    }
 
 
 async def note_change(connection: AsyncConnection, tenant_id: int) -> None:

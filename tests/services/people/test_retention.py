@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
@@ -204,3 +204,28 @@ async def test_calls_of_providers_go_after_their_time(engine: AsyncEngine, past:
     assert await past.run("SELECT id FROM webhook_calls ORDER BY id") == [(4,), (5,)]
     await remove_what_is_over(engine, make_settings(webhook_days=5))
     assert await past.run("SELECT id FROM webhook_calls") == []
+
+
+async def test_tenants_with_nothing_to_remove_cost_no_statement(
+    engine: AsyncEngine, past: Past, database_url: str
+) -> None:
+    statements = 0
+
+    def count(*_: object) -> None:
+        nonlocal statements
+        statements += 1
+
+    await remove_what_is_over(engine, KEPT)  # so that connections are open
+    event.listen(engine.sync_engine, "before_cursor_execute", count)
+    await remove_what_is_over(engine, KEPT)
+    alone, statements = statements, 0
+    for number in range(5):
+        tenant_id = make_tenant(database_url, f"Tenant {number}")
+        async with engine.begin() as connection:
+            await make_messages(connection, tenant_id=tenant_id, status=MessageStatus.DELIVERED)
+        await past.run(
+            f"INSERT INTO audit_events (tenant_id, kind, detail) VALUES ({tenant_id}, 'key_created', '{{}}')"
+        )
+    statements = 0
+    await remove_what_is_over(engine, KEPT)
+    assert statements == alone

@@ -1,5 +1,6 @@
 """The schema: from nothing, by many at once, after tables were dropped by hand, and refused in production."""
 
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,7 +9,7 @@ import psycopg2
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy import CheckConstraint, inspect, make_url, text
 
 from app.db.engine import create_command_engine
 from app.db.migrate import migrate, prepare
@@ -185,3 +186,30 @@ def test_checks_are_called_what_the_models_call_them(database_url: str) -> None:
         expected = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
         assert {check["name"] for check in seen.get_check_constraints(name)} == expected, name
     engine.dispose()
+
+
+def test_busy_tables_are_vacuumed_early_and_quickly(database_url: str) -> None:
+    engine = create_command_engine(database_url)
+    with engine.connect() as connection:
+        statement = text("SELECT relname, reloptions FROM pg_class WHERE relkind = 'r' AND reloptions IS NOT NULL")
+        options = {name: dict(each.split("=") for each in found) for name, found in connection.execute(statement)}
+    engine.dispose()
+    assert set(options) == {"messages", "delivery_attempts", "provider_events", "conversations", "events"}
+    for of_table in options.values():
+        assert float(of_table["autovacuum_vacuum_scale_factor"]) <= 0.01
+        assert int(of_table["autovacuum_vacuum_cost_limit"]) == 1000
+
+
+def test_vacuuming_is_left_as_it_is_where_the_tables_belong_to_another_role(new_database: NewDatabase) -> None:
+    url = new_database()
+    role = f"migrating_{secrets.token_hex(4)}"
+    execute(
+        url,
+        "ALTER TABLE messages RESET (autovacuum_vacuum_cost_limit)",
+        "UPDATE alembic_version SET version_num = '20261129_04'",
+        f"CREATE ROLE {role} LOGIN PASSWORD 'migrating'",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+    )
+    migrate(make_url(url).set(username=role, password="migrating").render_as_string(hide_password=False))  # noqa: S106
+    assert drift(url) == []
+    execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from sqlalchemy.engine import make_url
 
 from app.config import Settings
 from app.db.engine import create_command_engine
-from app.doctor import event_log, examination, examine, installation
+from app.doctor import event_log, examination, examine, installation, snapshots
 from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
 from app.domain import KeyScope
@@ -285,7 +286,7 @@ def test_a_schema_that_is_behind_or_ahead_hides_what_is_in_it(new_database: NewD
         name, finding = report.findings[-1]
         assert (name, finding.level) == ("schema", level)
         assert "./bin/app migrate" in str(finding.mending)
-        assert report.left_out[-2:] == ["calls", "transactions"]
+        assert report.left_out[-2:] == ["transactions", "snapshots"]
     execute(url, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('2099')")
     name, finding = examine(developing).findings[-1]
     assert (name, finding.level) == ("schema", Level.PROBLEM)
@@ -363,6 +364,44 @@ def test_a_transaction_that_delays_readers_of_the_event_log_is_named(
     assert trouble.text.startswith("A transaction of a long import (pid")
     assert f"SELECT pg_terminate_backend({pid})" in str(trouble.mending)
     assert SECRET not in f"{trouble.text}{trouble.mending}"
+
+
+def hold_snapshot(connection: Any) -> int:
+    """Hold a snapshot until the connection is closed; returns its process."""
+    connection.set_session(isolation_level="REPEATABLE READ")
+    connection.cursor().execute(f"SELECT count(*) FROM tenants WHERE name = '{SECRET}'")
+    return int(connection.info.backend_pid)
+
+
+def test_a_session_that_holds_a_snapshot_is_named_with_what_to_do(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(psycopg2.connect(database_url, application_name="nightly dump")) as connection:
+        pid = hold_snapshot(connection)
+        assert [each.level for each in found(settings, "snapshots")] == [Level.OK]
+        monkeypatch.setattr(snapshots, "_PATIENCE_SECONDS", -1)
+        [trouble] = [each for each in found(settings, "snapshots") if f"pid {pid}" in each.text]
+        assert trouble.level is Level.WARNING
+        assert trouble.text.startswith(f"nightly dump (pid {pid}, idle in transaction) holds a snapshot for ")
+        assert f"SELECT pg_terminate_backend({pid})" in str(trouble.mending)
+        assert SECRET not in f"{trouble.text}{trouble.mending}"
+        connection.cursor().execute("ROLLBACK")
+        assert [each for each in found(settings, "snapshots") if f"pid {pid}" in each.text] == []
+
+
+def test_snapshots_that_a_role_may_not_see_are_counted(new_database: NewDatabase) -> None:
+    url = new_database()
+    role = f"serving_{secrets.token_hex(4)}"
+    execute(
+        url, f"CREATE ROLE {role} LOGIN PASSWORD 'serving'", f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    )
+    served = make_url(url).set(username=role, password="serving").render_as_string(hide_password=False)  # noqa: S106
+    with closing(psycopg2.connect(url)) as connection:
+        hold_snapshot(connection)
+        [finding] = found(make_settings(database_url=served), "snapshots")
+        assert finding.level is Level.OK
+        assert "1 of other roles can't be timed without GRANT pg_read_all_stats" in finding.text
+    execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_a_prepared_transaction_that_is_left_is_named(

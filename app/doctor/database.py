@@ -196,7 +196,7 @@ def indexes(_: Settings, connection: Connection) -> Iterator[Finding]:
 
 def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
     is_on = connection.execute(text("SELECT current_setting('autovacuum') = 'on'")).scalar_one()
-    # Autovacuum runs at 50 dead rows and a fifth of the table, so it has not run where these conditions hold.
+    # Autovacuum runs at 50 dead rows and a fifth of the table or less, so it has not run where these conditions hold.
     in_disorder = text("""
         SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
         WHERE schemaname = current_schema() AND relname = ANY(:tables)

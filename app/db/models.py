@@ -25,7 +25,7 @@ from app.domain import (
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261129_05"
+REVISION = "20261129_06"
 
 _IS_PENDING = "due_at IS NOT NULL"
 #: What waits is found by its due time. While it does, its status changes too often for an index.

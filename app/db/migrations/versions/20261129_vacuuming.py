@@ -1,13 +1,13 @@
 """Quicker vacuuming of the busy tables
 
-Revision ID: 20261129_05
-Revises: 20261129_04
+Revision ID: 20261129_06
+Revises: 20261129_05
 """
 
 from alembic import op
 
-revision = "20261129_05"
-down_revision = "20261129_04"
+revision = "20261129_06"
+down_revision = "20261129_05"
 branch_labels = None
 depends_on = None
 

@@ -206,7 +206,7 @@ def test_vacuuming_is_left_as_it_is_where_the_tables_belong_to_another_role(new_
     execute(
         url,
         "ALTER TABLE messages RESET (autovacuum_vacuum_cost_limit)",
-        "UPDATE alembic_version SET version_num = '20261129_04'",
+        "UPDATE alembic_version SET version_num = '20261129_05'",
         f"CREATE ROLE {role} LOGIN PASSWORD 'migrating'",
         f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
     )

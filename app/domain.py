@@ -74,6 +74,8 @@ class MessageStatus(StrEnum):
     RECEIVED = "received"  #: inbound, and final.
 
 
+#: The states of a message that has a time at which it is due. One in doubt may have one as well.
+WAITING = (MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING)
 #: A receipt can only raise the rank. `delivered` outranks the failures, because carriers correct themselves. For
 #: `undelivered` that depends on the message: see `rank_of`.
 STATUS_RANK = {

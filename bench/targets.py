@@ -186,7 +186,7 @@ class Targets:
     @asynccontextmanager
     async def _learning(self) -> AsyncIterator[None]:
         """Keep the statistics of young tables, as a worker does in every installation."""
-        engine = create_serving_engine(self._database.url, Settings(env="development", _env_file=None))
+        engine = create_serving_engine(self._database.url, Settings.model_construct())
 
         async def repeat() -> None:
             while True:

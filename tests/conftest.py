@@ -32,6 +32,7 @@ from tests.factories import PRIVATE
 if TYPE_CHECKING:
     import httpx
     from fastapi import FastAPI
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from app.config import Settings
     from app.db.embedded import EmbeddedPostgres
@@ -305,6 +306,16 @@ def make_settings(**values: object) -> Settings:
 
     values = {"event_heartbeat_seconds": 0.02} | values
     return Settings(_build_sources=((InitSettingsSource(Settings, values),), values))
+
+
+@pytest.fixture
+async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The engine of a service with these settings."""
+    from app.db.engine import create_serving_engine
+
+    engine = create_serving_engine(database_url, settings)
+    yield engine
+    await engine.dispose()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
+from app.domain import WAITING, Address, AddressType, Direction, MessageStatus, NewMessage
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -90,10 +90,6 @@ WEBHOOKS: dict[str, Factory] = {"/api/webhooks/sms": sms_webhook, "/api/webhooks
 POSTS = SENDS | WEBHOOKS
 
 
-#: What a worker still has to look at.
-PENDING = (MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING)
-
-
 async def make_messages(
     connection: "AsyncConnection",
     count: int = 1,
@@ -115,7 +111,7 @@ async def make_messages(
         for number in range(count)
     ]
     ids = [stored.id for stored in await store_messages(connection, tenant_id, new)]
-    changed: dict[str, Any] = {"status": status.value} | ({} if status in PENDING else {"due_at": None})
+    changed: dict[str, Any] = {"status": status.value} | ({} if status in WAITING else {"due_at": None})
     await connection.execute(
         update(Message).where(Message.tenant_id == tenant_id, Message.id.in_(ids)).values(changed)
     )

@@ -17,6 +17,7 @@ from sqlalchemy.types import BigInteger, Date, DateTime, Float, Integer, LargeBi
 from app.domain import (
     DATES_END,
     EARLIEST_DATE,
+    WAITING,
     AttemptOutcome,
     CallbackVerdict,
     Direction,
@@ -29,7 +30,7 @@ REVISION = "20261129_06"
 
 _IS_PENDING = "due_at IS NOT NULL"
 #: What waits is found by its due time. While it does, its status changes too often for an index.
-_IS_LISTED_BY_STATUS = "status NOT IN ('scheduled', 'queued', 'sending')"
+_IS_LISTED_BY_STATUS = f"status NOT IN ({', '.join(repr(each.value) for each in WAITING)})"
 _IS_NOT_ACCEPTED = "outcome IS DISTINCT FROM 'accepted'"
 _HAS_KEY = "idempotency_key IS NOT NULL"
 _PROVIDER_HAS_IT = "provider_message_id IS NOT NULL"

@@ -68,11 +68,10 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
             rate = f"PROVIDER_RATES={name}:N to what the vendor allows."
             mending = f"It goes on by itself. If that comes often, set {rate}"
             if (throttled_for or 0) > 0:
-                yield warning(
-                    f"{name} asked for a pause of which {duration(float(throttled_for))} are left.", mending
-                )
+                said = f"asked for a pause of which {duration(float(throttled_for))} are left"
             else:
-                yield warning(f"{name} answers 429, and gets at most {learned_rate:.3g} calls a second.", mending)
+                said = f"answers 429, and gets at most {learned_rate:.3g} calls a second"
+            yield warning(f"{name} {said}.", mending)
     if not troubled:
         yield ok("none is paused, throttled or failing")
 

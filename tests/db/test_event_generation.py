@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,13 +33,6 @@ pytestmark = pytest.mark.anyio
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 FAR = 10**12  #: a generation beyond the clock's, so that each rise adds one
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 def value(url: str, question: str) -> Any:

@@ -36,9 +36,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression
 
 from app import services
-from app.config import Settings
 from app.db import paging
-from app.db.engine import create_serving_engine
 from app.db.models import Base, Contact, Conversation, ConversationParticipant, DeliveryAttempt, Message, Tenant
 from app.db.tenant_guard import ALL_TENANTS, TENANTS_TABLES, TenantNotNamed
 from app.services.messages import conversations
@@ -52,13 +50,6 @@ APP = Path(__file__).parents[2] / "app"
 TENANT = literal(1)
 other = aliased(Message)
 M, A, C = Message, DeliveryAttempt, Conversation
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -24,6 +24,11 @@ _PENDING = Message.due_at.is_not(None)
 _IS_TRIED = Message.attempt_count > 0  # lets the partial index serve
 _IS_SENDING = Message.status == MessageStatus.SENDING.value
 _IS_WAITING = Message.status.in_([MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value])
+_attempt_of = and_(
+    DeliveryAttempt.tenant_id == Message.tenant_id,
+    DeliveryAttempt.message_id == Message.id,
+    DeliveryAttempt.number == Message.attempt_count,
+)
 _tried = loose_scan("tried", _QUEUE, Message.due_at, only=[_PENDING, _IS_TRIED])
 _expiring = loose_scan("expiring", _QUEUE, Message.expires_at, only=[_PENDING, Message.expires_at.is_not(None)])
 
@@ -53,9 +58,7 @@ _LEFT_BY = _queues(
     _PENDING,
     _IS_TRIED,
     _IS_SENDING,
-    DeliveryAttempt.tenant_id == Message.tenant_id,
-    DeliveryAttempt.message_id == Message.id,
-    DeliveryAttempt.number == Message.attempt_count,
+    _attempt_of,
     DeliveryAttempt.worker == any_(bindparam("dead_workers", type_=ARRAY(Text()))),
 ).execution_options(**{ALL_TENANTS: "a worker has messages of all tenants"})
 
@@ -95,17 +98,7 @@ async def renew_leases(engine: AsyncEngine, claims: Iterable[Claim], lease_secon
             await connection.execute(_RENEW, held | {"lease": lease_seconds})
 
 
-_attempt_of = and_(
-    DeliveryAttempt.tenant_id == TENANT,
-    DeliveryAttempt.message_id == Message.id,
-    DeliveryAttempt.number == Message.attempt_count,
-)
-_sending = and_(
-    Message.tenant_id == TENANT,
-    Message.channel == CHANNEL,
-    _IS_TRIED,
-    _IS_SENDING,
-)
+_sending = and_(Message.tenant_id == TENANT, Message.channel == CHANNEL, _IS_TRIED, _IS_SENDING)
 _END_LEASES = (
     update(Message)
     .where(_sending, Message.due_at.is_not(None), _attempt_of, DeliveryAttempt.worker == bindparam("dead_worker"))

@@ -90,9 +90,8 @@ class Queues:
 
     def __init__(self, *, ahead_seconds: float) -> None:
         self._ahead_seconds = ahead_seconds
-        self._begins_at: dict[
-            tuple[int, str], datetime
-        ] = {}  # by tenant and channel; those found last are at the end
+        #: By tenant and channel; those found last are at the end.
+        self._begins_at: dict[tuple[int, str], datetime] = {}
         self._full_look_at = -inf
         self._was_full = False
 

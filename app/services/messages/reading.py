@@ -16,7 +16,7 @@ from app.db.json_text import constant
 from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
 from app.db.paging import JsonPages, Page, Source
 from app.db.reads import Read, Reads
-from app.domain import AttemptOutcome, MessageStatus
+from app.domain import WAITING, AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
 from app.routing import route_of
 from app.services.delivery.claims import first_before
@@ -76,7 +76,6 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "until": Message.created_at < bindparam("until", type_=DateTime(timezone=True)),
 }
 _FIRST_ID, _END_ID = bindparam("first_id", type_=BigInteger()), bindparam("end_id", type_=BigInteger())
-_WAITING = frozenset({MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING})
 
 
 @functools.cache
@@ -85,7 +84,7 @@ def _pages_of(names: frozenset[str], status: MessageStatus | None) -> JsonPages:
     sources: Sequence[Source] = ()
     if status is not None:
         wanted.append(Message.status == constant(status.value))  # as the partial indexes have it
-        if status in _WAITING:
+        if status in WAITING:
             wanted.append(Message.due_at.is_not(None))
         else:
             sources = [Source(-Message.id)]

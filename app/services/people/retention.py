@@ -1,6 +1,8 @@
 """Removal of expired data: messages, callbacks, parked receipts, event log, audit, tokens, attempts of webhooks."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,7 +23,7 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
@@ -130,7 +132,7 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
         await finish_erasures(engine.begin, tenant_id)
     removed: Counter[str] = Counter()
     for tenant_id in losing_files:
-        removed["files"] += await _remove_orphans(engine, tenant_id)
+        removed["files"] += await _in_batches(engine, partial(remove_orphans, tenant_id=tenant_id, limit=BATCH))
     for tenant_id, days in losing_messages:
         removed += await _remove_old_messages(engine, tenant_id, days)
     for kind, (setting, with_old, deletion) in _KINDS.items():
@@ -148,11 +150,12 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
         log.info("retention_removed", **+removed)
 
 
-async def _remove_orphans(engine: AsyncEngine, tenant_id: int) -> int:
+async def _in_batches(engine: AsyncEngine, remove: Callable[[AsyncConnection], Awaitable[int]]) -> int:
+    """Remove batches, each in a transaction, until none is left; returns how many rows."""
     removed = 0
     for _ in range(_BATCHES):
         async with engine.begin() as connection:
-            batch = await remove_orphans(connection, tenant_id, limit=BATCH)
+            batch = await remove(connection)
         removed += batch
         if batch < BATCH:
             break
@@ -187,12 +190,8 @@ async def _remove_tokens(engine: AsyncEngine) -> int:
 
 async def _remove_by_age(engine: AsyncEngine, statement: Delete, tenant_id: int, days: int, **more: object) -> int:
     """Run a statement that removes a batch until none is left."""
-    removed = 0
-    for _ in range(_BATCHES):
-        async with engine.begin() as connection:
-            parameters = {"tenant": tenant_id, "age": days * _DAY, **more}
-            batch = (await connection.execute(statement, parameters)).rowcount
-        removed += batch
-        if batch < BATCH:
-            break
-    return removed
+
+    async def batch(connection: AsyncConnection) -> int:
+        return (await connection.execute(statement, {"tenant": tenant_id, "age": days * _DAY, **more})).rowcount
+
+    return await _in_batches(engine, batch)

@@ -1,6 +1,5 @@
 """Two programs that answer each other: the batches after which their conversation is paused, and what waits."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -8,7 +7,6 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.domain import Address, AddressType, Direction, NewMessage
 from app.services.accept.loops import LoopLimit
 from app.services.accept.store_stepwise import store_messages
@@ -25,13 +23,6 @@ _TIME_PASSES = (
     "UPDATE conversations SET answers_since = answers_since - interval '2 hours',"
     " paused_until = paused_until - interval '2 hours'"
 )
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 def message(kind: str, contact: str) -> NewMessage:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
@@ -65,13 +64,6 @@ def quick(settings: Settings) -> Settings:
         "worker_poll_seconds": 0.05,
     }
     return settings.model_copy(update=changes)
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 async def post(client: httpx.AsyncClient, given: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,6 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 async def accepting(serve: Serve, settings: Settings) -> httpx.AsyncClient:
     """A client of an application that accepts, and leaves delivering to others."""
     return await serve(settings.model_copy(update={"worker_enabled": False}))
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 def listeners(database_url: str, *, end: bool = False) -> int:

@@ -1,26 +1,16 @@
 """Of a shared task, one worker of all takes each turn, and a slow one comes less often."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.services.delivery import periodic
 from app.services.delivery.periodic import PeriodicTask, repeat, take_turn
 from tests.factories import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 async def set_turn(engine: AsyncEngine, moment: str) -> None:

@@ -1,7 +1,7 @@
 """The queues of a worker: those with messages, where they begin, and every way to become due before that place."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import httpx
@@ -11,7 +11,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.db.models import Message
 from app.domain import AttemptOutcome, MessageStatus
 from app.services.delivery import queues
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.anyio
 
 CHANNELS = ["sms", "email"]
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

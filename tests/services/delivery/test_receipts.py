@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import DeliveryAttempt, Message
-from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus, reference_of
+from app.domain import STATUS_RANK, WAITING, AttemptOutcome, MessageStatus, reference_of
 from app.providers.base import Callback, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.services.callbacks.items import CallbackItems
@@ -22,7 +22,7 @@ from app.services.delivery.claims import Claim
 from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.delivery.retry_policy import ACCEPTED, Decision
 from tests.cases import each_case
-from tests.factories import PENDING, make_messages, sms, until
+from tests.factories import make_messages, sms, until
 from tests.tenancy import make_tenant
 from tests.test_worker import Queue, Scripted
 
@@ -103,13 +103,6 @@ class Ledger:
 
 
 @pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
 def ledger(engine: AsyncEngine) -> Ledger:
     return Ledger(engine)
 
@@ -138,7 +131,7 @@ async def test_a_receipt_that_says_less_than_sent_takes_no_message_out_of_the_qu
     ledger: Ledger, said: MessageStatus
 ) -> None:
     """`queued` over there says nothing about whether we still have to hand it over."""
-    for status in PENDING:
+    for status in WAITING:
         message_id = await ledger.handed_over(status=status)
         await ledger.say(Receipt(f"event-{status}", said, idempotency_key=await ledger.reference(message_id)))
         message = await ledger.message(message_id)

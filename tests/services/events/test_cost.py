@@ -1,7 +1,7 @@
 """The cost of reading the event log: it does not grow with the log, whichever plan PostgreSQL chooses."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from typing import Any
@@ -11,8 +11,6 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.domain import EventType
 from app.services.events.cursors import Position
 from app.services.events.reading import EVERYTHING, EventFilter, log_state, read_page
@@ -25,13 +23,6 @@ SHORT, LONG = 5_000, 25_000
 PER_TRANSACTION = 8
 #: Blocks by which a deeper index may differ, for each time that it is gone down.
 LEVELS = 6
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 def fill(url: str, entries: int) -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.db.models import Event, EventLog
 from app.domain import EventType
 from app.errors import EventsGone, TooManyReaders, Unauthorized
@@ -29,13 +28,6 @@ pytestmark = pytest.mark.anyio
 SOON = 60.0  # seconds, on a machine that is busy
 _CREATED, _ERASED = EventType.CONTACT_CREATED, EventType.CONTACT_ERASED
 Write = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Trimming the event log: the oldest entries go in order, and a reader is told, never led past a gap."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import httpx
@@ -9,8 +8,6 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.db.models import Event
 from app.domain import EventType
 from app.errors import EventsGone
@@ -29,13 +26,6 @@ pytestmark = pytest.mark.anyio
 
 _DAY = 24 * 3600
 _ENTRY = NewEvent(EventType.CONVERSATION_CREATED, conversation_id=1)
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 async def write(engine: AsyncEngine, *ages: int, tenant_id: int = 1, wait: bool = True) -> None:

@@ -1,7 +1,6 @@
 """Keeping files beside messages: names, repeats, what is read while it is removed, what was never asked for."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.domain import Address, AddressType, Direction, NewMessage
 from app.errors import MessageFileNotFound
 from app.providers.base import InboundFile
@@ -20,13 +18,6 @@ from app.services.people.retention import remove_what_is_over
 from tests.cases import each_case
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture(params=["database", "directory"])

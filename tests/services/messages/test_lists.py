@@ -12,7 +12,7 @@ import pytest
 
 from app.config import Settings
 from app.db.reads import Reads
-from app.domain import MessageStatus
+from app.domain import WAITING, MessageStatus
 from app.services.messages.reading import MessageFilter
 from tests.conftest import execute
 from tests.wire import rows_of
@@ -20,7 +20,6 @@ from tests.wire import rows_of
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
-WAITING = {MessageStatus.SCHEDULED, MessageStatus.QUEUED, MessageStatus.SENDING}
 NOT_TAKEN = {*WAITING, MessageStatus.UNKNOWN, MessageStatus.FAILED, MessageStatus.EXPIRED, MessageStatus.CANCELED}
 
 

@@ -10,7 +10,6 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker
 
 from app.config import Settings
-from app.db.engine import create_serving_engine
 from app.db.models import Contact, Message
 from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage, reference_of
 from app.errors import ContactNotFound
@@ -65,13 +64,6 @@ class People:
         ]
         async with self.engine.begin() as connection:
             return [stored.id for stored in await store_messages(connection, 1, new)]
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -1,22 +1,19 @@
 """Retention removes expired rows, whole and in small steps, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.config import Settings
-from app.db.engine import create_serving_engine
-from app.domain import MessageStatus
+from app.domain import WAITING, MessageStatus
 from app.providers.plivo import PlivoProvider, PlivoSettings
 from app.providers.registry import provider_registry
 from app.services.people.removal import BATCH
 from app.services.people.retention import remove_what_is_over
 from tests.conftest import make_settings
-from tests.factories import PENDING, make_messages
+from tests.factories import make_messages
 from tests.logs import captured
 from tests.services.delivery.test_receipts import Ledger
 from tests.tenancy import make_tenant
@@ -49,13 +46,6 @@ class Past:
 
     async def left(self) -> list[int]:
         return [id for (id,) in await self.run("SELECT id FROM messages ORDER BY id")]
-
-
-@pytest.fixture
-async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_serving_engine(database_url, settings)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
@@ -98,7 +88,7 @@ async def test_what_a_worker_still_has_to_do_with_stays(
 ) -> None:
     ids = await past.messages(1, days=31, status=status)
     await remove_what_is_over(engine, KEPT)
-    assert await past.left() == (ids if status in PENDING else [])
+    assert await past.left() == (ids if status in WAITING else [])
 
 
 async def test_one_that_stays_does_not_hide_those_behind_it(engine: AsyncEngine, past: Past) -> None:

@@ -1,9 +1,25 @@
 """Lists kept callbacks, and removes those about a person."""
 
-from datetime import datetime
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
-from sqlalchemy import ARRAY, ColumnElement, LargeBinary, Select, Text, and_, bindparam, delete, exists, func, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 
@@ -79,7 +95,31 @@ _COUNTS = [
     select(func.count()).select_from(KeptCallback).where(KeptCallback.tenant_id == TENANT, about)
     for about in _ABOUT_ADDRESS
 ]
-_REMOVALS = [delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, about) for about in _ABOUT_ADDRESS]
+_FIND = [select(KeptCallback.id).where(KeptCallback.tenant_id == TENANT, about) for about in _ABOUT_ADDRESS]
+#: One with a lower id can still be committed for as long as the transaction that stores it lasts: a few seconds.
+_NEWEST_BEFORE = (
+    select(KeptCallback.id)
+    .where(KeptCallback.tenant_id == TENANT, KeptCallback.received_at < func.now() - timedelta(seconds=15))
+    .order_by(KeptCallback.id.desc())
+    .limit(1)
+)
+_REMOVE_FOUND = delete(KeptCallback).where(
+    KeptCallback.tenant_id == TENANT, KeptCallback.id == any_(bindparam("ids", type_=ARRAY(BigInteger())))
+)
+_is_newer = KeptCallback.id > bindparam("newest", type_=BigInteger())
+_REMOVE_NEWER = [
+    delete(KeptCallback).where(KeptCallback.tenant_id == TENANT, _is_newer, each) for each in _ABOUT_ADDRESS
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCallbacks:
+    """The callbacks of a tenant about an address, complete up to the id `newest`."""
+
+    tenant_id: int
+    address: str
+    ids: Sequence[int]
+    newest: int
 
 
 async def count_callbacks_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
@@ -88,16 +128,35 @@ async def count_callbacks_about(connection: AsyncConnection, tenant_id: int, add
     return sum([(await connection.execute(count, parameters)).scalar_one() for count in _COUNTS])
 
 
-async def remove_callbacks_about(connection: AsyncConnection, tenant_id: int, address: str) -> int:
-    """Remove the callbacks about an address; returns the number of the tenant's own.
+async def find_callbacks_about(
+    connection: AsyncConnection, tenant_id: int, addresses: Collection[str]
+) -> list[FoundCallbacks]:
+    """Find the callbacks about addresses, for `remove_found`.
 
-    Those of tenant 1 are removed, too: it has the callbacks whose tenant was unknown when they came.
+    The search reads what was refused as a whole, and can take a second. It is made before the transaction writes,
+    because a writing one delays the readers of the event log. Those of tenant 1 are found, too: it has the callbacks
+    whose tenant was unknown when they came.
     """
-    removed = 0
+    found: list[FoundCallbacks] = []
+    if not addresses:
+        return found
     for of_tenant in sorted({tenant_id, DEFAULT_TENANT_ID}):
-        for removal in _REMOVALS:
-            count = (await connection.execute(removal, _about(of_tenant, address))).rowcount
-            removed += count if of_tenant == tenant_id else 0
+        newest = (await connection.execute(_NEWEST_BEFORE, {"tenant": of_tenant})).scalar() or 0
+        for address in sorted(addresses):
+            parameters = _about(of_tenant, address)
+            ids = [id for find in _FIND for id in (await connection.execute(find, parameters)).scalars()]
+            found.append(FoundCallbacks(of_tenant, address, ids, newest))
+    return found
+
+
+async def remove_found(connection: AsyncConnection, tenant_id: int, found: Iterable[FoundCallbacks]) -> int:
+    """Remove what was found, and what came since; returns the number of the tenant's own."""
+    removed = 0
+    for each in found:
+        deleted = [await connection.execute(_REMOVE_FOUND, {"tenant": each.tenant_id, "ids": each.ids})]
+        parameters = _about(each.tenant_id, each.address) | {"newest": each.newest}
+        deleted += [await connection.execute(removal, parameters) for removal in _REMOVE_NEWER]
+        removed += sum(result.rowcount for result in deleted) if each.tenant_id == tenant_id else 0
     return removed
 
 

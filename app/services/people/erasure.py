@@ -7,14 +7,26 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_column, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    exists,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.models import Contact, Conversation, ConversationParticipant, Message, TenantAddress
+from app.db.models import Alias, Contact, Conversation, ConversationParticipant, Message, TenantAddress
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import AddressType, EventType, MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
-from app.services.callbacks.kept_callbacks import remove_callbacks_about
+from app.services.callbacks.kept_callbacks import find_callbacks_about, remove_found
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.people.removal import BATCH, remove_aliases, remove_empty, remove_messages, remove_unused
 from app.services.tenancy.audit import record
@@ -40,6 +52,9 @@ async def accept_erasure(
     already is left as it is. Raises `ContactNotFound`, and `NotErasable` for an address of the tenant's own.
     """
     is_it = (Contact.tenant_id == tenant_id, Contact.id == contact_id)
+    # Before anything is locked or written, because it takes long.
+    known_as = await _known_as(connection, tenant_id, contact_id)
+    callbacks = await find_callbacks_about(connection, tenant_id, known_as)
     question = select(Contact.address, Contact.address_type, Contact.erasing_since).where(*is_it).with_for_update()
     contact = (await connection.execute(question)).one_or_none()
     if contact is None:
@@ -66,9 +81,17 @@ async def accept_erasure(
     await connection.execute(update(Contact).where(*_is_group_with(tenant_id, contact.address)).values(of_group))
     await write_entries(connection, tenant_id, [NewEvent(EventType.CONTACT_ERASED, contact_id=contact_id)])
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
-    known_as = {contact.address, *await remove_aliases(connection, tenant_id, [contact.address])}
-    removed = [await remove_callbacks_about(connection, tenant_id, address) for address in sorted(known_as)]
-    return Counter(webhook_calls=sum(removed))
+    aliases = await remove_aliases(connection, tenant_id, [contact.address])
+    callbacks += await find_callbacks_about(connection, tenant_id, {contact.address, *aliases}.difference(known_as))
+    return Counter(webhook_calls=await remove_found(connection, tenant_id, callbacks))
+
+
+async def _known_as(connection: AsyncConnection, tenant_id: int, contact_id: int) -> list[str]:
+    """The addresses of a contact that is not being erased: its own, and its aliases."""
+    is_it = Contact.tenant_id == tenant_id, Contact.id == contact_id, Contact.erasing_since.is_(None)
+    aliases = select(Alias.alias).join(Contact, Contact.address == Alias.address).where(Alias.tenant_id == tenant_id)
+    names = union_all(select(Contact.address).where(*is_it), aliases.where(*is_it))
+    return list((await connection.execute(names)).scalars())
 
 
 async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:

@@ -18,6 +18,7 @@ from app.services.accept import conversations, store_stepwise
 from app.services.accept.store import store_known
 from app.services.accept.store_stepwise import store_messages
 from app.services.accept.writer import MessageWriter
+from app.services.callbacks.kept_callbacks import find_callbacks_about, remove_found
 from app.services.delivery.receipts import store_receipts
 from app.services.delivery.retry_policy import ACCEPTED
 from app.services.people.contacts import ContactService
@@ -306,3 +307,26 @@ async def test_what_somebody_works_on_is_passed_over(engine: AsyncEngine, people
         removed = await remove_messages(connection, 1, places, unfinished=False)
     assert removed["messages"] == 1
     assert await people.ask("SELECT id, status_reason FROM messages") == [(ids[0], "busy")]
+
+
+def _refused(address: str, *, days_ago: int) -> str:
+    return (
+        "INSERT INTO webhook_calls (tenant_id, provider_type, received_at, method, url, headers, body, verdict, "
+        f"events, addresses) VALUES (1, 'sms', now() - interval '{days_ago} days', 'POST', '/', '[]', '{address}', "
+        "'refused', 0, '{}')"
+    )
+
+
+async def test_the_search_for_callbacks_writes_nothing_and_what_comes_after_it_is_removed(people: People) -> None:
+    async with people.engine.begin() as connection:
+        await make_messages(connection, 1)
+        await connection.execute(text(_refused(FIRST, days_ago=1)).execution_options(all_tenants="test"))
+    async with people.engine.begin() as connection:
+        found = await find_callbacks_about(connection, 1, [FIRST])
+        assert [len(each.ids) for each in found] == [1]
+        # A transaction that has written delays the readers of the event log, and the search can take a second.
+        assert (await connection.execute(text("SELECT pg_current_xact_id_if_assigned()"))).scalar() is None
+        async with people.engine.begin() as another:
+            await another.execute(text(_refused(FIRST, days_ago=0)).execution_options(all_tenants="test"))
+        assert await remove_found(connection, 1, found) == 2
+    assert await people.ask("SELECT id FROM webhook_calls") == []

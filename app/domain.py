@@ -260,12 +260,14 @@ class StoredMessage:
 
     A `duplicate` has the provider id or the idempotency key of an earlier message. A `conflict` has the key of an
     earlier message with another request. In both cases nothing was stored, and the ids are the earlier message's.
+    `begins` is true where the conversation was created for it.
     """
 
     id: int
     conversation_id: int
     duplicate: bool = False
     conflict: bool = False
+    begins: bool = False
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

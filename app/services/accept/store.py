@@ -90,16 +90,15 @@ async def _store(
     waiting = {key: iter(positions) for key, positions in anonymous.items()}
     places: list[StoredMessage | None] = [None] * len(messages)
     known: dict[Identity, Place] = {}
-    begun: dict[int, int] = {}
+    begun = {row.conversation_id: row.id for row in rows if row.kind == Outcome.BEGUN}
     for row in sorted(rows, key=attrgetter("id")):
         if row.kind == Outcome.BEGUN:
-            begun[row.conversation_id] = row.id
             continue
         identity = identity_of(row)
         position = first[identity] if identity else next(waiting[row.channel, row.from_address, row.to_address])
         fingerprint = messages[position].fingerprint
         if row.kind == Outcome.STORED:
-            places[position] = StoredMessage(row.id, row.conversation_id)
+            places[position] = StoredMessage(row.id, row.conversation_id, begins=row.conversation_id in begun)
         else:
             fingerprint = row.fingerprint
         if identity:

@@ -1,8 +1,9 @@
 """The writer of all new messages, outbound and inbound: three group commits, one behind the other.
 
 Most messages belong to a conversation that exists, or are repeats: one statement. The first message of a conversation
-goes on to a second one, which creates what is missing. What another writer does at the same moment goes on to a third
-group commit, which looks up again, and stores.
+goes on to a second one, which creates what is missing. While most messages are first ones, as in a campaign, all go
+there at once. What another writer does at the same moment goes on to a third group commit, which looks up again, and
+stores.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class MessageWriter:
         self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
             engine, settings, partial(_store, store_messages, loops), name="accept-others", tenant_of=tenant_of
         )
+        self._firsts = _ShareOfFirsts()
         self._on_outbound = on_outbound
         self._on_logged = on_logged
         self._deadline_seconds = settings.database_statement_timeout_seconds
@@ -67,15 +69,31 @@ class MessageWriter:
         Raises the errors of `GroupCommit.submit`; its deadline holds for all group commits together.
         """
         until = asyncio.get_running_loop().time() + self._deadline_seconds
+        known = None if self._firsts.are_most else await self._known.submit(message, until=until)
         stored = (
-            await self._known.submit(message, until=until)
-            or await self._first.submit(message, until=until)
-            or await self._others.submit(message, until=until)
+            known or await self._first.submit(message, until=until) or await self._others.submit(message, until=until)
         )
+        self._firsts.count(stored.begins)
         if message.direction is Direction.OUTBOUND:
             self._on_outbound()
         self._on_logged(message.tenant_id)
         return stored
+
+
+class _ShareOfFirsts:
+    """The share of first messages among the latest ones, as a moving average."""
+
+    _WEIGHT = 1 / 256
+
+    def __init__(self) -> None:
+        self._share = 0.0
+
+    @property
+    def are_most(self) -> bool:
+        return self._share > 0.5
+
+    def count(self, is_first: bool) -> None:
+        self._share += (is_first - self._share) * self._WEIGHT
 
 
 Places = TypeVar("Places")

@@ -259,7 +259,7 @@ async def test_first_messages_are_stored_with_all_that_belongs_to_them(settings:
     assert len(statements) == 1
     assert None not in places
     assert [place.duplicate for place in places if place] == [False] * 5 + [True]
-    assert places[5] == replace(places[4], duplicate=True) if places[4] else False
+    assert places[5] == replace(places[4], duplicate=True, begins=False) if places[4] else False
     # The second time, one pair is known, and one is new.
     again = await _write_first(engine, replace(third, body="f"), batch[4], replace(one, body="g"))
     assert [place.duplicate for place in again if place] == [False, True, False]

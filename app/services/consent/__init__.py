@@ -1,0 +1,1 @@
+"""Consent: the keywords by which people opt out, opt in again and ask for help."""

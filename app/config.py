@@ -1,6 +1,7 @@
 """Settings: read from the environment and `.env` here, and nowhere else."""
 
 import re
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.keywords import ExtraWords, extra_words
 from app.signing_keys import Key, is_random, secrets_of, signing_keys
 
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
@@ -147,6 +149,14 @@ class Settings(BaseSettings):
     #: Answers of a conversation within a minute after which its sends pause; 0 pauses none.
     loop_answers: int = Field(20, ge=0, le=10**6)
     loop_pause_seconds: float = Field(3600, gt=0, le=366 * 24 * 3600)
+    #: The secret that hashes the addresses of erased people whose refusals keep holding. During a change, the new and
+    #: the old one, separated by a comma.
+    consent_secret: SecretStr | None = None
+    #: Texts that answer STOP and HELP; unset, nothing does.
+    stop_reply: str | None = Field(None, max_length=480)
+    help_reply: str | None = Field(None, max_length=480)
+    #: More keywords: `STOP=NIE WIEDER|GENUG;HELP=ASSIST`.
+    consent_words: str = ""
     #: Days for which messages are kept; unset, for ever. A tenant may have its own.
     retention_days: int | None = Field(None, ge=1, le=36500)
     parked_days: int = Field(7, ge=1, le=36500)
@@ -234,6 +244,19 @@ class Settings(BaseSettings):
                 signing_keys(each)
         return secret
 
+    @field_validator("consent_secret")
+    @classmethod
+    def _is_a_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not secrets_of(secret.get_secret_value()):
+            raise ValueError("a secret can't be empty; `openssl rand -base64 32` makes a good one")
+        return secret
+
+    @field_validator("consent_words")
+    @classmethod
+    def _are_keywords(cls, words: str) -> str:
+        extra_words(words)
+        return words
+
     @model_validator(mode="after")
     def _production_has_what_it_needs(self) -> Self:
         if not self.is_production:
@@ -248,6 +271,10 @@ class Settings(BaseSettings):
                 "WEBHOOK_SECRET has to be 24 random characters or more, no words from an example: "
                 "`openssl rand -base64 32` makes a good one."
             )
+        if self.consent_secret is None:
+            missing.append("CONSENT_SECRET is needed in production: `openssl rand -base64 32` makes a good one.")
+        elif not all(map(is_random, self.consent_secrets)):
+            missing.append("CONSENT_SECRET has to be 24 random characters or more, no words from an example.")
         if missing:
             raise ValueError(" ".join(missing))
         return self
@@ -260,6 +287,15 @@ class Settings(BaseSettings):
     def webhook_secrets(self) -> list[str]:
         """The secrets that are valid: two during a change."""
         return secrets_of(self.webhook_secret.get_secret_value()) if self.webhook_secret else []
+
+    @property
+    def consent_secrets(self) -> list[str]:
+        """The secrets that hash addresses, the newest first."""
+        return secrets_of(self.consent_secret.get_secret_value()) if self.consent_secret else ["of development"]
+
+    @cached_property
+    def extra_keywords(self) -> ExtraWords:
+        return extra_words(self.consent_words)
 
     @property
     def serves_docs(self) -> bool:

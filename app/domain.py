@@ -1,8 +1,7 @@
 """The vocabulary of the service: statuses, outcomes, messages. It imports nothing of ours."""
 
-import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 
 #: The owner of everything until an installation has tenants of its own, and of anything without a known owner.
@@ -22,7 +21,8 @@ class KeyScope(StrEnum):
 
     SEND = "send"  #: send, cancel and retry messages.
     READ = "read"  #: read messages, conversations and the health of providers.
-    ADMIN = "admin"  #: erase contacts; of tenant 1, also manage tenants, keys, addresses and providers.
+    SERVICE = "service"  #: with `send`: send service messages, such as codes, in spite of a refused topic.
+    ADMIN = "admin"  #: erase contacts, lift refusals; of tenant 1, also manage tenants, keys and providers.
 
 
 class Direction(StrEnum):
@@ -68,7 +68,7 @@ class MessageStatus(StrEnum):
     FAILED = "failed"  #: refused permanently, or out of attempts.
     CANCELED = "canceled"  #: canceled by us before it left, or by the provider.
     EXPIRED = "expired"  #: expired before it left, or at the provider.
-    SUPPRESSED = "suppressed"  #: reserved: not sent, because the contact has opted out.
+    SUPPRESSED = "suppressed"  #: not sent, because the recipient has refused it or can't be reached.
     DELIVERED = "delivered"  #: it arrived, according to a receipt.
     READ = "read"  #: it was opened, according to a receipt.
     RECEIVED = "received"  #: inbound, and final.
@@ -126,6 +126,22 @@ class CallbackVerdict(StrEnum):
     REFUSED = "refused"  #: not genuine, as far as can be verified.
 
 
+class Keyword(StrEnum):
+    """The kind of a text that as a whole is a keyword."""
+
+    STOP = "stop"  #: the person opts out.
+    START = "start"  #: the person opts in again.
+    YES = "yes"  #: the person agrees to something; it opts in only after a STOP.
+    HELP = "help"  #: the person asks who sends the messages.
+
+
+class Purpose(StrEnum):
+    """The purpose of a message, where it decides whether a refusal stops it."""
+
+    SERVICE = "service"  #: an answer or a code: no refused topic stops it.
+    CONFIRMATION = "confirmation"  #: our reply to a keyword; no client can set it.
+
+
 class EventType(StrEnum):
     """The kind of an entry of the event log."""
 
@@ -139,11 +155,14 @@ class EventType(StrEnum):
     MESSAGE_UNKNOWN = "message.unknown"  #: the send is in doubt.
     MESSAGE_EXPIRED = "message.expired"
     MESSAGE_CANCELED = "message.canceled"
+    MESSAGE_SUPPRESSED = "message.suppressed"  #: the recipient has refused it.
     CONVERSATION_CREATED = "conversation.created"
     CONVERSATION_PAUSED = "conversation.paused"  #: two programs seem to answer each other.
     CONVERSATION_RESUMED = "conversation.resumed"
     CONTACT_CREATED = "contact.created"
     CONTACT_ERASED = "contact.erased"
+    CONSENT_REVOKED = "consent.revoked"  #: an address must not be written to, for everything or a part.
+    CONSENT_GRANTED = "consent.granted"  #: it may be written to again.
     WEBHOOK_ENDPOINT_DISABLED = "webhook_endpoint.disabled"  #: by the service, because it fails.
     WEBHOOK_ENDPOINT_TEST = "webhook_endpoint.test"  #: sent to one endpoint on demand, and never logged.
 
@@ -222,7 +241,8 @@ class NewMessage:
     was sent elsewhere: it is stored as sent. Within a tenant and channel, an equal `idempotency_key` is a repeat,
     and with another `fingerprint` a conflict. `quoted` is the part of an inbound mail that repeats earlier ones.
     `html` is the HTML form of an outbound mail whose `body` is its plain text, and empty if it has none. If it is
-    None, the body may be HTML itself.
+    None, the body may be HTML itself. `topic` and `purpose` decide which refusals stop an outbound message.
+    `handled_keyword` is the keyword in an inbound text that the vendor has already acted on and replied to.
     """
 
     direction: Direction
@@ -244,6 +264,9 @@ class NewMessage:
     quoted: str | None = None
     html: str | None = None
     details: MessageDetails = NO_DETAILS
+    topic: str | None = None
+    purpose: Purpose | None = None
+    handled_keyword: Keyword | None = None
 
     @property
     def customer(self) -> Address:
@@ -268,24 +291,3 @@ class StoredMessage:
     duplicate: bool = False
     conflict: bool = False
     begins: bool = False
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_REFERENCE = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,17})-([0-9]{1,16})(?:-[1-9][0-9]{0,8})?", re.ASCII)
-
-
-def reference_of(tenant_id: int, message_id: int, created_at: datetime, retry_count: int = 0) -> str:
-    """Our reference for a message at a provider, which serves as its idempotency key: the same for every attempt.
-
-    It contains the time of creation, because a new database starts its ids at 1 again and a provider remembers the
-    old ones. A manual retry gets a new reference: a provider that honours the old one would only repeat its refusal.
-    """
-    name = f"{tenant_id}-{message_id}-{(created_at - _EPOCH) // _MICROSECOND}"
-    return f"{name}-{retry_count}" if retry_count else name
-
-
-def parse_reference(reference: str | None) -> tuple[int, int, datetime] | None:
-    """The tenant, message id and time of creation that a reference claims, unchecked; None if it is not ours."""
-    match = _REFERENCE.fullmatch(reference or "")
-    return (int(match[1]), int(match[2]), _EPOCH + int(match[3]) * _MICROSECOND) if match else None

@@ -19,6 +19,8 @@ from app.db.outage import outage
 from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
+from app.services.consent.check import LastCheck
+from app.services.consent.hashes import AddressHashes
 from app.services.delivery.capacity import Capacity
 from app.services.delivery.claims import Claim, Wanted, claim_due
 from app.services.delivery.hand_over import hand_over
@@ -52,6 +54,8 @@ class DeliveryWorker:
         webhooks: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         self._engine = engine
+        self._on_logged = on_logged
+        self._last_check = LastCheck(engine, AddressHashes(settings.consent_secrets))
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
         self._presence = presence
@@ -182,7 +186,7 @@ class DeliveryWorker:
         # A claim and its booking of the provider's rate are committed together.
         rate = self._capacity.rate_of(name)
         async with self._engine.begin() if rate else contextlib.nullcontext(connection) as claiming:
-            claims = await claim_due(
+            claims, suppressed = await claim_due(
                 claiming,
                 item.tenant_id,
                 item.channel,
@@ -199,6 +203,9 @@ class DeliveryWorker:
             waits = await self._capacity.book(claiming, name, claims) if rate else [0.0] * len(claims)
         if is_probing and not claims:
             await give_back_probe(connection, name)
+        if suppressed:
+            log.info("messages_suppressed", tenant=item.tenant_id, messages=suppressed)
+            self._on_logged(item.tenant_id)
         for claim, wait in zip(claims, waits, strict=True):
             self._capacity.in_flight[name] += 1
             task = asyncio.create_task(self._deliver(claim, wait))
@@ -206,7 +213,7 @@ class DeliveryWorker:
             if is_suspect:
                 self._poison_suspect = task
             task.add_done_callback(self._on_done)
-        return len(claims)
+        return len(claims) + suppressed
 
     async def _deliver(self, claim: Claim, wait: float) -> None:
         # A send that can't be repeated keeps its slot until its result is recorded. So if this worker dies, each slot
@@ -214,7 +221,7 @@ class DeliveryWorker:
         is_safe = is_safe_to_repeat(provider_registry.get(claim.provider_type))
         claimed_at = asyncio.get_running_loop().time()
         try:
-            result = await hand_over(claim, wait, self._settings)
+            result = await hand_over(claim, wait, self._settings, self._last_check)
             self._capacity.saw(result, claimed_at)
             if not is_safe:
                 await self._recorder.write_down(result)

@@ -12,6 +12,7 @@ from app.services.tenancy.keys import new_token
 from tests.conftest import make_settings
 
 EVERYTHING = tuple(KeyScope)
+CONSENT_SECRET = "q7Zt2Vd9Lw4Xk8Bn3Rm6Yc1H"  # noqa: S105 - of these tests alone
 WEBHOOK_SECRET = "whsec_cE1vdlSbYvGn0sZ4h4V9tLr6kQm3x8Wy"  # noqa: S105 - of these tests alone
 #: Of the test vector that Standard Webhooks publishes.
 PUBLISHED_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - published
@@ -19,7 +20,8 @@ PUBLISHED_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - publ
 
 def production(settings: Settings, **changes: object) -> Settings:
     """The same in production, delivering to the simulated carriers."""
-    own = {"env": "production", "webhook_secret": WEBHOOK_SECRET, "simulated_carriers": True}
+    secrets = {"webhook_secret": WEBHOOK_SECRET, "consent_secret": CONSENT_SECRET}
+    own = secrets | {"env": "production", "simulated_carriers": True}
     return make_settings(**(settings.model_dump(exclude_unset=True) | own | changes))
 
 

@@ -74,6 +74,7 @@ async def test_each_example_has_the_fields_of_what_is_sent(
     refusing = "+15005550401"
     await client.post("/api/messages/sms", json=sms(), headers={"Prefer": "wait=20"})
     await client.post("/api/webhooks/sms", json=sms_webhook())
+    await client.post("/api/webhooks/sms", json=sms_webhook(body="STOP", messaging_provider_id="message-3"))
     await client.post("/api/messages/sms", json=sms(to=refusing), headers={"Prefer": "wait=20"})
     [erased] = [each for each in (await client.get("/api/contacts")).json() if each["address"] == refusing]
     assert (await client.delete(f"/api/contacts/{erased['id']}")).status_code == 200
@@ -81,6 +82,7 @@ async def test_each_example_has_the_fields_of_what_is_sent(
         "message": {"message_id": 1, "conversation_id": 1},
         "conversation": {"conversation_id": 1, "facts": {"reason": "As it is."}},
         "contact": {"contact_id": 1},
+        "consent": {"contact_id": 1, "facts": {"entry_id": 1}},
         "webhook_endpoint": {"facts": {"endpoint_id": 1, "reason": "As it is."}},
     }
     engine = create_serving_engine(database_url, settings)

@@ -13,11 +13,12 @@ from sqlalchemy import func, select, update
 
 from app.config import Settings
 from app.db.models import Message
-from app.domain import KeyScope, MessageStatus, reference_of
+from app.domain import KeyScope, MessageStatus
 from app.http.access import NEEDS
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.providers.simulator import SimulatorProvider
+from app.references import reference_of
 from tests.conftest import started
 from tests.factories import WEBHOOKS, sms, until
 from tests.providers import simulator_settings

@@ -21,7 +21,7 @@ from tests.cases import each_case
 from tests.conftest import make_settings
 from tests.factories import email, sms
 from tests.live import LiveServer
-from tests.tenancy import PUBLISHED_SECRET, WEBHOOK_SECRET, bearer, make_key, production
+from tests.tenancy import CONSENT_SECRET, PUBLISHED_SECRET, WEBHOOK_SECRET, bearer, make_key, production
 from tests.wire import problem_of
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
@@ -72,13 +72,21 @@ def test_it_refuses_a_secret_that_is_none(secret: str) -> None:
 
 @pytest.mark.slow
 def test_it_refuses_to_hand_messages_to_a_simulated_carrier() -> None:
-    ended = start("serve", ENV="production", DATABASE_URL=DATABASE, WEBHOOK_SECRET=WEBHOOK_SECRET)
+    ended = start(
+        "serve", ENV="production", DATABASE_URL=DATABASE, WEBHOOK_SECRET=WEBHOOK_SECRET, CONSENT_SECRET=CONSENT_SECRET
+    )
     assert ended.returncode == 2
     assert "SIMULATED_CARRIERS" in ended.stderr
     for routes in ("sms:sms", "sms:elsewhere email:email"):
         with pytest.raises(ConfigurationError):
             must_have_providers(
-                make_settings(env="production", database_url=DATABASE, webhook_secret=WEBHOOK_SECRET, routes=routes)
+                make_settings(
+                    env="production",
+                    database_url=DATABASE,
+                    webhook_secret=WEBHOOK_SECRET,
+                    consent_secret=CONSENT_SECRET,
+                    routes=routes,
+                )
             )
 
 
@@ -100,6 +108,7 @@ def test_it_refuses_to_judge_a_signed_address_that_whoever_calls_may_choose(
         "env": "production",
         "database_url": DATABASE,
         "webhook_secret": WEBHOOK_SECRET,
+        "consent_secret": CONSENT_SECRET,
         "routes": "sms:elsewhere",
         "simulated_carriers": simulated_carriers,
     }

@@ -12,12 +12,13 @@ from app.providers.simulator import SimulatorProvider
 from app.routing import channels_of, channels_served, kind_of_addresses, route_of
 from app.wiring import must_have_providers
 from tests.conftest import make_settings
-from tests.tenancy import WEBHOOK_SECRET
+from tests.tenancy import CONSENT_SECRET, WEBHOOK_SECRET
 
 PRODUCTION = {
     "env": "production",
     "database_url": "postgresql://somebody@127.0.0.1:1/nothing",
     "webhook_secret": WEBHOOK_SECRET,
+    "consent_secret": CONSENT_SECRET,
 }
 
 

@@ -310,7 +310,7 @@ class Queue:
         skip_risky: bool = False,
     ) -> list[Claim]:
         async with self._engine.begin() as connection:
-            return await claim_due(
+            claimed = await claim_due(
                 connection,
                 1,
                 "sms",
@@ -321,6 +321,7 @@ class Queue:
                 wanted=wanted,
                 skip_risky=skip_risky,
             )
+        return claimed.claims
 
     async def died_with(self) -> str:
         """A message that is due, and that a worker has died with."""

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.schema import CheckConstraint, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.types import BigInteger, Date, DateTime, Float, Integer, LargeBinary, Text
 
+from app.consent import ConsentAction, ConsentScope, ConsentSource
 from app.domain import (
     DATES_END,
     EARLIEST_DATE,
@@ -23,10 +24,11 @@ from app.domain import (
     Direction,
     MessageStatus,
     ParticipantRole,
+    Purpose,
 )
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261129_06"
+REVISION = "20261129_07"
 
 _IS_PENDING = "due_at IS NOT NULL"
 #: What waits is found by its due time. While it does, its status changes too often for an index.
@@ -198,6 +200,7 @@ class Message(_OfTenant):
     - `html` is the HTML form of an outbound mail whose `body` is its plain text, empty if it has none. If null, the
       body may be HTML itself.
     - `details` is what only some messages have (`app.domain.MessageDetails`).
+    - `topic` and `purpose` decide which refusals of the recipient stop it.
     - `idempotency_key` is the caller's, kept for some hours with a fingerprint of the request.
     """
 
@@ -213,6 +216,8 @@ class Message(_OfTenant):
     quoted: Mapped[str | None]
     html: Mapped[str | None]
     details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    topic: Mapped[str | None]
+    purpose: Mapped[str | None]
     attachments: Mapped[list[str]]
     status: Mapped[str]
     status_reason: Mapped[str | None]
@@ -236,6 +241,7 @@ class Message(_OfTenant):
         ForeignKeyConstraint(["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"]),
         _one_of("direction", Direction),
         _one_of("status", MessageStatus),
+        _one_of("purpose", Purpose),
         _is_name("channel"),
         _is_name("type"),
         _is_name("provider_type"),
@@ -390,19 +396,86 @@ class File(Base):
 
 
 class MessageEvent(Base):
-    """An action on a message other than delivery: canceled, retried, expired, recovered."""
+    """An action on a message other than delivery: canceled, retried, expired, recovered, suppressed.
+
+    `consent_entry_id` is the refusal that suppressed it.
+    """
 
     __tablename__ = "message_events"
     tenant_id: Mapped[int]
     id: Mapped[int] = mapped_column(Identity())
     message_id: Mapped[int]
     kind: Mapped[str]
+    consent_entry_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
         _is_name("kind"),
         _index("ix_message_events_message", "message_id", "id"),
+    )
+
+
+class ConsentEntry(_OfTenant):
+    """Consent of an address that was given or revoked; rows are only added.
+
+    `scope_value` is the channel, the sender's address or the topic; empty for everything. `message_id` or
+    `receipt_id` is the evidence, which may be removed before the entry. `detail` is what was said or why. `actor` is
+    a key's prefix or `command line`. When the person is erased, a keyed hash replaces the address, and the detail is
+    removed.
+    """
+
+    __tablename__ = "consent_entries"
+    address: Mapped[str]
+    address_type: Mapped[str]
+    action: Mapped[str]
+    scope: Mapped[str]
+    scope_value: Mapped[str] = mapped_column(server_default=text("''"))
+    source: Mapped[str]
+    message_id: Mapped[int | None]
+    receipt_id: Mapped[int | None]
+    detail: Mapped[str | None]
+    actor: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        _is_name("address_type"),
+        _one_of("action", ConsentAction),
+        _one_of("scope", ConsentScope),
+        _one_of("source", ConsentSource),
+        _index("ix_consent_entries_address", "address", "id"),
+    )
+
+
+class Suppression(_OfTenant):
+    """A refusal that holds: consent that was revoked and not given again, once for each source.
+
+    `entry_id` is the entry that revoked it. With `is_hashed` the address is the keyed hash of an erased person's.
+    """
+
+    __tablename__ = "suppressions"
+    address: Mapped[str]
+    address_type: Mapped[str]
+    scope: Mapped[str]
+    scope_value: Mapped[str]
+    source: Mapped[str]
+    entry_id: Mapped[int]
+    is_hashed: Mapped[bool] = mapped_column(server_default=false())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        UniqueConstraint(
+            "tenant_id",
+            "address",
+            "address_type",
+            "scope",
+            "scope_value",
+            "source",
+            name="uq_suppressions_refusal",
+        ),
+        _is_name("address_type"),
+        _one_of("scope", ConsentScope),
+        _one_of("source", ConsentSource),
+        _index("ix_suppressions_source", "source", text("(-id)")),
+        _index("ix_suppressions_hashed", "id", where="is_hashed"),
     )
 
 

@@ -8,7 +8,7 @@ from app.config import Settings
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback
 from app.doctor.findings import APP, DatabaseCheck, Finding, counted, duration, ok, problem, warning
 from app.domain import CallbackVerdict
-from app.services.delivery.claims import QUEUE_AGE
+from app.services.delivery.order import QUEUE_AGE
 
 _SHOWN = 5
 

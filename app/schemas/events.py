@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, Field, RootModel
 
 from app.domain import EventType
+from app.schemas.consent import ConsentEntryView
 from app.schemas.personal_data import ContactView
 from app.schemas.views import ConversationView, MessageView
 
@@ -41,6 +42,14 @@ class ContactData(BaseModel):
 
     contact_id: int
     contact: ContactView | None = Field(description=_NOW)
+
+
+class ConsentData(BaseModel):
+    """Consent that an event is about."""
+
+    contact_id: int | None = Field(description="None if there is no contact with the address yet.")
+    entry_id: int
+    entry: ConsentEntryView | None = Field(description="As it was recorded. An erased person's has no address.")
 
 
 class EndpointData(BaseModel):
@@ -130,6 +139,12 @@ class MessageCanceledEvent(_MessageEvent):
     type: Literal[EventType.MESSAGE_CANCELED]
 
 
+class MessageSuppressedEvent(_MessageEvent):
+    """A message was not sent, because its recipient refuses it or can't be reached."""
+
+    type: Literal[EventType.MESSAGE_SUPPRESSED]
+
+
 class ConversationCreatedEvent(Event):
     """The first message between one of your addresses and a contact is stored."""
 
@@ -167,6 +182,22 @@ class ContactErasedEvent(_ContactEvent):
     type: Literal[EventType.CONTACT_ERASED]
 
 
+class _ConsentEvent(Event):
+    data: ConsentData
+
+
+class ConsentRevokedEvent(_ConsentEvent):
+    """An address must not be written to, for everything or a part."""
+
+    type: Literal[EventType.CONSENT_REVOKED]
+
+
+class ConsentGrantedEvent(_ConsentEvent):
+    """An address may be written to again."""
+
+    type: Literal[EventType.CONSENT_GRANTED]
+
+
 class WebhookEndpointDisabledEvent(Event):
     """The service has stopped sending to a webhook endpoint, because it fails."""
 
@@ -192,11 +223,14 @@ _AnyEvent = (
     | MessageUnknownEvent
     | MessageExpiredEvent
     | MessageCanceledEvent
+    | MessageSuppressedEvent
     | ConversationCreatedEvent
     | ConversationPausedEvent
     | ConversationResumedEvent
     | ContactCreatedEvent
     | ContactErasedEvent
+    | ConsentRevokedEvent
+    | ConsentGrantedEvent
     | WebhookEndpointDisabledEvent
     | WebhookEndpointTestEvent
 )

@@ -14,13 +14,14 @@ import pytest
 
 from tests.live import LiveServer
 from tests.node import CLIENTS, installed_packages, run
-from tests.tenancy import WEBHOOK_SECRET, make_key
+from tests.tenancy import CONSENT_SECRET, WEBHOOK_SECRET, make_key
 
 pytestmark = pytest.mark.slow
 
 SERVICE = {
     "ENV": "production",
     "WEBHOOK_SECRET": WEBHOOK_SECRET,
+    "CONSENT_SECRET": CONSENT_SECRET,
     "SIMULATED_CARRIERS": "true",
     "DOCS_ENABLED": "true",
     "LOG_LEVEL": "warning",

@@ -17,6 +17,7 @@ from app.db.models import REVISION, Base
 from app.db.schema import alembic_config, differences
 from app.errors import ConfigurationError
 from tests.conftest import execute
+from tests.db.test_merged_addresses import upgrade
 
 NewDatabase = Callable[..., str]
 
@@ -210,6 +211,7 @@ def test_vacuuming_is_left_as_it_is_where_the_tables_belong_to_another_role(new_
         f"CREATE ROLE {role} LOGIN PASSWORD 'migrating'",
         f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
     )
-    migrate(make_url(url).set(username=role, password="migrating").render_as_string(hide_password=False))  # noqa: S106
+    as_role = make_url(url).set(username=role, password="migrating")  # noqa: S106
+    upgrade(as_role.render_as_string(hide_password=False), "20261129_06")
     assert drift(url) == []
     execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")

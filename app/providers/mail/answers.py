@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from app.domain import parse_reference
 from app.providers.mail.mime.headers import MESSAGE_ID, Headers
+from app.references import parse_reference
 
 #: The most that are looked up. A thread may name hundreds.
 _MOST = 10

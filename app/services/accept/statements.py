@@ -71,6 +71,8 @@ MESSAGE_COLUMNS: dict[str, TypeEngine[Any]] = {
     "quoted": Text(),
     "html": Text(),
     "details": Text(),
+    "topic": Text(),
+    "purpose": Text(),
 }
 
 
@@ -96,6 +98,8 @@ def message_values(message: NewMessage) -> tuple[Any, ...]:
         message.quoted,
         message.html,
         json.dumps(document) if document else None,
+        message.topic,
+        message.purpose,
     )
 
 

@@ -3,7 +3,7 @@
 Most messages belong to a conversation that exists, or are repeats: one statement. The first message of a conversation
 goes on to a second one, which creates what is missing. While most messages are first ones, as in a campaign, all go
 there at once. What another writer does at the same moment goes on to a third group commit, which looks up again, and
-stores.
+stores. Keywords such as STOP go to that one, because they change consent in the same transaction.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from app.config import Settings
 from app.domain import Direction, NewMessage, StoredMessage
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.loops import LoopLimit
+from app.services.accept.replies import KeywordRules, act_on_keywords
 from app.services.accept.store import store_first, store_known
 from app.services.accept.store_stepwise import store_messages
 
@@ -39,6 +40,7 @@ class MessageWriter:
         on_logged: Callable[[int], None],
     ) -> None:
         tenant_of, loops = attrgetter("tenant_id"), LoopLimit.of(settings)
+        self._keywords = KeywordRules.of(settings)
         self._known, self._first = (
             GroupCommit[NewMessage, StoredMessage | None](
                 engine, settings, partial(_store, store, loops), name=name, tenant_of=tenant_of, single_statement=True
@@ -46,7 +48,7 @@ class MessageWriter:
             for name, store in (("accept", store_known), ("accept-first", store_first))
         )
         self._others: GroupCommit[NewMessage, StoredMessage] = GroupCommit(
-            engine, settings, partial(_store, store_messages, loops), name="accept-others", tenant_of=tenant_of
+            engine, settings, self._store_others, name="accept-others", tenant_of=tenant_of
         )
         self._firsts = _ShareOfFirsts()
         self._on_outbound = on_outbound
@@ -69,15 +71,26 @@ class MessageWriter:
         Raises the errors of `GroupCommit.submit`; its deadline holds for all group commits together.
         """
         until = asyncio.get_running_loop().time() + self._deadline_seconds
-        known = None if self._firsts.are_most else await self._known.submit(message, until=until)
-        stored = (
-            known or await self._first.submit(message, until=until) or await self._others.submit(message, until=until)
-        )
-        self._firsts.count(stored.begins)
+        if self._keywords.keyword_of(message) is not None:
+            stored = await self._others.submit(message, until=until)
+            self._on_outbound()  # a reply of ours may be stored with it
+        else:
+            stored = (
+                (None if self._firsts.are_most else await self._known.submit(message, until=until))
+                or await self._first.submit(message, until=until)
+                or await self._others.submit(message, until=until)
+            )
+            self._firsts.count(stored.begins)
         if message.direction is Direction.OUTBOUND:
             self._on_outbound()
         self._on_logged(message.tenant_id)
         return stored
+
+    async def _store_others(self, connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
+        tenant_id = messages[0].tenant_id
+        places = await store_messages(connection, tenant_id, messages, self._keywords.loops)
+        await act_on_keywords(connection, tenant_id, messages, places, self._keywords)
+        return places
 
 
 class _ShareOfFirsts:

@@ -23,10 +23,10 @@ from app.domain import (
     MessageDetails,
     NewMessage,
     StoredMessage,
-    parse_reference,
 )
 from app.providers.base import CallbackItem, InboundMessage, MailReport, Receipt, Unread
 from app.providers.toolbox.texts import members_of
+from app.references import parse_reference
 from app.services.accept.aliases import Aliases
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter

@@ -17,8 +17,9 @@ from app.addresses import InvalidAddress, sender_address
 from app.config import Settings
 from app.db.batches import TENANT, given, rows, same
 from app.db.models import Conversation, DeliveryAttempt, Message
-from app.domain import DEFAULT_TENANT_ID, Address, Direction, parse_reference
+from app.domain import DEFAULT_TENANT_ID, Address, Direction
 from app.providers.base import InboundMessage, MailClaims, Proof
+from app.references import parse_reference
 from app.services.tenancy.addresses import AddressOwners
 
 _wanted = rows(customer_address=Text())

@@ -13,9 +13,10 @@ from app.addresses import InvalidAddress, sender_address
 from app.db.batches import TENANT
 from app.db.models import DeliveryAttempt, Message
 from app.db.sanitize import storable_text
-from app.domain import Channel, Direction, parse_reference, reference_of
+from app.domain import Channel, Direction
 from app.providers.base import REPORT, MailReport, Receipt
 from app.providers.registry import provider_registry
+from app.references import parse_reference, reference_of
 
 _SENT_MAIL = (
     select(Message.id, Message.to_address, Message.created_at, Message.retry_count, DeliveryAttempt.provider_type)

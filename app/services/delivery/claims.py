@@ -5,22 +5,25 @@ after it. So a crash in between leaves an attempt in doubt, never one that seems
 the time of the next attempt, and for a message in flight the end of its lease, by the database's clock.
 """
 
+import asyncio
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Float, Integer, Row, Select, SQLColumnExpression, Text
+from sqlalchemy import ColumnElement, DateTime, Float, Integer, Row, Select, Text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import aliased
-from sqlalchemy.sql import and_, bindparam, case, extract, false, func, null, or_, select, true, update
+from sqlalchemy.sql import bindparam, case, false, func, null, or_, select, true, update
 
 from app.db.batches import CHANNEL, SECOND, TENANT
 from app.db.models import DeliveryAttempt, Message
-from app.domain import EARLIEST_DATE, AttemptOutcome, Channel, MessageStatus, reference_of
+from app.domain import EARLIEST_DATE, AttemptOutcome, Channel, MessageStatus
 from app.providers.base import OutboundMessage
+from app.references import reference_of
+from app.services.consent.check import HAS_HASHED, REFUSED_BY, suppress
 from app.services.delivery.mail_threads import Thread, keep_answers, threads_of
+from app.services.delivery.order import is_next
 from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
 
 _NO_THREAD = Thread()
@@ -28,13 +31,18 @@ _NO_THREAD = Thread()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A message that this worker has to send, as its attempt `number`, before the lease ends."""
+    """A message that this worker has to send, as its attempt `number`, before the lease ends.
+
+    `checked_at` is the time of the last check against refusals, by the event loop's clock; 0 where that was not
+    enough.
+    """
 
     tenant_id: int
     provider_type: str
     row: Row[Any]  #: as `_claim` returns it
     callback_url: str | None
     thread: Thread
+    checked_at: float = 0.0
 
     @property
     def message_id(self) -> int:
@@ -73,7 +81,6 @@ class Claim:
         )
 
 
-_earlier = aliased(Message, name="earlier")
 _WAITING = [MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value, MessageStatus.UNKNOWN.value]
 _in_doubt_with = (
     select(DeliveryAttempt.provider_type)
@@ -91,48 +98,6 @@ _BEGINS_AT = bindparam("begins_at", type_=DateTime(timezone=True))
 _was_tried = Message.attempt_count > 0
 
 
-def _goes_before(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    """The SQL condition that the row `_earlier` has to leave before the row `Message`.
-
-    In a conversation messages leave in the order in which they were accepted; a scheduled one counts once it is due.
-    """
-    return and_(
-        _earlier.tenant_id == tenant,
-        _earlier.conversation_id == Message.conversation_id,
-        _earlier.channel == Message.channel,
-        _earlier.id < Message.id,
-        _earlier.due_at.is_not(None),
-        or_(_earlier.status != MessageStatus.SCHEDULED.value, _earlier.due_at <= func.now()),
-    )
-
-
-def _is_next(tenant: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    return ~select(_earlier.id).where(_goes_before(tenant)).exists()
-
-
-_age = func.now() - Message.due_at
-#: Over all tenants: how many messages should have left a minute ago, and for how many seconds the oldest due one
-#: waits. Those behind an earlier message of their conversation are not counted.
-QUEUE_AGE = select(
-    func.count().filter(_age > timedelta(minutes=1)).label("overdue"),
-    extract("epoch", func.max(_age)).label("oldest"),
-).where(Message.due_at <= func.now(), _is_next(Message.tenant_id))
-
-_FIRST_BEFORE = (
-    select(_earlier.id)
-    .join(Message, _goes_before(TENANT))
-    .where(Message.tenant_id == TENANT, Message.id == bindparam("message", type_=BigInteger()))
-    .order_by(_earlier.id)
-    .limit(1)
-)
-
-
-async def first_before(connection: AsyncConnection, tenant_id: int, message_id: int) -> int | None:
-    """The earliest message that has to leave before this one; None if it is next."""
-    found = await connection.execute(_FIRST_BEFORE, {"tenant": tenant_id, "message": message_id})
-    return found.scalar_one_or_none()
-
-
 #: The end of a lease that begins now.
 LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
 _MAY_HAVE_IT = "it may have it already"
@@ -146,13 +111,24 @@ class Wanted(Enum):
     POISON_SUSPECTS = "poison suspects"  #: of these, only those that several workers died with
 
 
+class Claimed(NamedTuple):
+    """The result of a claim: what this worker has to send, and the number of messages that refusals have stopped."""
+
+    claims: list[Claim]
+    suppressed: int
+
+
 def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Pick messages, lease them and open their attempts, in one statement.
 
     tests/services/delivery/claim.sql shows it as it is executed.
     """
     picked = (
-        select(Message.id, case((_was_tried, _in_doubt_with), else_=null()).label("in_doubt_with"))
+        select(
+            Message.id,
+            case((_was_tried, _in_doubt_with), else_=null()).label("in_doubt_with"),
+            REFUSED_BY.label("refused_by"),
+        )
         .where(
             Message.tenant_id == TENANT,
             Message.channel == CHANNEL,
@@ -166,7 +142,7 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
             ),
             *conditions,
             # Without CASE, PostgreSQL makes a slow join of it while it has no statistics.
-            case((Message.due_at.is_not(None), _is_next(TENANT)), else_=false()),
+            case((Message.due_at.is_not(None), is_next(TENANT)), else_=false()),
         )
         .order_by(Message.due_at, Message.id)
         .limit(bindparam("limit", type_=Integer()))
@@ -175,7 +151,7 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
     )
     taken = (
         update(Message)
-        .where(Message.tenant_id == TENANT, Message.id == picked.c.id)
+        .where(Message.tenant_id == TENANT, Message.id == picked.c.id, picked.c.refused_by.is_(None))
         .values(status=MessageStatus.SENDING.value, attempt_count=Message.attempt_count + 1, due_at=LEASE_END)
         .returning(
             Message.id,
@@ -212,7 +188,15 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
         .returning(DeliveryAttempt.message_id)
         .cte("opened")
     )
-    return select(taken).add_cte(opened).order_by(taken.c.id)
+    suppressed, *told = suppress(picked)
+    # A row also where all are suppressed, so that their number is known.
+    number = select(func.count().label("suppressed")).select_from(suppressed).subquery("number")
+    return (
+        select(number.c.suppressed, HAS_HASHED.label("has_hashed"), taken)
+        .select_from(number.outerjoin(taken, true()))
+        .add_cte(opened, *told)
+        .order_by(taken.c.id)
+    )
 
 
 _is_low_risk = Message.worker_deaths < bindparam("deaths", type_=Integer())
@@ -242,13 +226,14 @@ async def claim_due(
     skip_risky: bool = False,
     callback_url: str | None = None,
     begins_at: datetime = EARLIEST_DATE,
-) -> list[Claim]:
+) -> Claimed:
     """Claim up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
     Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
     conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that several
     workers died with are left to `POISON_SUSPECTS`. With `skip_risky`, one death is enough to leave a message.
     `callback_url` is our address for the provider. Messages that were due before `begins_at` are not looked for.
+    Messages that a refusal of their recipient stops end as suppressed, and count against the limit.
 
     Costs one statement, for mail two, and a third for an answer that takes its subject or its recipient from an
     earlier mail.
@@ -264,11 +249,18 @@ async def claim_due(
         "because": routed_because,
         "deaths": 1 if skip_risky else DEATHS_BEFORE_SUSPICION,
     }
-    taken = (await connection.execute(_CLAIMS[wanted], parameters)).all()
+    checked_at = asyncio.get_running_loop().time()
+    rows = (await connection.execute(_CLAIMS[wanted], parameters)).all()
+    taken = [row for row in rows if row.id is not None]
     is_mail = channel == Channel.EMAIL and bool(taken)
     threads = await threads_of(connection, tenant_id, [row.id for row in taken]) if is_mail else {}
     unnamed = {row.id for row in taken if row.subject is None}
     kept = {id: each for id, each in threads.items() if each.sent_to or (each.subject and id in unnamed)}
     if kept:
         await keep_answers(connection, tenant_id, kept)
-    return [Claim(tenant_id, provider_type, row, callback_url, threads.get(row.id, _NO_THREAD)) for row in taken]
+    claims = []
+    for row in taken:
+        thread = threads.get(row.id, _NO_THREAD)
+        holds = not row.has_hashed and thread.sent_to is None
+        claims.append(Claim(tenant_id, provider_type, row, callback_url, thread, checked_at if holds else 0.0))
+    return Claimed(claims, rows[0].suppressed)

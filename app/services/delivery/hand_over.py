@@ -5,11 +5,15 @@ from dataclasses import replace
 
 import structlog
 
+from app.addresses import sender_address
 from app.config import Settings
+from app.db.engine import is_unavailable
 from app.db.sanitize import storable_text
+from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import BaseProvider, NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
 from app.providers.toolbox.http_client import failure_behind
+from app.services.consent.check import CHECK_HOLDS_SECONDS, LastCheck, RefusedBy
 from app.services.delivery.claims import Claim
 from app.services.delivery.outcomes import AttemptResult
 from app.services.delivery.retry_policy import ACCEPTED, Decision, after_failure, can_be_asked, in_doubt
@@ -19,12 +23,14 @@ log = structlog.get_logger(__name__)
 _STOPPED = "The service was stopped before the provider answered."
 
 
-async def hand_over(claim: Claim, wait: float, settings: Settings) -> AttemptResult:
+async def hand_over(claim: Claim, wait: float, settings: Settings, check: LastCheck) -> AttemptResult:
     """Send after `wait` seconds, and decide what follows. Never raises: a cancellation also becomes a result."""
     provider = provider_registry.get(claim.provider_type)
     try:
         if wait:
             await _its_turn(wait)
+        if (refusal := await _refusal_of(claim, check)) is not None:
+            return _suppressed(claim, refusal)
         result = await _send(claim, provider, settings)
     except asyncio.CancelledError:
         cut_off = replace(claim.attempt, cut_off=True)
@@ -48,6 +54,29 @@ async def _send(claim: Claim, provider: BaseProvider | None, settings: Settings)
             if earlier is not None:
                 return earlier
         return await send_through(provider, payload, threads=settings.concurrency_of(claim.provider_type))
+
+
+async def _refusal_of(claim: Claim, check: LastCheck) -> RefusedBy | None:
+    """The refusal that stops the message, if some time has passed since the claim was checked.
+
+    Raises `NotBegun` where it can't be told.
+    """
+    if asyncio.get_running_loop().time() - claim.checked_at < CHECK_HOLDS_SECONDS:
+        return None
+    sent_to = claim.thread.sent_to and sender_address(claim.thread.sent_to, region="US", is_mail=True).value
+    try:
+        return await check.refusal_of(claim.tenant_id, claim.message_id, sent_to)
+    except asyncio.CancelledError:
+        raise NotBegun("It was not handed over: the service was stopped before its turn.") from None
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        raise NotBegun("It was not handed over: the database did not tell if the recipient refuses it.") from error
+
+
+def _suppressed(claim: Claim, refusal: RefusedBy) -> AttemptResult:
+    decision = Decision(AttemptOutcome.PERMANENT, MessageStatus.SUPPRESSED, refusal.reason)
+    return replace(_result(claim, decision, error=NotBegun(refusal.reason)), refused_by=refusal.entry_id)
 
 
 async def _its_turn(wait: float) -> None:

@@ -16,10 +16,11 @@ from sqlalchemy.orm import aliased
 
 from app.db.batches import TENANT, given, rows
 from app.db.models import Conversation, Message, TenantAddress
-from app.domain import Channel, Direction, MessageStatus, reference_of
+from app.domain import Channel, Direction, MessageStatus
 from app.providers.mail.envelope import mailbox_of
 from app.providers.mail.outbound import MOST_REFERENCES, message_id_of
 from app.providers.mail.subjects import answer_to
+from app.references import reference_of
 
 _LEFT = [MessageStatus.SENT.value, MessageStatus.DELIVERED.value, MessageStatus.READ.value]
 #: Without this limit, a mail dated into the future would be the latest of its conversation for years.

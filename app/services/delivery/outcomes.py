@@ -30,6 +30,7 @@ class AttemptResult:
     limit: int | None = None  #: the new number of the message's last attempt
     provider_message_id: str | None = None
     error: Exception | None = None  #: not recorded; tells how the provider fares
+    refused_by: int | None = None  #: the consent entry for which it was not handed over
 
 
 _given = rows(
@@ -128,6 +129,9 @@ async def record_outcomes(connection: AsyncConnection, results: Sequence[Attempt
         ]
         if named:
             await attach_parked(connection, tenant_id, named)
+        refused = [(each.message_id, each.status.value, each.refused_by) for each in own if each.refused_by]
+        if refused:
+            await connection.execute(_NOTE, given(tenant_id, _NOTED, refused))
     return [(each.tenant_id, each.message_id) in settled for each in results]
 
 
@@ -145,13 +149,12 @@ def _settlement(each: AttemptResult) -> tuple[Any, ...]:
     )
 
 
-_noted = rows(message_id=BigInteger(), kind=Text())
-_NOTE = insert(MessageEvent).from_select(
-    ["tenant_id", "message_id", "kind"], select(TENANT, _noted.c.message_id, _noted.c.kind)
-)
+_noted = rows(message_id=BigInteger(), kind=Text(), consent_entry_id=BigInteger())
+_NOTED = ("message_id", "kind", "consent_entry_id")
+_NOTE = insert(MessageEvent).from_select(["tenant_id", *_NOTED], select(TENANT, *(_noted.c[name] for name in _NOTED)))
 
 
 async def note(connection: AsyncConnection, tenant_id: int, kind: str, message_ids: Iterable[int]) -> None:
     """Record what happened to messages besides their attempts: canceled, retried, expired, recovered."""
-    noted = given(tenant_id, ("message_id", "kind"), [(id, str(kind)) for id in message_ids])
+    noted = given(tenant_id, _NOTED, [(id, str(kind), None) for id in message_ids])
     await connection.execute(_NOTE, noted)

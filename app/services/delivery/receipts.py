@@ -21,9 +21,10 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.db.batches import TENANT, exact_rank_of, given, rows
 from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
-from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, Direction, MessageStatus, parse_reference
+from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, Direction, MessageStatus
 from app.providers.base import Receipt
 from app.redaction import redacted
+from app.references import parse_reference
 from app.services.event_log.entries import entries_of_changed
 
 #: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.

@@ -118,11 +118,13 @@ def _count(own: ProviderSignals, result: AttemptResult) -> None:
     cut off says nothing about it, and neither does a bug in its file, which may concern one message only.
     """
     error = result.error
+    if isinstance(error, NotBegun):
+        return
     if isinstance(error, CredentialsRefused):
         own.refused = result.reason
     elif isinstance(error, TemporaryFailure) and error.throttled:
         return  # the pace of the provider follows from its recent calls
     elif result.outcome in {AttemptOutcome.ACCEPTED, AttemptOutcome.PERMANENT}:
         own.successes += 1
-    elif isinstance(error, ProviderFailure | OSError) and not isinstance(error, NotBegun):
+    elif isinstance(error, ProviderFailure | OSError):
         own.failures += 1  # an OSError is a failed connection or a timeout

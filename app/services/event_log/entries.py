@@ -29,9 +29,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows
+from app.db.batches import TENANT, given, rows, same
 from app.db.event_generation import CURRENT_GENERATION, CURRENT_TRANSACTION
-from app.db.models import Event, EventLog
+from app.db.models import Contact, Event, EventLog
 from app.domain import EventType, MessageStatus
 
 #: The entry for a message that gets a status. The others change nothing that a client waits for.
@@ -41,6 +41,7 @@ _ENTRY_OF_STATUS = {
     MessageStatus.UNDELIVERED: EventType.MESSAGE_UNDELIVERED,
     MessageStatus.FAILED: EventType.MESSAGE_FAILED,
     MessageStatus.CANCELED: EventType.MESSAGE_CANCELED,
+    MessageStatus.SUPPRESSED: EventType.MESSAGE_SUPPRESSED,
     MessageStatus.EXPIRED: EventType.MESSAGE_EXPIRED,
     MessageStatus.DELIVERED: EventType.MESSAGE_DELIVERED,
     MessageStatus.READ: EventType.MESSAGE_READ,
@@ -70,6 +71,16 @@ def entries_of_changed(messages: CTE) -> CTE:
     return _entries_of(messages, _ENTRY_OF_STATUS, messages.c.status.in_(_ENTRY_OF_STATUS))
 
 
+def entries_of_suppressed(messages: CTE) -> CTE:
+    """Write the entries of messages that refusals have stopped: of `id` and `conversation_id`."""
+    values = {
+        "type": literal(EventType.MESSAGE_SUPPRESSED.value, Text()),
+        "message_id": messages.c.id,
+        "conversation_id": messages.c.conversation_id,
+    }
+    return _written(values, [messages.c.id]).returning(Event.id).cte("logged")
+
+
 def entries_of_stored(messages: CTE) -> CTE:
     """Write the entries of messages that are stored for the first time, of the same columns."""
     return _entries_of(messages, _ENTRY_OF_STORED)
@@ -83,6 +94,18 @@ def entries_of_paused(conversations: CTE, is_paused: ColumnElement[bool], facts:
         "facts": facts,
     }
     return _written(values, [conversations.c.id], is_paused).returning(Event.id).cte("pauses")
+
+
+def entries_of_consent(said: CTE, type_: EventType) -> CTE:
+    """Write the entries of consent entries that are stored: of `id`, `address` and `address_type`."""
+    is_its = same(Contact, said, "address", "address_type")
+    contact = select(Contact.id).where(is_its).correlate(said).scalar_subquery()
+    values = {
+        "type": literal(type_.value),
+        "contact_id": contact,
+        "facts": func.jsonb_build_object("entry_id", said.c.id),
+    }
+    return _written(values, [said.c.id]).returning(Event.id).cte("logged")
 
 
 def entries_of_begun(contacts: CTE, conversations: CTE, messages: CTE) -> CTE:

@@ -16,9 +16,18 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, Select, any_, bind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT
-from app.db.models import Contact, Conversation, Message
+from app.db.models import ConsentEntry, Contact, Conversation, Message
 from app.domain import EventType
-from app.schemas.events import EVENT_VIEWS, ContactData, ConversationData, DisabledData, MessageData, PauseData
+from app.schemas.consent import ConsentEntryView
+from app.schemas.events import (
+    EVENT_VIEWS,
+    ConsentData,
+    ContactData,
+    ConversationData,
+    DisabledData,
+    MessageData,
+    PauseData,
+)
 from app.schemas.personal_data import ContactView
 from app.schemas.views import ConversationView, MessageView
 from app.services.events.cursors import Position
@@ -32,13 +41,29 @@ _not_rendered: deque[str] = deque(maxlen=1000)
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 
 
-def _these(model: type[Message | Conversation | Contact], *conditions: ColumnElement[bool]) -> Select[Any]:
+def _these(
+    model: type[Message | Conversation | Contact | ConsentEntry], *conditions: ColumnElement[bool]
+) -> Select[Any]:
     return select(*model.__table__.c).where(model.tenant_id == TENANT, model.id == any_(_IDS), *conditions)
 
 
 _MESSAGES = _these(Message)
 _CONVERSATIONS = _these(Conversation)
+_CONSENT_ENTRIES = _these(ConsentEntry)
 _CONTACTS = _these(Contact, Contact.erasing_since.is_(None))
+
+
+_ABOUT_CONSENT = {EventType.CONSENT_REVOKED, EventType.CONSENT_GRANTED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Things:
+    """The rows that entries are about, by id."""
+
+    messages: dict[int, Row[Any]]
+    conversations: dict[int, Row[Any]]
+    contacts: dict[int, Row[Any]]
+    consent: dict[int, Row[Any]]
 
 
 @dataclass(frozen=True)
@@ -90,21 +115,27 @@ async def rendered(connection: AsyncConnection, tenant_id: int, entries: Sequenc
     An entry that can't be rendered has its ids, and null for what it is about. So it holds up no reader of the log.
     """
     about_conversations = {entry.conversation_id for entry in entries if entry.message_id is None}
-    messages = await _load(connection, _MESSAGES, tenant_id, {entry.message_id for entry in entries})
-    conversations = await _load(connection, _CONVERSATIONS, tenant_id, about_conversations)
-    contacts = await _load(connection, _CONTACTS, tenant_id, {entry.contact_id for entry in entries})
-    return [_on_one_line(_content(entry, messages, conversations, contacts)) for entry in entries]
+    consent = {_consent_entry_of(entry) for entry in entries}
+    things = _Things(
+        await _load(connection, _MESSAGES, tenant_id, {entry.message_id for entry in entries}),
+        await _load(connection, _CONVERSATIONS, tenant_id, about_conversations),
+        await _load(connection, _CONTACTS, tenant_id, {entry.contact_id for entry in entries}),
+        await _load(connection, _CONSENT_ENTRIES, tenant_id, consent),
+    )
+    return [_on_one_line(_content(entry, things)) for entry in entries]
 
 
-def _content(
-    entry: Entry, messages: dict[int, Row[Any]], conversations: dict[int, Row[Any]], contacts: dict[int, Row[Any]]
-) -> bytes:
+def _consent_entry_of(entry: Entry) -> int | None:
+    return entry.facts.get("entry_id") if entry.type in _ABOUT_CONSENT else None
+
+
+def _content(entry: Entry, things: _Things) -> bytes:
     try:
         view = EVENT_VIEWS[EventType(entry.type)](
             id=entry.id,
             type=entry.type,
             timestamp=entry.created_at,
-            data=_data(entry, messages, conversations, contacts),
+            data=_data(entry, things),
         )
         return view.model_dump_json(by_alias=True).encode()
     except Exception as error:
@@ -146,20 +177,22 @@ async def _load(
     return {row.id: row for row in await connection.execute(statement, {"tenant": tenant_id, "ids": wanted})}
 
 
-def _data(
-    entry: Entry, messages: dict[int, Row[Any]], conversations: dict[int, Row[Any]], contacts: dict[int, Row[Any]]
-) -> MessageData | ConversationData | ContactData | DisabledData:
+def _data(entry: Entry, things: _Things) -> MessageData | ConversationData | ContactData | ConsentData | DisabledData:
+    if (entry_id := _consent_entry_of(entry)) is not None:
+        said = things.consent.get(entry_id)
+        told = None if said is None else ConsentEntryView.model_validate(said)
+        return ConsentData(contact_id=entry.contact_id, entry_id=entry_id, entry=told)
     if entry.message_id is not None:
         assert entry.conversation_id is not None
-        message = messages.get(entry.message_id)
+        message = things.messages.get(entry.message_id)
         shown = None if message is None else MessageView.model_validate(message)
         return MessageData(message_id=entry.message_id, conversation_id=entry.conversation_id, message=shown)
     if entry.contact_id is not None:
-        contact = contacts.get(entry.contact_id)
+        contact = things.contacts.get(entry.contact_id)
         known = None if contact is None else ContactView.model_validate(contact)
         return ContactData(contact_id=entry.contact_id, contact=known)
     if entry.conversation_id is not None:
-        row = conversations.get(entry.conversation_id)
+        row = things.conversations.get(entry.conversation_id)
         conversation = None if row is None else ConversationView.model_validate(row)
         about = {"conversation_id": entry.conversation_id, "conversation": conversation}
         is_pause = entry.type == EventType.CONVERSATION_PAUSED

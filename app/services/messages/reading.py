@@ -19,7 +19,7 @@ from app.db.reads import Read, Reads
 from app.domain import WAITING, AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
 from app.routing import route_of
-from app.services.delivery.claims import first_before
+from app.services.delivery.order import first_before
 from app.services.delivery.provider_states import WELL, health_of_providers
 from app.services.messages.json_views import MESSAGE, MESSAGE_DETAIL
 from app.services.messages.pauses import pause_of

@@ -25,6 +25,7 @@ _DEEDS = {
     "canceled": "It was called back before it left.",
     "expired": "Its time ran out before it left.",
     "retried": "Somebody had it tried again.",
+    "suppressed": "It was not sent: its recipient refuses it.",
     "recovered": "Its call had not got through; it was fetched from the provider.",
 }
 _QUEUED = STATUS_RANK[MessageStatus.QUEUED]
@@ -37,6 +38,7 @@ _OUTCOME_RANKS: dict[str | None, int] = {
 _DEED_RANKS = {
     "canceled": STATUS_RANK[MessageStatus.CANCELED],
     "expired": STATUS_RANK[MessageStatus.EXPIRED],
+    "suppressed": STATUS_RANK[MessageStatus.SUPPRESSED],
     "retried": _QUEUED,
 }
 _WORDS = {

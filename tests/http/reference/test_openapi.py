@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.live import LiveServer
-from tests.tenancy import WEBHOOK_SECRET, bearer, make_key
+from tests.tenancy import CONSENT_SECRET, WEBHOOK_SECRET, bearer, make_key
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,7 @@ PROFILES: dict[str, dict[str, str]] = {
     "production": {
         "ENV": "production",
         "WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "CONSENT_SECRET": CONSENT_SECRET,
         "SIMULATED_CARRIERS": "true",
         "DOCS_ENABLED": "true",
     },

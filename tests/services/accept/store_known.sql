@@ -12,6 +12,7 @@ seen AS (
            arriving.sent_at AS sent_at, arriving.send_at AS send_at, arriving.expires_at AS expires_at,
            arriving.idempotency_key AS idempotency_key, arriving.request_fingerprint AS request_fingerprint,
            arriving.quoted AS quoted, arriving.html AS html, arriving.details AS details,
+           arriving.topic AS topic, arriving.purpose AS purpose,
            arriving.position AS position, earlier.id AS earlier_id,
            earlier.conversation_id AS earlier_conversation_id,
            earlier.request_fingerprint AS earlier_fingerprint
@@ -21,10 +22,12 @@ seen AS (
         :given_provider_message_id::TEXT[], :given_sent_at::TIMESTAMP WITH TIME ZONE[],
         :given_send_at::TIMESTAMP WITH TIME ZONE[], :given_expires_at::TIMESTAMP WITH TIME ZONE[],
         :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[],
-        :given_html::TEXT[], :given_details::TEXT[]) WITH ORDINALITY AS arriving(customer_address,
+        :given_html::TEXT[], :given_details::TEXT[], :given_topic::TEXT[],
+        :given_purpose::TEXT[]) WITH ORDINALITY AS arriving(customer_address,
         contact_address, direction, channel, type, from_address, to_address, subject, body, attachments,
         provider_type, provider_message_id, sent_at, send_at, expires_at, idempotency_key, request_fingerprint,
-        quoted, html, details, position)
+        quoted, html, details, topic, purpose,
+        position)
     LEFT OUTER JOIN LATERAL (
         SELECT messages.id AS id, messages.conversation_id AS conversation_id,
                CAST(NULL AS TEXT) AS request_fingerprint
@@ -63,10 +66,12 @@ locked AS (
             :given_provider_type::TEXT[], :given_provider_message_id::TEXT[], :given_sent_at::TIMESTAMP WITH
             TIME ZONE[], :given_send_at::TIMESTAMP WITH TIME ZONE[], :given_expires_at::TIMESTAMP WITH TIME
             ZONE[], :given_idempotency_key::TEXT[], :given_request_fingerprint::TEXT[], :given_quoted::TEXT[],
-            :given_html::TEXT[], :given_details::TEXT[]) WITH ORDINALITY AS arriving(customer_address,
+            :given_html::TEXT[], :given_details::TEXT[], :given_topic::TEXT[],
+        :given_purpose::TEXT[]) WITH ORDINALITY AS arriving(customer_address,
             contact_address, direction, channel, type, from_address, to_address, subject, body, attachments,
             provider_type, provider_message_id, sent_at, send_at, expires_at, idempotency_key,
-            request_fingerprint, quoted, html, details, position)
+            request_fingerprint, quoted, html, details, topic, purpose,
+        position)
     ) AS pairs ON conversations.tenant_id = :tenant::BIGINT
       AND conversations.customer_address = pairs.customer_address
       AND conversations.contact_address = pairs.contact_address
@@ -83,7 +88,8 @@ fresh AS (
            seen.provider_message_id AS provider_message_id, seen.sent_at AS sent_at, seen.send_at AS send_at,
            seen.expires_at AS expires_at, seen.idempotency_key AS idempotency_key,
            seen.request_fingerprint AS request_fingerprint, seen.quoted AS quoted, seen.html AS html,
-           seen.details AS details, seen.position AS position, seen.earlier_id AS earlier_id,
+           seen.details AS details, seen.topic AS topic, seen.purpose AS purpose,
+           seen.position AS position, seen.earlier_id AS earlier_id,
            seen.earlier_conversation_id AS earlier_conversation_id,
            seen.earlier_fingerprint AS earlier_fingerprint, locked.id AS conversation_id,
            locked.held_until AS held_until
@@ -97,7 +103,8 @@ fresh AS (
 stored AS (
     INSERT INTO messages (tenant_id, conversation_id, direction, channel, type, from_address, to_address,
         subject, body, attachments, provider_type, provider_message_id, sent_at, send_at, expires_at,
-        idempotency_key, request_fingerprint, quoted, html, details, status, due_at)
+        idempotency_key, request_fingerprint, quoted, html, details, topic, purpose,
+        status, due_at)
     SELECT :tenant::BIGINT AS anon_1, fresh.conversation_id AS conversation_id, fresh.direction AS direction,
            fresh.channel AS channel, fresh.type AS type, fresh.from_address AS from_address,
            fresh.to_address AS to_address, fresh.subject AS subject, fresh.body AS body,
@@ -105,7 +112,8 @@ stored AS (
            fresh.provider_message_id AS provider_message_id, coalesce(fresh.sent_at, now()) AS coalesce_1,
            fresh.send_at AS send_at, fresh.expires_at AS expires_at, fresh.idempotency_key AS idempotency_key,
            fresh.request_fingerprint AS request_fingerprint, fresh.quoted AS quoted, fresh.html AS html,
-           CAST(fresh.details AS JSONB) AS details,
+           CAST(fresh.details AS JSONB) AS details, fresh.topic AS topic,
+           fresh.purpose AS purpose,
            CASE WHEN (fresh.direction != 'outbound') THEN 'received' WHEN (fresh.provider_message_id IS NOT
                NULL) THEN 'sent' WHEN (fresh.send_at IS NOT NULL) THEN 'scheduled' ELSE 'queued' END AS anon_2,
            CASE WHEN (fresh.direction = 'outbound' AND fresh.provider_message_id IS NULL) THEN

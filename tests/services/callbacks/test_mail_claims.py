@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.domain import reference_of
 from app.providers.mail.inbound import Reception, messages_of
 from app.providers.mail.mime.parts import read_mail
+from app.references import reference_of
 from app.services.callbacks.items import CallbackItems
 from tests.factories import email, email_webhook
 from tests.tenancy import give_address, insert, make_tenant

@@ -13,7 +13,25 @@ WITH picked AS (
                  AND delivery_attempts.outcome = 'unknown'
                ORDER BY delivery_attempts.number DESC
                LIMIT 1
-           ) ELSE NULL END AS in_doubt_with
+           ) ELSE NULL END AS in_doubt_with,
+           -- The refusal of the recipient that stops it, or of a member of the group.
+           CASE WHEN (SELECT EXISTS (SELECT * FROM suppressions WHERE suppressions.tenant_id = :tenant)) THEN (
+               SELECT suppressions.entry_id
+               FROM suppressions
+               JOIN conversations ON conversations.tenant_id = :tenant AND conversations.id = messages.conversation_id
+               WHERE suppressions.tenant_id = :tenant
+                 AND suppressions.address = ANY (CASE
+                     WHEN (conversations.contact_address LIKE 'group:' || '%')
+                     THEN string_to_array(substr(conversations.contact_address, 7), ',')
+                     ELSE ARRAY[conversations.contact_address] END)
+                 AND messages.purpose IS DISTINCT FROM 'confirmation'
+                 AND (suppressions.scope = 'everything'
+                      OR suppressions.scope = 'channel' AND suppressions.scope_value = messages.channel
+                      OR suppressions.scope = 'sender' AND suppressions.scope_value = conversations.customer_address
+                      OR suppressions.scope = 'topic' AND suppressions.scope_value = messages.topic
+                         AND messages.purpose IS NULL)
+               LIMIT 1
+           ) ELSE NULL END AS refused_by
     FROM messages
     WHERE messages.tenant_id = :tenant
       AND messages.channel = :on_channel
@@ -55,6 +73,7 @@ taken AS (
     FROM picked
     WHERE messages.tenant_id = :tenant
       AND messages.id = picked.id
+      AND picked.refused_by IS NULL
     RETURNING messages.id, messages.attempt_count, messages.attempt_limit, messages.channel, messages.type,
               messages.from_address, messages.to_address, messages.subject, messages.body, messages.html, messages.attachments,
               messages.created_at, messages.retry_count, picked.in_doubt_with
@@ -68,10 +87,43 @@ opened AS (
            :by_worker, clock_timestamp() AS clock_timestamp_1
     FROM taken
     RETURNING delivery_attempts.message_id
+),
+suppressed AS (
+    -- Ends the messages that their recipients refuse.
+    UPDATE messages
+    SET status='suppressed', status_reason=(CAST(:sentences AS JSONB) ->> consent_entries.source), due_at=NULL
+    FROM picked, consent_entries
+    WHERE messages.tenant_id = :tenant
+      AND messages.id = picked.id
+      AND consent_entries.tenant_id = :tenant
+      AND consent_entries.id = picked.refused_by
+    RETURNING messages.id, messages.conversation_id, picked.refused_by
+),
+noted AS (
+    INSERT INTO message_events (tenant_id, message_id, kind, consent_entry_id)
+    SELECT :tenant, suppressed.id AS id, 'suppressed', suppressed.refused_by AS refused_by
+    FROM suppressed
+    RETURNING message_events.id
+),
+logged AS (
+    INSERT INTO events (tenant_id, generation, transaction_id, type, message_id, conversation_id)
+    SELECT :tenant,
+           (SELECT CASE WHEN (event_logs.server_started_at = pg_postmaster_start_time())
+                   THEN event_logs.generation END FROM event_logs WHERE event_logs.tenant_id = :tenant),
+           (SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) AS pg_current_xact_id_1),
+           'message.suppressed', suppressed.id AS id, suppressed.conversation_id AS conversation_id
+    FROM suppressed
+    ORDER BY suppressed.id
+    RETURNING events.id
 )
--- Gives back all that the provider needs, in the order in which the messages were accepted.
-SELECT taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
+-- Gives back all that the provider needs, in the order in which the messages were accepted; at least one row.
+SELECT number.suppressed,
+       (SELECT EXISTS (
+           SELECT * FROM suppressions WHERE suppressions.tenant_id = :tenant AND suppressions.is_hashed IS true
+       )) AS has_hashed,
+       taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
        taken.from_address, taken.to_address, taken.subject, taken.body, taken.html, taken.attachments,
        taken.created_at, taken.retry_count, taken.in_doubt_with
-FROM taken
+FROM (SELECT count(*) AS suppressed FROM suppressed) AS number
+LEFT OUTER JOIN taken ON true
 ORDER BY taken.id

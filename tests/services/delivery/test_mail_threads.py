@@ -51,7 +51,10 @@ async def store(connection: AsyncConnection, *messages: NewMessage) -> list[int]
 
 
 async def claim(connection: AsyncConnection, channel: str = "email") -> list[Claim]:
-    return await claim_due(connection, 1, channel, limit=100, lease_seconds=30, provider_type=channel, worker="test")
+    claimed = await claim_due(
+        connection, 1, channel, limit=100, lease_seconds=30, provider_type=channel, worker="test"
+    )
+    return claimed.claims
 
 
 async def change(connection: AsyncConnection, id: int, **values: object) -> None:

@@ -51,7 +51,7 @@ class Worker:
         claims: list[Claim] = []
         for work in await self.look():
             async with self._engine.begin() as connection:
-                claims += await claim_due(
+                claimed = await claim_due(
                     connection,
                     work.tenant_id,
                     work.channel,
@@ -61,6 +61,7 @@ class Worker:
                     worker="test",
                     begins_at=work.begins_at,
                 )
+            claims += claimed.claims
         return claims
 
     async def claims_all(self, ids: list[int]) -> None:
@@ -115,7 +116,8 @@ async def test_a_queue_is_looked_at_from_where_it_began(engine: AsyncEngine, wor
         await due(connection, ids[1:2], seconds=-50)
     [before] = await worker.look()
     async with engine.begin() as connection:
-        [claim] = await claim_due(connection, 1, "sms", limit=1, lease_seconds=30, provider_type="sms", worker="test")
+        claimed = await claim_due(connection, 1, "sms", limit=1, lease_seconds=30, provider_type="sms", worker="test")
+    [claim] = claimed.claims
     assert claim.message_id == ids[0]
     [after] = await worker.look()
     assert after.begins_at - before.begins_at == timedelta(seconds=50)

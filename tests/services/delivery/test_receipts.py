@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import DeliveryAttempt, Message
-from app.domain import STATUS_RANK, WAITING, AttemptOutcome, MessageStatus, reference_of
+from app.domain import STATUS_RANK, WAITING, AttemptOutcome, MessageStatus
 from app.providers.base import Callback, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
+from app.references import reference_of
 from app.services.callbacks.items import CallbackItems
 from app.services.delivery.claims import Claim
 from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked

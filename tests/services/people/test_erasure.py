@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 
 from app.config import Settings
 from app.db.models import Contact, Message
-from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage, reference_of
+from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
 from app.errors import ContactNotFound
 from app.providers.base import Receipt
+from app.references import reference_of
 from app.services.accept import conversations, store_stepwise
 from app.services.accept.store import store_known
 from app.services.accept.store_stepwise import store_messages

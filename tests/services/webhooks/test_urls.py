@@ -6,10 +6,13 @@ from app.errors import InvalidRequest
 from app.services.webhooks.urls import must_be_usable
 from tests.cases import each_case
 from tests.conftest import make_settings
-from tests.tenancy import WEBHOOK_SECRET
+from tests.tenancy import CONSENT_SECRET, WEBHOOK_SECRET
 
 _PRODUCTION = make_settings(
-    env="production", database_url="postgresql://user@host/name", webhook_secret=WEBHOOK_SECRET
+    env="production",
+    database_url="postgresql://user@host/name",
+    webhook_secret=WEBHOOK_SECRET,
+    consent_secret=CONSENT_SECRET,
 )
 _DEVELOPMENT = make_settings()
 

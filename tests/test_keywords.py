@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.services.consent.keywords import LONGEST, NO_EXTRA, Keyword, extra_words, keyword_in
+from app.domain import Keyword
+from app.keywords import LONGEST, NO_EXTRA, extra_words, keyword_in
 from tests.cases import each_case
 
-with (Path(__file__).parent / "texts.csv").open(encoding="utf-8", newline="") as _table:
+with (Path(__file__).parent / "keywords.csv").open(encoding="utf-8", newline="") as _table:
     ROWS = [*csv.DictReader(_table)]
 
 TEXTS = [(row["text"], None if row["verdict"] == "none" else Keyword(row["verdict"])) for row in ROWS]

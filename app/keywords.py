@@ -2,27 +2,19 @@
 
 The words are those of carriers and vendors, and their translations. The phrases are a closed list, since US rules
 count every reasonable refusal (47 CFR 64.1200(a)(10)). A word that often answers another question is left out, such
-as `Ende` or `annuler`; `tests/services/consent/texts.csv` gives the reasons.
+as `Ende` or `annuler`; `tests/keywords.csv` gives the reasons.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from itertools import product
 from types import MappingProxyType
 
+from app.domain import Keyword
+
 #: Characters. A longer text is a conversation.
 LONGEST = 64
-
-
-class Keyword(StrEnum):
-    """The kind of a keyword."""
-
-    STOP = "stop"  #: the person opts out.
-    START = "start"  #: the person opts in again.
-    YES = "yes"  #: the person agrees to something; it opts in only after a STOP.
-    HELP = "help"  #: the person asks who sends the messages.
 
 
 #: More words of an installation, normalised; made by `extra_words`.

@@ -1,0 +1,258 @@
+"""The ledger of consent: what people, vendors and the team said, and the refusals that hold.
+
+Every change is an entry with its evidence, which is never changed again. A refusal holds once for each source, so
+that each has its own way back: START ends what the person said, but no bounce.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy.dialects.postgresql import insert as insert_missing
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from app.consent import BOUNCES, ConsentAction, ConsentScope, ConsentSource
+from app.db.batches import TENANT, given, rows, same
+from app.db.models import ConsentEntry, Suppression
+from app.domain import EventType
+from app.services.event_log.entries import entries_of_consent
+
+#: The sources of refusals that end when the person agrees again. A bounce says nothing of the person, and after a
+#: complaint only the team can decide.
+LIFTED_BY_PERSON = [each for each in ConsentSource if each not in {*BOUNCES, ConsentSource.COMPLAINT}]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A statement about consent of a normalised address; `ConsentEntry` describes the fields."""
+
+    address: str
+    address_type: str
+    source: ConsentSource
+    scope: ConsentScope = ConsentScope.EVERYTHING
+    scope_value: str = ""
+    message_id: int | None = None
+    receipt_id: int | None = None
+    detail: str | None = None
+    actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refusal that holds, with what its entry tells."""
+
+    id: int
+    scope: ConsentScope
+    scope_value: str
+    source: ConsentSource
+    entry_id: int
+    message_id: int | None
+    created_at: datetime
+
+
+_KEY = ("address", "address_type", "scope", "scope_value", "source")
+_said = rows(
+    **{name: Text() for name in _KEY}, message_id=BigInteger(), receipt_id=BigInteger(), detail=Text(), actor=Text()
+)
+_COLUMNS = [column.name for column in _said.c][:-1]
+_holds = exists().where(same(Suppression, _said, *_KEY))
+_new = (
+    select(_said)
+    .ext(distinct_on(*(_said.c[name] for name in _KEY)))
+    .where(~_holds)
+    .order_by(*(_said.c[name] for name in _KEY), _said.c.position)
+    .subquery("new")
+)
+_revoked = (
+    insert(ConsentEntry)
+    .from_select(
+        ["tenant_id", "action", *_COLUMNS],
+        select(
+            TENANT,
+            bindparam("action", ConsentAction.REVOKED.value, type_=Text()),
+            *(_new.c[name] for name in _COLUMNS),
+        ).order_by(_new.c.position),
+    )
+    .returning(ConsentEntry.id, *(getattr(ConsentEntry, name) for name in _KEY))
+    .cte("revoked")
+)
+#: In the order of the key, so that two writers can't deadlock.
+_held = (
+    insert_missing(Suppression)
+    .from_select(
+        ["tenant_id", "entry_id", *_KEY],
+        select(TENANT, _revoked.c.id, *(_revoked.c[name] for name in _KEY)).order_by(
+            *(_revoked.c[name] for name in _KEY)
+        ),
+    )
+    .on_conflict_do_nothing()
+    .returning(Suppression.id)
+    .cte("held")
+)
+_REVOKE = select(_revoked).add_cte(_held, entries_of_consent(_revoked, EventType.CONSENT_REVOKED))
+
+
+async def revoke(connection: AsyncConnection, tenant_id: int, said: Sequence[Said]) -> list[int | None]:
+    """Revoke consent; returns the id of each entry, None where the same refusal holds already, from the same source.
+
+    Of several equal ones the first counts. All takes one statement, in the transaction open on `connection`.
+    """
+    values = [tuple(getattr(each, name) for name in _COLUMNS) for each in said]
+    found = (await connection.execute(_REVOKE, given(tenant_id, _COLUMNS, values))).all()
+    entries = {tuple(getattr(row, name) for name in _KEY): row.id for row in found}
+    return [entries.pop(tuple(getattr(each, name) for name in _KEY), None) for each in said]
+
+
+_ADDRESSES = bindparam("addresses", type_=ARRAY(Text()))
+_lifted = (
+    delete(Suppression)
+    .where(
+        Suppression.tenant_id == TENANT,
+        Suppression.address == any_(_ADDRESSES),
+        Suppression.address_type == bindparam("address_type", type_=Text()),
+        Suppression.source == any_(bindparam("lifts", type_=ARRAY(Text()))),
+        or_(
+            bindparam("every_scope", type_=Boolean()),
+            and_(
+                Suppression.scope == bindparam("scope", type_=Text()),
+                Suppression.scope_value == bindparam("scope_value", type_=Text()),
+            ),
+        ),
+    )
+    .returning(Suppression.id)
+    .cte("lifted")
+)
+_granted = (
+    insert(ConsentEntry)
+    .from_select(
+        ["tenant_id", "action", *_COLUMNS],
+        select(
+            TENANT,
+            bindparam("action", ConsentAction.GRANTED.value, type_=Text()),
+            *(bindparam(name, type_=_said.c[name].type) for name in _COLUMNS),
+        ).where(or_(~bindparam("only_if_refused", type_=Boolean()), exists(select(_lifted.c.id)))),
+    )
+    .returning(ConsentEntry.id, ConsentEntry.address, ConsentEntry.address_type)
+    .cte("granted")
+)
+_GRANT = select(_granted.c.id).add_cte(entries_of_consent(_granted, EventType.CONSENT_GRANTED))
+
+
+async def grant(
+    connection: AsyncConnection,
+    tenant_id: int,
+    said: Said,
+    *,
+    hashes: Iterable[str] = (),
+    lifts: Iterable[ConsentSource] = LIFTED_BY_PERSON,
+    every_scope: bool = False,
+    only_if_refused: bool = False,
+) -> int | None:
+    """Give consent again; returns the id of the entry.
+
+    It ends the refusals of its scope, or `every_scope`, that came by one of `lifts`, also under the `hashes` of the
+    address. With `only_if_refused` nothing is written where there is no such refusal, and None returned.
+    """
+    parameters = {
+        "tenant": tenant_id,
+        **{name: getattr(said, name) for name in _COLUMNS},
+        "addresses": [said.address, *hashes],
+        "lifts": [each.value for each in lifts],
+        "every_scope": every_scope,
+        "only_if_refused": only_if_refused,
+    }
+    return (await connection.execute(_GRANT, parameters)).scalar()
+
+
+_REFUSALS = (
+    select(
+        Suppression.id,
+        Suppression.scope,
+        Suppression.scope_value,
+        Suppression.source,
+        Suppression.entry_id,
+        ConsentEntry.message_id,
+        Suppression.created_at,
+    )
+    .join(ConsentEntry, and_(ConsentEntry.tenant_id == TENANT, ConsentEntry.id == Suppression.entry_id))
+    .where(Suppression.tenant_id == TENANT, Suppression.address == any_(_ADDRESSES))
+    .order_by(Suppression.id)
+)
+
+
+async def refusals_of(connection: AsyncConnection, tenant_id: int, addresses: Iterable[str]) -> list[Refusal]:
+    """The refusals that hold for addresses; those of an erased person are found by the hashes among them."""
+    found = await connection.execute(_REFUSALS, {"tenant": tenant_id, "addresses": list(addresses)})
+    return [
+        Refusal(
+            row.id,
+            ConsentScope(row.scope),
+            row.scope_value,
+            ConsentSource(row.source),
+            row.entry_id,
+            row.message_id,
+            row.created_at,
+        )
+        for row in found
+    ]
+
+
+_ADDRESS, _HASH = bindparam("address", type_=Text()), bindparam("hash", type_=Text())
+_hashed = aliased(Suppression, name="hashed")
+_is_there_hashed = exists().where(
+    _hashed.tenant_id == TENANT,
+    _hashed.address == _HASH,
+    *(getattr(_hashed, name) == getattr(Suppression, name) for name in _KEY[1:]),
+)
+_FORGET_TWINS = delete(Suppression).where(
+    Suppression.tenant_id == TENANT, Suppression.address == _ADDRESS, _is_there_hashed
+)
+_HIDE_SUPPRESSIONS = (
+    update(Suppression)
+    .where(Suppression.tenant_id == TENANT, Suppression.address == _ADDRESS)
+    .values(address=_HASH, is_hashed=true())
+)
+_HIDE_ENTRIES = (
+    update(ConsentEntry)
+    .where(ConsentEntry.tenant_id == TENANT, ConsentEntry.address == _ADDRESS)
+    .values(address=_HASH, detail=None)
+)
+
+
+async def hide_address(connection: AsyncConnection, tenant_id: int, address: str, hash: str) -> None:
+    """Replace an address in the ledger by its keyed hash, when its person is erased. The refusals keep holding."""
+    parameters = {"tenant": tenant_id, "address": address, "hash": hash}
+    for statement in (_FORGET_TWINS, _HIDE_SUPPRESSIONS, _HIDE_ENTRIES):
+        await connection.execute(statement, parameters)
+
+
+#: Why a message was not sent, for a person.
+SENTENCES = {
+    ConsentSource.KEYWORD: "The recipient has texted STOP.",
+    ConsentSource.VENDOR: "The recipient has opted out at the provider.",
+    ConsentSource.UNSUBSCRIBE_LINK: "The recipient has unsubscribed by a link in a mail.",
+    ConsentSource.MAIL: "The recipient has unsubscribed by mail.",
+    ConsentSource.COMPLAINT: "The recipient has marked an earlier mail as spam.",
+    ConsentSource.HARD_BOUNCE: "An earlier mail to this address bounced for good.",
+    ConsentSource.SOFT_BOUNCES: "Several mails to this address in a row bounced.",
+    ConsentSource.API: "The recipient is on the list of refusals, by the API.",
+    ConsentSource.IMPORT: "The recipient is on the list of refusals, by an import.",
+}

@@ -17,6 +17,7 @@ from app.domain import Address
 from app.errors import FieldError, InvalidRequest
 from app.http.pages import PageParameters
 from app.http.read_route import USUAL_LIMIT
+from app.services.consent.hashes import AddressHashes
 from app.services.messages.conversations import ConversationService
 from app.services.messages.service import MessageService
 from app.services.people.contacts import ContactService
@@ -74,7 +75,8 @@ def conversations_of(request: Request) -> ConversationService:
 
 async def _contacts(request: Request, tenant: TenantDep) -> ContactService:
     services = services_of(request)
-    return ContactService(services.sessions, tenant, on_logged=services.notifier.events_logged)
+    hashes = AddressHashes(request.app.state.settings.consent_secrets)
+    return ContactService(services.sessions, tenant, hashes, on_logged=services.notifier.events_logged)
 
 
 ContactsDep = Annotated[ContactService, Depends(_contacts)]

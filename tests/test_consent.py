@@ -8,12 +8,16 @@ import httpx
 import pytest
 
 from app.config import Settings
+from app.consent import ConsentSource
+from app.domain import KeyScope
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
+from app.services.consent.ledger import SENTENCES
 from tests.cases import each_case
 from tests.conftest import execute
-from tests.factories import CUSTOMER, sms, sms_webhook, until
-from tests.wire import rows_of
+from tests.factories import CONTACT, CUSTOMER, sms, sms_webhook, until
+from tests.tenancy import bearer, make_key
+from tests.wire import problem_of, rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -143,14 +147,8 @@ async def test_a_member_of_a_group_stops_the_messages_to_the_group(talk: Talk, d
     with_group = "UPDATE conversations SET contact_address = 'group:{}' WHERE id = {}"
 
     execute(database_url, with_group.format(members, sent["conversation_id"]))
-    execute(
-        database_url,
-        "INSERT INTO consent_entries (tenant_id, address, address_type, action, scope, source)"
-        " VALUES (1, '+18045552222', 'phone', 'revoked', 'everything', 'keyword')",
-        "INSERT INTO suppressions (tenant_id, address, address_type, scope, scope_value, source, entry_id)"
-        " VALUES (1, '+18045552222', 'phone', 'everything', '', 'keyword', 1)",
-        f"UPDATE messages SET status = 'queued', due_at = now() WHERE id = {sent['id']}",
-    )
+    _refuse(database_url, "everything", "", "+18045552222")
+    execute(database_url, f"UPDATE messages SET status = 'queued', due_at = now() WHERE id = {sent['id']}")
     assert (await talk.ended(sent["id"]))["status"] == "suppressed"
 
 
@@ -174,3 +172,82 @@ async def test_what_waits_for_its_turn_is_checked_once_more(
 
 async def _taken(carrier: Carrier) -> list[OutboundMessage]:
     return carrier.taken
+
+
+async def test_a_refused_topic_stops_that_topic_and_no_service_message(talk: Talk, database_url: str) -> None:
+    _refuse(database_url, "topic", "offers")
+    assert (await talk.gets(topic="offers"))["status"] == "suppressed"
+    assert (await talk.gets(topic="orders"))["status"] == "sent"
+    assert (await talk.gets())["status"] == "sent"
+    code = await talk.gets(topic="offers", purpose="service")
+    assert (code["status"], code["topic"], code["purpose"]) == ("sent", "offers", "service")
+
+
+def _refuse(database_url: str, scope: str, value: str, address: str = CONTACT) -> None:
+    execute(
+        database_url,
+        "INSERT INTO consent_entries (tenant_id, address, address_type, action, scope, scope_value, source)"
+        f" VALUES (1, '{address}', 'phone', 'revoked', '{scope}', '{value}', 'api')",
+        "INSERT INTO suppressions (tenant_id, address, address_type, scope, scope_value, source, entry_id)"
+        " SELECT 1, address, 'phone', scope, scope_value, source, id FROM consent_entries"
+        f" WHERE address = '{address}'",
+    )
+
+
+async def test_a_service_message_answers_a_person_or_needs_a_key_for_it(
+    serve: Serve, settings: Settings, carrier: Carrier, database_url: str
+) -> None:
+    client = await serve(settings.model_copy(update={"worker_poll_seconds": 0.05}))
+    sender = bearer(make_key(database_url, scopes=(KeyScope.SEND, KeyScope.READ)))
+    coder = bearer(make_key(database_url, scopes=(KeyScope.SEND, KeyScope.SERVICE)))
+    asked = sms(purpose="service")
+    alone = await client.post("/api/messages/sms", json=asked, headers=sender)
+    assert [each["location"] for each in problem_of(alone, 422)["errors"]] == ["body.purpose"]
+    seen = await client.post("/api/messages/preview", json=asked | {"channel": "sms"}, headers=sender)
+    assert [each["location"] for each in seen.json()["refused"]] == ["body.purpose"]
+    assert rows_of(database_url, "SELECT count(*) FROM messages") == [(0,)]
+    assert (await client.post("/api/messages/sms", json=asked, headers=coder)).status_code == 200
+    await client.post("/api/webhooks/sms", json=sms_webhook(body="where is my order?"))
+    answer = await client.post("/api/messages/sms", json=asked, headers=sender | {"Idempotency-Key": "answer"})
+    assert answer.status_code == 200
+    # A day later it is no answer any more, but the repeat of one is still the same message.
+    execute(database_url, "UPDATE messages SET created_at = created_at - interval '25 hours'")
+    repeat = await client.post("/api/messages/sms", json=asked, headers=sender | {"Idempotency-Key": "answer"})
+    assert repeat.json()["message_id"] == answer.json()["message_id"]
+    late = await client.post("/api/messages/sms", json=asked, headers=sender)
+    assert late.status_code == 422
+
+
+@each_case("changes", [{"topic": "New Offers"}, {"topic": ""}, {"purpose": "confirmation"}, {"purpose": "marketing"}])
+async def test_a_wrong_topic_or_purpose_is_refused(untouched: httpx.AsyncClient, changes: dict[str, str]) -> None:
+    [error] = problem_of(await untouched.post("/api/messages/sms", json=sms(**changes)), 422)["errors"]
+    assert error["location"] == f"body.{next(iter(changes))}"
+
+
+async def test_a_preview_tells_the_refusal_and_the_send_is_accepted(talk: Talk) -> None:
+    asked = sms() | {"channel": "sms"}
+    assert (await talk.client.post("/api/messages/preview", json=asked)).json()["suppressed_by"] is None
+    await talk.says("stop")
+    seen = (await talk.client.post("/api/messages/preview", json=asked)).json()
+    assert seen["refused"] == []
+    told = seen["suppressed_by"]
+    assert (told["source"], told["scope"], told["sentence"]) == (
+        "keyword",
+        "everything",
+        SENTENCES[ConsentSource.KEYWORD],
+    )
+    assert (await talk.gets())["status"] == "suppressed"
+
+
+async def test_an_erased_persons_stop_keeps_holding_without_the_address(talk: Talk, database_url: str) -> None:
+    await talk.says("stop")
+    [contact] = [each for each in (await talk.client.get("/api/contacts")).json() if each["address"] == CONTACT]
+    export = (await talk.client.get(f"/api/contacts/{contact['id']}/export")).json()
+    assert [(entry["action"], entry["detail"]) for entry in export["consent"]] == [("revoked", "stop")]
+    assert (await talk.client.delete(f"/api/contacts/{contact['id']}")).status_code == 200
+    stored = rows_of(database_url, "SELECT address, detail FROM consent_entries")
+    assert not any(CONTACT in (address or "") or detail for address, detail in stored)
+    assert (await talk.client.post("/api/messages/preview", json=sms() | {"channel": "sms"})).json()["suppressed_by"]
+    assert (await talk.gets())["status"] == "suppressed"
+    await talk.says("start")
+    assert (await talk.gets())["status"] == "sent"

@@ -11,6 +11,7 @@ from app.db.models import Contact
 from app.dependencies import ContactsDep, Id, PagesDep, address_in, client_network
 from app.http.problems import responses
 from app.http.query import address_with_plus
+from app.schemas.consent import ConsentEntryView
 from app.schemas.personal_data import (
     ContactExport,
     ContactView,
@@ -66,6 +67,7 @@ async def _export(service: ContactService, contact: Contact) -> AsyncIterator[st
         contact=ContactView.model_validate(contact),
         aliases=list(await service.aliases(contact)),
         exported_at=datetime.now(UTC),
+        consent=[ConsentEntryView.model_validate(entry) for entry in await service.consent(contact)],
         webhook_calls=await service.webhook_calls(contact),
     )
     yield _open(document)

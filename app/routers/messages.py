@@ -12,7 +12,7 @@ from starlette.types import Scope
 from app.config import Settings
 from app.db.models import Message
 from app.dependencies import Id, MessageId, MessagesDep, PagesDep, TenantDep, preferred_wait, services_of, tenant_id
-from app.domain import MessageStatus, MessageType, NewMessage, StoredMessage
+from app.domain import KeyScope, MessageStatus, MessageType, NewMessage, StoredMessage
 from app.errors import ChannelNotFound, FieldError, InvalidRequest
 from app.http.access import client_address
 from app.http.hot_route import HotRoute
@@ -114,8 +114,9 @@ async def _accepted(new: NewMessage, request: Request) -> SendAccepted:
 
 
 def _sent(new: NewMessage, request: Request) -> Coroutine[Any, Any, StoredMessage]:
-    actor, client = request.scope["state"]["access"].prefix, client_address(request.scope)
-    return services_of(request).messages.send(new, actor=actor, client=client)
+    access, client = request.scope["state"]["access"], client_address(request.scope)
+    may_serve = KeyScope.SERVICE in access.scopes
+    return services_of(request).messages.send(new, actor=access.prefix, client=client, may_serve=may_serve)
 
 
 async def _answer(answer: Accepted, new: NewMessage, stored: StoredMessage, request: Request) -> Accepted:

@@ -8,15 +8,16 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from app.dependencies import services_of, tenant_id
-from app.domain import Address, Channel, MessageType, NewMessage
+from app.domain import Address, Channel, KeyScope, MessageType, NewMessage
 from app.errors import FieldError
 from app.http.hot_route import HotRoute
 from app.http.problems import invalid_request
 from app.routers.messages import SEND_ERRORS, channel_context
 from app.schemas.fields import ChannelRecipient, ChannelSender, EmailAddress, SmsRecipient, SmsSender
-from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, SmsSend
+from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, RefusalView, SmsSend
 from app.schemas.views import FieldProblem
 from app.segments import hints, segments_of
+from app.services.consent.ledger import SENTENCES, Refusal
 
 #: What each channel's send takes, and how its two ends are read; `ChannelSend` for all others.
 _SENDS: Mapping[str, type[SmsSend | EmailSend]] = {Channel.SMS: SmsSend, Channel.EMAIL: EmailSend}
@@ -41,7 +42,9 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
     fields = preview.model_extra or {}
     message, errors = _read(fields, channel, context, tenant_id(request))
     sender, recipient = _ends(fields, channel, context)
-    found = await services_of(request).send_rules.preview(tenant_id(request), channel, sender, message)
+    may_serve = KeyScope.SERVICE in request.scope["state"]["access"].scopes
+    rules = services_of(request).send_rules
+    found = await rules.preview(tenant_id(request), channel, sender, message, may_serve=may_serve)
     text = _text_of(fields, channel, most=settings.max_text_length)
     return PreviewView(
         channel=channel,
@@ -52,6 +55,13 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
         segments=None if text is None else segments_of(text),
         hints=[] if text is None else hints(text),
         refused=[FieldProblem(location=each.location, message=each.message) for each in errors + found.refused],
+        suppressed_by=None if found.refusal is None else _shown(found.refusal),
+    )
+
+
+def _shown(refusal: Refusal) -> RefusalView:
+    return RefusalView(
+        source=refusal.source, scope=refusal.scope, since=refusal.created_at, sentence=SENTENCES[refusal.source]
     )
 
 

@@ -255,6 +255,8 @@ ReceivedSubject = Annotated[_Subject, BeforeValidator(_received_line, json_schem
 ProviderMessageId = Annotated[
     str, Field(min_length=1, max_length=512, json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)
 ]
+#: The name of a mailing, such as `newsletter`.
+Topic = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Timestamp = Annotated[
     datetime,
     BeforeValidator(_iso_8601, json_schema_input_type=str),

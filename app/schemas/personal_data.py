@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from app.domain import MessageStatus
+from app.schemas.consent import ConsentEntryView
 from app.schemas.views import ConversationView, MessageDetail, View
 
 
@@ -63,6 +64,7 @@ class ContactExport(BaseModel):
     contact: ContactView
     aliases: list[str] = Field(description="Its other addresses, by which a vendor names it at times.")
     exported_at: datetime
+    consent: list[ConsentEntryView] = Field(description="What was said about messages to it.")
     webhook_calls: int = Field(description="Calls of providers that name it, kept for a time as they came.")
     conversations: list[ExportedConversation] = []
 

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, ValidationError
 
-from app.domain import Address, Channel, Direction, MessageStatus, MessageType, NewMessage
+from app.consent import ConsentScope, ConsentSource
+from app.domain import Address, Channel, Direction, MessageStatus, MessageType, NewMessage, Purpose
 from app.schemas.fields import (
     SHOWN_TEXT,
     ChannelRecipient,
@@ -22,6 +23,7 @@ from app.schemas.fields import (
     Subject,
     Text,
     Timestamp,
+    Topic,
     Urls,
     Words,
     without_nul,
@@ -71,6 +73,16 @@ class _Send(BaseModel):
     timestamp: Timestamp | None = Field(None, description="When it was written; now, if left out.")
     send_at: Timestamp | None = Field(None, description="When it is to leave, at most a year ahead.")
     expires_at: Timestamp | None = Field(None, description="After which it is not to leave any more.")
+    topic: Topic | None = Field(
+        None,
+        description="The mailing it belongs to, which people can unsubscribe from.",
+        examples=["offers"],
+    )
+    purpose: Literal[Purpose.SERVICE] | None = Field(
+        None,
+        description="An answer to a person who wrote within 24 hours, or a code, for which a key needs the scope "
+        "`service`. A refused topic does not stop it.",
+    )
     body: Words
 
     @field_validator("send_at")
@@ -112,6 +124,8 @@ class _Send(BaseModel):
             expires_at=self.expires_at,
             idempotency_key=idempotency_key,
             fingerprint=self._fingerprint() if idempotency_key else None,
+            topic=self.topic,
+            purpose=self.purpose,
         )
 
     def _fingerprint(self) -> str:
@@ -213,6 +227,15 @@ class SmsAccepted(SendAccepted):
     segments: Segments | None = Field(description="What a text is cut into; null for media messages, which are not.")
 
 
+class RefusalView(BaseModel):
+    """A refusal of the recipient."""
+
+    source: ConsentSource
+    scope: ConsentScope
+    since: datetime
+    sentence: str = Field(examples=["The recipient has texted STOP."])
+
+
 class PreviewView(BaseModel):
     """The outcome of a preview."""
 
@@ -229,4 +252,7 @@ class PreviewView(BaseModel):
     hints: list[str] = Field(description="How a text could be sent in fewer parts.")
     refused: list[FieldProblem] = Field(
         description="Why it would be refused, here or by the first provider of its route; empty if it would not."
+    )
+    suppressed_by: RefusalView | None = Field(
+        description="The refusal for which it would be taken and then not sent; none if it would be sent."
     )

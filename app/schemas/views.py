@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
-from app.domain import AttemptOutcome, Automatic, Direction, MessageStatus
+from app.domain import AttemptOutcome, Automatic, Direction, MessageStatus, Purpose
 
 
 class Health(BaseModel):
@@ -62,6 +62,8 @@ class MessageView(View):
     created_at: datetime
     # What only some messages have: left out of the answer where it is empty.
     html: str | None = Field(None, exclude_if=operator.not_, description="The HTML form of a mail with a plain text.")
+    topic: str | None = Field(None, exclude_if=operator.not_, description="The mailing it belongs to.")
+    purpose: Purpose | None = Field(None, exclude_if=operator.not_)
     from_name: str | None = _detail("from_name", "The sender's name, as the sender wrote it.")
     author: str | None = _detail("author", "The address of the person who wrote to a group or channel.")
     reply_to: list[str] | None = _detail("reply_to", "The addresses that a mail wants its answer at.")

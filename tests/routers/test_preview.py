@@ -64,6 +64,7 @@ async def test_it_tells_what_would_be_sent(client: httpx.AsyncClient, database_u
             "'\u201d' (right double quotation mark)."
         ],
         "refused": [],
+        "suppressed_by": None,
     }
     assert set(row_counts(database_url).values()) == {0}
 

@@ -85,7 +85,9 @@ _DETAILS = any_of(
     _text("sent_to"),
     _texts("verdicts"),
 )
-MESSAGE = json_object(_FIELDS, _HTML, _DETAILS)
+_TOPIC = member("topic", Message.topic, func.to_json(Message.topic), empty="")
+_PURPOSE = member("purpose", Message.purpose, func.to_json(Message.purpose), empty="")
+MESSAGE = json_object(_FIELDS, _HTML, _TOPIC, _PURPOSE, _DETAILS)
 
 _attempt = json_object(
     {
@@ -113,6 +115,8 @@ _attempts = (
 MESSAGE_DETAIL = json_object(
     _FIELDS,
     _HTML,
+    _TOPIC,
+    _PURPOSE,
     _DETAILS,
     constant(',"attempt_count":'),
     Message.attempt_count,

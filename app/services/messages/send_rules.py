@@ -6,34 +6,46 @@ and the cap, which bind no repeat. A preview tells what all of them refuse.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.db.models import Contact
-from app.domain import Address, NewMessage
+from app.db.models import Contact, Conversation, Message
+from app.domain import Address, AddressType, Direction, NewMessage
 from app.errors import ChannelNotServed, FieldError, InvalidRequest
 from app.providers.base import OutboundMessage
 from app.providers.registry import provider_registry
 from app.routing import route_of
+from app.services.consent.hashes import AddressHashes
+from app.services.consent.ledger import Refusal, refusals_of
+from app.services.consent.rule import Intended, stops
 from app.services.limits.daily_caps import DailyCaps
 from app.services.tenancy.addresses import AddressOwners
 from app.services.tenancy.audit import RefusalLog
 
 #: The same for an address of another tenant and for one that has no owner.
 _NOT_YOURS = FieldError("body.from", "this address is not one of yours")
+_NO_ANSWER = FieldError(
+    "body.purpose", "this person has not written within 24 hours, and the key lacks the scope `service`"
+)
+#: Of a conversation, the latest messages among which that of the person is looked for.
+_LATEST = 100
 _NO_PROVIDER = FieldError("body.channel", "no provider here carries this channel")
 
 
 @dataclass(frozen=True, slots=True)
 class SendPreview:
-    """The verdict of the rules on a message. `may_send_from` is false for a sender that is not the tenant's own."""
+    """The verdict of the rules on a message. `may_send_from` is false for a sender that is not the tenant's own.
+
+    `refusal` is that of the recipient, for which it would be taken and not sent.
+    """
 
     route: list[str]
     may_send_from: bool
     refused: list[FieldError]
+    refusal: Refusal | None
 
 
 class SendRules:
@@ -51,6 +63,7 @@ class SendRules:
         self._sessions = sessions
         self._addresses = addresses
         self._refusals = refusals
+        self._hashes = AddressHashes(settings.consent_secrets)
         self.daily_caps = daily_caps
 
     async def check(self, message: NewMessage, *, actor: str | None, client: str | None) -> None:
@@ -68,8 +81,42 @@ class SendRules:
         if message.recipient.doubt is not None and (errors := await self._doubts(message)):
             raise InvalidRequest("No message can be sent to this address.", errors=errors)
 
+    async def misused_purpose(self, message: NewMessage, *, may_serve: bool) -> list[FieldError]:
+        """The error of a service message that is no answer; `may_serve` is true for a key with the scope for it."""
+        if message.purpose is None or may_serve:
+            return []
+        pair = (message.sender.value, message.recipient.value)
+        latest = (
+            select(Message.direction, Message.created_at)
+            .join(Conversation, Conversation.id == Message.conversation_id)
+            .where(
+                Message.tenant_id == message.tenant_id,
+                Conversation.tenant_id == message.tenant_id,
+                tuple_(Conversation.customer_address, Conversation.contact_address) == pair,
+            )
+            .order_by(Message.sent_at.desc(), Message.id.desc())
+            .limit(_LATEST)
+            .subquery("latest")
+        )
+        is_recent = latest.c.created_at > func.now() - timedelta(hours=24)
+        answers = exists().where(latest.c.direction == Direction.INBOUND.value, is_recent)
+        async with self._sessions() as session:
+            return [] if (await session.execute(select(answers))).scalar_one() else [_NO_ANSWER]
+
+    async def refusal_of(self, message: NewMessage) -> Refusal | None:
+        """The refusal of its recipient that stops the message."""
+        recipient = message.recipient
+        addresses = [recipient.value]
+        if recipient.type == AddressType.GROUP:
+            addresses = recipient.value.partition(":")[2].split(",")
+        addresses += [hash for each in addresses for hash in self._hashes.of(message.tenant_id, each)]
+        intended = Intended(message.channel, message.sender.value, message.topic, message.purpose)
+        async with self._sessions() as session:
+            found = await refusals_of(await session.connection(), message.tenant_id, addresses)
+        return next((each for each in found if stops(each.scope, each.scope_value, intended)), None)
+
     async def preview(
-        self, tenant_id: int, channel: str, sender: Address | None, message: NewMessage | None
+        self, tenant_id: int, channel: str, sender: Address | None, message: NewMessage | None, *, may_serve: bool
     ) -> SendPreview:
         """Everything that the rules refuse, and the first provider of the route; nothing is counted or recorded.
 
@@ -77,18 +124,21 @@ class SendRules:
         """
         route = route_of(self._settings, channel)
         refused = [] if route else [_NO_PROVIDER]
+        refusal = None
         is_own = sender is not None and await self._addresses.tenant_of(sender) == tenant_id
         if sender is not None and not is_own:
             refused.append(_NOT_YOURS)
         if message is not None:
             refused += await self._doubts(message)
             refused += passed_times(message)
+            refused += await self.misused_purpose(message, may_serve=may_serve)
+            refusal = await self.refusal_of(message)
             if cap_reached := await self.daily_caps.refusal_of(
                 message.tenant_id, message.channel, message.recipient, message.body
             ):
                 refused.append(FieldError("body.to", cap_reached.detail))
             refused += _refused_by_provider(route, message)
-        return SendPreview(route, is_own, refused)
+        return SendPreview(route, is_own, refused, refusal)
 
     async def _doubts(self, message: NewMessage) -> list[FieldError]:
         """The reason to refuse a recipient in doubt; none for a contact, because a person who wrote is answered."""

@@ -76,15 +76,20 @@ class MessageService:
         self._waiting = 0
         self._most_waiting = settings.max_requests_in_flight // 2
 
-    async def send(self, message: NewMessage, *, actor: str | None, client: str | None) -> StoredMessage:
+    async def send(
+        self, message: NewMessage, *, actor: str | None, client: str | None, may_serve: bool
+    ) -> StoredMessage:
         """Store a message that the rules allow to be sent, for `actor` at the address `client`.
+
+        `may_serve` allows a service message that answers nobody. A message that its recipient refuses is stored, and
+        ends as suppressed.
 
         A repeat of an earlier request gets the same answer and costs no units. That holds also when its times have
         passed or the daily cap is reached. A mail of HTML alone gets the text that it shows.
 
         Raises:
             ChannelNotServed: No provider takes messages of this channel.
-            InvalidRequest: The sender is not an address of the tenant, or a time has passed.
+            InvalidRequest: The sender is not an address of the tenant, a time has passed, or the purpose is wrong.
             DailyCapReached: The tenant's units of the day are used up.
             IdempotencyConflict: The key was used for another request.
             Overloaded: The queue in front of the database is full.
@@ -97,6 +102,9 @@ class MessageService:
             message = replace(message, body=await readable(message.html))
         if (errors := passed_times(message)) and not await self._is_repeat(message):
             raise InvalidRequest("A time in this request has passed.", errors=errors)
+        errors = await self._rules.misused_purpose(message, may_serve=may_serve)
+        if errors and not await self._is_repeat(message):
+            raise InvalidRequest("This is not a service message.", errors=errors)
         try:
             charge = await self._caps.set_aside(message.tenant_id, message.channel, message.recipient, message.body)
         except DailyCapReached:

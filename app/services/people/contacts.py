@@ -15,6 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute, selectinload
 
 from app.db.models import (
     Alias,
+    ConsentEntry,
     Contact,
     Conversation,
     ConversationParticipant,
@@ -28,6 +29,7 @@ from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
 from app.services.accept.aliases import resolved
 from app.services.callbacks.kept_callbacks import count_callbacks_about
+from app.services.consent.hashes import AddressHashes
 from app.services.people.erasure import accept_erasure, erase
 
 #: Rows in a page of an export. A mail may be a megabyte, so a page is some tens of megabytes at most.
@@ -51,10 +53,16 @@ class ContactService:
     """
 
     def __init__(
-        self, sessions: async_sessionmaker[AsyncSession], tenant_id: int, *, on_logged: Callable[[int], None]
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        tenant_id: int,
+        hashes: AddressHashes,
+        *,
+        on_logged: Callable[[int], None],
     ) -> None:
         self._sessions = sessions
         self._tenant_id = tenant_id
+        self._hashes = hashes
         self._on_logged = on_logged
 
     async def contacts(self, address: Address | None, *, limit: int, cursor: str | None = None) -> Page[Contact]:
@@ -79,6 +87,12 @@ class ContactService:
         of_contact = Alias.tenant_id == self._tenant_id, Alias.address == contact.address
         async with self._sessions() as session:
             return (await session.scalars(select(Alias.alias).where(*of_contact).order_by(Alias.alias))).all()
+
+    async def consent(self, contact: Contact) -> Sequence[ConsentEntry]:
+        """Everything that was said about its consent, in order."""
+        about = ConsentEntry.tenant_id == self._tenant_id, ConsentEntry.address == contact.address
+        async with self._sessions() as session:
+            return (await session.scalars(select(ConsentEntry).where(*about).order_by(ConsentEntry.id))).all()
 
     async def webhook_calls(self, contact: Contact) -> int:
         """The number of kept callbacks that name it."""
@@ -152,7 +166,9 @@ class ContactService:
             DatabaseUnavailable: Only a part is removed so far.
         """
         async with self._transaction() as connection:
-            removed = await accept_erasure(connection, self._tenant_id, contact_id, actor=actor, client=client)
+            removed = await accept_erasure(
+                connection, self._tenant_id, contact_id, self._hashes, actor=actor, client=client
+            )
         self._on_logged(self._tenant_id)
         return removed + await erase(self._transaction, self._tenant_id, contact_id)
 

@@ -27,6 +27,8 @@ from app.db.tenant_guard import ALL_TENANTS
 from app.domain import AddressType, EventType, MessageStatus, ParticipantRole
 from app.errors import ContactNotFound, DatabaseUnavailable, NotErasable
 from app.services.callbacks.kept_callbacks import find_callbacks_about, remove_found
+from app.services.consent.hashes import AddressHashes
+from app.services.consent.ledger import hide_address
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.people.removal import BATCH, remove_aliases, remove_empty, remove_messages, remove_unused
 from app.services.tenancy.audit import record
@@ -43,9 +45,17 @@ _INTERRUPTED_AFTER = timedelta(minutes=1)
 
 
 async def accept_erasure(
-    connection: AsyncConnection, tenant_id: int, contact_id: int, *, actor: str | None, client: str | None
+    connection: AsyncConnection,
+    tenant_id: int,
+    contact_id: int,
+    hashes: AddressHashes,
+    *,
+    actor: str | None,
+    client: str | None,
 ) -> Counter[str]:
     """Accept the erasure of a contact, which `erase` carries out. It can't be taken back once it is committed.
+
+    A refusal of the person keeps holding, by a keyed hash of the address.
 
     The address is free from then on, and later messages belong to a new contact. The kept callbacks that name it are
     removed at once, because nothing else finds them later; returns their number. A contact that is being erased
@@ -83,6 +93,8 @@ async def accept_erasure(
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     aliases = await remove_aliases(connection, tenant_id, [contact.address])
     callbacks += await find_callbacks_about(connection, tenant_id, {contact.address, *aliases}.difference(known_as))
+    for address in sorted({contact.address, *aliases}):
+        await hide_address(connection, tenant_id, address, hashes.of(tenant_id, address)[0])
     return Counter(webhook_calls=await remove_found(connection, tenant_id, callbacks))
 
 

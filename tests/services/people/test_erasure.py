@@ -20,6 +20,7 @@ from app.services.accept.store import store_known
 from app.services.accept.store_stepwise import store_messages
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.kept_callbacks import find_callbacks_about, remove_found
+from app.services.consent.hashes import AddressHashes
 from app.services.delivery.receipts import store_receipts
 from app.services.delivery.retry_policy import ACCEPTED
 from app.services.people.contacts import ContactService
@@ -30,6 +31,7 @@ from tests.services.delivery.test_receipts import LATER, Ledger
 
 pytestmark = pytest.mark.anyio
 
+HASHES = AddressHashes(["secret"])
 FIRST = "+18045550000"  # whom `make_messages` writes to at first
 
 
@@ -42,7 +44,9 @@ class People:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self.service = ContactService(async_sessionmaker(engine, expire_on_commit=False), 1, on_logged=lambda _: None)
+        self.service = ContactService(
+            async_sessionmaker(engine, expire_on_commit=False), 1, HASHES, on_logged=lambda _: None
+        )
 
     async def ask(self, question: str) -> list[tuple[Any, ...]]:
         async with self.engine.connect() as connection:
@@ -98,7 +102,7 @@ async def test_an_erasure_that_is_cut_off_anywhere_goes_on_where_it_was(engine: 
     for cut_after in range(1, 8):
         await people.write(2 * BATCH + 1)
         contact_id = await people.id_of(CONTACT)
-        service = ContactService(async_sessionmaker(engine), 1, on_logged=lambda _: None)
+        service = ContactService(async_sessionmaker(engine), 1, HASHES, on_logged=lambda _: None)
         service._transaction = at_most(engine, cut_after)  # type: ignore[method-assign]
         with pytest.raises(CutOffError):
             await service.erase(contact_id, actor=None, client=None)
@@ -117,7 +121,7 @@ async def test_an_erasure_that_nobody_goes_on_with_is_finished_in_the_background
     engine: AsyncEngine, people: People
 ) -> None:
     await people.write(3)
-    service = ContactService(async_sessionmaker(engine), 1, on_logged=lambda _: None)
+    service = ContactService(async_sessionmaker(engine), 1, HASHES, on_logged=lambda _: None)
     service._transaction = at_most(engine, 3)  # type: ignore[method-assign]
     with pytest.raises(CutOffError):
         await service.erase(await people.id_of(CONTACT), actor=None, client=None)
@@ -136,7 +140,7 @@ async def test_nothing_that_waits_is_claimed_once_an_erasure_is_accepted(
 ) -> None:
     ids = await ledger.make(2)
     contact_id = await people.id_of(FIRST)
-    service = ContactService(async_sessionmaker(engine), 1, on_logged=lambda _: None)
+    service = ContactService(async_sessionmaker(engine), 1, HASHES, on_logged=lambda _: None)
     service._transaction = at_most(engine, 5)  # type: ignore[method-assign]
     with pytest.raises(CutOffError):  # before the first message is removed
         await service.erase(contact_id, actor=None, client=None)

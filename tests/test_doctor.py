@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
@@ -25,6 +26,7 @@ from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
 from app.domain import KeyScope
 from app.providers.registry import provider_registry
+from app.services.consent.hashes import AddressHashes
 from tests.cases import each_case
 from tests.conftest import execute, make_settings
 from tests.live import LiveServer, free_port
@@ -286,7 +288,7 @@ def test_a_schema_that_is_behind_or_ahead_hides_what_is_in_it(new_database: NewD
         name, finding = report.findings[-1]
         assert (name, finding.level) == ("schema", level)
         assert "./bin/app migrate" in str(finding.mending)
-        assert report.left_out[-2:] == ["transactions", "snapshots"]
+        assert report.left_out[-2:] == ["snapshots", "consent"]
     execute(url, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('2099')")
     name, finding = examine(developing).findings[-1]
     assert (name, finding.level) == ("schema", Level.PROBLEM)
@@ -402,6 +404,40 @@ def test_snapshots_that_a_role_may_not_see_are_counted(new_database: NewDatabase
         assert finding.level is Level.OK
         assert "1 of other roles can't be timed without GRANT pg_read_all_stats" in finding.text
     execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_refusals_whose_secret_is_gone_are_counted(settings: Settings, database_url: str) -> None:
+    hashes = AddressHashes(["of then"])
+    assert [each.level for each in found(settings, "consent")] == [Level.OK]
+    execute(
+        database_url,
+        "INSERT INTO suppressions (tenant_id, address, address_type, scope, scope_value, source, entry_id, is_hashed)"
+        f" VALUES (1, '{hashes.of(1, '+18045551234')[0]}', 'phone', 'everything', '', 'keyword', 1, true)",
+    )
+    [finding] = found(settings, "consent")
+    assert (finding.level, finding.text[:9]) == (Level.PROBLEM, "1 refusal")
+    both = settings.model_copy(update={"consent_secret": SecretStr("of today,of then".replace(" ", "-"))})
+    assert [each.level for each in found(both, "consent")] == [Level.PROBLEM]
+    hashes = AddressHashes(["of-then"])
+    execute(database_url, f"UPDATE suppressions SET address = '{hashes.of(1, '+18045551234')[0]}'")
+    [finding] = found(both, "consent")
+    assert (finding.level, finding.text) == (Level.OK, "1 refusal of erased people")
+
+
+def test_mails_that_nobody_can_leave_are_named(settings: Settings, database_url: str) -> None:
+    execute(
+        database_url,
+        "INSERT INTO conversations (tenant_id, customer_address, contact_address, last_activity_at)"
+        " VALUES (1, 'a@shop.example', 'b@client.example', now())",
+        "INSERT INTO messages (tenant_id, conversation_id, direction, channel, type, from_address, to_address, body,"
+        " attachments, status, sent_at, topic) SELECT 1, id, 'outbound', 'email', 'email', customer_address,"
+        " contact_address, 'News', '[]', 'sent', now(), 'offers' FROM conversations",
+    )
+    [finding] = found(settings, "consent")
+    assert finding.level is Level.WARNING
+    assert "PUBLIC_URL is not https" in finding.text
+    [finding] = found(settings.model_copy(update={"public_url": "https://messaging.example"}), "consent")
+    assert "DKIM" in finding.text
 
 
 def test_a_prepared_transaction_that_is_left_is_named(

@@ -42,7 +42,7 @@ stop (2|to) (end|quit|stop|cancel|unsubscribe|opt out), (revoke|withdraw) (my |)
 i (revoke|withdraw) (my |)consent, cease and desist, leave me alone, lose my number,
 (cancel|end|stop) (all |the |these |your |)(texts|sms|messages|msgs|text messages|txts),
 stop (text|txt|message|msg|spam|the spam|alerts|notifications|promotions|ads|subscription|spamming|contacting),
-no more (texts|messages|sms|text messages|msgs|spam),
+no more (texts|messages|sms|text messages|msgs|spam), i want out,
 
 arret, arrett, arret(e|es|er|ez), stoppe(r|z|), cesse(r|z),
 stop (sms|mms|pub|pubs|sms pub|pub sms|publicite|publicites),
@@ -65,7 +65,7 @@ basta de (mensajes|sms|publicidad), (cancelar|parar|detener) (mensajes|sms|los m
 no me molest(en|es|e) (mas|), no mas (mensajes|sms|publicidad|mensajes de texto|textos),
 (ya |)no (quiero|deseo) (recibir |)(mas |)(mensajes|sms|publicidad) (suyos|de ustedes|), ya no me escrib(as|an|a),
 (quita|quite|quiten|saca|saque|saquen|borra|borre|borren|elimina|elimine|eliminen)me de (la|su|tu|esta) lista,
-(borra|borre|borren|elimina|elimine|eliminen|quiten) mi numero, eliminarme de (la|su) lista,
+(borrar|borra|borre|borren|eliminar|elimina|elimine|eliminen|quitar|quiten) mi numero, eliminarme de (la|su) lista,
 
 stoppen, stoppt, stoppen sie (das|die nachrichten|die sms), abmelden, abmeldung, abbestellen, abbestellung,
 deabonnieren, austragen, aufho(e|)ren, mich abmelden, melde(n sie|t|) mich (bitte |)ab, ich melde mich ab,
@@ -151,6 +151,8 @@ mich nicht mehr kontaktieren,
 (nao|n) (entre|entrem) (mais |)em contato (comigo|)
 """
 
+#: Ordinary words that without their spaces would be a keyword: French and Spanish for "a stop".
+_SAME_LETTERS = {"un stop"}
 _STARTS = """
 start, unstop, subscribe, resubscribe, re subscribe, opt in, opt me in, commencer, reabonner, me reabonner, abonner,
 reabonnement, alta, iniciar, comenzar, empezar, suscribir, suscribirme, reanudar, anmelden, starten, abonnieren,
@@ -161,12 +163,12 @@ _HELPS = "help, info, aide, ayuda, hilfe, ajuda"
 
 #: Additions that leave a refusal a refusal: greetings, courtesy, urgency, and the short code of `STOP au 36180`.
 _BEFORE = """
-please, pls, plz, plse, kindly, ok, okay, hi, hello, bonjour, salut, hola, hallo, guten tag, ola, oi, bom dia,
+please, pls, plz, plse, kindly, ok, okay, hi, hello, wrong (number|person), bonjour, salut, hola, hallo, guten tag, ola, oi, bom dia,
 (s il|sil) (vous|te) plait, svp, stp, veuillez, merci (de|d), por favor, porfavor, porfa, favor, favor de, bitte,
 por gentileza, pfv, pfvr
 """
 _AFTER = """
-please, pls, plz, plse, thanks, thank you, thx, ty, now, right now, immediately, asap, at once, already, forever,
+please, pls, plz, plse, wrong (number|person), thanks, thank you, thx, ty, now, right now, immediately, asap, at once, already, forever,
 (s il|sil) (vous|te) plait, svp, stp, merci, merci d avance, maintenant, immediatement, tout de suite,
 por favor, porfavor, porfa, gracias, muchas gracias, ya, ahora, ahora mismo, inmediatamente, de inmediato,
 bitte, danke, danke schon, vielen dank, sofort, ab sofort, jetzt, umgehend,
@@ -193,7 +195,7 @@ def keyword_in(text: str, extra: ExtraWords = NO_EXTRA) -> Keyword | None:
         return None
     words = _normalised(text)
     key = words.replace(" ", "")
-    if found := _KEYWORDS.get(key) or extra.get(key):
+    if words not in _SAME_LETTERS and (found := _KEYWORDS.get(key) or extra.get(key)):
         return found
     if words.startswith(_BEGINNINGS) or words.endswith(_ENDS):
         words = _ADDITIONS.sub("", words)

@@ -163,12 +163,14 @@ _HELPS = "help, info, aide, ayuda, hilfe, ajuda"
 
 #: Additions that leave a refusal a refusal: greetings, courtesy, urgency, and the short code of `STOP au 36180`.
 _BEFORE = """
-please, pls, plz, plse, kindly, ok, okay, hi, hello, wrong (number|person), bonjour, salut, hola, hallo, guten tag, ola, oi, bom dia,
+please, pls, plz, plse, kindly, ok, okay, hi, hello, wrong (number|person),
+bonjour, salut, hola, hallo, guten tag, ola, oi, bom dia,
 (s il|sil) (vous|te) plait, svp, stp, veuillez, merci (de|d), por favor, porfavor, porfa, favor, favor de, bitte,
 por gentileza, pfv, pfvr
 """
 _AFTER = """
-please, pls, plz, plse, wrong (number|person), thanks, thank you, thx, ty, now, right now, immediately, asap, at once, already, forever,
+wrong (number|person),
+please, pls, plz, plse, thanks, thank you, thx, ty, now, right now, immediately, asap, at once, already, forever,
 (s il|sil) (vous|te) plait, svp, stp, merci, merci d avance, maintenant, immediatement, tout de suite,
 por favor, porfavor, porfa, gracias, muchas gracias, ya, ahora, ahora mismo, inmediatamente, de inmediato,
 bitte, danke, danke schon, vielen dank, sofort, ab sofort, jetzt, umgehend,

@@ -224,6 +224,22 @@ async def test_a_wrong_topic_or_purpose_is_refused(untouched: httpx.AsyncClient,
     assert error["location"] == f"body.{next(iter(changes))}"
 
 
+async def test_the_list_of_conversations_shows_who_refuses(talk: Talk, database_url: str) -> None:
+    await talk.says("hello")
+    await talk.gets(to="+18045559999")
+    _refuse(database_url, "topic", "offers", "+18045559999")
+
+    async def refused() -> dict[str, bool]:
+        found = (await talk.client.get("/api/conversations")).json()
+        return {each["contact_address"]: each.get("refused", False) for each in found}
+
+    assert await refused() == {CONTACT: False, "+18045559999": False}
+    await talk.says("stop")
+    assert await refused() == {CONTACT: True, "+18045559999": False}
+    await talk.says("start")
+    assert await refused() == {CONTACT: False, "+18045559999": False}
+
+
 async def test_a_preview_tells_the_refusal_and_the_send_is_accepted(talk: Talk) -> None:
     asked = sms() | {"channel": "sms"}
     assert (await talk.client.post("/api/messages/preview", json=asked)).json()["suppressed_by"] is None

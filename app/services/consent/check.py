@@ -21,6 +21,7 @@ from sqlalchemy import (
     case,
     cast,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -31,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.consent import ConsentScope
 from app.db.batches import TENANT, given, rows
 from app.db.models import ConsentEntry, Conversation, Message, MessageEvent, Suppression
 from app.domain import MessageStatus
@@ -103,6 +105,20 @@ def suppress(picked: CTE) -> tuple[CTE, CTE, CTE]:
         .cte("noted")
     )
     return suppressed, noted, entries_of_suppressed(suppressed)
+
+
+#: In a statement about the row `Conversation`: its contact refuses everything.
+IS_REFUSED = case(
+    (
+        _has(),
+        exists().where(
+            Suppression.tenant_id == TENANT,
+            Suppression.address == any_(_recipients),
+            Suppression.scope == ConsentScope.EVERYTHING.value,
+        ),
+    ),
+    else_=false(),
+)
 
 
 class RefusedBy(NamedTuple):

@@ -9,6 +9,7 @@ from sqlalchemy.types import DateTime
 
 from app.db.json_text import NOTHING, any_of, constant, json_list, json_object, json_of_texts, json_value, member
 from app.db.models import Conversation, DeliveryAttempt, Message
+from app.services.consent.check import IS_REFUSED
 
 CONVERSATION = json_object(
     {
@@ -25,6 +26,7 @@ CONVERSATION = json_object(
         ),
         else_=NOTHING,
     ),
+    case((IS_REFUSED, constant(',"refused":true')), else_=NOTHING),
 )
 
 

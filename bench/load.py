@@ -33,7 +33,8 @@ class Plan:
     With `messages` it also ends after that many messages. They have to be more than pairs and connections together,
     so that some are left after the warm-up. With `key` every request carries it. With `path` the requests are GETs of
     it instead of messages. With `fresh` every message is the first of its pair. With `inbound` they are webhooks, of
-    which every tenth is a repeat.
+    which every tenth is a repeat. With `receipts` they are receipts for messages 0, 1, 2, … of the provider
+    `simulator` (`provider_id`).
     """
 
     port: int
@@ -45,6 +46,7 @@ class Plan:
     path: str | None = None
     fresh: bool = False
     inbound: bool = False
+    receipts: bool = False
     host: str = "127.0.0.1"
 
 
@@ -102,7 +104,7 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._asked = 0
-        self._requests = _numbered(plan) if plan.fresh or plan.inbound else itertools.cycle(_requests(plan))
+        self._requests = _requests(plan)
         self._latencies: list[float] = []
         self._warming = plan.pairs
         self._unsent = float("inf") if plan.messages is None else plan.messages - plan.connections
@@ -181,15 +183,19 @@ def percentile(ordered: list[float], percent: int) -> float:
     return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else 0.0
 
 
-def _requests(plan: Plan) -> list[bytes]:
-    """The requests of a plan, in order, as bytes."""
+def _requests(plan: Plan) -> Iterator[bytes]:
+    """The requests of a plan, without end, as bytes."""
+    if plan.receipts:
+        return _receipts(plan)
+    if plan.fresh or plan.inbound:
+        return _numbered(plan)
     host = f"Host: {plan.host}:{plan.port}\r\n"
     shown = f"Authorization: Bearer {plan.key}\r\n" if plan.key else ""
     if plan.path is not None:
-        return [f"GET {plan.path} HTTP/1.1\r\n{host}{shown}\r\n".encode()]
+        return itertools.repeat(f"GET {plan.path} HTTP/1.1\r\n{host}{shown}\r\n".encode())
     bodies = [json.dumps(message).encode() for message in messages(plan.pairs)]
     head = f"POST /api/messages/sms HTTP/1.1\r\n{host}{shown}Content-Type: application/json\r\nContent-Length: "
-    return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+    return itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
 
 
 _REPEAT_EVERY, _REPEATED_AFTER = 10, 1_000
@@ -202,8 +208,8 @@ def _original_of(number: int) -> int:
 
 
 def _numbered(plan: Plan) -> Iterator[bytes]:
-    """Requests without end, of which no two are the same but for repeats; those of another run are others."""
-    run = random.SystemRandom().randrange(10**4)
+    """Messages or webhooks, of which no two are the same but for repeats; those of another run are others."""
+    run = time.time_ns() // 10**6
     path = "/api/webhooks/sms" if plan.inbound else "/api/messages/sms"
     for number in itertools.count():
         number = _original_of(number) if plan.inbound else number
@@ -213,9 +219,23 @@ def _numbered(plan: Plan) -> Iterator[bytes]:
             b'"body":"Your code is %06d.","attachments":null,"timestamp":"2024-11-01T14:00:00Z"}'
         )
         people = (6660000 + pair % 50, 5550000 + pair) if plan.inbound else (6660000 + run % 1000, 5000000 + number)
-        body = content % (*people, run, number, number % 10**6)
-        head = f"POST {path} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\nContent-Type: application/json\r\n"
-        yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        yield _posted(plan, path, content % (*people, run, number, number % 10**6))
+
+
+def provider_id(number: int) -> str:
+    """The id of a message at the benchmark's own carrier, as long as those of real ones."""
+    return f"bench-{number:028}"
+
+
+def _receipts(plan: Plan) -> Iterator[bytes]:
+    for id in map(provider_id, itertools.count()):
+        receipt = {"event": "receipt", "event_id": f"{id}:delivered", "status": "delivered", "id": id}
+        yield _posted(plan, "/api/webhooks/simulator", json.dumps(receipt).encode())
+
+
+def _posted(plan: Plan, path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection(asyncio.Protocol):

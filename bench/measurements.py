@@ -127,6 +127,17 @@ class Webhooks:
         return [f"{self.missing} events did not arrive"] if self.missing else []
 
 
+@dataclass
+class Figures:
+    """One round of a measurement that has single figures, by name."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)  #: the reasons to reject them.
+
+    def problems(self) -> list[str]:
+        return self.found
+
+
 @dataclass(frozen=True)
 class Rounds:
     """All rounds of all measurements. Those that were not asked for are empty."""
@@ -136,3 +147,4 @@ class Rounds:
     latency: list[Latency] = field(default_factory=list)
     events: list[Events] = field(default_factory=list)
     webhooks: list[Webhooks] = field(default_factory=list)
+    figures: dict[str, list[Figures]] = field(default_factory=dict)  #: by part.

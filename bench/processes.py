@@ -1,14 +1,16 @@
 """Programs that the benchmark starts in a clean environment, and stops after use."""
 
 import asyncio
+import itertools
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,7 @@ from typing import IO
 import psutil
 
 from app.config import Settings
+from bench.load import PATIENCE, Plan, Seen
 
 HOST = "127.0.0.1"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +26,7 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 #: Ends a program in order. Windows has no SIGTERM.
 _IN_ORDER: int = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+_numbers = itertools.count()
 
 
 class BenchError(Exception):
@@ -36,6 +40,35 @@ class Server:
     port: int
     process: asyncio.subprocess.Process
     output: Path  #: its log
+
+
+@dataclass(frozen=True)
+class Site:
+    """A directory for the files of programs, and the settings of all services that run there."""
+
+    directory: Path
+    settings: Mapping[str, str]
+
+    def service(self, *, worker_enabled: bool, **settings: str) -> AbstractAsyncContextManager[Server]:
+        """The service, once it takes connections."""
+        port = free_port()
+        settings |= {**self.settings, "HOST": HOST, "PORT": str(port), "WORKER_ENABLED": str(worker_enabled)}
+        return serving(self.directory, ["-m", "app", "serve"], port, **settings)
+
+    def comparators(self, answers: Mapping[str, object] | None = None) -> AbstractAsyncContextManager[Server]:
+        """The endpoints of `bench.comparators`, which give these answers to reads."""
+        port, file = free_port(), self.directory / "answers.json"
+        file.write_text(json.dumps(answers or {}), encoding="utf-8")
+        return serving(self.directory, ["-m", "bench.comparators", str(port), str(file)], port)
+
+    async def load(self, server: Server, plan: Plan) -> tuple[Seen, float]:
+        """The load generator's results, and the server's microseconds of processor time for each request."""
+        words = [sys.executable, "-m", "bench.load", json.dumps({**asdict(plan), "port": server.port})]
+        before = cpu_seconds(server.process)
+        said = await answer_of(words, self.directory, within_seconds=plan.seconds + 2 * PATIENCE)
+        seen = Seen(**json.loads(said))
+        used = cpu_seconds(server.process) - before
+        return seen, used * 1e6 / max(seen.answered, 1)
 
 
 @asynccontextmanager
@@ -78,7 +111,8 @@ def cpu_seconds(process: asyncio.subprocess.Process) -> float:
 
 async def answer_of(words: Sequence[str], directory: Path, *, within_seconds: float, **settings: str) -> str:
     """The standard output of a program. Raises `BenchError` if it fails or takes too long."""
-    output, errors = directory / "answer.txt", directory / "errors.txt"
+    number = next(_numbers)  # several run at once
+    output, errors = directory / f"answer-{number}.txt", directory / f"errors-{number}.txt"
     async with started(words, directory, settings, output=output, errors=errors) as process:
         try:
             code = await asyncio.wait_for(process.wait(), within_seconds)
@@ -124,6 +158,27 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PG", "SIMULATOR_"))}
     kept = {name: value for name, value in ours.items() if name.lower() not in Settings.model_fields}
     return {**kept, "PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1", **settings}
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[str, bytes], Awaitable[bytes]]) -> AsyncIterator[int]:
+    """A small HTTP server in this process; gives its port. `answer` gets path and body, and returns all bytes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                path = head.split(b" ", 2)[1].decode()
+                size = int(head.partition(b"content-length: ")[2].partition(b"\r")[0])
+                writer.write(await answer(path, await reader.readexactly(size)))
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the service or the measurement has ended
+        finally:
+            writer.transport.abort()
+
+    listener = await asyncio.start_server(serve, HOST, 0, backlog=1000)
+    async with listener:
+        yield listener.sockets[0].getsockname()[1]
 
 
 def free_port() -> int:

@@ -1,14 +1,14 @@
 """The figures of all rounds, as one table for people and one object for programs."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from bench.load import Plan, percentile
-from bench.measurements import Drain, Events, Latency, Measurement, Rounds, Webhooks
-from bench.reads import FROM_MEMORY, READS
-from bench.targets import TITLES
+from bench.measurements import Drain, Events, Figures, Latency, Measurement, Rounds, Webhooks
+from bench.reads import FROM_MEMORY, READS, READY
+from bench.targets import title
 
 Round = TypeVar("Round")
 
@@ -22,10 +22,26 @@ _RATIOS = [
     ("keyed", "service"),
     ("logged", "service"),
     ("many", "few"),
-    *((name, name + FROM_MEMORY) for name in READS),
 ]
+#: The titles of single figures, their decimals, and their targets. None of these fails a run.
+_FIGURES: Mapping[str, tuple[str, int, str]] = {
+    "calm": ("draining a queue, msg/s", 0, ""),
+    "throttled": ("with 1 % of 429, msg/s", 0, ""),
+    "snapshot": ("beside an open snapshot, msg/s", 0, ""),
+    "throttled/calm": ("with 1 % of 429, of the rate without", 2, ">= 0.90"),
+    "snapshot/calm": ("beside a snapshot, of the rate without", 2, ">= 0.95"),
+    "throttled/calm, to the last": ("with 1 % of 429, to the last message", 2, ""),
+    "retention": ("retention pass, 10,000 tenants, s", 3, "< 0.5"),
+    "bytes": ("tables and indexes, bytes a message", 0, ""),
+    "wal": ("WAL, bytes a message", 0, ""),
+    "rss": ("idle service, RSS in MB", 1, ""),
+    "pss": ("idle service, PSS in MB", 1, ""),
+    "growth": ("growth under mixed load, MB a minute", 2, ""),
+}
+#: The targets of ratios that have one.
+_TARGETS = {"drain/accept": "> 1.00"}
 _MOMENTS = {"called": "the provider is called", "recorded": "its outcome is recorded"}
-_WIDTH = max(map(len, TITLES.values()))
+_WIDTH = 44
 
 
 def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[str, Any]:
@@ -35,7 +51,7 @@ def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[st
         f"{one}/{other}": ratio(speeds[one], speeds[other])
         for one, other in _RATIOS
         if one in speeds and other in speeds
-    }
+    } | _ratios_of_reads(speeds)
     report = {
         "seconds": plan.seconds,
         "connections": plan.connections,
@@ -55,6 +71,8 @@ def as_object(plan: Plan, rounds: Rounds, skipped: Mapping[str, str]) -> dict[st
         report["events"] = _events(rounds.events)
     if rounds.webhooks:
         report["webhooks"] = _webhooks(rounds.webhooks)
+    if rounds.figures:
+        report["figures"] = {name: figures for each in rounds.figures.values() for name, figures in _figures(each)}
     return report
 
 
@@ -62,6 +80,19 @@ def ratio(ones: Sequence[float], others: Sequence[float]) -> dict[str, float]:
     """The median, lowest and highest ratio of two rates, computed in each round."""
     each = [one / other if other else 0.0 for one, other in zip(ones, others, strict=True)]
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
+
+
+def _ratios_of_reads(speeds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Each read of each size over the same from memory, over ready bytes, and over that of the smallest size."""
+    ratios = {}
+    for name in READS:
+        sizes = [each for each in speeds if each.startswith(f"{name}@")]
+        for one in sizes:
+            ratios[f"{one}/memory"] = ratio(speeds[one], speeds[name + FROM_MEMORY])
+            ratios[f"{one}/bytes"] = ratio(speeds[one], speeds[name + READY])
+        for one in sizes[1:]:
+            ratios[f"{one}/{sizes[0].removeprefix(name)}"] = ratio(speeds[one], speeds[sizes[0]])
+    return ratios
 
 
 def as_table(report: Mapping[str, Any]) -> str:
@@ -73,6 +104,7 @@ def as_table(report: Mapping[str, Any]) -> str:
         *(_latency_lines(report["latency"]) if "latency" in report else []),
         *(_events_lines(report["events"]) if "events" in report else []),
         *(_webhook_lines(report["webhooks"]) if "webhooks" in report else []),
+        *(_figure_lines(report["figures"]) if "figures" in report else []),
     ]
     lines += [f"{name} is left out: {reason}" for name, reason in report["skipped"].items()]
     if "delivering" in report["targets"]:
@@ -90,50 +122,60 @@ def _accepting_lines(targets: Mapping[str, Any]) -> list[str]:
     for name, target in targets.items():
         cpu = target["cpu_microseconds"]
         lines.append(
-            f"{TITLES[name]:{_WIDTH}} {target['per_second']:9,.0f} {target['p50_ms']:9.1f} {target['p99_ms']:9.1f} "
+            f"{title(name):{_WIDTH}} {target['per_second']:9,.0f} {target['p50_ms']:9.1f} {target['p99_ms']:9.1f} "
             f"{'-' if cpu is None else format(cpu, '11,.0f'):>11}"
         )
     return [*lines, ""]
 
 
 def _drain_lines(drain: Mapping[str, Any]) -> list[str]:
-    title = f"one worker, draining {drain['messages']:,} messages"
+    heading = f"one worker, draining {drain['messages']:,} messages"
     return [
         f"{'median of the rounds':{_WIDTH}} {'msg/s':>9} {'accept/s':>9} {'seconds':>9} {'CPU µs/msg':>11}",
-        f"{title:{_WIDTH}} {drain['per_second']:9,.0f} {drain['accepted_per_second']:9,.0f} "
+        f"{heading:{_WIDTH}} {drain['per_second']:9,.0f} {drain['accepted_per_second']:9,.0f} "
         f"{drain['seconds']:9.1f} {drain['cpu_microseconds']:11,.0f}",
         "",
     ]
 
 
 def _ratio_lines(ratios: Mapping[str, Any]) -> list[str]:
-    lines = [f"{'ratio of rates, round by round':{_WIDTH}} {'median':>9} {'lowest':>9} {'highest':>9}"]
+    lines = [f"{'ratio of rates, round by round':{_WIDTH}} {'median':>9} {'lowest':>9} {'highest':>9} {'target':>9}"]
     for name, figures in ratios.items():
-        lines.append(f"{name:{_WIDTH}} " + " ".join(f"{figure:9.2f}" for figure in figures.values()))
+        each = " ".join(f"{figure:9.2f}" for figure in figures.values())
+        lines.append(f"{name:{_WIDTH}} {each} {_TARGETS.get(name, ''):>9}".rstrip())
+    return [*lines, ""]
+
+
+def _figure_lines(figures: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'figures, round by round':{_WIDTH}} {'median':>9} {'lowest':>9} {'highest':>9} {'target':>9}"]
+    for name, (words, decimals, target) in _FIGURES.items():
+        if name in figures:
+            each = " ".join(f"{figures[name][kind]:9,.{decimals}f}" for kind in ("median", "lowest", "highest"))
+            lines.append(f"{words:{_WIDTH}} {each} {target:>9}".rstrip())
     return [*lines, ""]
 
 
 def _latency_lines(latency: Mapping[str, Any]) -> list[str]:
     lines = [f"{'idle: ms from acceptance until':{_WIDTH}} {'p50':>9} {'p95':>9} {'the first':>9}"]
-    for name, title in _MOMENTS.items():
-        lines.append(f"{title:{_WIDTH}} " + " ".join(f"{figure:9.1f}" for figure in latency[name].values()))
+    for name, words in _MOMENTS.items():
+        lines.append(f"{words:{_WIDTH}} " + " ".join(f"{figure:9.1f}" for figure in latency[name].values()))
     return [*lines, ""]
 
 
 def _events_lines(events: Mapping[str, Any]) -> list[str]:
-    title = f"a reader beside {events['readers']:,} idle ones"
+    words = f"a reader beside {events['readers']:,} idle ones"
     return [
         f"{'events: ms from timestamp to':{_WIDTH}} {'p50':>9} {'p99':>9} {'kB/reader':>9}",
-        f"{title:{_WIDTH}} {events['p50_ms']:9.1f} {events['p99_ms']:9.1f} {events['kilobytes_each']:9.1f}",
+        f"{words:{_WIDTH}} {events['p50_ms']:9.1f} {events['p99_ms']:9.1f} {events['kilobytes_each']:9.1f}",
         "",
     ]
 
 
 def _webhook_lines(webhooks: Mapping[str, Any]) -> list[str]:
-    title = "webhooks: {endpoints} endpoints, {dead} dead, {slow} slow".format_map(webhooks)
+    words = "webhooks: {endpoints} endpoints, {dead} dead, {slow} slow".format_map(webhooks)
     figures = " ".join(f"{webhooks[name]:9.1f}" for name in ("p50_ms", "p99_ms", "slowest_ms"))
     heading = f"{'ms from the log to endpoints that are well':{_WIDTH}} {'p50':>9} {'p99':>9} {'the last':>9}"
-    return [heading, f"{title:{_WIDTH}} {figures}", ""]
+    return [heading, f"{words:{_WIDTH}} {figures}", ""]
 
 
 def _target(measured: Sequence[Measurement]) -> dict[str, Any]:
@@ -190,6 +232,13 @@ def _webhooks(measured: Sequence[Webhooks]) -> dict[str, Any]:
     return sizes | figures | {"rounds": each}
 
 
+def _figures(measured: Sequence[Figures]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each figure of a part by its name, over all rounds."""
+    for name in measured[0].values:
+        each = [one.values[name] for one in measured]
+        yield name, {"median": statistics.median(each), "lowest": min(each), "highest": max(each), "rounds": each}
+
+
 def _moment(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
     """Percentiles over all messages but each round's first, which meets a cold process and has its own figure."""
     later = [sorted(times[1:]) for times in rounds]
@@ -211,12 +260,13 @@ def _flat(measurement: Measurement) -> dict[str, Any]:
 
 
 def _problems(rounds: Rounds) -> list[str]:
-    everything: dict[str, Sequence[Measurement | Drain | Latency | Events | Webhooks]] = {
+    everything: dict[str, Sequence[Measurement | Drain | Latency | Events | Webhooks | Figures]] = {
         **rounds.targets,
         "drain": rounds.drain,
         "latency": rounds.latency,
         "events": rounds.events,
         "webhooks": rounds.webhooks,
+        **rounds.figures,
     }
     return [
         f"{name}: {problem}"

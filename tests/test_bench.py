@@ -9,16 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from bench import __main__ as bench
-from bench.load import Load, Plan, Seen, answer_in, messages
-from bench.measurements import Astray, Drain, Events, Latency, Measurement, Rounds, Webhooks
+from bench.load import Load, Plan, Seen, answer_in, messages, provider_id
+from bench.measurements import Astray, Drain, Events, Figures, Latency, Measurement, Rounds, Webhooks
 from bench.processes import environment
-from bench.reads import FROM_MEMORY, READS
+from bench.reads import FROM_MEMORY, READS, READY
 from bench.report import as_object, as_table
 
 _ROOT = Path(__file__).parent.parent
@@ -29,42 +30,28 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.mark.slow
 def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    options = [
-        "--rounds",
-        "1",
-        "--pairs",
-        "50",
-        "--seconds",
-        "2",
-        "--messages",
-        "500",
-        "--entries",
-        "2000",
-        "--singles",
-        "4",
-        "--readers",
-        "50",
-        "--webhooks",
-        "1",
-    ]
+    short = "--rounds 1 --pairs 50 --seconds 0.5 --messages 1000 --entries 2000 --sizes 1000 2000 --minutes 0.02"
+    options = [*short.split(), *["--singles", "4", "--readers", "50", "--webhooks", "1"]]
     with _benchmark(tmp_path, *options, "--json") as process:
-        output, progress = process.communicate(timeout=240)
+        output, progress = process.communicate(timeout=400)
     assert process.returncode == 0, progress
 
     report = json.loads(output)
     yardsticks = ["empty"] if "pgbench" in report["skipped"] else ["empty", "pgbench"]
-    reads = [name + memory for name in READS for memory in ("", FROM_MEMORY)]
+    reads = [name + kind for name in READS for kind in ("@1000", "@2000", FROM_MEMORY, READY)]
+    lists = [f"{name}@2000" for name in ("failed", "delivered", "provider", "other", "ago")]
     accepting = {"service", "keyed", "first", "inbound", "delivering", "logged"}
-    assert set(report["targets"]) == {*accepting, "few", "many", *yardsticks, *reads}
+    assert set(report["targets"]) == {*accepting, "few", "many", *yardsticks, *reads, *lists}
     for target in report["targets"].values():
         assert len(target["rounds"]) == 1
         assert target["per_second"] > 0
         assert 0 < target["p50_ms"] <= target["p99_ms"]
-    for name in report["targets"].keys() - {"empty", "few", "many", *reads}:
+    for name in report["targets"].keys() - {"empty", "few", "many", *reads, *lists}:
         (measured,) = report["targets"][name]["rounds"]
         assert measured["rows"] == measured["answered"] - measured["repeats"] > 0
     compared = {f"{one}/{other}" for one in ("service", "delivering", "first", "inbound") for other in yardsticks}
-    reading = {f"{name}/{name}{FROM_MEMORY}" for name in READS}
+    reading = {f"{name}@{size}/{bound}" for name in READS for size in (1000, 2000) for bound in ("memory", "bytes")}
+    reading |= {f"{name}@2000/@1000" for name in READS}
     assert set(report["ratios"]) == compared | reading | {
         "keyed/service",
         "logged/service",
@@ -73,7 +60,7 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     }
     for figures in report["ratios"].values():
         assert 0 < figures["lowest"] == figures["median"] == figures["highest"]
-    assert report["drain"]["messages"] == 500
+    assert report["drain"]["messages"] == 1000
     assert report["drain"]["per_second"] > 0
     (idle,) = report["latency"]["rounds"]
     assert len(idle["called_ms"]) == idle["rows"] == idle["answered"] == 4
@@ -82,6 +69,15 @@ def test_one_short_run_measures_every_target_and_leaves_nothing_behind(tmp_path:
     assert len(events["after_ms"]) == events["answered"] == 4
     assert (report["webhooks"]["endpoints"], report["webhooks"]["rounds"]) == (500, [{"arrived": 400, "missing": 0}])
     assert report["webhooks"]["p50_ms"] <= report["webhooks"]["p99_ms"] <= report["webhooks"]["slowest_ms"]
+    figures = {name: figure["median"] for name, figure in report["figures"].items()}
+    growth, share = figures.pop("growth"), figures["throttled/calm"]
+    assert figures.keys() - {"pss"} == {
+        *("calm", "throttled", "snapshot", "throttled/calm", "throttled/calm, to the last", "snapshot/calm"),
+        *("retention", "bytes", "wal", "rss"),
+    }
+    assert isinstance(growth, float)
+    assert all(value > 0 for value in figures.values())
+    assert share == pytest.approx(figures["throttled"] / figures["calm"])
     assert report["problems"] == []
     assert "round 1 of 1: empty FastAPI endpoint" in progress
     assert _left_by(tmp_path) == []
@@ -200,6 +196,38 @@ def test_webhooks_that_did_not_arrive_fail(
     assert table.splitlines()[1].split()[-3:] == ["2.0", "3.0", "3.0"]
 
 
+def test_figures_that_are_wrong_fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Figures({"wal": 3000.0}, ["5 messages were accepted and 4 are stored"])
+    _assert_fails(Rounds(figures={"storage": [storage]}), "storage: 5 messages were", monkeypatch, capsys)
+
+
+def test_figures_are_shown_with_their_targets() -> None:
+    disturbed = [Figures({"calm": 4000.0, "throttled/calm": each}) for each in (0.5, 0.95, 0.91)]
+    report = as_object(_PLAN, Rounds(figures={"disturbed": disturbed, "storage": [Figures({"wal": 1234.5})]}), {})
+    assert report["problems"] == []  # a target that is missed is no problem
+    assert report["figures"]["throttled/calm"]["rounds"] == [0.5, 0.95, 0.91]
+    calm, share, wal = [line.split()[-5:] for line in as_table(report).splitlines()[1:4]]
+    assert calm[2:] == ["4,000"] * 3
+    assert share == ["0.91", "0.50", "0.95", ">=", "0.90"]
+    assert wal[2:] == ["1,234"] * 3
+
+
+def test_reads_are_compared_with_memory_and_with_the_smallest_database() -> None:
+    speeds = {"page@1000": 80, "page@100000": 40, "page-memory": 100, "page-bytes": 200}
+    measured = {name: [Measurement(Seen(answered=1, per_second=speed))] for name, speed in speeds.items()}
+    report = as_object(_PLAN, Rounds(measured), {})
+    assert {name: figures["median"] for name, figures in report["ratios"].items()} == {
+        "page@1000/memory": 0.8,
+        "page@1000/bytes": 0.4,
+        "page@100000/memory": 0.4,
+        "page@100000/bytes": 0.2,
+        "page@100000/@1000": 0.5,
+    }
+    table = as_table(report)
+    assert "a page of 50 messages, of 100,000" in table
+    assert "a page of 50 messages, ready bytes" in table
+
+
 def test_ratios_are_computed_round_by_round() -> None:
     def rounds(*speeds: float) -> list[Measurement]:
         return [Measurement(Seen(answered=1, per_second=speed), rows=1, delivered=1) for speed in speeds]
@@ -267,7 +295,16 @@ def test_nothing_that_is_set_for_the_service_or_its_simulator_gets_in(monkeypatc
     assert environment({"SIMULATOR_RECEIPTS": "false"})["SIMULATOR_RECEIPTS"] == "false"
 
 
-@pytest.mark.parametrize("options", [["--messages", "1064"], ["--singles", "1"], ["--only", "nothing"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--messages", "1064"],
+        ["--singles", "1"],
+        ["--sizes", "2000", "1000"],
+        ["--minutes", "0"],
+        ["--only", "nothing"],
+    ],
+)
 def test_what_could_not_be_measured_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench.main(options)
@@ -279,6 +316,14 @@ def test_the_load_is_the_same_every_time_and_begins_with_every_pair() -> None:
     assert drawn == messages(20)
     assert len({(message["from"], message["to"]) for message in drawn[:20]}) == 20
     assert len({message["body"] for message in drawn}) == len(drawn)
+
+
+def test_receipts_are_for_the_messages_of_the_carrier_in_their_order() -> None:
+    load = Load(replace(_PLAN, receipts=True))
+    for number in range(3):
+        head, _, body = load.next_request().partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /api/webhooks/simulator ")
+        assert json.loads(body)["id"] == provider_id(number)
 
 
 def test_an_answer_counts_only_when_it_is_complete() -> None:

@@ -28,7 +28,7 @@ from bench.load import Plan
 from bench.measurements import Figures, Measurement, Rounds
 from bench.processes import BenchError
 from bench.report import as_object, as_table
-from bench.targets import Targets, title
+from bench.targets import Targets, title, warm_up
 
 _PARTS = (
     *("accept", "reads", "lists", "log", "drain", "latency", "events", "webhooks"),
@@ -80,7 +80,7 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
         chosen.seconds > 0 and chosen.rounds > 0 and 1 <= chosen.connections <= 90 and 1 <= chosen.pairs <= 100_000
     ):
         parser.error("seconds and rounds are positive, connections at most 90, pairs at most 100,000")
-    least = chosen.pairs + chosen.connections
+    least = warm_up(_plan(chosen)) + chosen.pairs + chosen.connections
     if {"drain", "storage"} & {*chosen.only} and chosen.messages <= least:
         parser.error(f"messages are more than {least:,}, which the warm-up needs")
     if min(chosen.sizes) < 1000 or any(size % 1000 for size in chosen.sizes) or chosen.sizes != sorted(chosen.sizes):

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 from uvicorn.loops.auto import auto_loop_factory
@@ -62,6 +62,17 @@ class Seen:
     p50_ms: float = 0.0  #: median of the milliseconds from a request to its answer.
     p99_ms: float = 0.0  #: the 99th percentile of the same.
     busy: float | None = None  #: the generator's share of one processor core; near 1 it is the limit.
+
+    def after(self, earlier: "Seen") -> "Seen":
+        """The results of this run, with an earlier run as a part of its warm-up."""
+        others = Counter(self.others) + Counter(earlier.others)
+        return replace(
+            self,
+            answered=self.answered + earlier.answered,
+            repeats=self.repeats + earlier.repeats,
+            others=dict(others),
+            broken=self.broken + earlier.broken,
+        )
 
 
 def messages(pairs: int) -> list[dict[str, str | None]]:

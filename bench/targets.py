@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.statistics import learn_sizes
@@ -20,10 +22,10 @@ from bench.database import Database
 from bench.drains import drain, measure_disturbed
 from bench.events import Endpoints, measure_readers, receiving, send_singly, send_to
 from bench.footprint import measure_memory, measure_storage
-from bench.load import PATIENCE, Plan
+from bench.load import PATIENCE, Plan, Seen
 from bench.measurements import Drain, Events, Figures, Latency, Measurement, Webhooks
 from bench.pgbench import find_pgbench, run_pgbench
-from bench.processes import BenchError, Site, answer_of, until
+from bench.processes import BenchError, Server, Site, answer_of, until
 from bench.reads import measure_lists, measure_reads, title_of
 
 TITLES = {
@@ -48,6 +50,14 @@ _TENANTS = 10_000
 def title(name: str) -> str:
     """The title of a target, read or list."""
     return TITLES.get(name) or title_of(name)
+
+
+def warm_up(plan: Plan) -> int:
+    """The number of requests of the warm-up of accepting. After it the sizes of tables are learned.
+
+    With the default pairs, each table of first messages is then large enough for that.
+    """
+    return 3 * plan.pairs + plan.connections + 1
 
 
 class Targets:
@@ -95,7 +105,7 @@ class Targets:
         Raises `BenchError` if the worker does not drain the queue.
         """
         self._database.empty()
-        many = replace(self._plan, seconds=PATIENCE, messages=messages)
+        many = replace(self._plan, seconds=PATIENCE, messages=messages - warm_up(self._plan))
         accepted = await self._accepting(many)
         used = await drain(self._site, self._database, messages)
         return Drain(
@@ -171,10 +181,17 @@ class Targets:
         self, plan: Plan | None = None, *, worker_enabled: bool = False, settings: Mapping[str, str] | None = None
     ) -> Measurement:
         service = self._site.service(worker_enabled=worker_enabled, **(settings or {}))
-        async with service as server, self._learning():
-            seen, cpu = await self._site.load(server, plan or self._plan)
+        async with service as server, self._learning() as engine:
+            seen, cpu = await self._accept(server, engine, plan or self._plan)
             delivered = self._database.delivered() if worker_enabled else None
             return Measurement(seen, self._database.messages(), delivered, cpu)
+
+    async def _accept(self, server: Server, engine: AsyncEngine, plan: Plan) -> tuple[Seen, float]:
+        """Load after a warm-up. Plans for empty tables end with it, as they do in the first second of a worker."""
+        first, _ = await self._site.load(server, replace(plan, seconds=PATIENCE, messages=warm_up(plan)))
+        await learn_sizes(engine)
+        seen, cpu = await self._site.load(server, plan)
+        return seen.after(first), cpu
 
     async def _accepting_beside_many(self) -> Measurement:
         self._database.add_entries(self._entries)
@@ -196,7 +213,7 @@ class Targets:
         return await self._accepting(plan, settings=limits)
 
     @asynccontextmanager
-    async def _learning(self) -> AsyncIterator[None]:
+    async def _learning(self) -> AsyncIterator[AsyncEngine]:
         """Keep the statistics of young tables, as a worker does in every installation."""
         engine = create_serving_engine(self._database.url, Settings.model_construct())
 
@@ -207,7 +224,7 @@ class Targets:
 
         task = asyncio.create_task(repeat())
         try:
-            yield
+            yield engine
         finally:
             task.cancel()
             await asyncio.wait([task])

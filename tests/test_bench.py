@@ -298,7 +298,7 @@ def test_nothing_that_is_set_for_the_service_or_its_simulator_gets_in(monkeypatc
 @pytest.mark.parametrize(
     "options",
     [
-        ["--messages", "1064"],
+        ["--messages", "4129"],
         ["--singles", "1"],
         ["--sizes", "2000", "1000"],
         ["--minutes", "0"],
@@ -324,6 +324,14 @@ def test_receipts_are_for_the_messages_of_the_carrier_in_their_order() -> None:
         head, _, body = load.next_request().partition(b"\r\n\r\n")
         assert head.startswith(b"POST /api/webhooks/simulator ")
         assert json.loads(body)["id"] == provider_id(number)
+
+
+def test_a_warm_up_counts_as_answered_and_not_as_measured() -> None:
+    warm_up = Seen(answered=5, repeats=1, others={"503": 1}, broken=1, per_second=7, p50_ms=9)
+    seen = Seen(answered=10, repeats=2, others={"503": 2, "500": 1}, per_second=100, p50_ms=1).after(warm_up)
+    assert (seen.answered, seen.repeats, seen.broken) == (15, 3, 1)
+    assert seen.others == {"503": 3, "500": 1}
+    assert (seen.per_second, seen.p50_ms) == (100, 1)
 
 
 def test_an_answer_counts_only_when_it_is_complete() -> None:

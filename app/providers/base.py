@@ -39,6 +39,8 @@ class OutboundMessage:
     callback_url: str | None = None
     #: The Message-IDs of earlier mails, the latest last, for In-Reply-To and References.
     thread: Sequence[str] = ()
+    #: Further headers of a mail, each value on one line and in ASCII: those that unsubscribe.
+    headers: Mapping[str, str] = field(default_factory=dict)
     #: The time, by the event loop's clock, at which the worker takes the message for one in doubt. Work before the
     #: request has to end well before that, as a `TemporaryFailure`.
     give_up_at: float | None = field(default=None, compare=False)

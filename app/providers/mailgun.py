@@ -133,7 +133,7 @@ def configured() -> MailgunProvider | None:
 
 
 def _fields(mail: Mail, reference: str) -> dict[str, str]:
-    headers = {"Message-Id": mail.message_id, **mail.thread_headers}
+    headers = {"Message-Id": mail.message_id, **mail.further_headers}
     fields = {
         "from": mail.sender,
         "to": mail.recipient,

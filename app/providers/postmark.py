@@ -144,7 +144,7 @@ def configured() -> PostmarkProvider | None:
 
 def _submission(mail: Mail, reference: str, stream: str) -> dict[str, Any]:
     # Postmark replaces a Message-ID by its own, unless the header X-PM-KeepID tells it not to.
-    headers = {"Message-ID": mail.message_id, "X-PM-KeepID": "true", **mail.thread_headers}
+    headers = {"Message-ID": mail.message_id, "X-PM-KeepID": "true", **mail.further_headers}
     submission: dict[str, Any] = {
         "From": mail.sender,
         "To": mail.recipient,

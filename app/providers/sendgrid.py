@@ -174,7 +174,7 @@ def _submission(mail: Mail, reference: str) -> dict[str, Any]:
         "from": {"email": mail.sender},
         "subject": mail.subject or "(no subject)",  # SendGrid refuses a mail without one (400)
         "content": content,
-        "headers": {"Message-ID": mail.message_id, **mail.thread_headers},
+        "headers": {"Message-ID": mail.message_id, **mail.further_headers},
     }
     if mail.files:
         submission["attachments"] = [

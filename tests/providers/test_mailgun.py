@@ -38,7 +38,7 @@ from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.kit import form_data
 from tests.providers.kit.mailgun import MAIL
-from tests.providers.mails import FILES, FileStore
+from tests.providers.mails import FILES, UNSUBSCRIBE, FileStore
 from tests.providers.vendors import NOW, ODD_VALUES, PAYLOADS, Vendor, basic, call, form, payload, with_header
 from tests.wire import rows_of
 
@@ -102,7 +102,7 @@ def receipt_of(callback: Callback) -> Receipt:
 
 async def test_a_mail_is_one_form() -> None:
     vendor = Vendor(ACCEPTED)
-    message = mail(body="<p>Hallo</p>", thread=["<a@example.com>", "<b@example.com>"])
+    message = mail(body="<p>Hallo</p>", thread=["<a@example.com>", "<b@example.com>"], headers=UNSUBSCRIBE)
     result = await provider(vendor).send(message)
     assert result.provider_message_id == "1-17-5@example.com"
     request = vendor.request
@@ -117,6 +117,8 @@ async def test_a_mail_is_one_form() -> None:
         "h:Message-Id": "<1-17-5@example.com>",
         "h:In-Reply-To": "<b@example.com>",
         "h:References": "<a@example.com> <b@example.com>",
+        "h:List-Unsubscribe": UNSUBSCRIBE["List-Unsubscribe"],
+        "h:List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
         "v:reference": "1-17-5",
     }
 

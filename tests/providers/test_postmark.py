@@ -27,7 +27,7 @@ from app.providers.postmark import BOUNCES, STATUSES, TOKEN_HEADER, PostmarkProv
 from app.providers.toolbox.verification import hash_of
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.mails import FileStore
+from tests.providers.mails import UNSUBSCRIBE, FileStore
 from tests.providers.vendors import ODD_VALUES, PAYLOADS, Vendor, basic, call, payload
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +62,8 @@ def receipt_of(body: bytes) -> Receipt:
 
 async def test_a_mail_is_asked_for_as_postmark_documents_it() -> None:
     vendor = Vendor(ACCEPTED)
-    message = mail(body="<p>Hallo</p>", thread=["<a@example.com>"], attachments=["https://files.example/1.pdf"])
+    files = ["https://files.example/1.pdf"]
+    message = mail(body="<p>Hallo</p>", thread=["<a@example.com>"], attachments=files, headers=UNSUBSCRIBE)
     result = await provider(vendor, fetches=True, message_stream="notices").send(message)
     assert result.provider_message_id == ID
     request = vendor.request
@@ -81,6 +82,8 @@ async def test_a_mail_is_asked_for_as_postmark_documents_it() -> None:
             {"Name": "X-PM-KeepID", "Value": "true"},
             {"Name": "In-Reply-To", "Value": "<a@example.com>"},
             {"Name": "References", "Value": "<a@example.com>"},
+            {"Name": "List-Unsubscribe", "Value": UNSUBSCRIBE["List-Unsubscribe"]},
+            {"Name": "List-Unsubscribe-Post", "Value": "List-Unsubscribe=One-Click"},
         ],
         "Metadata": {"reference": "1-17-5"},
         "Attachments": [

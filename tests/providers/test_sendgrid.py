@@ -51,7 +51,7 @@ from app.providers.sendgrid import (
 )
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.mails import FILES, FileStore
+from tests.providers.mails import FILES, UNSUBSCRIBE, FileStore
 from tests.providers.vendors import (
     NOW,
     ODD_VALUES,
@@ -131,7 +131,8 @@ def receipts(callback: Callback) -> list[Receipt]:
 @each_case("attachments", [[], ["https://files.example/1.pdf"]])
 async def test_a_mail_is_asked_for_as_its_own_library_asks(body: str, attachments: list[str]) -> None:
     vendor = Vendor(ACCEPTED)
-    message = mail(body=body, attachments=attachments, thread=["<a@example.com>", "<b@example.com>"])
+    thread = ["<a@example.com>", "<b@example.com>"]
+    message = mail(body=body, attachments=attachments, thread=thread, headers=UNSUBSCRIBE)
     result = await provider(vendor, fetches=True).send(message)
     assert result.provider_message_id == "14c5d75ce93.dfd.64b469"
 
@@ -143,6 +144,8 @@ async def test_a_mail_is_asked_for_as_its_own_library_asks(body: str, attachment
     asked.header = Header("Message-ID", "<1-17-5@example.com>")
     asked.header = Header("In-Reply-To", "<b@example.com>")
     asked.header = Header("References", "<a@example.com> <b@example.com>")
+    for name, value in UNSUBSCRIBE.items():
+        asked.header = Header(name, value)
     for file in reversed(FILES) if attachments else []:  # it puts each before the others
         content = base64.b64encode(file.content).decode()
         asked.attachment = Attachment(content, file.name, file.content_type, "attachment")

@@ -46,7 +46,7 @@ from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.certificates import certificate_of
-from tests.providers.mails import FILES, FileStore
+from tests.providers.mails import FILES, UNSUBSCRIBE, FileStore
 from tests.providers.vendors import PAYLOADS, Vendor, call, items_in, payload
 
 pytestmark = pytest.mark.anyio
@@ -190,7 +190,7 @@ async def test_a_mail_is_asked_for_as_botocore_asks() -> None:
 
 async def test_the_mail_in_it_is_whole() -> None:
     vendor = Vendor(ACCEPTED)
-    message = mail(attachments=["https://files.example/1.pdf"], thread=["<a@example.com>"])
+    message = mail(attachments=["https://files.example/1.pdf"], thread=["<a@example.com>"], headers=UNSUBSCRIBE)
     await provider(vendor, fetches=True, session_token="lent").send(message)  # noqa: S106
     assert vendor.request.headers["x-amz-security-token"] == "lent"
     submission = json.loads(vendor.request.content)
@@ -200,6 +200,7 @@ async def test_the_mail_in_it_is_whole() -> None:
     )
     assert isinstance(sent, EmailMessage)
     assert (sent["subject"], sent["to"], sent["in-reply-to"]) == ("Grüße", "jane@example.com", "<a@example.com>")
+    assert {name: sent[name] for name in UNSUBSCRIBE} == UNSUBSCRIBE
     assert [part.get_filename() for part in sent.iter_attachments()] == [file.name for file in FILES]
 
 

@@ -30,6 +30,7 @@ from tests.cases import each_case
 from tests.live import free_port
 from tests.providers import outbound
 from tests.providers.certificates import write_certificate
+from tests.providers.mails import UNSUBSCRIBE
 
 pytestmark = pytest.mark.anyio
 
@@ -177,6 +178,7 @@ async def test_a_mail_arrives_as_it_was_written(serve: Serve, mailbox: Mailbox) 
         body="<h1>Grüße</h1><p>.dots\n.at the start</p>",
         subject="Grüße, und noch ein langer Betreff, der nicht in eine Zeile passt, weil er so lang ist",
         thread=["<first@example.com>", "<second@example.com>"],
+        headers=UNSUBSCRIBE,
         key="1-17-1700000000000000",
     )
     async with provider(await serve()) as smtp:
@@ -193,6 +195,7 @@ async def test_a_mail_arrives_as_it_was_written(serve: Serve, mailbox: Mailbox) 
     )
     assert arrived["in-reply-to"] == "<second@example.com>"
     assert arrived["references"] == "<first@example.com> <second@example.com>"
+    assert {name: arrived[name] for name in UNSUBSCRIBE} == UNSUBSCRIBE
     plain, html = arrived.get_body(("plain",)), arrived.get_body(("html",))
     assert plain is not None
     assert html is not None

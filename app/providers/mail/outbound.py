@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.header import Header
@@ -51,8 +51,8 @@ class Mail:
     """A mail, ready for any vendor. Nothing in it can end a header line.
 
     Addresses are as `mailbox_of` returns them. `text` is never blank. `html`
-    is None if the message is a plain text. `references` has the latest last, as the message's thread has. Set
-    `is_renamed` for a vendor that replaces `message_id` by an id of its own.
+    is None if the message is a plain text. `references` has the latest last, as the message's thread has. `headers`
+    are those of the message. Set `is_renamed` for a vendor that replaces `message_id` by an id of its own.
     """
 
     message_id: str
@@ -62,6 +62,7 @@ class Mail:
     text: str = field(repr=False)
     html: str | None = field(default=None, repr=False)
     references: Sequence[str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[RemoteFile] = field(default=(), repr=False)
     is_renamed: bool = False
 
@@ -71,14 +72,15 @@ class Mail:
         return not (self.sender.isascii() and self.recipient.isascii())
 
     @property
-    def thread_headers(self) -> dict[str, str]:
-        """In-Reply-To and References, each on one line, if the mail follows others.
+    def further_headers(self) -> dict[str, str]:
+        """In-Reply-To and References, if the mail follows others, then `headers`, each on one line.
 
         A renamed mail also refers to its own `message_id`. Later mails refer to that too, which makes one thread.
         """
         answered = {"In-Reply-To": self.references[-1]} if self.references else {}
         named = [*self.references, *([self.message_id] if self.is_renamed else [])]
-        return {**answered, "References": " ".join(named)} if named else {}
+        thread = {**answered, "References": " ".join(named)} if named else {}
+        return {**thread, **self.headers}
 
     def as_bytes(self, sent_at: datetime | None = None) -> bytes:
         """The mail in its raw form (RFC 5322): lines end in CRLF, and all but addresses is ASCII."""
@@ -91,7 +93,7 @@ class Mail:
         ]
         if self.subject:
             lines.append(f"Subject: {_encoded(self.subject)}")
-        lines += [f"{name}: {value.replace(' ', _FOLD)}" for name, value in self.thread_headers.items()]
+        lines += [f"{name}: {value.replace(' ', _FOLD)}" for name, value in self.further_headers.items()]
         return "\r\n".join(lines).encode() + b"\r\n" + self._content().as_bytes()
 
     async def encoded(self) -> bytes:
@@ -162,6 +164,7 @@ async def _mail_of(message: OutboundMessage) -> Mail:
         text=await readable(html) if html is message.body else message.body,
         html=html or None,
         references=references[-MOST_REFERENCES:],
+        headers=message.headers,
     )
 
 

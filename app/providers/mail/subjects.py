@@ -13,6 +13,11 @@ _ANSWER = re.compile(
 _LONGEST = 998  # RFC 5322, 2.1.1
 
 
+def is_answer(subject: str) -> bool:
+    """True for the subject of an answer, such as `Re: Greetings`."""
+    return _ANSWER.match(subject) is not None
+
+
 def answer_to(subject: str | None) -> str | None:
     """The subject of an answer to a mail with this subject; None if the mail has none.
 
@@ -21,4 +26,4 @@ def answer_to(subject: str | None) -> str | None:
     subject = (subject or "").strip()
     if not subject:
         return None
-    return subject if _ANSWER.match(subject) else f"Re: {subject}"[:_LONGEST]
+    return subject if is_answer(subject) else f"Re: {subject}"[:_LONGEST]

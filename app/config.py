@@ -5,6 +5,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -40,6 +41,7 @@ RequestRate = Annotated[
 ]
 RequestBurst = Annotated[int, Field(ge=1, le=10**9)]
 
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
 
@@ -149,8 +151,8 @@ class Settings(BaseSettings):
     #: Answers of a conversation within a minute after which its sends pause; 0 pauses none.
     loop_answers: int = Field(20, ge=0, le=10**6)
     loop_pause_seconds: float = Field(3600, gt=0, le=366 * 24 * 3600)
-    #: The secret that hashes the addresses of erased people whose refusals keep holding. During a change, the new and
-    #: the old one, separated by a comma.
+    #: The secret that hashes the addresses of erased people whose refusals keep holding, and seals unsubscribe links.
+    #: During a change, the new and the old one, separated by a comma.
     consent_secret: SecretStr | None = None
     #: Texts that answer STOP and HELP; unset, nothing does.
     stop_reply: str | None = Field(None, max_length=480)
@@ -290,7 +292,7 @@ class Settings(BaseSettings):
 
     @property
     def consent_secrets(self) -> list[str]:
-        """The secrets that hash addresses, the newest first."""
+        """The secrets that hash addresses and seal links, the newest first."""
         return secrets_of(self.consent_secret.get_secret_value()) if self.consent_secret else ["of development"]
 
     @cached_property
@@ -317,6 +319,18 @@ class Settings(BaseSettings):
     def callback_url(self, provider: str) -> str | None:
         """The URL for a provider's callbacks; None without PUBLIC_URL."""
         return f"{self.public_url.rstrip('/')}/api/webhooks/{provider}" if self.public_url else None
+
+    @property
+    def unsubscribe_url(self) -> str | None:
+        """The address of the pages of unsubscribe links, up to their tokens; None without a usable PUBLIC_URL.
+
+        One is usable with https and without a password (RFC 8058). In development http on this machine will do.
+        """
+        public = urlsplit(self.public_url or "")
+        is_local = public.scheme == "http" and public.hostname in _THIS_MACHINE and not self.is_production
+        url = f"{public.scheme}://{public.netloc}{public.path.rstrip('/')}/u/"
+        is_usable = public.hostname and "@" not in public.netloc and (public.scheme == "https" or is_local)
+        return url if is_usable and url.isascii() else None
 
     @property
     def is_production(self) -> bool:

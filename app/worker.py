@@ -21,6 +21,7 @@ from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
 from app.services.consent.check import LastCheck
 from app.services.consent.hashes import AddressHashes
+from app.services.consent.links import UnsubscribeLinks
 from app.services.delivery.capacity import Capacity
 from app.services.delivery.claims import Claim, Wanted, claim_due
 from app.services.delivery.hand_over import hand_over
@@ -56,6 +57,7 @@ class DeliveryWorker:
         self._engine = engine
         self._on_logged = on_logged
         self._last_check = LastCheck(engine, AddressHashes(settings.consent_secrets))
+        self._links = UnsubscribeLinks.of(settings)
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
         self._presence = presence
@@ -199,6 +201,7 @@ class DeliveryWorker:
                 begins_at=item.begins_at,
                 skip_risky=self._housekeeping.is_last_worker(),
                 callback_url=settings.callback_url(name),
+                links=self._links,
             )
             waits = await self._capacity.book(claiming, name, claims) if rate else [0.0] * len(claims)
         if is_probing and not claims:

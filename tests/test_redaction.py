@@ -12,3 +12,8 @@ def test_a_long_text_takes_no_longer_than_its_length(piece: str) -> None:
 @each_case("between", [", ", ";", ")(", "=", "><", "&to=", "', '"])
 def test_addresses_side_by_side_are_masked_each(between: str) -> None:
     assert redacted(f"jane@example.com{between}ann%40b.de") == f"j***@***.com{between}a***@***.de"
+
+
+@each_case("before", ["/u/", "https://messages.example/sms/u/", "unsubscribe ", "Unsubscribe%20"])
+def test_the_token_of_an_unsubscribe_link_is_masked(before: str) -> None:
+    assert redacted(f"{before}{'a-B_9' * 21} and more") == f"{before}*** and more"

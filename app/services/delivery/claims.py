@@ -22,6 +22,7 @@ from app.domain import EARLIEST_DATE, AttemptOutcome, Channel, MessageStatus
 from app.providers.base import OutboundMessage
 from app.references import reference_of
 from app.services.consent.check import HAS_HASHED, REFUSED_BY, suppress
+from app.services.consent.links import UnsubscribeLinks
 from app.services.delivery.mail_threads import Thread, keep_answers, threads_of
 from app.services.delivery.order import is_next
 from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
@@ -43,6 +44,7 @@ class Claim:
     callback_url: str | None
     thread: Thread
     checked_at: float = 0.0
+    links: UnsubscribeLinks | None = None
 
     @property
     def message_id(self) -> int:
@@ -77,6 +79,7 @@ class Claim:
             idempotency_key=reference_of(self.tenant_id, row.id, row.created_at, row.retry_count),
             callback_url=self.callback_url,
             thread=self.thread.references,
+            headers=self.links.headers_for(self.tenant_id, row, self.thread.sent_to) if self.links else {},
             give_up_at=give_up_at,
         )
 
@@ -167,6 +170,7 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
             Message.attachments,
             Message.created_at,
             Message.retry_count,
+            Message.topic,
             picked.c.in_doubt_with,
         )
         .cte("taken")
@@ -226,13 +230,15 @@ async def claim_due(
     skip_risky: bool = False,
     callback_url: str | None = None,
     begins_at: datetime = EARLIEST_DATE,
+    links: UnsubscribeLinks | None = None,
 ) -> Claimed:
     """Claim up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
 
     Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
     conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that several
     workers died with are left to `POISON_SUSPECTS`. With `skip_risky`, one death is enough to leave a message.
-    `callback_url` is our address for the provider. Messages that were due before `begins_at` are not looked for.
+    `callback_url` is our address for the provider, and mails of a topic get `links`. Messages that were due before
+    `begins_at` are not looked for.
     Messages that a refusal of their recipient stops end as suppressed, and count against the limit.
 
     Costs one statement, for mail two, and a third for an answer that takes its subject or its recipient from an
@@ -262,5 +268,5 @@ async def claim_due(
     for row in taken:
         thread = threads.get(row.id, _NO_THREAD)
         holds = not row.has_hashed and thread.sent_to is None
-        claims.append(Claim(tenant_id, provider_type, row, callback_url, thread, checked_at if holds else 0.0))
+        claims.append(Claim(tenant_id, provider_type, row, callback_url, thread, checked_at if holds else 0.0, links))
     return Claimed(claims, rows[0].suppressed)

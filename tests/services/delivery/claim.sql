@@ -76,7 +76,7 @@ taken AS (
       AND picked.refused_by IS NULL
     RETURNING messages.id, messages.attempt_count, messages.attempt_limit, messages.channel, messages.type,
               messages.from_address, messages.to_address, messages.subject, messages.body, messages.html, messages.attachments,
-              messages.created_at, messages.retry_count, picked.in_doubt_with
+              messages.created_at, messages.retry_count, messages.topic, picked.in_doubt_with
 ),
 opened AS (
     -- Opens an attempt for each, so that a crash during the send leaves it in doubt.
@@ -123,7 +123,7 @@ SELECT number.suppressed,
        )) AS has_hashed,
        taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
        taken.from_address, taken.to_address, taken.subject, taken.body, taken.html, taken.attachments,
-       taken.created_at, taken.retry_count, taken.in_doubt_with
+       taken.created_at, taken.retry_count, taken.topic, taken.in_doubt_with
 FROM (SELECT count(*) AS suppressed FROM suppressed) AS number
 LEFT OUTER JOIN taken ON true
 ORDER BY taken.id

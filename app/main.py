@@ -33,6 +33,7 @@ from app.routers import (
     messages,
     preview,
     providers,
+    unsubscribe,
     webhook_endpoints,
     webhooks,
 )
@@ -100,6 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         providers.router,
         admin.router,
         health.router,
+        unsubscribe.router,
     ):
         app.router.routes.extend(router.routes)
     if settings.serves_docs:

@@ -23,6 +23,8 @@ from app.services.accept.writer import MessageWriter
 from app.services.callbacks.callback_store import CallbackStore
 from app.services.callbacks.items import CallbackItems
 from app.services.callbacks.service import CallbackService
+from app.services.consent.hashes import AddressHashes
+from app.services.consent.links import UnsubscribeLinks
 from app.services.delivery.notifier import Notifier
 from app.services.events.feed import EventFeed
 from app.services.limits.daily_caps import DailyCaps
@@ -66,6 +68,8 @@ class Services:
     notifier: Notifier
     events: EventFeed
     webhooks: WebhookSender
+    unsubscribe_links: UnsubscribeLinks
+    address_hashes: AddressHashes
 
 
 def must_have_providers(settings: Settings) -> None:
@@ -170,4 +174,6 @@ async def running_services(url: str, settings: Settings, *, deliver: bool) -> As
             notifier,
             events,
             webhooks,
+            UnsubscribeLinks.of(settings),
+            AddressHashes(settings.consent_secrets),
         )

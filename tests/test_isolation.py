@@ -227,7 +227,7 @@ def test_a_route_that_takes_something_new_is_not_passed_over(settings: Settings)
 async def test_a_key_may_do_what_its_scope_says_and_nothing_else(installation: Installation) -> None:
     for route, method in api_routes(installation.app):
         needs = NEEDS[route.path][method]
-        none = dict.fromkeys(("name", "provider", "channel"), "none")
+        none = dict.fromkeys(("name", "provider", "channel", "token"), "none")
         path = route.path.format_map(dict.fromkeys(MADE, "999999999") | none)
         for who, scope in product((installation.first, installation.osprey), KeyScope):
             answer = await who.ask(scope, Asked(method, path, body={} if method != "GET" else None))
@@ -403,4 +403,6 @@ async def test_only_what_is_called_here_is_open_to_everybody(installation: Insta
         "GET /openapi.json",
         "GET /docs",
         "GET /",
+        "GET /u/{token}",
+        "POST /u/{token}",
     }

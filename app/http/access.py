@@ -70,6 +70,8 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/api/webhooks/sms": {"POST": None},
     "/api/webhooks/email": {"POST": None},
     "/api/webhooks/{provider}": {"GET": None, "POST": None},
+    # Readers of mails, and their mail programs.
+    "/u/{token}": {"GET": None, "POST": None},
     "/healthz": {"GET": None},
     "/readyz": {"GET": None},
     # 404 where the reference is switched off.

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.config import Settings
 from app.http.problems import answer_to
 from app.log import begin_request
+from app.web.unsubscribe import STYLE_SOURCE
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,16 @@ _REFERENCE: Headers = [
         b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (b"cache-control", b"no-cache"),
+]
+#: For the pages of unsubscribe links, which have a form and no script. Their addresses are secret.
+_PAGES: Headers = [
+    (
+        b"content-security-policy",
+        f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'".encode(),
+    ),
+    (b"cache-control", b"no-store"),
+    (b"x-robots-tag", b"noindex, nofollow"),
 ]
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
@@ -89,6 +100,7 @@ class Envelope:
         self._app = app
         self._data = data_headers(settings)
         self._reference = [*_EVERYWHERE, *_REFERENCE, *_transport_security(settings)]
+        self._pages = [*_EVERYWHERE, *_PAGES, *_transport_security(settings)]
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._access_log = settings.access_log
         self._ids = request_ids()
@@ -100,7 +112,7 @@ class Envelope:
         given = scope["headers_by_name"] = dict(scope["headers"])
         id_ = id_for(given.get(b"x-request-id"), self._ids)
         begin_request(id_.decode())
-        added = self._reference if scope["path"].startswith("/docs") else self._data
+        added = self._headers_at(scope["path"])
         added = [(b"x-request-id", id_), *added]
         scope["answer_headers"] = added  # inner layers add to it
         method = scope["method"]
@@ -140,6 +152,11 @@ class Envelope:
             if self._access_log:
                 duration = round((time.perf_counter() - began) * 1000, 1)
                 log.info("request", method=method, path=scope["path"], status=status, duration_ms=duration)
+
+    def _headers_at(self, path: str) -> Headers:
+        if path.startswith("/u/"):
+            return self._pages
+        return self._reference if path.startswith("/docs") else self._data
 
 
 def _transport_security(settings: Settings) -> Headers:

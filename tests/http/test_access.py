@@ -55,6 +55,7 @@ def test_every_route_of_the_application_says_what_it_needs() -> None:
         "/docs/assets",
         "/docs/assets/{path:path}",
         "/openapi.json",
+        "/u/{token}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Acts on keywords in inbound texts: STOP, START and HELP, in the transaction that stores the text."""
+"""Acts on keywords in inbound texts, and on mails that unsubscribe, in the transaction that stores the message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ from app.domain import (
 )
 from app.keywords import ExtraWords, keyword_in
 from app.services.accept.loops import LoopLimit
+from app.services.accept.mail_refusals import is_inbound_mail, is_refusal, stop_by, subscription_in
 from app.services.accept.store_stepwise import store_messages
 from app.services.consent.hashes import AddressHashes
 from app.services.consent.ledger import Said, grant, revoke
+from app.services.consent.links import UnsubscribeLinks, unsubscribe
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,20 @@ class KeywordRules:
     replies: dict[Keyword, str]
     hashes: AddressHashes
     loops: LoopLimit
+    links: UnsubscribeLinks
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         texts = {Keyword.STOP: settings.stop_reply, Keyword.HELP: settings.help_reply}
         replies = {keyword: text for keyword, text in texts.items() if text}
         hashes = AddressHashes(settings.consent_secrets)
-        return cls(settings.extra_keywords, replies, hashes, LoopLimit.of(settings))
+        return cls(settings.extra_keywords, replies, hashes, LoopLimit.of(settings), UnsubscribeLinks.of(settings))
+
+    def concern(self, message: NewMessage) -> bool:
+        """True for a message that may change consent, or that is replied to."""
+        if is_inbound_mail(message):
+            return subscription_in(message, self.links) is not None or is_refusal(message, self.extra)
+        return self.keyword_of(message) is not None
 
     def keyword_of(self, message: NewMessage) -> Keyword | None:
         """The keyword that an inbound text or chat is. Mail has ways of its own to unsubscribe."""
@@ -58,15 +67,31 @@ async def act_on_keywords(
 ) -> None:
     """Change consent as the new ones of these messages say, and store our replies.
 
-    A repeat changes nothing. A keyword that the vendor has handled gets no reply of ours, nor does a second STOP.
+    A repeat changes nothing. A keyword that the vendor has handled gets no reply of ours, nor does a second STOP, nor
+    a mail.
     """
     for message, place in zip(messages, places, strict=True):
+        if not place.duplicate and is_inbound_mail(message):
+            await _act_on_mail(connection, tenant_id, message, place, rules)
         keyword = None if place.duplicate else rules.keyword_of(message)
         if keyword is None or (person := _person(message)) is None:
             continue
         if await _changes(connection, tenant_id, keyword, person, message, place, rules) and keyword in rules.replies:
             reply = _reply(message, rules.replies[keyword])
             await store_messages(connection, tenant_id, [reply], rules.loops)
+
+
+async def _act_on_mail(
+    connection: AsyncConnection, tenant_id: int, message: NewMessage, place: StoredMessage, rules: KeywordRules
+) -> None:
+    if subscription := subscription_in(message, rules.links):
+        # The token counts for its own tenant, also in a mail that came in for another one.
+        evidence = place.id if subscription.tenant_id == tenant_id else subscription.message_id
+        await unsubscribe(
+            connection, subscription, rules.hashes, ConsentSource.MAIL, message_id=evidence, detail="link by mail"
+        )
+    elif is_refusal(message, rules.extra):
+        await revoke(connection, tenant_id, [stop_by(message, place.id)])
 
 
 async def _changes(

@@ -3,7 +3,8 @@
 Most messages belong to a conversation that exists, or are repeats: one statement. The first message of a conversation
 goes on to a second one, which creates what is missing. While most messages are first ones, as in a campaign, all go
 there at once. What another writer does at the same moment goes on to a third group commit, which looks up again, and
-stores. Keywords such as STOP go to that one, because they change consent in the same transaction.
+stores. Keywords such as STOP, and mails that unsubscribe, go to that one, because they change consent in the same
+transaction.
 """
 
 import asyncio
@@ -71,7 +72,7 @@ class MessageWriter:
         Raises the errors of `GroupCommit.submit`; its deadline holds for all group commits together.
         """
         until = asyncio.get_running_loop().time() + self._deadline_seconds
-        if self._keywords.keyword_of(message) is not None:
+        if self._keywords.concern(message):
             stored = await self._others.submit(message, until=until)
             self._on_outbound()  # a reply of ours may be stored with it
         else:

@@ -25,6 +25,7 @@ from tests.cases import each_case
 from tests.conftest import client_of, execute, make_settings, started
 from tests.factories import CONTACT_EMAIL, CUSTOMER_EMAIL, email_webhook, until
 from tests.logs import captured
+from tests.providers.mail.test_inbound import sendgrid_raw
 from tests.providers.test_smtp import Mailbox, Server
 from tests.providers.test_smtp import settings as smtp_settings
 from tests.tenancy import make_tenant
@@ -73,6 +74,10 @@ class Mailing:
         identity = {"provider_type": "smtp", "provider_message_id": f"inbound-{self._count}"}
         facts = {"body": body, "subject": subject, **ends, **identity, **changes}
         await self._services.messages.accept(NewMessage(Direction.INBOUND, "email", "email", **facts))
+
+    async def gets_raw(self, raw: bytes) -> None:
+        """A mail comes in as its sender's program wrote it, by a vendor."""
+        await self._services.callback_items.accept("sendgrid", *sendgrid_raw(raw, CUSTOMER_EMAIL))
 
     def mail(self) -> EmailMessage:
         """The latest mail, as a foreign library reads it."""
@@ -228,6 +233,16 @@ async def test_a_mail_with_the_token_as_its_subject_unsubscribes_whoever_sent_it
     assert mailing.entries() == [(2, "link by mail")]
     assert await mailing.sends() == "suppressed"
     assert await mailing.sends("offers") == "sent"
+
+
+async def test_a_mail_program_follows_the_link_by_mail(mailing: Mailing) -> None:
+    await mailing.sends()
+    _, subject = mailing.links()
+    written = EmailMessage(email.policy.SMTP)
+    written["From"], written["To"], written["Subject"] = "Jane Roe <jane@example.org>", CUSTOMER_EMAIL, subject
+    written.set_content("")
+    await mailing.gets_raw(written.as_bytes())
+    assert mailing.refusals() == [(CONTACT_EMAIL, "topic", "newsletter", "mail")]
 
 
 async def test_a_long_subject_may_come_folded_and_in_capitals_at_its_beginning(mailing: Mailing) -> None:

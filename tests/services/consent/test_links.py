@@ -4,6 +4,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -84,6 +85,25 @@ def test_the_headers_name_the_page_and_the_sender() -> None:
     assert [LINKS.opened(token) for token in links.groups()] == [SENT, SENT]
     assert [*headers] == ["List-Unsubscribe", "List-Unsubscribe-Post"]
     assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
+@each_case(
+    ("changes", "sent_to", "address"),
+    [
+        ({}, None, "jane@example.com"),
+        ({}, "Office@Example.com", "office@example.com"),
+        ({"topic": None}, None, None),
+        ({"channel": "sms", "to_address": "+18045551234"}, None, None),
+    ],
+)
+def test_a_link_is_for_the_address_that_a_mail_of_a_topic_goes_to(
+    changes: dict[str, str | None], sent_to: str | None, address: str | None
+) -> None:
+    facts = {"id": 9, "channel": "email", "topic": "newsletter", "created_at": SENT.accepted_at}
+    ends = {"from_address": "shop@example.com", "to_address": "Jane@example.com"}
+    headers = LINKS.headers_for(7, SimpleNamespace(**{**facts, **ends, **changes}), sent_to)
+    found = [LINKS.opened(token) for token in re.findall("/u/([^>]+)>", headers.get("List-Unsubscribe", ""))]
+    assert found == ([replace(SENT, message_id=9, address=address)] if address else [])
 
 
 def test_without_a_page_there_is_only_the_link_by_mail_and_no_promise_of_one_click() -> None:

@@ -33,7 +33,8 @@ REVISION = "20261129_07"
 _IS_PENDING = "due_at IS NOT NULL"
 #: What waits is found by its due time. While it does, its status changes too often for an index.
 _IS_LISTED_BY_STATUS = f"status NOT IN ({', '.join(repr(each.value) for each in WAITING)})"
-_IS_NOT_ACCEPTED = "outcome IS DISTINCT FROM 'accepted'"
+#: Of an attempt: its message may not name the provider yet.
+_IS_UNDECIDED = "(outcome IS NULL OR outcome = 'unknown')"
 _HAS_KEY = "idempotency_key IS NOT NULL"
 _PROVIDER_HAS_IT = "provider_message_id IS NOT NULL"
 _PROVIDERS_ID = ("provider_type", "provider_message_id")
@@ -284,7 +285,7 @@ class DeliveryAttempt(Base):
         _one_of("outcome", AttemptOutcome),
         _is_name("provider_type"),
         _index("ix_delivery_attempts_provider_message_id", *_PROVIDERS_ID, where=_PROVIDER_HAS_IT),
-        _index("ix_delivery_attempts_provider", "provider_type", text("(-message_id)"), where=_IS_NOT_ACCEPTED),
+        _index("ix_delivery_attempts_provider", "provider_type", text("(-message_id)"), where=_IS_UNDECIDED),
     )
 
 

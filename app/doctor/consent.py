@@ -1,7 +1,6 @@
 """Checks of consent: refusals that can be found, and mails that can be left."""
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, text
 
@@ -26,7 +25,7 @@ def consent(settings: Settings, connection: Connection) -> Iterator[Finding]:
         said = f"{counted(lost, 'refusal')} of erased people can't be found: CONSENT_SECRET lacks the secret of then."
         yield problem(said, "Add the former secret to CONSENT_SECRET, after the present one and a comma.")
     mailings = connection.execute(_WITH_TOPIC).scalar_one()
-    if mailings and urlsplit(settings.public_url or "").scheme != "https":
+    if mailings and settings.unsubscribe_url is None:
         said = "Mails with a topic are sent without a link to unsubscribe: PUBLIC_URL is not https."
         yield warning(said, "Set PUBLIC_URL to this service, with https. Gmail and Yahoo demand the link.")
     elif mailings:

@@ -70,7 +70,8 @@ async def act_on_keywords(
     A repeat changes nothing. A keyword that the vendor has handled gets no reply of ours, nor does a second STOP, nor
     a mail.
     """
-    for message, place in zip(messages, places, strict=True):
+    # In the order of addresses, so that two batches do not wait for each other.
+    for message, place in sorted(zip(messages, places, strict=True), key=lambda pair: pair[0].contact.value):
         if not place.duplicate and is_inbound_mail(message):
             await _act_on_mail(connection, tenant_id, message, place, rules)
         keyword = None if place.duplicate else rules.keyword_of(message)

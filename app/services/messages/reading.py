@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, select
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -66,7 +66,8 @@ _OF_PROVIDER = (
             DeliveryAttempt.message_id == Message.id,
             DeliveryAttempt.number == Message.attempt_count,
             DeliveryAttempt.provider_type == _PROVIDER,
-            DeliveryAttempt.outcome.is_distinct_from(constant(AttemptOutcome.ACCEPTED.value)),  # as its index has it
+            # As its index has it. Every other outcome is recorded with the provider's name in the message.
+            or_(DeliveryAttempt.outcome.is_(None), DeliveryAttempt.outcome == constant(AttemptOutcome.UNKNOWN.value)),
         ],
     ),
 )

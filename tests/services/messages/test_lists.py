@@ -87,11 +87,13 @@ def store(database_url: str, messages: list[Stored]) -> None:
 
 
 def outcome_of(message: Stored, number: int) -> str:
-    if number < len(message.asked):
-        return "'temporary'"
-    if message.status is MessageStatus.SENDING:
+    """The outcome of an attempt: a message that names no provider has none that was recorded."""
+    is_last = number == len(message.asked)
+    if message.status is MessageStatus.SENDING and is_last:
         return "NULL"
-    return "'temporary'" if message.provider is None else "'accepted'"
+    if message.provider is None:
+        return "'unknown'"
+    return "'accepted'" if is_last else "'temporary'"
 
 
 @pytest.fixture

@@ -79,10 +79,24 @@ def upgrade() -> None:
     op.add_column("messages", sa.Column("topic", sa.Text()))
     op.add_column("messages", sa.Column("purpose", sa.Text()))
     op.create_check_constraint(op.f("ck_messages_purpose"), "messages", "purpose IN ('service', 'confirmation')")
+    # Failed attempts, which can be many, are not looked for: their messages name the provider.
+    op.drop_index("ix_delivery_attempts_provider", "delivery_attempts")
+    _index_of_attempts("(outcome IS NULL OR outcome = 'unknown')")
     op.add_column("message_events", sa.Column("consent_entry_id", sa.BigInteger()))
 
 
+def _index_of_attempts(condition: str) -> None:
+    op.create_index(
+        "ix_delivery_attempts_provider",
+        "delivery_attempts",
+        ["tenant_id", "provider_type", sa.text("(-message_id)")],
+        postgresql_where=sa.text(condition),
+    )
+
+
 def downgrade() -> None:
+    op.drop_index("ix_delivery_attempts_provider", "delivery_attempts")
+    _index_of_attempts("outcome IS DISTINCT FROM 'accepted'")
     op.drop_column("message_events", "consent_entry_id")
     op.drop_column("messages", "purpose")
     op.drop_column("messages", "topic")

@@ -33,5 +33,20 @@ class ConsentSource(StrEnum):
     IMPORT = "import"
 
 
+class ReportedConsent(StrEnum):
+    """The meaning of a provider's report, or of its refusal to send, for the recipient's consent."""
+
+    COMPLAINT = "complaint"  #: the recipient marked a mail as spam.
+    HARD_BOUNCE = "hard_bounce"  #: the address does not work.
+    SOFT_BOUNCE = "soft_bounce"  #: the mailbox did not take a mail this time; only several in a row count.
+    UNSUBSCRIBED = "unsubscribed"  #: the recipient wants no more mail.
+    SUBSCRIBED = "subscribed"  #: the recipient wants mail again.
+    LEFT_GROUP = "left_group"  #: the recipient wants no more mail of one kind, such as a list of the vendor's.
+    JOINED_GROUP = "joined_group"  #: the recipient wants mail of that kind again.
+    OPTED_OUT = "opted_out"  #: the provider sends nothing to the recipient, because of an earlier refusal.
+    NO_MARKETING = "no_marketing"  #: the same for advertisements.
+    OPTED_IN = "opted_in"  #: the provider sends to the recipient again.
+
+
 #: Sources that say nothing about the person's will: the address did not work.
 BOUNCES = (ConsentSource.HARD_BOUNCE, ConsentSource.SOFT_BOUNCES)

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
-from app.domain import NO_DETAILS, Automatic, Direction, MessageDetails, MessageStatus
+from app.consent import ReportedConsent
+from app.domain import NO_DETAILS, Automatic, Direction, Keyword, MessageDetails, MessageStatus
 from app.providers.toolbox.json_documents import read_json
 
 
@@ -83,6 +84,17 @@ class PermanentFailure(ProviderFailure):
     """The message ends as failed, without a retry."""
 
 
+class OptedOut(PermanentFailure):
+    """The vendor sends nothing to this recipient, who has opted out there or is on its suppression list.
+
+    The refusal is recorded for the recipient, so that the next message is not even tried.
+    """
+
+    def __init__(self, detail: str, consent: ReportedConsent = ReportedConsent.OPTED_OUT) -> None:
+        super().__init__(detail)
+        self.consent = consent
+
+
 class CredentialsRefused(ProviderFailure):
     """The provider refuses our account (401, 403), not the message.
 
@@ -102,7 +114,7 @@ class Receipt:
     `provider_message_id`, by `idempotency_key` (of its `OutboundMessage`), or by both. `status` is None if the
     vendor's word, which `raw` keeps, has no counterpart here. `recipient` is the address of the message as the vendor
     writes it, by which the receipt is found when a person's data is erased. `alias` is another address of the
-    recipient, as in `InboundMessage`.
+    recipient, as in `InboundMessage`. `consent` is what the report means for later messages to the recipient.
     """
 
     event_id: str
@@ -114,6 +126,7 @@ class Receipt:
     raw: Mapping[str, object] = field(default_factory=dict)
     recipient: str | None = None
     alias: str | None = None
+    consent: ReportedConsent | None = None
 
 
 #: Begins the event id of a receipt that came as a mail (`MailReport`).
@@ -127,7 +140,7 @@ class MailReport:
     Every sender can forge one. It becomes a receipt only of a message that one of `message_ids` names. These are the
     Message-IDs of the earlier mail, without `<>`, the surest first. It changes a status only if `recipients`, the
     addresses that it names, contain the recipient of that message. `status` is None for a report that changes none,
-    and `detail` says what it is about.
+    and `detail` says what it is about. `consent` is as in `Receipt`.
     """
 
     kind: Automatic
@@ -136,6 +149,7 @@ class MailReport:
     recipients: Sequence[str]
     status: MessageStatus | None
     detail: str
+    consent: ReportedConsent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +196,8 @@ class InboundMessage:
 
     `direction` is outbound for a message that the tenant sent elsewhere, such as from its phone: it is stored as
     sent, and not sent again. `alias` is another address of the contact, written `kind:value`. Messages from it and to
-    it belong to the same conversation from then on.
+    it belong to the same conversation from then on. `handled_keyword` is the keyword, such as STOP, that the vendor
+    has already acted on and replied to.
     """
 
     provider_message_id: str
@@ -201,6 +216,7 @@ class InboundMessage:
     report: MailReport | None = None
     direction: Direction = Direction.INBOUND
     alias: str | None = None
+    handled_keyword: Keyword | None = None
 
 
 @dataclass(frozen=True, slots=True)

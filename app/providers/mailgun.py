@@ -17,9 +17,10 @@ from typing import Annotated, Any, ClassVar
 import httpx
 from pydantic import AliasPath, Field
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.events import Notice, is_program
+from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program
 from app.providers.mail.formats import mailgun_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
@@ -39,6 +40,14 @@ NOTICES = {
     "clicked": Notice.CLICK,
     "complained": Notice.COMPLAINT,
     "unsubscribed": Notice.UNSUBSCRIBED,
+}
+#: The meaning of a permanent failure by its `reason`. Other reasons say nothing about the address by themselves.
+FAILURES = {
+    "bounce": ReportedConsent.HARD_BOUNCE,
+    "old": ReportedConsent.SOFT_BOUNCE,  # tried for too long
+    "suppress-bounce": ReportedConsent.HARD_BOUNCE,
+    "suppress-unsubscribe": ReportedConsent.UNSUBSCRIBED,
+    "suppress-complaint": ReportedConsent.COMPLAINT,
 }
 
 #: Mailgun retries a callback for 8 hours and 5 minutes, always with its first signature. With the usual five minutes,
@@ -80,6 +89,7 @@ class _Event(VendorModel):
     message_id: VendorId | None = Field(None, validation_alias=AliasPath("message", "headers", "message-id"))
     description: str | None = Field(None, validation_alias=AliasPath("delivery-status", "description"))
     answer: str | None = Field(None, validation_alias=AliasPath("delivery-status", "message"))
+    code: str | None = Field(None, validation_alias=AliasPath("delivery-status", "enhanced-code"))
     bot: str | None = Field(None, validation_alias=AliasPath("client-info", "bot"))
     client_type: str | None = Field(None, validation_alias=AliasPath("client-info", "client-type"))
     user_agent: str | None = Field(None, validation_alias=AliasPath("client-info", "user-agent"))
@@ -181,7 +191,19 @@ def _receipt(raw: dict[str, Any]) -> base.Receipt:
         occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.recipient,
+        consent=_consent(event, notice),
     )
+
+
+def _consent(event: _Event, notice: Notice | None) -> ReportedConsent | None:
+    if notice is not None:
+        return CONSENT_OF.get(notice)
+    if event.event != "failed":
+        return None
+    verdict = FAILURES.get(event.reason or "")
+    if (event.reason or "").startswith("suppress-"):  # Mailgun's own words follow
+        return verdict
+    return consent_of_bounce(" ".join(filter(None, (event.code, event.answer, event.description))), verdict)
 
 
 def _notice(event: _Event) -> Notice | None:

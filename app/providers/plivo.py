@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import Field
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, outcome_of, reason_in
@@ -50,6 +51,8 @@ STATUSES = {
 }
 
 _FAILURES = {MessageStatus.UNDELIVERED, MessageStatus.FAILED}
+#: The recipient has texted STOP to this sender. Plivo tells it in receipts only.
+OPTED_OUT = "200"
 _NO_ERROR = {"", "0", "000"}
 #: A header may hold the signatures of an old and of a new token.
 _MOST_SIGNATURES = 8
@@ -232,4 +235,5 @@ def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
         detail=detail,
         raw=fields,
         recipient=with_plus(receipt.recipient) if receipt.recipient else None,
+        consent=ReportedConsent.OPTED_OUT if receipt.error_code == OPTED_OUT else None,
     )

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 import httpx
 from pydantic import Field, ValidationError
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.events import Notice, is_program
+from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program
 from app.providers.mail.formats import postmark_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import outcome_of, outcome_of_code
@@ -54,6 +55,14 @@ BOUNCE_NOTICES = {
     "Unknown": Notice.UNCLEAR_BOUNCE,
     "OpenRelayTest": Notice.UNCLEAR_BOUNCE,
 }
+#: The meaning of a bounce for consent, by its `Type`. Other types are refusals of the content or of the sender.
+BOUNCES_OF_ADDRESS = {
+    "HardBounce": ReportedConsent.HARD_BOUNCE,
+    "BadEmailAddress": ReportedConsent.HARD_BOUNCE,
+    "SoftBounce": ReportedConsent.SOFT_BOUNCE,
+}
+#: By the `SuppressionReason` of a `SubscriptionChange`. Another one is an unsubscription, unless the team made it.
+SUPPRESSIONS = {"HardBounce": ReportedConsent.HARD_BOUNCE, "SpamComplaint": ReportedConsent.COMPLAINT}
 
 #: The header with the shared secret, where that isn't the password in the address.
 TOKEN_HEADER = "x-webhook-token"  # noqa: S105 - a name
@@ -63,6 +72,8 @@ _THROTTLED, _MAINTENANCE = {429}, {100}
 _NOT_TAKEN = {503}
 #: A bad token, an account that is out of credit, pending, or may not send.
 _REFUSES_US = {10, 405, 412, 413}
+#: A recipient who is inactive, after a bounce, a complaint or an unsubscription.
+_OPTED_OUT = {406}
 #: The name of our reference among a mail's metadata.
 _REFERENCE = "reference"
 _LONGEST_METADATA = 80
@@ -100,6 +111,8 @@ class _Event(VendorModel):
     metadata: dict[str, str] = Field({}, alias="Metadata")
     user_agent: str | None = Field(None, alias="UserAgent")
     stops_sending: bool | None = Field(None, alias="SuppressSending")
+    suppression_reason: str | None = Field(None, alias="SuppressionReason")
+    origin: str | None = Field(None, alias="Origin")
 
 
 class PostmarkProvider(HttpMailProvider[PostmarkSettings]):
@@ -182,6 +195,7 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         throttled=_THROTTLED,
         temporary=_MAINTENANCE,
         refuses_us=_REFUSES_US,
+        opted_out=_OPTED_OUT,
         not_taken=_NOT_TAKEN,
     )
     if failure is None and answer.error_code != 0:
@@ -205,7 +219,27 @@ def _receipt(raw: dict[str, Any]) -> base.Receipt:
         occurred_at=at,
         raw=raw,
         recipient=recipient,
+        consent=_consent(event, notice, words),
     )
+
+
+def _consent(event: _Event, notice: Notice | None, words: str | None) -> ReportedConsent | None:
+    if event.record_type == "SubscriptionChange":
+        return _changed_subscription(event)
+    if event.record_type == "Bounce" and event.bounce_type == "ManuallyDeactivated":
+        return ReportedConsent.OPTED_OUT
+    if event.record_type == "Bounce" and event.bounce_type in BOUNCES_OF_ADDRESS:
+        return consent_of_bounce(words, BOUNCES_OF_ADDRESS[event.bounce_type])
+    return CONSENT_OF.get(notice) if notice else None
+
+
+def _changed_subscription(event: _Event) -> ReportedConsent:
+    """The recipient's own change, or that of Postmark's customer or staff."""
+    is_by_person = event.origin in {None, "Recipient"}
+    if event.stops_sending is False:
+        return ReportedConsent.SUBSCRIBED if is_by_person else ReportedConsent.OPTED_IN
+    by_reason = SUPPRESSIONS.get(event.suppression_reason or "")
+    return by_reason or (ReportedConsent.UNSUBSCRIBED if is_by_person else ReportedConsent.OPTED_OUT)
 
 
 def _notice(event: _Event) -> Notice | None:

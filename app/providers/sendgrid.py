@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pydantic import SecretStr, ValidationError
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.events import Notice, is_program
+from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program
 from app.providers.mail.formats import sendgrid_inbound
 from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.http_client import bearer, outcome_of, reason_in
@@ -62,6 +63,18 @@ NOTICES = {
 }
 #: The types of a bounce after which the address stays in use at SendGrid: refused for now, or tried for 72 hours.
 SOFT_BOUNCES = {"blocked", "expired"}
+#: The meaning of a mail that SendGrid has dropped, by its `reason`. Other reasons are about the mail or the account.
+DROPPED = {
+    "bounced address": ReportedConsent.HARD_BOUNCE,
+    "invalid": ReportedConsent.HARD_BOUNCE,
+    "unsubscribed address": ReportedConsent.UNSUBSCRIBED,
+    "spam reporting address": ReportedConsent.COMPLAINT,
+}
+#: Choices for one group of unsubscriptions.
+GROUPS = {"group_unsubscribe": ReportedConsent.LEFT_GROUP, "group_resubscribe": ReportedConsent.JOINED_GROUP}
+#: The values of `bounce_classification` that say something about the address, in lower case.
+_OF_ADDRESS = {"invalid address", "mailbox unavailable"}
+_UNCLASSIFIED = {"", "unclassified"}
 
 #: SendGrid retries events for a day and mails for three, and doesn't say whether it signs them again.
 RETRIED_FOR, MAIL_RETRIED_FOR = timedelta(hours=24), timedelta(hours=72)
@@ -97,6 +110,8 @@ class _Event(VendorModel):
     reason: str | None = None
     response: str | None = None
     type: str | None = None
+    status: str | None = None
+    bounce_classification: str | None = None
     useragent: str | None = None
     sg_machine_open: bool | None = None
 
@@ -255,7 +270,27 @@ def _receipt(event: _Event, raw: dict[str, Any]) -> base.Receipt:
         occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.email,
+        consent=_consent(event, notice),
     )
+
+
+def _consent(event: _Event, notice: Notice | None) -> ReportedConsent | None:
+    if event.event == "dropped":
+        return DROPPED.get((event.reason or "").strip().lower())
+    if event.event == "bounce":
+        return _bounced(event)
+    return GROUPS.get(event.event) or (CONSENT_OF.get(notice) if notice else None)
+
+
+def _bounced(event: _Event) -> ReportedConsent | None:
+    kind, classified = (event.type or "").lower(), (event.bounce_classification or "").lower()
+    if classified not in _OF_ADDRESS | _UNCLASSIFIED:
+        return None
+    verdict = ReportedConsent.SOFT_BOUNCE if kind in SOFT_BOUNCES else ReportedConsent.HARD_BOUNCE
+    words = " ".join(filter(None, (event.status, event.reason, event.response)))
+    if kind == "blocked" and classified not in _OF_ADDRESS and consent_of_bounce(words, None) is None:
+        return None  # by the sender's reputation or the content
+    return consent_of_bounce(words, verdict)
 
 
 def _notice(event: _Event) -> Notice | None:

@@ -21,9 +21,10 @@ from typing import Any
 import httpx
 from pydantic import Field, TypeAdapter, ValidationError
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers import base
-from app.providers.mail.events import Notice, is_program
+from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program, notice_of_feedback
 from app.providers.mail.formats import ses_inbound
 from app.providers.mail.outbound import HttpMailProvider
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
@@ -46,11 +47,17 @@ STATUSES = {
 NOTICES = {
     "Click": Notice.CLICK,
     "DeliveryDelay": Notice.DELAY,
-    "Subscription": Notice.UNSUBSCRIBED,
 }
 #: By `bounceType`.
 BOUNCE_NOTICES = {"Transient": Notice.SOFT_BOUNCE, "Undetermined": Notice.UNCLEAR_BOUNCE}
 _NOT_SENT = "OnAccountSuppressionList"
+#: The meaning of a permanent bounce of these kinds (`bounceSubType`) for consent. Others go by the server's words.
+SUPPRESSED = {
+    "Suppressed": ReportedConsent.HARD_BOUNCE,  # it has bounced lately, for any customer of SES
+    "NoEmail": ReportedConsent.HARD_BOUNCE,
+    "OnAccountSuppressionList": ReportedConsent.OPTED_OUT,
+    "UnsubscribedRecipient": ReportedConsent.UNSUBSCRIBED,
+}
 #: The fields with SES's words, of which an event has one or two.
 _WORDS = (
     "smtpResponse",
@@ -199,7 +206,32 @@ def _receipt(raw: dict[str, Any], notification: Notification) -> base.Receipt:
         occurred_at=_time(details.get("timestamp")) or notification.published_at,
         raw=raw,
         recipient=mail.destination[0] if mail.destination else None,
+        consent=_consent(kind, details, notice, words),
     )
+
+
+def _consent(kind: str, details: dict[str, Any], notice: Notice | None, words: str | None) -> ReportedConsent | None:
+    sub_type = _text(details, "bounceSubType") or ""
+    if kind == "Bounce" and details.get("bounceType") == "Permanent":
+        return SUPPRESSED.get(sub_type) or consent_of_bounce(words, ReportedConsent.HARD_BOUNCE)
+    if kind == "Bounce":  # others that may pass are out-of-office notices, and refusals of the content
+        return ReportedConsent.SOFT_BOUNCE if sub_type == "MailboxFull" else None
+    if kind == "Complaint" and notice is None:  # SES has not sent the mail, because of an earlier complaint
+        return ReportedConsent.COMPLAINT
+    if kind == "Subscription":
+        return _changed_subscription(details)
+    return CONSENT_OF.get(notice) if notice else None
+
+
+def _changed_subscription(details: dict[str, Any]) -> ReportedConsent:
+    """A change of all topics of a contact list, or of some. One without details is an unsubscription."""
+    now = details.get("newTopicPreferences")
+    now = now if isinstance(now, dict) else {}
+    topics = now.get("topicSubscriptionStatus")
+    if now.get("unsubscribeAll") is not False or not isinstance(topics, list):
+        return ReportedConsent.UNSUBSCRIBED
+    has_left = any(isinstance(each, dict) and each.get("subscriptionStatus") == "OptOut" for each in topics)
+    return ReportedConsent.LEFT_GROUP if has_left else ReportedConsent.JOINED_GROUP
 
 
 def _notice(kind: str, details: dict[str, Any]) -> Notice | None:
@@ -207,11 +239,16 @@ def _notice(kind: str, details: dict[str, Any]) -> Notice | None:
     if kind == "Open" and is_program(_text(details, "userAgent")):
         return Notice.MACHINE_OPEN
     if kind == "Complaint":
-        return None if details.get("complaintSubType") == _NOT_SENT else Notice.COMPLAINT
+        if details.get("complaintSubType") == _NOT_SENT:
+            return None
+        return notice_of_feedback(_text(details, "complaintFeedbackType"))
     if kind == "Bounce" and details.get("bounceType") == "Transient" and details.get("bounceSubType") == "General":
         return Notice.BOUNCE_OR_REPLY  # SES tells the two apart no further
     if kind == "Bounce":
         return BOUNCE_NOTICES.get(_text(details, "bounceType") or "")
+    if kind == "Subscription":
+        has_joined = _changed_subscription(details) is ReportedConsent.JOINED_GROUP
+        return Notice.SUBSCRIBED if has_joined else Notice.UNSUBSCRIBED
     return NOTICES.get(kind)
 
 

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AliasPath, Field, SecretStr, ValidationError, model_validator
 
+from app.consent import ReportedConsent
 from app.domain import STATUS_RANK, MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
@@ -31,6 +32,7 @@ from app.providers.toolbox.models import (
 )
 from app.providers.toolbox.texts import (
     RCS,
+    handled_keyword,
     in_its_group,
     in_part,
     is_group,
@@ -64,6 +66,8 @@ THROTTLED = {"10011", "40011", "40318"}
 #: Errors of the account. The secret of the profile is missing or wrong; the profile or the account is switched off;
 #: the profile has reached its daily spending limit.
 REFUSES_US = {"40311", "40312", "40313", "40314", "40333"}
+#: The recipient has texted STOP to a number of the profile.
+OPTED_OUT = {"40300"}
 
 _FAILURES = {MessageStatus.UNDELIVERED, MessageStatus.FAILED, MessageStatus.EXPIRED}
 #: Events of messages that we have sent. Others tell by their direction.
@@ -147,6 +151,7 @@ class _Message(VendorModel):
     body: _RcsBody = _RcsBody()
     media: list[_Medium] = Field(default_factory=list)
     received_at: EventTime = None
+    autoresponse_type: str | None = None
 
     @property
     def recipient(self) -> str:
@@ -267,10 +272,11 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         temporary=TEMPORARY_ERRORS,
         refuses_us=REFUSES_US,
         in_doubt=IN_DOUBT,
+        opted_out=OPTED_OUT,
     )
-    if isinstance(failure, base.TemporaryFailure | base.UnknownOutcome) or error.code in REFUSES_US:
+    if isinstance(failure, base.TemporaryFailure | base.UnknownOutcome | base.OptedOut) or error.code in REFUSES_US:
         return failure
-    # Such as a recipient who has said STOP, also with a 403.
+    # Errors of the message, also with a 403.
     return base.PermanentFailure(str(error)) if error.code.startswith("40") else failure
 
 
@@ -310,6 +316,7 @@ def _receipt(event: _Event, outcome: _Outcome) -> base.Receipt:
         occurred_at=event.occurred_at,
         raw=event.model_dump(mode="json"),
         recipient=recipient_of([party.address for party in outcome.to]),
+        consent=ReportedConsent.OPTED_OUT if any(error.code in OPTED_OUT for error in outcome.errors) else None,
     )
 
 
@@ -331,5 +338,6 @@ def _inbound(message: _Message) -> base.InboundMessage:
         body=with_subject(message.subject, message.text or str(message.body)),
         attachments=[url for url in (*(medium.url for medium in message.media), message.body.file) if url],
         sent_at=message.received_at,
+        handled_keyword=handled_keyword(message.autoresponse_type),
     )
     return in_its_group(received, [party.address for party in (*message.to, *message.cc)])

@@ -20,11 +20,21 @@ import httpx
 import structlog
 from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field, ValidationError
 
-from app.domain import MessageStatus
+from app.consent import ReportedConsent
+from app.domain import Keyword, MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorId, VendorModel
-from app.providers.toolbox.texts import RCS, in_its_group, in_part, place, refused_group, with_subject, without_rcs
+from app.providers.toolbox.texts import (
+    RCS,
+    handled_keyword,
+    in_its_group,
+    in_part,
+    place,
+    refused_group,
+    with_subject,
+    without_rcs,
+)
 from app.providers.toolbox.verification import (
     first_secret,
     must_be_hash_of_body,
@@ -57,10 +67,12 @@ STATUSES = {
 TEMPORARY_ERRORS = {20429, 20503, 21611, 30001, 30017, 30022, 30410, 63018}
 #: Errors of one message or its addresses, also with a status that refuses our account.
 PERMANENT_ERRORS = {
-    *(21211, 21408, 21606, 21608, 21610, 21612, 21614, 21617, 21620, 21623),
+    *(21211, 21408, 21606, 21608, 21612, 21614, 21617, 21620, 21623),
     *(30003, 30004, 30005, 30006, 30007, 30008, 30019, 30032, 30034, 63016),
 }
 THROTTLED = {20429}
+#: The recipient has texted STOP to this sender or its service.
+OPTED_OUT = {21610}
 
 #: A page of the list has fifty messages of up to 1,600 characters, each of which may be escaped.
 _PAGE_SIZE = 50
@@ -116,6 +128,7 @@ class _MessageCallback(VendorModel):
     longitude: str = Field("", alias="Longitude")
     label: str = Field("", alias="Label")
     address: str = Field("", alias="Address")
+    opt_out_type: str = Field("", alias="OptOutType")
 
     @property
     def text(self) -> str:
@@ -220,7 +233,14 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
             raise ValueError("It is not a text.")
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
         others = [value.strip() for name, value in fields.items() if _OTHERS.fullmatch(name)]
-        received = _inbound(message.sid, message.sender, message.recipient, message.text, [url for _, url in media])
+        received = _inbound(
+            message.sid,
+            message.sender,
+            message.recipient,
+            message.text,
+            [url for _, url in media],
+            keyword=handled_keyword(message.opt_out_type),
+        )
         return [in_its_group(received, others)]
 
     async def inbound_since(self, since: datetime) -> AsyncIterator[base.InboundMessage]:
@@ -294,7 +314,13 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         return outcome_of(response)
     detail = f"{refusal.code} {refusal.message[:200]}".strip()
     return outcome_of_code(
-        response, refusal.code, detail, throttled=THROTTLED, temporary=TEMPORARY_ERRORS, permanent=PERMANENT_ERRORS
+        response,
+        refusal.code,
+        detail,
+        throttled=THROTTLED,
+        temporary=TEMPORARY_ERRORS,
+        permanent=PERMANENT_ERRORS,
+        opted_out=OPTED_OUT,
     )
 
 
@@ -351,11 +377,19 @@ def _receipt(fields: dict[str, str], reference: str | None) -> base.Receipt:
         detail=said or None,
         raw=fields,
         recipient=receipt.recipient and without_rcs(receipt.recipient),
+        consent=ReportedConsent.OPTED_OUT if receipt.error_code in map(str, OPTED_OUT) else None,
     )
 
 
 def _inbound(
-    sid: str, sender: str, recipient: str, body: str, media: list[str], *, sent_at: datetime | None = None
+    sid: str,
+    sender: str,
+    recipient: str,
+    body: str,
+    media: list[str],
+    *,
+    sent_at: datetime | None = None,
+    keyword: Keyword | None = None,
 ) -> base.InboundMessage:
     return base.InboundMessage(
         provider_message_id=sid,
@@ -366,4 +400,5 @@ def _inbound(
         body=body,
         attachments=media,
         sent_at=sent_at,
+        handled_keyword=keyword,
     )

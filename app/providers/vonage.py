@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import to_json
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, outcome_of_code
@@ -54,6 +55,8 @@ STATUSES = {
 
 #: Too many requests, with any status. Vonage does not say whether an error of its own (1030) took the message.
 THROTTLED, IN_DOUBT = {"1000"}, {"1030"}
+#: The recipient has texted STOP.
+OPTED_OUT = {"1240"}
 
 #: Vonage retries a callback for a day, and doesn't say whether it signs it again.
 RETRIED_FOR = timedelta(hours=24)
@@ -286,7 +289,9 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         problem = _Problem.model_validate_json(response.content)
     except ValidationError:
         return outcome_of(response)
-    return outcome_of_code(response, problem.code, str(problem), throttled=THROTTLED, in_doubt=IN_DOUBT)
+    return outcome_of_code(
+        response, problem.code, str(problem), throttled=THROTTLED, in_doubt=IN_DOUBT, opted_out=OPTED_OUT
+    )
 
 
 def _base64url(content: bytes) -> str:
@@ -325,6 +330,7 @@ def _receipt(written: dict[str, Any], raw: dict[str, Any]) -> base.Receipt:
         occurred_at=receipt.timestamp,
         raw=raw,
         recipient=_number(receipt.to) if receipt.to else None,
+        consent=ReportedConsent.OPTED_OUT if receipt.error and receipt.error.code in OPTED_OUT else None,
     )
 
 

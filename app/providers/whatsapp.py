@@ -18,9 +18,10 @@ import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import NoDecode
 
+from app.consent import ReportedConsent
 from app.phone_numbers import compared_form
 from app.providers import base
-from app.providers.chat.whatsapp_callback import GROUP, NUMBERLESS, items_of
+from app.providers.chat.whatsapp_callback import GROUP, NO_MARKETING, NUMBERLESS, items_of
 from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
 from app.providers.toolbox.models import HttpVendorSettings, RotatingSecret, VendorModel
 from app.providers.toolbox.verification import (
@@ -191,6 +192,8 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         error = _Refused.model_validate_json(response.content).error
     except ValidationError:
         return outcome_of(response)
+    if error.code == NO_MARKETING:
+        return base.OptedOut(str(error), ReportedConsent.NO_MARKETING)
     return outcome_of_code(
         response,
         error.code,

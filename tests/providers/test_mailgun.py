@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from app.config import Settings
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
@@ -311,6 +312,7 @@ def test_every_event_is_a_receipt() -> None:
         occurred_at=datetime.fromtimestamp(1772366400.123456, UTC),
         raw=failed.raw,
         recipient="jane@example.com",
+        consent=ReportedConsent.HARD_BOUNCE,
     )
     delay = "4.2.2 The email account that you tried to reach is over quota"
     assert found["failed-temporary"].detail == f"{Notice.DELAY}: {delay}"

@@ -24,6 +24,7 @@ from sendgrid.helpers.mail import (
     To,
 )
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
@@ -332,6 +333,7 @@ def test_every_event_is_a_receipt() -> None:
         occurred_at=datetime.fromtimestamp(1772366400, UTC),
         raw=bounce.raw,
         recipient="jane@example.com",
+        consent=ReportedConsent.HARD_BOUNCE,
     )
     assert found["deferred"].detail == f"{Notice.DELAY}: 400 try again later"
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from app.consent import ReportedConsent
 from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
@@ -426,6 +427,7 @@ def test_every_event_is_a_receipt() -> None:
         occurred_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
         raw=bounce.raw,
         recipient="jane@example.com",
+        consent=ReportedConsent.HARD_BOUNCE,
     )
     assert found["delivery-delay"].detail == f"{Notice.DELAY}: smtp; 421 4.4.1 Unable to connect to remote host"
     assert found["rendering-failure"].detail == "Attribute 'name' is not present in the rendering data."

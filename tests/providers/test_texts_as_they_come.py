@@ -9,7 +9,8 @@ import httpx
 import pytest
 import telnyx
 
-from app.domain import MessageStatus
+from app.consent import ReportedConsent
+from app.domain import Keyword, MessageStatus
 from app.providers.base import BaseProvider, Callback, InboundMessage, PermanentFailure, Receipt, Unread, send_through
 from app.providers.http import GenericProvider, HttpSettings
 from app.providers.plivo import PlivoProvider, PlivoSettings
@@ -375,3 +376,59 @@ def test_one_bad_event_of_several_costs_no_other() -> None:
     assert (first.body, last) == ("half \ufffd", first)
     assert isinstance(second, Unread)
     assert isinstance(third, Unread)
+
+
+@each_case(
+    "message, keyword",
+    [
+        (twilio(Body="STOP", OptOutType="STOP"), Keyword.STOP),
+        (twilio(Body="Arrêt svp", OptOutType="STOP"), Keyword.STOP),
+        (twilio(Body="START", OptOutType="START"), Keyword.START),
+        (twilio(Body="HELP", OptOutType="HELP"), Keyword.HELP),
+        (twilio(Body="STOP"), None),
+        (twilio(Body="STOP", OptOutType=""), None),
+        (twilio(Body="STOP", OptOutType="LATER"), None),
+        (telnyx_({"text": "STOP", "autoresponse_type": "STOP"}), Keyword.STOP),
+        (telnyx_({"text": "JOIN", "autoresponse_type": "START"}), Keyword.START),
+        (telnyx_({"text": "INFO", "autoresponse_type": "HELP"}), Keyword.HELP),
+        (telnyx_({"text": "STOP", "autoresponse_type": None}), None),
+        (telnyx_({"text": "STOP"}), None),
+        (plivo(Text="STOP"), None),
+        (vonage({"text": "STOP"}), None),
+    ],
+)
+def test_a_keyword_that_the_vendor_has_handled_is_told(message: InboundMessage, keyword: Keyword | None) -> None:
+    assert message.handled_keyword is keyword
+
+
+def plivo_outcome(code: str) -> Any:
+    return plivo(Status="failed", ErrorCode=code)
+
+
+def vonage_outcome(code: str) -> Any:
+    problem = {"type": f"https://developer.vonage.com/api-errors/messages#{code}", "title": code, "detail": "So."}
+    return vonage({"status": "rejected", "error": problem})
+
+
+@each_case(
+    "receipt, consent",
+    [
+        (twilio(MessageStatus="failed", ErrorCode="21610"), ReportedConsent.OPTED_OUT),
+        (twilio(MessageStatus="undelivered", ErrorCode="21610"), ReportedConsent.OPTED_OUT),
+        (twilio(MessageStatus="undelivered", ErrorCode="30004"), None),  # the carrier or the phone blocks it
+        (twilio(MessageStatus="delivered"), None),
+        (outcome("sending_failed", errors=[{"code": "40300", "title": "STOP"}]), ReportedConsent.OPTED_OUT),
+        (outcome("sending_failed", errors=[{"code": 40300}, {"code": "40001"}]), ReportedConsent.OPTED_OUT),
+        (outcome("delivery_failed", errors=[{"code": "40003", "title": "Blocked as spam"}]), None),
+        (plivo_outcome("200"), ReportedConsent.OPTED_OUT),
+        (plivo_outcome("100"), None),
+        (vonage_outcome("1240"), ReportedConsent.OPTED_OUT),
+        (vonage_outcome("1210"), None),
+        (
+            vonage({"status": "rejected", "error": {"code": 1240, "reason": "Illegal Number"}}),
+            ReportedConsent.OPTED_OUT,
+        ),
+    ],
+)
+def test_a_receipt_tells_that_the_person_has_opted_out(receipt: Receipt, consent: ReportedConsent | None) -> None:
+    assert receipt.consent is consent

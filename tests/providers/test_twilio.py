@@ -21,6 +21,7 @@ from app.providers.base import (
     CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
+    OptedOut,
     PermanentFailure,
     ProviderFailure,
     Receipt,
@@ -152,6 +153,8 @@ def refusal(status: int, code: int | None = None, **headers: str) -> httpx.Respo
     ("answer", "failure", "text"),
     [
         (refusal(400, 21211), PermanentFailure, "21211 It says why."),
+        (refusal(400, 21610), OptedOut, "21610 It says why."),
+        (refusal(403, 21610), OptedOut, "21610 It says why."),
         (refusal(400, 99999), PermanentFailure, "400 Bad Request - 99999 It says why."),
         (refusal(401, 20003), CredentialsRefused, "401 Unauthorized - 20003 It says why."),
         (refusal(403, 20005), CredentialsRefused, "403 Forbidden - 20005 It says why."),

@@ -17,6 +17,7 @@ from app.providers.base import (
     CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
+    OptedOut,
     OutboundMessage,
     PermanentFailure,
     ProviderFailure,
@@ -228,6 +229,7 @@ def refusal(status: int, code: int, **headers: str) -> httpx.Response:
             for code in (0, 3, 10, 190, 200, 299, 368, 131005, 131031, 131042, 133010)
         ],
         *[(refusal(400, code), PermanentFailure, False) for code in (100, 131026, 131047, 131051, 132001)],
+        (refusal(400, 131050), OptedOut, False),
         (refusal(500, 131000), TemporaryFailure, False),
         (refusal(500, 131047), UnknownOutcome, False),
         (refusal(500, 1), UnknownOutcome, False),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from app.consent import ReportedConsent
 from app.domain import Direction, MessageDetails, MessageStatus
 from app.phone_numbers import compared_form
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
@@ -27,6 +28,8 @@ STATUSES = {
     "played": MessageStatus.READ,
     "failed": MessageStatus.UNDELIVERED,
 }
+#: The error for a person who wants no marketing messages of this business. Other messages still arrive.
+NO_MARKETING = 131050
 #: The kind and the prefix of the address of a person without a visible number, and the prefix of a group's.
 NUMBERLESS, GROUP = "whatsapp:", "whatsapp:group-"
 
@@ -178,17 +181,20 @@ def _receipts(status: Fields, value: Fields, ours: str) -> Iterator[Receipt]:
     is_of_group = text_in(status, "recipient_type") == "group"
     address = f"{GROUP}{text_in(status, 'recipient_id')}" if is_of_group else recipient.address
     member = text_in(status, "recipient_participant_id") or text_in(status, "recipient_participant_user_id")
+    errors = objects_in(status, "errors")
+    wants_no_marketing = any(text_in(error, "code") == str(NO_MARKETING) for error in errors)
     parts = [_id(status), word, text_in(status, "timestamp"), member]
     yield Receipt(
         event_id=":".join(parts if member else parts[:-1]),
         status=STATUSES.get(word),
         provider_message_id=_id(status),
         idempotency_key=text_in(status, "biz_opaque_callback_data") or None,
-        detail="; ".join(map(_error, objects_in(status, "errors"))) or None,
+        detail="; ".join(map(_error, errors)) or None,
         occurred_at=moment_of(status.get("timestamp")),
         raw=status,
         recipient=address or None,
         alias=None if is_of_group else recipient.alias,
+        consent=ReportedConsent.NO_MARKETING if wants_no_marketing and not is_of_group else None,
     )
 
 

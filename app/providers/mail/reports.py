@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from app.consent import ReportedConsent
 from app.domain import Automatic, MessageStatus
 from app.providers.base import InboundFile, MailReport
-from app.providers.mail.events import Notice
+from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, notice_of_feedback
 from app.providers.mail.mime.headers import MESSAGE_ID, Headers, header, one_line
 from app.providers.mail.mime.parts import read_headers
 
@@ -47,6 +48,8 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _FOLD = re.compile(r"\n[ \t]+")
 _ADDRESS = re.compile(r'(?:"[^"\n]{1,64}"|[^\s<>:;,"()\[\]]{1,64})@[^\s<>:;,"()\[\]]{1,255}')
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")  # RFC 3461, 4
+_HARD = ReportedConsent.HARD_BOUNCE
+_ABOUT_MAILBOX = re.compile(r"\b55[013]\b")  #: the replies of SMTP for a mailbox that can't be used (RFC 5321, 4.2.3)
 _CODE = re.compile(r"(?<![\d.])([245])\.\d{1,3}\.\d{1,3}(?!\.?\d)|\b([45])\d\d[ -]")  # RFC 3463, RFC 5321
 _ID_IN_TEXT = re.compile(r"^[> \t]{0,9}message-id:[ \t]{0,9}(?:\n[ \t]{1,9})?(<[^<>\s]{1,900}>)", re.I | re.M)
 _RENAMES = "amazonses.com"  #: SES replaces a Message-ID; ours is then the last in References.
@@ -79,9 +82,11 @@ def report_of(
         return None
     parts = _parts(files, is_report=is_report)
     original = read_headers(parts[_ORIGINAL]) if _ORIGINAL in parts else []
+    consent = None
     if _FEEDBACK in parts or automatic is Automatic.COMPLAINT:
         fields = _merged(_groups(parts.get(_FEEDBACK, b"")))
-        kind, status, detail = Automatic.COMPLAINT, None, _complaint(fields)
+        kind, status = Automatic.COMPLAINT, None
+        detail, consent = _complaint(fields)
     elif _DISPOSITION in parts:
         fields = _merged(_groups(parts[_DISPOSITION]))
         kind, (status, detail) = Automatic.DISPOSITION, _disposition(fields.get("disposition", ""))
@@ -93,13 +98,15 @@ def report_of(
         kind, (status, detail) = Automatic.BOUNCE, _bounce(header(headers, "subject"), text)
     else:
         return None
+    if status is MessageStatus.UNDELIVERED:
+        consent = consent_of_bounce(detail, _HARD if _ABOUT_MAILBOX.search(detail) else None)
     ids = _message_ids(fields, original) or _ids_in(text) or _answered(headers)
     named = [*fields.values(), header(headers, "x-failed-recipients"), header(original, "to")]
     recipients = _addresses(named if fields or original else [*named, text[:_LONGEST_TEXT]])
     detail = one_line(detail)[:_LONGEST_DETAIL].strip()
     identity = json.dumps([header(headers, "message-id"), ids, recipients, status, detail])
     report_id = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
-    return MailReport(kind, report_id, ids, recipients, status, detail)
+    return MailReport(kind, report_id, ids, recipients, status, detail, consent)
 
 
 def _parts(files: Sequence[InboundFile], *, is_report: bool) -> dict[str, bytes]:
@@ -144,12 +151,11 @@ def _group_about(recipient: str, groups: list[dict[str, str]]) -> dict[str, str]
     return {**_merged(group for group in groups if group not in about), **chosen}
 
 
-def _complaint(fields: Fields) -> str:
+def _complaint(fields: Fields) -> tuple[str, ReportedConsent | None]:
     kind = fields.get("feedback-type", "").lower()
-    if kind == "auth-failure":
-        return Notice.UNVERIFIED.with_words_of(fields.get("auth-failure"))
-    notices = {"not-spam": Notice.NO_SPAM, "opt-out": Notice.UNSUBSCRIBED}
-    return notices.get(kind, Notice.COMPLAINT).with_words_of(kind)
+    notice = notice_of_feedback(kind)
+    words = fields.get("auth-failure") if notice is Notice.UNVERIFIED else kind
+    return notice.with_words_of(words), CONSENT_OF.get(notice)
 
 
 def _disposition(written: str) -> tuple[MessageStatus | None, str]:

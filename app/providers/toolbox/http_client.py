@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from app.providers.base import (
     BaseProvider,
     CredentialsRefused,
+    OptedOut,
     PermanentFailure,
     ProviderFailure,
     TemporaryFailure,
@@ -144,6 +145,7 @@ def outcome_of_code(
     temporary: Container[object] = (),
     refuses_us: Container[object] = (),
     permanent: Container[object] = (),
+    opted_out: Container[object] = (),
     in_doubt: Container[object] = (),
     not_taken: Container[int] = (),
 ) -> ProviderFailure | None:
@@ -155,6 +157,8 @@ def outcome_of_code(
         return temporary_failure(response, detail, throttled=code in throttled)
     if code in refuses_us:
         return CredentialsRefused(detail)
+    if code in opted_out:
+        return OptedOut(detail)
     if code in permanent:
         return PermanentFailure(detail)
     if code in in_doubt:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from app.domain import IN_PART
+from app.domain import IN_PART, Keyword
 from app.providers.base import InboundMessage, OutboundMessage
 
 #: The type of a message that came by Rich Communication Services, beside `sms` and `mms`.
@@ -18,6 +18,13 @@ _RCS_NUMBER = re.compile(r"rcs:(\+?[0-9]{3,15})", re.ASCII)
 _MEMBER = re.compile(r"\+?[0-9]{3,15}|[^\s,]+@[^\s,]+", re.ASCII)
 #: What phones write into the subject of a message that has none.
 _NO_SUBJECT = re.compile(r"[\s()<>\[\]._\-]*(?:no[ _-]?subject)?[\s()<>\[\]._\-]*", re.IGNORECASE)
+#: The keywords that vendors act on and reply to themselves, as Twilio and Telnyx name them.
+_HANDLED = {"STOP": Keyword.STOP, "START": Keyword.START, "HELP": Keyword.HELP}
+
+
+def handled_keyword(word: str | None) -> Keyword | None:
+    """The keyword that the vendor has already acted on, by its name for it."""
+    return _HANDLED.get((word or "").upper())
 
 
 def without_rcs(address: str) -> str:

@@ -226,6 +226,7 @@ class CallbackItems:
             sent_at=storable_moment(item.sent_at),
             provider_type=provider_type,
             provider_message_id=storable_text(item.provider_message_id),
+            handled_keyword=item.handled_keyword,
         )
         if item.files:
             identity = message.tenant_id, provider_type, storable_text(item.provider_message_id)

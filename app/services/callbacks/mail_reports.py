@@ -75,11 +75,11 @@ async def _sent_as(connection: AsyncConnection, tenant_id: int, message_id: str)
 
 
 def _receipt(report: MailReport, tenant_id: int, sent: _Sent, *, is_latest: bool, region: str) -> Receipt:
-    status, detail = report.status, report.detail
+    status, detail, consent = report.status, report.detail, report.consent
     if status is not None and not is_latest:
-        status, detail = None, f"It is about an earlier try: {detail}"
+        status, detail, consent = None, f"It is about an earlier try: {detail}", None
     elif status is not None and not _names(report, sent.to_address, region):
-        status, detail = None, f"It is about another address: {detail}"
+        status, detail, consent = None, f"It is about another address: {detail}", None
     return Receipt(
         event_id=f"{REPORT}{report.report_id}",
         status=status,
@@ -87,6 +87,7 @@ def _receipt(report: MailReport, tenant_id: int, sent: _Sent, *, is_latest: bool
         detail=detail,
         raw={"kind": report.kind.value, "message_ids": [*report.message_ids], "recipients": [*report.recipients]},
         recipient=sent.to_address,
+        consent=consent,
     )
 
 

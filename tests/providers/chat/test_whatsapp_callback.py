@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from app.consent import ReportedConsent
 from app.domain import Direction, MessageDetails, MessageStatus
 from app.providers.base import InboundMessage, Receipt, Unread
 from app.providers.chat.whatsapp_callback import items_of
@@ -322,3 +323,20 @@ def test_a_failure_says_why_as_far_as_it_can_be_read(errors: object, detail: str
 def test_a_status_without_its_word_or_its_message_is_not_understood(changes: dict[str, Any]) -> None:
     [first, second] = read(callback(statuses=[status(**changes), status()]))
     assert (type(first), type(second)) == (Unread, Receipt)
+
+
+@each_case(
+    ("changes", "consent"),
+    [
+        ({"errors": [{"code": 131050, "title": "User stopped"}]}, ReportedConsent.NO_MARKETING),
+        ({"errors": [{"code": "131050"}]}, ReportedConsent.NO_MARKETING),
+        ({"errors": [{"code": 131049, "title": "Not delivered, to keep users engaged"}]}, None),
+        ({"errors": [{"code": 131050}], "recipient_type": "group"}, None),
+        ({}, None),
+    ],
+)
+def test_a_person_who_wants_no_marketing_is_told(changes: dict[str, Any], consent: ReportedConsent | None) -> None:
+    status = {"id": "wamid.1", "status": "failed", "timestamp": "1749416383", "recipient_id": "4915112345678"}
+    [receipt] = read(callback(statuses=[status | changes]))
+    assert isinstance(receipt, Receipt)
+    assert receipt.consent is consent

@@ -2,6 +2,7 @@
 
 import time
 
+from app.consent import ReportedConsent
 from app.domain import Automatic, MessageStatus
 from app.providers.base import InboundFile, MailReport
 from app.providers.mail.automatic import automatic_kind
@@ -154,6 +155,31 @@ def test_other_reports_say_what_people_and_programs_did(
     assert (report.kind, report.status, report.message_ids) == (kind, status, [OURS])
     assert report.detail.startswith(begins)
     assert "jane@client.example" in report.recipients
+
+
+@each_case(
+    "raw, consent",
+    [
+        (POSTFIX, ReportedConsent.HARD_BOUNCE),
+        (EXCHANGE, ReportedConsent.HARD_BOUNCE),
+        (QMAIL, ReportedConsent.HARD_BOUNCE),
+        (ALIAS, ReportedConsent.SOFT_BOUNCE),
+        (EXPIRED, ReportedConsent.SOFT_BOUNCE),
+        (SES_BOUNCE, None),  # it does not say why
+        (EXIM, None),
+        (EXIM_LATE, None),
+        (POSTFIX.replace("5.1.1", "5.7.1").replace("User unknown", "Rejected as spam"), None),
+        (feedback("abuse"), ReportedConsent.COMPLAINT),
+        (feedback("opt-out"), ReportedConsent.UNSUBSCRIBED),
+        (feedback("not-spam"), None),
+        (feedback("virus"), None),
+        (disposition("manual-action/MDN-sent-manually; displayed"), None),
+    ],
+)
+def test_a_report_says_what_it_means_for_consent(raw: str, consent: ReportedConsent | None) -> None:
+    report = read(raw)
+    assert report is not None
+    assert report.consent is consent
 
 
 @each_case(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.schema import CheckConstraint, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.types import BigInteger, Date, DateTime, Float, Integer, LargeBinary, Text
 
-from app.consent import ConsentAction, ConsentScope, ConsentSource
+from app.consent import ConsentAction, ConsentScope, ConsentSource, ReportedConsent
 from app.domain import (
     DATES_END,
     EARLIEST_DATE,
@@ -292,7 +292,8 @@ class DeliveryAttempt(Base):
 class StoredReceipt(_OfTenant):
     """A receipt of a provider, as it came in; rows are only added.
 
-    `message_id` is null while the receipt is parked: no attempt has its provider message id yet.
+    `message_id` is null while the receipt is parked: no attempt has its provider message id yet. `consent` is what it
+    means for the recipient's consent.
     """
 
     __tablename__ = "provider_events"
@@ -302,6 +303,7 @@ class StoredReceipt(_OfTenant):
     provider_message_id: Mapped[str | None]
     status: Mapped[str | None]
     detail: Mapped[str | None]
+    consent: Mapped[str | None]
     raw: Mapped[dict[str, object]] = mapped_column(JSONB)
     occurred_at: Mapped[datetime | None]
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -310,6 +312,7 @@ class StoredReceipt(_OfTenant):
         UniqueConstraint("tenant_id", "provider_type", "event_id"),
         _is_name("provider_type"),
         _one_of("status", MessageStatus),
+        _one_of("consent", ReportedConsent),
         _index("ix_provider_events_message", "message_id", "id"),
         _index("ix_provider_events_parked", *_PROVIDERS_ID, where="message_id IS NULL"),
         _index("ix_provider_events_parked_age", "received_at", where="message_id IS NULL"),

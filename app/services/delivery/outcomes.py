@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.batches import SECOND, TENANT, by_tenant, given, rank_of, rows
 from app.db.models import DeliveryAttempt, Message, MessageEvent
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
+from app.providers.base import OptedOut
 from app.redaction import redacted
+from app.services.consent.reports import Report, act_on_reports
 from app.services.delivery.receipts import attach_parked
 from app.services.event_log.entries import entries_of_changed
 
@@ -29,7 +31,7 @@ class AttemptResult:
     retry_in: float | None = None  #: seconds until the message is due again
     limit: int | None = None  #: the new number of the message's last attempt
     provider_message_id: str | None = None
-    error: Exception | None = None  #: not recorded; tells how the provider fares
+    error: Exception | None = None  #: not recorded; tells how the provider fares, and who has opted out there
     refused_by: int | None = None  #: the consent entry for which it was not handed over
 
 
@@ -115,13 +117,16 @@ _SETTLE = select(_updated.c.id).add_cte(_closed, entries_of_changed(_changed))
 async def record_outcomes(connection: AsyncConnection, results: Sequence[AttemptResult]) -> list[bool]:
     """Close attempts and update their messages; False for a result that came too late to change anything.
 
-    Attaches parked receipts that waited for the provider's id of a message. Raises `IntegrityError` when a provider
-    reuses the id of another message.
+    A refusal of the provider's because its recipient has opted out there revokes consent. Attaches parked receipts
+    that waited for the provider's id of a message. Raises `IntegrityError` when a provider reuses the id of another
+    message.
     """
     settled: set[tuple[int, int]] = set()
     for tenant_id, own in by_tenant(results):
         parameters = given(tenant_id, _COLUMNS, [_settlement(each) for each in own])
         settled |= {(tenant_id, id) for (id,) in await connection.execute(_SETTLE, parameters)}
+    # All messages are locked by now. Consent comes last, as with receipts.
+    for tenant_id, own in by_tenant(results):
         named = [
             (each.message_id, each.provider_type, each.provider_message_id)
             for each in own
@@ -132,6 +137,12 @@ async def record_outcomes(connection: AsyncConnection, results: Sequence[Attempt
         refused = [(each.message_id, each.status.value, each.refused_by) for each in own if each.refused_by]
         if refused:
             await connection.execute(_NOTE, given(tenant_id, _NOTED, refused))
+        reports = [
+            Report(each.message_id, each.error.consent, redacted(f"{each.provider_type} {each.reason}"))
+            for each in own
+            if isinstance(each.error, OptedOut) and (tenant_id, each.message_id) in settled
+        ]
+        await act_on_reports(connection, tenant_id, reports)
     return [(each.tenant_id, each.message_id) in settled for each in results]
 
 

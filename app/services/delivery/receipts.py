@@ -7,24 +7,26 @@ attempt is recorded. A sweep finds those that were stored at the same moment.
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import CTE, BigInteger, ColumnElement, DateTime, Delete, Executable, SQLColumnExpression, Text
+from sqlalchemy import CTE, BigInteger, ColumnElement, DateTime, Delete, Executable, Row, SQLColumnExpression, Text
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import and_, case, cast, delete, func, literal, null, or_, select, true, update
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from app.consent import ReportedConsent
 from app.db.batches import TENANT, exact_rank_of, given, rows
 from app.db.models import DeliveryAttempt, Message, StoredReceipt, Tenant
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, Direction, MessageStatus
 from app.providers.base import Receipt
 from app.redaction import redacted
 from app.references import parse_reference
+from app.services.consent.reports import Report, act_on_reports
 from app.services.event_log.entries import entries_of_changed
 
 #: The sweep covers receipts of this age; older ones still attach when an attempt is recorded.
@@ -40,6 +42,7 @@ _received = rows(
     provider_message_id=Text(),
     status=Text(),
     detail=Text(),
+    consent=Text(),
     raw=Text(),
     occurred_at=DateTime(timezone=True),
 )
@@ -118,9 +121,20 @@ _COLUMNS = {
     StoredReceipt.provider_message_id: _received.c.provider_message_id,
     StoredReceipt.status: _received.c.status,
     StoredReceipt.detail: _received.c.detail,
+    StoredReceipt.consent: _received.c.consent,
     StoredReceipt.raw: cast(_received.c.raw, JSONB),
     StoredReceipt.occurred_at: _received.c.occurred_at,
 }
+_Attached = Row[int, int, int | None, str | None, str | None, datetime | None]
+#: What the statements that attach receipts return of each.
+_ATTACHED = (
+    StoredReceipt.tenant_id,
+    StoredReceipt.id,
+    StoredReceipt.message_id,
+    StoredReceipt.consent,
+    StoredReceipt.detail,
+    StoredReceipt.occurred_at,
+)
 _INSERT = (
     insert(StoredReceipt)
     .from_select(
@@ -132,12 +146,12 @@ _INSERT = (
         .order_by(_received.c.position),
     )
     .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
-    .returning(StoredReceipt.tenant_id, StoredReceipt.id, StoredReceipt.message_id)
+    .returning(*_ATTACHED)
 )
 
 
 async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[str, Receipt]]) -> set[int]:
-    """Store receipts, given with their providers' names, and raise the status of their messages.
+    """Store receipts, given with their providers' names, raise the status of their messages, and act on consent.
 
     Returns the tenants of those messages.
 
@@ -153,15 +167,16 @@ async def store_receipts(connection: AsyncConnection, receipts: Sequence[tuple[s
             receipt.provider_message_id,
             receipt.status.value if receipt.status else None,
             receipt.detail and redacted(receipt.detail),
+            receipt.consent.value if receipt.consent else None,
             json.dumps(dict(receipt.raw)),
             receipt.occurred_at,
         )
         for (provider_type, event_id), receipt in sorted(once.items(), key=itemgetter(0))
     ]
     inserted = await connection.execute(_INSERT, given(DEFAULT_TENANT_ID, _RECEIVED, values))
-    attached = [(row.tenant_id, row.id) for row in inserted if row.message_id is not None]
-    await _raise_statuses(connection, attached)
-    return {tenant_id for tenant_id, _ in attached}
+    attached = [row for row in inserted if row.message_id is not None]
+    await _act_on(connection, attached)
+    return {row.tenant_id for row in attached}
 
 
 _recorded = rows(message_id=BigInteger(), provider_type=Text(), provider_message_id=Text())
@@ -176,7 +191,7 @@ _ATTACH = (
     update(StoredReceipt)
     .where(*_PARKED, *_IS_RECORDED)
     .values(message_id=_recorded.c.message_id)
-    .returning(StoredReceipt.id)
+    .returning(*_ATTACHED)
 )
 
 
@@ -190,7 +205,7 @@ def _moving(found: Delete, tenant_id: SQLColumnExpression[int], message_id: SQLC
         insert(StoredReceipt)
         .from_select(columns, select(*values).order_by(taken.c.received_at))
         .on_conflict_do_nothing(index_elements=["tenant_id", "provider_type", "event_id"])
-        .returning(StoredReceipt.tenant_id, StoredReceipt.id)
+        .returning(*_ATTACHED)
     )
 
 
@@ -206,8 +221,7 @@ async def attach_parked(
     """
     statement = _ATTACH if tenant_id == DEFAULT_TENANT_ID else _ATTACH_ELSEWHERE
     parameters = given(tenant_id, ("message_id", "provider_type", "provider_message_id"), recorded)
-    found = (await connection.execute(statement, parameters)).all()
-    await _raise_statuses(connection, [(tenant_id, row.id) for row in found])
+    await _act_on(connection, (await connection.execute(statement, parameters)).all())
 
 
 _CROSSED = (
@@ -228,7 +242,7 @@ _SWEEP = (
     update(StoredReceipt)
     .where(*_PARKED, StoredReceipt.id == _here.c.id)
     .values(message_id=_here.c.message_id)
-    .returning(StoredReceipt.tenant_id, StoredReceipt.id)
+    .returning(*_ATTACHED)
 )
 _SWEEP_ELSEWHERE = _moving(
     delete(StoredReceipt).where(*_PARKED, StoredReceipt.id == _elsewhere.c.id),
@@ -242,11 +256,11 @@ async def sweep_parked(connection: AsyncConnection) -> list[int]:
     """Attach receipts that were parked while their attempt was being recorded; returns the tenant of each."""
     if (await connection.execute(_ANY_PARKED)).scalar() is None:
         return []
-    found: list[tuple[int, int]] = []
+    found: list[_Attached] = []
     for statement in (_SWEEP, _SWEEP_ELSEWHERE):
-        found += [(row.tenant_id, row.id) for row in await connection.execute(statement)]
-    await _raise_statuses(connection, found)
-    return [tenant_id for tenant_id, _ in found]
+        found += (await connection.execute(statement)).all()
+    await _act_on(connection, found)
+    return [row.tenant_id for row in found]
 
 
 _FAILURES = [MessageStatus.UNDELIVERED.value, MessageStatus.FAILED.value]
@@ -333,7 +347,16 @@ _raised = (
 _RAISE = select(_raised.c.id).add_cte(entries_of_changed(_raised))
 
 
-async def _raise_statuses(connection: AsyncConnection, receipts: Iterable[tuple[int, int]]) -> None:
-    """Raise the statuses of messages; of each receipt, the tenant and the id are given."""
-    for tenant_id, own in groupby(sorted(receipts), key=itemgetter(0)):
-        await connection.execute(_RAISE, given(tenant_id, ("receipt_id",), [(id,) for _, id in own]))
+async def _act_on(connection: AsyncConnection, attached: Sequence[_Attached]) -> None:
+    """Raise the statuses of the messages of receipts, and do what they mean for consent."""
+    by_tenant = [(id, list(own)) for id, own in groupby(sorted(attached, key=itemgetter(0, 1)), key=itemgetter(0))]
+    for tenant_id, own in by_tenant:
+        await connection.execute(_RAISE, given(tenant_id, ("receipt_id",), [(row.id,) for row in own]))
+    # Afterwards, so that no message is locked after an address.
+    for tenant_id, own in by_tenant:
+        reports = [
+            Report(row.message_id, ReportedConsent(row.consent), row.detail, row.id, row.occurred_at)
+            for row in own
+            if row.consent is not None
+        ]
+        await act_on_reports(connection, tenant_id, reports)

@@ -1,4 +1,4 @@
-"""Consent: its ledger, the refusals that hold, and the topic and purpose of messages
+"""Consent: its ledger, the refusals that hold, the topic and purpose of messages, the meaning of receipts
 
 Revision ID: 20261129_07
 Revises: 20261129_06
@@ -17,6 +17,10 @@ _SCOPES = "scope IN ('everything', 'channel', 'sender', 'topic')"
 _SOURCES = (
     "source IN ('keyword', 'vendor', 'unsubscribe_link', 'mail', 'complaint', 'hard_bounce', 'soft_bounces', 'api',"
     " 'import')"
+)
+_REPORTS = (
+    "consent IN ('complaint', 'hard_bounce', 'soft_bounce', 'unsubscribed', 'subscribed', 'left_group',"
+    " 'joined_group', 'opted_out', 'no_marketing', 'opted_in')"
 )
 
 
@@ -83,6 +87,8 @@ def upgrade() -> None:
     op.drop_index("ix_delivery_attempts_provider", "delivery_attempts")
     _index_of_attempts("(outcome IS NULL OR outcome = 'unknown')")
     op.add_column("message_events", sa.Column("consent_entry_id", sa.BigInteger()))
+    op.add_column("provider_events", sa.Column("consent", sa.Text()))
+    op.create_check_constraint(op.f("ck_provider_events_consent"), "provider_events", _REPORTS)
 
 
 def _index_of_attempts(condition: str) -> None:
@@ -97,6 +103,7 @@ def _index_of_attempts(condition: str) -> None:
 def downgrade() -> None:
     op.drop_index("ix_delivery_attempts_provider", "delivery_attempts")
     _index_of_attempts("outcome IS DISTINCT FROM 'accepted'")
+    op.drop_column("provider_events", "consent")
     op.drop_column("message_events", "consent_entry_id")
     op.drop_column("messages", "purpose")
     op.drop_column("messages", "topic")

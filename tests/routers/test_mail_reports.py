@@ -15,15 +15,19 @@ from app.providers.mail.events import Notice
 from app.providers.mail.outbound import message_id_of
 from app.providers.registry import provider_registry
 from tests.cases import each_case
+from tests.conftest import execute
 from tests.factories import email, until
 from tests.providers import test_sendgrid
 from tests.providers.mail import test_reports as written
 from tests.test_worker import Scripted
+from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
 
 Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 IDS = itertools.count(1)
+#: The reports before suppress the address.
+FORGET = "DELETE FROM suppressions"
 SHOP, JANE = "shop@shop.example", "jane@client.example"
 
 
@@ -81,7 +85,7 @@ async def send(client: httpx.AsyncClient, sender: Sender) -> Sent:
 
 
 async def test_a_bounce_by_mail_is_a_receipt_of_the_mail_that_it_names(
-    client: httpx.AsyncClient, sender: Sender
+    client: httpx.AsyncClient, sender: Sender, database_url: str
 ) -> None:
     for raw in (written.POSTFIX, written.EXPIRED, written.EXCHANGE, written.EXIM, written.QMAIL, written.SES_BOUNCE):
         sent = await send(client, sender)
@@ -91,12 +95,14 @@ async def test_a_bounce_by_mail_is_a_receipt_of_the_mail_that_it_names(
         assert (await sent.status(), await other.status()) == ("undelivered", "sent")
         assert (await sent.last()).startswith("A report by mail says it could not be delivered: ")
         assert (await sent.detail())["provider_type"] == "scripted"
+        execute(database_url, FORGET)
 
 
 @each_case("named", ["MAILER-DAEMON", "Mail Delivery System <MAILER-DAEMON>", "<>", "<MAILER-DAEMON@mx>", ""])
 async def test_a_server_needs_no_whole_address_to_report(
-    client: httpx.AsyncClient, sender: Sender, named: str
+    client: httpx.AsyncClient, sender: Sender, database_url: str, named: str
 ) -> None:
+    execute(database_url, FORGET)
     sent = await send(client, sender)
     await sent.says(f"From: {named}\n" + written.POSTFIX.partition("\n")[2])
     assert await sent.status() == "undelivered"
@@ -167,3 +173,23 @@ async def test_a_bounce_of_an_earlier_try_does_not_end_the_next(client: httpx.As
     sent.message_id = message_id_of(sender.handed[-1].idempotency_key, SHOP).strip("<>")
     await sent.says(written.POSTFIX)
     assert await sent.status() == "undelivered"
+
+
+@each_case(
+    "raw, sources",
+    [
+        (written.POSTFIX, ["hard_bounce"]),
+        (written.feedback("abuse"), ["complaint"]),
+        (written.feedback("opt-out"), ["mail"]),
+        (written.feedback("not-spam"), []),
+        (written.POSTFIX.replace("5.1.1", "5.7.1").replace("User unknown", "Rejected as spam"), []),
+        (written.POSTFIX.replace("jane@", "max@").replace("Jane@", "max@"), []),
+    ],
+)
+async def test_a_report_by_mail_suppresses_the_recipient_of_the_mail(
+    client: httpx.AsyncClient, sender: Sender, database_url: str, raw: str, sources: list[str]
+) -> None:
+    execute(database_url, FORGET)
+    await (await send(client, sender)).says(raw)
+    found = rows_of(database_url, "SELECT address, source FROM suppressions")
+    assert found == [(JANE, source) for source in sources]

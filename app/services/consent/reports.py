@@ -9,7 +9,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, DateTime, Row, Text, and_, any_, bindparam, cast, func, literal, or_, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    Row,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -67,7 +82,7 @@ class Report:
     """A provider's report about the recipient of a message.
 
     `receipt_id` is the stored receipt, None for an answer to `send`. `at` is the time of the report by the provider's
-    clock; if that is unknown, the last attempt of the message takes its place. `detail` is redacted.
+    clock. If that is unknown, a refusal is as old as the last attempt of the message. `detail` is redacted.
     """
 
     message_id: int
@@ -87,11 +102,12 @@ _last_attempt = (
     .correlate(_reported)
     .scalar_subquery()
 )
+_is_refusal = _reported.c.consent.in_([each.value for each, effect in EFFECTS.items() if effect.action is _REVOKED])
 #: Locks the contact, so that an erasure either finds the entries or has removed the address before.
 _ABOUT = (
     select(
         *(_reported.c[name] for name in _COLUMNS[:-1]),
-        func.coalesce(_reported.c.at, _last_attempt, func.now()).label("at"),
+        func.coalesce(_reported.c.at, case((_is_refusal, _last_attempt)), func.now()).label("at"),
         Message.channel,
         Message.topic,
         Message.details["sent_to"].astext.label("sent_to"),

@@ -1,4 +1,4 @@
-"""What vendors report about consent, from their callback to the message that is not sent any more."""
+"""Reports of vendors about consent, from their callback to the message that is not sent any more."""
 
 import asyncio
 import json

@@ -84,10 +84,10 @@ class PermanentFailure(ProviderFailure):
     """The message ends as failed, without a retry."""
 
 
-class OptedOut(PermanentFailure):
-    """The vendor sends nothing to this recipient, who has opted out there or is on its suppression list.
+class RecipientRefused(PermanentFailure):
+    """The vendor sends nothing to this recipient: who has opted out there, or whose address does not work.
 
-    The refusal is recorded for the recipient, so that the next message is not even tried.
+    `consent` says which. It is recorded for the recipient, so that the next message is not tried at all.
     """
 
     def __init__(self, detail: str, consent: ReportedConsent = ReportedConsent.OPTED_OUT) -> None:

@@ -25,7 +25,9 @@ from aiosmtplib import (
 )
 from pydantic import Field, SecretStr
 
+from app.consent import ReportedConsent
 from app.providers import base
+from app.providers.mail.events import consent_of_bounce
 from app.providers.mail.outbound import Composer, Mail
 from app.providers.toolbox.models import VendorSettings
 from app.providers.toolbox.transport import CONNECT_SECONDS
@@ -148,7 +150,13 @@ async def _begin(session: SMTP, mail: Mail) -> None:
         options = ["SMTPUTF8", "BODY=8BITMIME"]
     # Not by the library's `mail` and `rcpt`, which read an address differently on each version of Python.
     await _command(session, f"MAIL FROM:<{mail.sender}>", *options)
-    await _command(session, f"RCPT TO:<{mail.recipient}>")
+    try:
+        await _command(session, f"RCPT TO:<{mail.recipient}>")
+    except SMTPResponseException as error:
+        consent = consent_of_bounce(_told(error), None)
+        if error.code < 500 or consent is not ReportedConsent.HARD_BOUNCE:
+            raise
+        raise base.RecipientRefused(_told(error), consent) from error
     await _command(session, "DATA", expected=(SMTPStatus.start_input,))
 
 

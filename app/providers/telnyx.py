@@ -274,7 +274,8 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         in_doubt=IN_DOUBT,
         opted_out=OPTED_OUT,
     )
-    if isinstance(failure, base.TemporaryFailure | base.UnknownOutcome | base.OptedOut) or error.code in REFUSES_US:
+    has_own_meaning = isinstance(failure, base.TemporaryFailure | base.UnknownOutcome | base.RecipientRefused)
+    if has_own_meaning or error.code in REFUSES_US:
         return failure
     # Errors of the message, also with a 403.
     return base.PermanentFailure(str(error)) if error.code.startswith("40") else failure

@@ -193,7 +193,7 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     except ValidationError:
         return outcome_of(response)
     if error.code == NO_MARKETING:
-        return base.OptedOut(str(error), ReportedConsent.NO_MARKETING)
+        return base.RecipientRefused(str(error), ReportedConsent.NO_MARKETING)
     return outcome_of_code(
         response,
         error.code,

@@ -21,6 +21,7 @@ from app.providers.base import (
     OutboundMessage,
     PermanentFailure,
     ProviderFailure,
+    RecipientRefused,
     TemporaryFailure,
     UnknownOutcome,
 )
@@ -295,7 +296,8 @@ async def test_a_greylisted_mail_is_accepted_the_next_time(serve: Serve, mailbox
     [
         ("452 4.3.1 The disk is full", TemporaryFailure),
         ("421 4.7.0 Too many of you", TemporaryFailure),
-        ("550 5.1.1 Nobody here", PermanentFailure),
+        ("550 5.7.1 Relaying denied", PermanentFailure),
+        ("552 5.2.2 Mailbox full", PermanentFailure),
         ("554 5.7.1 Spam", PermanentFailure),
         ("530 5.7.0 Log in first", CredentialsRefused),
     ],
@@ -309,6 +311,18 @@ async def test_a_refusal_means_what_its_code_says(
             await smtp.send(mail())
         assert raised.type is failure
     assert not mailbox.envelopes
+
+
+@each_case("answer", ["550 5.1.1 Nobody here", "550 No such user"])
+@each_case(("command", "failure"), [("MAIL", PermanentFailure), ("RCPT", RecipientRefused)])
+async def test_an_address_that_does_not_exist_is_told_for_the_recipient_alone(
+    serve: Serve, mailbox: Mailbox, command: str, answer: str, failure: type[ProviderFailure]
+) -> None:
+    mailbox.answers[command] = [answer]
+    async with provider(await serve()) as smtp:
+        with pytest.raises(PermanentFailure, match=answer) as raised:
+            await smtp.send(mail())
+    assert raised.type is failure
 
 
 async def test_no_answer_after_the_last_dot_is_in_doubt(serve: Serve, mailbox: Mailbox) -> None:

@@ -18,10 +18,10 @@ from app.providers.base import (
     CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
-    OptedOut,
     PermanentFailure,
     ProviderFailure,
     Receipt,
+    RecipientRefused,
     TemporaryFailure,
     UnknownOutcome,
 )
@@ -140,8 +140,8 @@ def refusal(status: int, code: str | int | None = None, title: str = "Why", **he
         (refusal(401, "10009"), CredentialsRefused, "401 Unauthorized - 10009"),
         (refusal(402, "20100"), CredentialsRefused, "402 Payment Required - 20100"),
         (refusal(403, "10010"), CredentialsRefused, "403 Forbidden - 10010"),
-        (refusal(403, "40300"), OptedOut, "40300 Why - So."),
-        (refusal(400, "40300"), OptedOut, "40300 Why - So."),
+        (refusal(403, "40300"), RecipientRefused, "40300 Why - So."),
+        (refusal(400, "40300"), RecipientRefused, "40300 Why - So."),
         *[
             (refusal(400, code), TemporaryFailure, f"{code} Why - So.")
             for code in ("40002", "40006", "40318", "40320")

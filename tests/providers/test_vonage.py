@@ -28,10 +28,10 @@ from app.providers.base import (
     CallbackUnverifiable,
     CredentialsRefused,
     InboundMessage,
-    OptedOut,
     PermanentFailure,
     ProviderFailure,
     Receipt,
+    RecipientRefused,
     TemporaryFailure,
     UnknownOutcome,
 )
@@ -226,7 +226,7 @@ def refusal(status: int, code: str | None = None, **headers: str) -> httpx.Respo
 @each_case(
     ("answer", "failure", "text"),
     [
-        (refusal(422, "1240"), OptedOut, "1240 So."),
+        (refusal(422, "1240"), RecipientRefused, "1240 So."),
         (refusal(422, "1120"), PermanentFailure, "422 Unprocessable Entity - 1120 So."),
         (refusal(401, "unauthorized"), CredentialsRefused, "401 Unauthorized - unauthorized So."),
         (refusal(402, "low-balance"), CredentialsRefused, "402 Payment Required - low-balance So."),

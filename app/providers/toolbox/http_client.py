@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from app.providers.base import (
     BaseProvider,
     CredentialsRefused,
-    OptedOut,
     PermanentFailure,
     ProviderFailure,
+    RecipientRefused,
     TemporaryFailure,
     UnknownOutcome,
 )
@@ -158,7 +158,7 @@ def outcome_of_code(
     if code in refuses_us:
         return CredentialsRefused(detail)
     if code in opted_out:
-        return OptedOut(detail)
+        return RecipientRefused(detail)
     if code in permanent:
         return PermanentFailure(detail)
     if code in in_doubt:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.batches import SECOND, TENANT, by_tenant, given, rank_of, rows
 from app.db.models import DeliveryAttempt, Message, MessageEvent
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
-from app.providers.base import OptedOut
+from app.providers.base import RecipientRefused
 from app.redaction import redacted
 from app.services.consent.reports import Report, act_on_reports
 from app.services.delivery.receipts import attach_parked
@@ -140,7 +140,7 @@ async def record_outcomes(connection: AsyncConnection, results: Sequence[Attempt
         reports = [
             Report(each.message_id, each.error.consent, redacted(f"{each.provider_type} {each.reason}"))
             for each in own
-            if isinstance(each.error, OptedOut) and (tenant_id, each.message_id) in settled
+            if isinstance(each.error, RecipientRefused) and (tenant_id, each.message_id) in settled
         ]
         await act_on_reports(connection, tenant_id, reports)
     return [(each.tenant_id, each.message_id) in settled for each in results]

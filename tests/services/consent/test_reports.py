@@ -1,4 +1,4 @@
-"""What providers report about consent, on real PostgreSQL: each thing once, and nothing against a later word."""
+"""Reports of providers about consent, on real PostgreSQL: each counts once, and none against a later word."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,8 +21,9 @@ from app.domain import (
     MessageStatus,
     NewMessage,
 )
-from app.providers.base import OptedOut, PermanentFailure, Receipt, TemporaryFailure
+from app.providers.base import PermanentFailure, Receipt, RecipientRefused, TemporaryFailure
 from app.services.accept.store_stepwise import store_messages
+from app.services.consent.hashes import AddressHashes
 from app.services.consent.ledger import Said, grant, refusals_of, revoke
 from app.services.consent.reports import EFFECTS
 from app.services.delivery.outcomes import AttemptResult, record_outcomes
@@ -280,7 +281,7 @@ async def test_a_report_about_a_person_who_is_being_erased_leaves_no_address(pos
     mail = await post.sent()
     [(contact_id,)] = await post.ask(f"SELECT id FROM contacts WHERE address = '{JANE}'")
     async with post.engine.begin() as connection:
-        await accept_erasure(connection, 1, contact_id, actor=None, client=None)
+        await accept_erasure(connection, 1, contact_id, hashes=AddressHashes(["secret"]), actor=None, client=None)
     await post.reports(mail, COMPLAINT)
     assert await post.ask("SELECT count(*) FROM consent_entries") == [(0,)]
 
@@ -403,7 +404,7 @@ async def _text(post: Post, to: str = PHONE) -> int:
 
 async def test_a_refusal_to_send_is_recorded_with_the_outcome(post: Post) -> None:
     texts = [await _text(post), await _text(post), await _text(post, "+18045559999")]
-    error = OptedOut("21610 Attempt to send to unsubscribed recipient +18045551234")
+    error = RecipientRefused("21610 Attempt to send to unsubscribed recipient +18045551234")
     assert await post.answers(*((each, error) for each in texts)) == [True, True, True]
     entries = await post.ask("SELECT address, source, message_id, receipt_id, detail FROM consent_entries ORDER BY 1")
     assert [entry[:4] for entry in entries] == [
@@ -425,7 +426,7 @@ async def test_no_other_failure_means_anything(post: Post, error: Exception) -> 
 
 async def test_a_refusal_that_came_too_late_changes_nothing(post: Post) -> None:
     message = await post.sent(PHONE, channel="sms", kind=AddressType.PHONE, status=DELIVERED)
-    assert await post.answers((message, OptedOut("21610"))) == [False]
+    assert await post.answers((message, RecipientRefused("21610"))) == [False]
     assert await post.ask("SELECT count(*) FROM consent_entries") == [(0,)]
 
 

@@ -48,5 +48,21 @@ class ReportedConsent(StrEnum):
     OPTED_IN = "opted_in"  #: the provider sends to the recipient again.
 
 
+class LineStatus(StrEnum):
+    """The result of a line of a list of refusals."""
+
+    ADDED = "added"
+    HELD = "held"  #: the same refusal was there already.
+    REFUSED = "refused"  #: it can't be read, or is not valid.
+
+
 #: Sources that say nothing about the person's will: the address did not work.
 BOUNCES = (ConsentSource.HARD_BOUNCE, ConsentSource.SOFT_BOUNCES)
+#: Sources by which the person spoke: such a refusal is lifted by hand only with evidence.
+SAID_BY_PERSON = (
+    ConsentSource.KEYWORD,
+    ConsentSource.VENDOR,
+    ConsentSource.UNSUBSCRIBE_LINK,
+    ConsentSource.MAIL,
+    ConsentSource.COMPLAINT,
+)

@@ -18,6 +18,7 @@ from app.errors import FieldError, InvalidRequest
 from app.http.pages import PageParameters
 from app.http.read_route import USUAL_LIMIT
 from app.services.consent.hashes import AddressHashes
+from app.services.consent.suppressions import Suppressions
 from app.services.messages.conversations import ConversationService
 from app.services.messages.service import MessageService
 from app.services.people.contacts import ContactService
@@ -97,6 +98,22 @@ def address_in(request: Request, written: str, *, location: str, may_be_odd: boo
 def client_network(request: Request) -> str | None:
     """The network that a request came from, as the audit records it."""
     return network_of(request.client.host) if request.client else None
+
+
+async def _suppressions(request: Request, tenant: TenantDep) -> Suppressions:
+    services = services_of(request)
+    return Suppressions(
+        services.sessions,
+        request.app.state.settings,
+        services.addresses,
+        tenant,
+        actor=request.state.access.prefix,
+        client=client_network(request),
+        on_logged=services.notifier.events_logged,
+    )
+
+
+SuppressionsDep = Annotated[Suppressions, Depends(_suppressions)]
 
 
 async def _administration(request: Request, session: WriteSession) -> AdministrationService:

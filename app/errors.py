@@ -145,6 +145,10 @@ class NotErasable(ServiceError):
     status, title = HTTPStatus.CONFLICT, "Contact not erasable"
 
 
+class SuppressionNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Suppression not found"
+
+
 class MessageNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Message not found"
 

@@ -113,6 +113,14 @@ class Resident:
             named = endpoint | {"description": f"{self.word} endpoint {number}"}
             made = await self.ask(KeyScope.ADMIN, Asked("POST", "/api/webhook-endpoints", body=named))
             assert made.status_code == 200, made.text
+        refusals = [
+            {"address": f"friend@{self.word}.example", "detail": f"{self.word} refusal"},
+            {"address": f"friend@{self.word}.example", "scope": "topic", "scope_value": f"{self.word}-offers"},
+            {"address": SHARED_CONTACT, "scope": "sender", "scope_value": self.number},
+        ]
+        for refusal in refusals:
+            refused = await self.ask(KeyScope.SEND, Asked("POST", "/api/suppressions", body=refusal))
+            assert refused.status_code == 201, refused.text
         self._let_things_happen()
         self.things = self.rows()
 

@@ -251,6 +251,8 @@ async def test_what_only_the_operator_may_do_is_this(installation: Installation)
         f"PATCH {endpoint}",
         f"DELETE {endpoint}",
         *(f"POST {endpoint}/{action}" for action in ("rotate", "test", "redeliver", "replay")),
+        "POST /api/suppressions/batch",
+        "POST /api/suppressions/{suppression_id}/lift",
     }
     assert {each for each in operators if " /api/admin/" not in each} == {"POST /api/providers/{name}/resume"}
 

@@ -21,7 +21,7 @@ from app.domain import DEFAULT_TENANT_ID, KeyScope
 from app.http.access import NEEDS, OF_THE_INSTALLATION
 from app.services.events.cursors import Position, cursor_at
 from tests.factories import email, sms
-from tests.residents import SHARED_CONTACTS, Asked, Resident
+from tests.residents import SHARED_CONTACT, SHARED_CONTACTS, Asked, Resident
 
 Served = tuple[APIRoute, str]
 Said = tuple[int, dict[str, str], str]
@@ -46,6 +46,8 @@ def _cursor_of(row: dict[str, Any]) -> str:
     return cursor_at(row["tenant_id"], Position(row["generation"], row["transaction_id"], row["id"]))
 
 
+#: By path, the table of those things that an address finds.
+_NAMED_BY = {"/api/contacts": "contacts", "/api/suppressions": "suppressions"}
 #: By name, what is somebody's.
 MADE: Mapping[str, Made] = {
     "message_id": _ids("messages"),
@@ -57,8 +59,9 @@ MADE: Mapping[str, Made] = {
     "file_id": Made(lambda who, path: [row["id"] for row in who.things["files"]], lambda: "0" * 64),
     "call_id": _ids("webhook_calls"),
     "endpoint_id": _ids("webhook_endpoints"),
+    "suppression_id": _ids("suppressions"),
     "address": Made(
-        lambda who, path: sorted({row["address"] for row in who.things["contacts"]} - SHARED_CONTACTS),
+        lambda who, path: sorted({row["address"] for row in who.things[_NAMED_BY[path]]} - SHARED_CONTACTS),
         lambda: "+12025559999",
     ),
     "cursor": Made(lambda who, path: who.cursors[path], None),
@@ -89,6 +92,9 @@ NOBODYS: Mapping[str, str] = {
     "until": "2099-01-01T00:00:00Z",
     "Prefer": "wait=0",
     "wait": "0",
+    "source": "api",
+    "scope": "everything",
+    "scope_value": "newsletter",
 }
 #: By path, a body with the addresses of somebody.
 BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
@@ -96,7 +102,18 @@ BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
     "/api/messages/email": lambda number, mail: email(from_=mail),
     "/api/messages/preview": lambda number, mail: {"channel": "sms", **sms(from_=number, to="+18045559999")},
     "/api/messages/{channel}": lambda number, mail: {"from": number, "to": "+18045559999", "body": "Hello!"},
+    "/api/suppressions": lambda number, mail: {
+        "address": SHARED_CONTACT,
+        "scope": "sender",
+        "scope_value": number,
+    },
 }
+#: By path, a body without a thing of a tenant.
+PLAIN_BODIES: Mapping[str, dict[str, Any]] = {
+    "/api/suppressions/batch": {"address": SHARED_CONTACT},
+    "/api/suppressions/{suppression_id}/lift": {"reason": "They have asked for it."},
+}
+_TYPES = {"/api/suppressions/batch": "application/jsonl"}
 
 
 def _with_event(name: str) -> Callable[[Resident | None], dict[str, Any]]:
@@ -157,6 +174,10 @@ def needs_admin(route: APIRoute, method: str) -> bool:
     return NEEDS.get(route.path, {}).get(method) is KeyScope.ADMIN
 
 
+def _scope_of(route: APIRoute, method: str) -> KeyScope:
+    return NEEDS.get(route.path, {}).get(method) or KeyScope.READ
+
+
 def tenants_routes(app: FastAPI) -> Iterator[Served]:
     """Those that are about the tenant who asks."""
     for route, method in api_routes(app):
@@ -172,7 +193,7 @@ def parameters_of(route: APIRoute) -> dict[str, str]:
     found |= dict.fromkeys(re.findall(r"{(\w+)}", route.path), "path")  # an endpoint may read it off the request
     unknown = set(found) - set(MADE) - set(NOBODYS)
     assert not unknown, f"{route.path} takes {unknown}: say in MADE whose that is, or in NOBODYS that it is nobody's"
-    known = {*BODIES, *BODIES_WITH_THINGS}
+    known = {*BODIES, *BODIES_WITH_THINGS, *PLAIN_BODIES}
     assert route.body_field is None or route.path in known, f"{route.path} takes a body: say in BODIES which"
     return found
 
@@ -181,8 +202,9 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
     """The requests of `asking` to a route with each thing of `having`, one at a time; the two may be the same."""
     path, parameters = route.path, parameters_of(route)
     own = {name: _values(name, asking, path)[0] for name, where in parameters.items() if where == "path"}
-    body = BODIES.get(path)
-    own_body = body(asking.number, asking.mail) if body else None
+    body = BODIES.get(path) if method != "GET" else None
+    own_body = body(asking.number, asking.mail) if body else PLAIN_BODIES.get(path)
+    types = {"Content-Type": _TYPES[path]} if path in _TYPES else {}
     body_with = BODIES_WITH_THINGS.get(path) if route.body_field is not None else None
     if body_with is not None:
         own_body = body_with(asking)
@@ -198,7 +220,7 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
         )
 
     if not own:
-        yield Step(path, "", "", Asked(method, path, body=own_body), None)
+        yield Step(path, "", "", Asked(method, path, headers=types, body=own_body), None)
     for name in parameters:
         never = MADE[name].never if name in MADE else None
         for value in _values(name, having, path):
@@ -219,21 +241,21 @@ def _values(name: str, having: Resident, path: str) -> list[str]:
 
 async def gather_cursors(app: FastAPI, who: Resident) -> None:
     """Page through all lists of a tenant, and keep the cursors."""
-    for route, _ in tenants_routes(app):
+    for route, method in tenants_routes(app):
         parameters = parameters_of(route)
         if "cursor" in parameters:
             names = [name for name, where in parameters.items() if where == "path"]
             for ids in product(*(_values(name, who, route.path) for name in names)):
                 path = route.path.format_map(dict(zip(names, ids, strict=True)))
-                who.cursors.setdefault(route.path, []).extend(await _leaf(who, path))
+                who.cursors.setdefault(route.path, []).extend(await _leaf(who, _scope_of(route, method), path))
 
 
-async def _leaf(who: Resident, path: str) -> list[str]:
+async def _leaf(who: Resident, scope: KeyScope, path: str) -> list[str]:
     """The cursors of the first two pages of a list: of those after them, and of the one before."""
     found: list[str] = []
     for _ in range(2):
         query = {"limit": "1"} | ({"cursor": found[0]} if found else {})
-        answer = await who.ask(KeyScope.READ, Asked("GET", path, query=query))
+        answer = await who.ask(scope, Asked("GET", path, query=query))
         found += re.findall(r"cursor=([\w-]+)", answer.headers.get("link", ""))
     return sorted(set(found))
 
@@ -269,7 +291,7 @@ async def views(routes: Iterable[Served], who: Resident) -> dict[str, Said]:
     for route, method in routes:
         if method == "GET":
             for step in steps(route, method, who, who):
-                seen[str(step)] = said(await who.ask(KeyScope.READ, step.theirs))
+                seen[str(step)] = said(await who.ask(_scope_of(route, method), step.theirs))
     return seen
 
 

@@ -15,6 +15,8 @@ from app.providers.registry import provider_registry
 #: The key of the scope under which the server says that the whole head is within the limit for headers.
 HEAD_IS_SMALL = "head_is_small"
 _CALLBACKS = "/api/webhooks/"
+#: Bytes of a body, where it holds many things at once.
+_LARGE = {"/api/suppressions/batch": 5_000_000}
 
 
 class Admission:
@@ -73,7 +75,7 @@ class Admission:
     def _limit_of(self, path: str) -> int:
         """The limit for a body; a provider's callbacks have its own, because a mail that is refused is lost."""
         provider = provider_registry.get(path.removeprefix(_CALLBACKS)) if path.startswith(_CALLBACKS) else None
-        return self._limit if provider is None else provider.largest_callback
+        return max(self._limit, _LARGE.get(path, 0)) if provider is None else provider.largest_callback
 
 
 def _size(headers: Headers) -> int:

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
 from app.db.models import Contact
-from app.dependencies import ContactsDep, Id, PagesDep, address_in, client_network
+from app.dependencies import ContactsDep, Id, PagesDep, SuppressionsDep, address_in, client_network
 from app.http.problems import responses
 from app.http.query import address_with_plus
 from app.schemas.consent import ConsentEntryView
 from app.schemas.personal_data import (
+    ContactDetail,
     ContactExport,
     ContactView,
     DeedView,
@@ -47,10 +48,11 @@ async def list_contacts(
     return pages.linked(await service.contacts(wanted, limit=pages.limit, cursor=pages.cursor))
 
 
-@router.get("/{contact_id}", response_model=ContactView, responses=responses(404))
-async def get_contact(contact_id: Id, service: ContactsDep) -> Contact:
-    """A contact and its address."""
-    return await service.contact(contact_id)
+@router.get("/{contact_id}", responses=responses(404))
+async def get_contact(contact_id: Id, service: ContactsDep, suppressions: SuppressionsDep) -> ContactDetail:
+    """A contact, its address, and its refusals that hold."""
+    contact, refusals = await service.contact(contact_id), await suppressions.refusals_of(contact_id)
+    return ContactDetail.model_validate(vars(contact) | {"refusals": refusals})
 
 
 @router.get("/{contact_id}/export", response_model=ContactExport, responses=responses(404))

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from app.domain import MessageStatus
-from app.schemas.consent import ConsentEntryView
+from app.schemas.consent import ConsentEntryView, ContactRefusal
 from app.schemas.views import ConversationView, MessageDetail, View
 
 
@@ -15,6 +15,10 @@ class ContactView(View):
     address: str
     written: str = Field(description="As it was written the first time.")
     created_at: datetime
+
+
+class ContactDetail(ContactView):
+    refusals: list[ContactRefusal] = Field(description="Its refusals of messages that hold.")
 
 
 class ReceiptView(View):

@@ -118,7 +118,7 @@ async def test_a_contact_is_found_by_any_spelling_of_its_address(
     contacts = (await client.get(f"/api/contacts?{query}")).json()
     assert [contact["address"] for contact in contacts] == ([found] if found else [])
     for contact in contacts:
-        assert (await client.get(f"/api/contacts/{contact['id']}")).json() == contact
+        assert (await client.get(f"/api/contacts/{contact['id']}")).json() == contact | {"refusals": []}
 
 
 async def test_a_plus_that_a_query_turns_into_a_space_is_read_as_a_plus(serve: Serve, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import schemathesis
 from hypothesis import strategies as st
-from schemathesis import Case, HookContext, Response
+from schemathesis import Case, HookContext, Response, SerializationContext
 from schemathesis.core.failures import Failure
 
 #: Parts of the sentences that refuse a request which its schema allows. They are about addresses, two fields at once,
@@ -38,6 +38,17 @@ RULES = (
     "name what is to change",
     "this key stands twice in one object",
     "this address is not one of yours",
+    "leave it out for everything",
+    "name the channel",
+    "name the sender",
+    "name the topic",
+    "no provider here carries this channel",
+    "a topic has up to 63 characters",
+    "this is a name: write a phone number",
+    "a group is written to as long as",
+    "write some words, or leave it out",
+    "give the reason in",
+    "say what shows that they agree now",
 )
 _REJECTED, _ACCEPTED = "Schema-valid request rejected", "Schema-violating request accepted"
 _TOO_LONG = {413, 414, 431}
@@ -66,6 +77,12 @@ for name, strategy in {
     "date-time": _moment,
 }.items():
     schemathesis.openapi.format(name, strategy)
+
+
+@schemathesis.serializer("application/jsonl")
+def _lines(context: SerializationContext, value: Any) -> Any:
+    """Lines as they are: the document says only that they are a text."""
+    return value if isinstance(value, str | bytes) else str(value)
 
 
 @schemathesis.hook

@@ -31,6 +31,7 @@ _TAGS = {
     "events": "Everything that happens, in order, for programs.",
     "webhook endpoints": "Where your own programs receive events, signed. Each tenant has its own.",
     "contacts": "People you write with: a copy of all that is stored about one, and its erasure.",
+    "consent": "People who refuse your messages: look them up, add and lift refusals.",
     "providers": "The vendors that deliver, and their health.",
     "webhooks": "Receipts and inbound messages. Providers call these, and sign what they send.",
     "administration": "Tenants, keys, addresses, kept callbacks and the audit: for the operator of the installation.",
@@ -51,6 +52,8 @@ _LEADS: Mapping[str, Mapping[str, str]] = {
     "list_messages": {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
     "list_conversations": {"conversation_id": "body#/0/id"},
     "list_contacts": {"contact_id": "body#/0/id"},
+    "list_suppressions": {"suppression_id": "body#/0/id"},
+    "add_suppression": {"suppression_id": "body#/id"},
     "list_providers": {"name": "body#/0/name"},
     "create_tenant": {"tenant_id": "body#/id"},
     "create_key": {"tenant_id": "body#/tenant_id", "key_id": "body#/id"},
@@ -165,9 +168,9 @@ def _settle_defaults(document: dict[str, Any]) -> None:
     An answer always has such a field, so there it is required.
     """
     asked = {
-        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        name
         for _, _, operation in _operations(document["paths"])
-        if "requestBody" in operation
+        for name in _references(operation.get("requestBody"))
     }
     for name, schema in document["components"]["schemas"].items():
         for field, said in schema.get("properties", {}).items():

@@ -19,12 +19,12 @@ from sqlalchemy import (
     delete,
     exists,
     insert,
+    literal,
     or_,
     select,
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as insert_missing
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
@@ -73,13 +73,16 @@ _said = rows(
     **{name: Text() for name in _KEY}, message_id=BigInteger(), receipt_id=BigInteger(), detail=Text(), actor=Text()
 )
 _COLUMNS = [column.name for column in _said.c][:-1]
-_holds = exists().where(same(Suppression, _said, *_KEY))
-_new = (
-    select(_said)
-    .ext(distinct_on(*(_said.c[name] for name in _KEY)))
-    .where(~_holds)
-    .order_by(*(_said.c[name] for name in _KEY), _said.c.position)
-    .subquery("new")
+_keys = [_said.c[name] for name in _KEY]
+#: In the order of the key, so that two writers can't deadlock. `_WRITE` knows the entry.
+_HOLD = (
+    insert_missing(Suppression)
+    .from_select(
+        ["tenant_id", "entry_id", *_KEY],
+        select(TENANT, literal(0), *_keys).where(~exists().where(same(Suppression, _said, *_KEY))).order_by(*_keys),
+    )
+    .on_conflict_do_nothing()
+    .returning(*(getattr(Suppression, name) for name in _KEY))
 )
 _revoked = (
     insert(ConsentEntry)
@@ -88,37 +91,40 @@ _revoked = (
         select(
             TENANT,
             bindparam("action", ConsentAction.REVOKED.value, type_=Text()),
-            *(_new.c[name] for name in _COLUMNS),
-        ).order_by(_new.c.position),
+            *(_said.c[name] for name in _COLUMNS),
+        ).order_by(_said.c.position),
     )
     .returning(ConsentEntry.id, *(getattr(ConsentEntry, name) for name in _KEY))
     .cte("revoked")
 )
-#: In the order of the key, so that two writers can't deadlock.
-_held = (
-    insert_missing(Suppression)
-    .from_select(
-        ["tenant_id", "entry_id", *_KEY],
-        select(TENANT, _revoked.c.id, *(_revoked.c[name] for name in _KEY)).order_by(
-            *(_revoked.c[name] for name in _KEY)
-        ),
-    )
-    .on_conflict_do_nothing()
+_linked = (
+    update(Suppression)
+    .where(same(Suppression, _revoked, *_KEY))
+    .values(entry_id=_revoked.c.id)
     .returning(Suppression.id)
-    .cte("held")
+    .cte("linked")
 )
-_REVOKE = select(_revoked).add_cte(_held, entries_of_consent(_revoked, EventType.CONSENT_REVOKED))
+_WRITE = select(_revoked).add_cte(_linked, entries_of_consent(_revoked, EventType.CONSENT_REVOKED))
 
 
 async def revoke(connection: AsyncConnection, tenant_id: int, said: Sequence[Said]) -> list[int | None]:
     """Revoke consent; returns the id of each entry, None where the same refusal holds already, from the same source.
 
-    Of several equal ones the first counts. All takes one statement, in the transaction open on `connection`.
+    Of several equal ones the first counts. Another transaction that revokes the same waits until this one ends.
     """
-    values = [tuple(getattr(each, name) for name in _COLUMNS) for each in said]
-    found = (await connection.execute(_REVOKE, given(tenant_id, _COLUMNS, values))).all()
-    entries = {tuple(getattr(row, name) for name in _KEY): row.id for row in found}
-    return [entries.pop(tuple(getattr(each, name) for name in _KEY), None) for each in said]
+    values = {_key_of(each): tuple(getattr(each, name) for name in _COLUMNS) for each in reversed(said)}
+    held = await connection.execute(_HOLD, given(tenant_id, _COLUMNS, values.values()))
+    new = {tuple(row) for row in held}
+    if not new:
+        return [None] * len(said)
+    told = [value for key, value in reversed(values.items()) if key in new]
+    written = await connection.execute(_WRITE, given(tenant_id, _COLUMNS, told))
+    entries = {tuple(getattr(row, name) for name in _KEY): row.id for row in written}
+    return [entries.pop(_key_of(each), None) for each in said]
+
+
+def _key_of(said: Said) -> tuple[str, ...]:
+    return said.address, said.address_type, said.scope.value, said.scope_value, said.source.value
 
 
 _ADDRESSES = bindparam("addresses", type_=ARRAY(Text()))
@@ -180,6 +186,39 @@ async def grant(
         "only_if_refused": only_if_refused,
     }
     return (await connection.execute(_GRANT, parameters)).scalar()
+
+
+_ended = (
+    delete(Suppression)
+    .where(Suppression.tenant_id == TENANT, Suppression.id == bindparam("suppression", type_=BigInteger()))
+    .returning(Suppression.address, Suppression.address_type, Suppression.scope, Suppression.scope_value)
+    .cte("ended")
+)
+_allowed = (
+    insert(ConsentEntry)
+    .from_select(
+        ["tenant_id", "action", "source", "detail", "actor", *_KEY[:-1]],
+        select(
+            TENANT,
+            bindparam("action", ConsentAction.GRANTED.value, type_=Text()),
+            bindparam("source", ConsentSource.API.value, type_=Text()),
+            bindparam("detail", type_=Text()),
+            bindparam("actor", type_=Text()),
+            *(_ended.c[name] for name in _KEY[:-1]),
+        ),
+    )
+    .returning(ConsentEntry.id, ConsentEntry.address, ConsentEntry.address_type)
+    .cte("allowed")
+)
+_LIFT = select(_allowed.c.id).add_cte(entries_of_consent(_allowed, EventType.CONSENT_GRANTED))
+
+
+async def lift(
+    connection: AsyncConnection, tenant_id: int, suppression_id: int, *, detail: str, actor: str | None
+) -> int | None:
+    """End one refusal, of any source; returns the id of the entry, None where there is no such refusal."""
+    parameters = {"tenant": tenant_id, "suppression": suppression_id, "detail": detail, "actor": actor}
+    return (await connection.execute(_LIFT, parameters)).scalar()
 
 
 _REFUSALS = (
@@ -256,3 +295,18 @@ SENTENCES = {
     ConsentSource.API: "The recipient is on the list of refusals, by the API.",
     ConsentSource.IMPORT: "The recipient is on the list of refusals, by an import.",
 }
+#: Sources whose refusals are told by the time since which they hold.
+_STATES = {ConsentSource.SOFT_BOUNCES, ConsentSource.API, ConsentSource.IMPORT}
+
+
+def sentence_of(entry: ConsentEntry) -> str:
+    """The reason that the entry of a refusal gives, with its date, its evidence and the messages that it is about.
+
+    Such as: The recipient has texted STOP on 29 November 2026 (message 123).
+    """
+    source, scope = ConsentSource(entry.source), ConsentScope(entry.scope)
+    joint = "since" if source in _STATES else "on"
+    date = f"{entry.created_at.day} {entry.created_at:%B %Y}"
+    evidence = "" if entry.message_id is None else f" (message {entry.message_id})"
+    about = "" if scope is ConsentScope.EVERYTHING else f", for the {scope} {entry.scope_value}"
+    return f"{SENTENCES[source].removesuffix('.')} {joint} {date}{evidence}{about}."

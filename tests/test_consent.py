@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -90,6 +91,9 @@ async def test_after_stop_nothing_is_sent_until_start(talk: Talk, carrier: Carri
     assert refused["attempts"] == []
     steps = (await talk.client.get(f"/api/messages/{refused['id']}/timeline")).json()
     assert [step["kind"] for step in steps] == ["accepted", "suppressed"]
+    today = datetime.now(UTC)
+    evidence = f"the recipient has texted STOP on {today.day} {today:%B %Y} (message 2)"
+    assert steps[1]["sentence"] == f"It was not sent: {evidence}."
     # The person is not asked to confirm, and gets one confirmation.
     assert [payload.body for payload in carrier.taken] == ["Hello!", REPLY["stop_reply"]]
     await talk.says("STOP")
@@ -168,6 +172,25 @@ async def test_what_waits_for_its_turn_is_checked_once_more(
     # One may have passed its last check before the commit.
     assert len(carrier.taken) <= before + 1
     assert len(carrier.taken) == sum(each["status"] == "sent" for each in ended)
+
+
+async def test_the_timeline_says_that_a_claimed_message_was_not_handed_over(
+    serve: Serve, settings: Settings, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.delivery.capacity.AHEAD_SECONDS", 10.0)  # all are claimed at once
+    stored = Talk(await serve(settings.model_copy(update={"worker_enabled": False})))
+    requests = [sms(body=f"{number}", from_=f"+120166600{number:02}") for number in range(3)]
+    ids = [(await stored.client.post("/api/messages/sms", json=each)).json()["message_id"] for each in requests]
+    slow = {"provider_rates": {"sms": 1.0}, "worker_poll_seconds": 0.05, "lease_seconds": 60}
+    talk = Talk(await serve(settings.model_copy(update=slow)))
+    await until(lambda: _taken(carrier), bool)
+    await talk.says("stop")
+    ended = [await talk.ended(int(id)) for id in ids]
+    [stopped, *_] = [each for each in ended if each["status"] == "suppressed" and each["attempts"]]
+    steps = (await talk.client.get(f"/api/messages/{stopped['id']}/timeline")).json()
+    assert [step["kind"] for step in steps] == ["accepted", "routed", "attempt", "suppressed"]
+    assert steps[2]["sentence"] == "Attempt 1: it waited for its turn with sms."
+    assert steps[3]["sentence"].startswith("It was not sent: the recipient has texted STOP on ")
 
 
 async def _taken(carrier: Carrier) -> list[OutboundMessage]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import selectinload
 from app.config import Settings
 from app.db.batches import TENANT
 from app.db.json_text import constant
-from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
+from app.db.models import ConsentEntry, DeliveryAttempt, Message, MessageEvent, StoredReceipt
 from app.db.paging import JsonPages, Page, Source
 from app.db.reads import Read, Reads
 from app.domain import WAITING, AttemptOutcome, MessageStatus
@@ -176,8 +176,13 @@ async def load_timeline(session: AsyncSession, settings: Settings, tenant_id: in
     deeds = select(MessageEvent).where(MessageEvent.tenant_id == tenant_id, MessageEvent.message_id == message_id)
     said = (await session.scalars(receipts.order_by(StoredReceipt.id))).all()
     done = (await session.scalars(deeds.order_by(MessageEvent.id))).all()
+    refusals = select(ConsentEntry).where(
+        ConsentEntry.tenant_id == tenant_id,
+        ConsentEntry.id.in_([each.consent_entry_id for each in done if each.consent_entry_id is not None]),
+    )
+    refused = {entry.id: entry for entry in await session.scalars(refusals)}
     blockers = await _blockers(await session.connection(), message, settings)
-    return timeline_of(message, said, done, blockers)
+    return timeline_of(message, said, done, refused, blockers)
 
 
 async def _blockers(connection: AsyncConnection, message: Message, settings: Settings) -> list[str]:

@@ -1,12 +1,13 @@
 """The timeline of a message: its steps, each with a time and a sentence for a person."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.db.models import DeliveryAttempt, Message, MessageEvent, StoredReceipt
+from app.db.models import ConsentEntry, DeliveryAttempt, Message, MessageEvent, StoredReceipt
 from app.domain import STATUS_RANK, AttemptOutcome, Channel, Direction, MessageStatus, rank_of
 from app.providers.base import REPORT
+from app.services.consent.ledger import sentence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +52,23 @@ _WORDS = {
 
 
 def timeline_of(
-    message: Message, events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent], waits_for: Sequence[str]
+    message: Message,
+    events: Sequence[StoredReceipt],
+    deeds: Sequence[MessageEvent],
+    refusals: Mapping[int, ConsentEntry],
+    waits_for: Sequence[str],
 ) -> list[Step]:
     """The steps in the order in which they happened here; the next attempt, if there is one, comes last.
 
-    `waits_for` are the reasons why that one waits, as parts of its sentence.
+    `refusals` are the consent entries of the deeds, by id. `waits_for` are the reasons why the next attempt waits, as
+    parts of its sentence.
     """
     steps, way = [_beginning(message)], None
     for attempt in message.attempts:
         if way != (way := (attempt.provider_type, attempt.routed_because)):
             steps.append(_routing(attempt))
-        steps += _attempt(attempt)
-    steps += [Step(deed.created_at, deed.kind, _DEEDS.get(deed.kind, deed.kind)) for deed in deeds]
+        steps += _stopped(attempt) if _was_stopped(attempt, deeds, refusals) else _attempt(attempt)
+    steps += [Step(deed.created_at, deed.kind, _deed(deed, refusals)) for deed in deeds]
     steps += _receipts(message, events, deeds)
     steps.sort(key=lambda step: step.at)
     return steps + _next(message, waits_for, after=steps[-1].at)
@@ -82,6 +88,34 @@ def _routing(attempt: DeliveryAttempt) -> Step:
     provider = attempt.provider_type
     why = f"because {attempt.routed_because}" if attempt.routed_because else "the first of its route"
     return Step(attempt.started_at, "routed", f"It goes to {provider}, {why}.", provider, attempt.number)
+
+
+def _deed(deed: MessageEvent, refusals: Mapping[int, ConsentEntry]) -> str:
+    refusal = refusals.get(deed.consent_entry_id or 0)
+    if refusal is None:
+        return _DEEDS.get(deed.kind, deed.kind)
+    reason = sentence_of(refusal)
+    return f"It was not sent: {reason[0].lower()}{reason[1:]}"
+
+
+def _was_stopped(
+    attempt: DeliveryAttempt, deeds: Sequence[MessageEvent], refusals: Mapping[int, ConsentEntry]
+) -> bool:
+    """True for an attempt that a refusal ended before its provider was called.
+
+    A refusal that the provider itself told is recorded in the same transaction as the end of the attempt.
+    """
+    if attempt.outcome != AttemptOutcome.PERMANENT or attempt.finished_at is None:
+        return False
+    ended = [each for each in deeds if attempt.started_at <= each.created_at <= attempt.finished_at]
+    found = [(each, refusals.get(each.consent_entry_id or 0)) for each in ended]
+    return any(refusal is not None and refusal.created_at < deed.created_at for deed, refusal in found)
+
+
+def _stopped(attempt: DeliveryAttempt) -> list[Step]:
+    provider = attempt.provider_type
+    sentence = f"Attempt {attempt.number}: it waited for its turn with {provider}."
+    return [Step(attempt.started_at, "attempt", sentence, provider, attempt.number)]
 
 
 def _attempt(attempt: DeliveryAttempt) -> list[Step]:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "psql": "open the database that is served",
     "tenants": "create and list tenants, and give them addresses",
     "keys": "create, list and revoke API keys",
+    "suppressions": "export the addresses that must not be written to, and import more",
     "events": "print events as they happen, or post them to a local port",
     "webhooks": "list the callbacks of providers, verify and replay them",
     "doctor": "check the installation, and say how to fix it",

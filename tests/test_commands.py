@@ -3,6 +3,7 @@
 import logging
 import os
 import pkgutil
+import re
 import socket
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_every_command_is_named_and_shows_its_options(capsys: pytest.CaptureFixt
     named = helped(capsys)
     for file in pkgutil.iter_modules(app.commands.__path__):
         if file.name not in _SHARED:
-            assert f"\n    {file.name} " in named
+            assert re.search(rf"\n    {file.name}\s", named)
             assert f"usage: python -m app {file.name}" in helped(capsys, file.name)
     assert "--reload" in helped(capsys, "serve")
     assert "--expires-in-days" in helped(capsys, "keys", "create")

@@ -16,7 +16,7 @@ from app.config import Settings
 from app.consent import SAID_BY_PERSON, ConsentScope, ConsentSource, LineStatus
 from app.db.batches import TENANT
 from app.db.models import ConsentEntry, Contact, Suppression
-from app.db.paging import Page, fetch_page
+from app.db.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, AddressType, Channel
 from app.errors import ContactNotFound, FieldError, InvalidRequest, ServiceError, SuppressionNotFound
 from app.routing import channels_served
@@ -27,8 +27,10 @@ from app.services.consent.ledger import Said, lift, revoke
 from app.services.tenancy.addresses import AddressOwners
 from app.services.tenancy.audit import record
 
-#: Refusals added in a transaction, which then takes some ten milliseconds.
-BATCH = 500
+#: Refusals added in a transaction, which then takes a few ten milliseconds.
+BATCH = 250
+#: Rows in a page of all refusals.
+_PAGE = 1000
 
 _topic = TypeAdapter(Topic)
 
@@ -103,6 +105,24 @@ class Suppressions:
         """Raises `SuppressionNotFound`."""
         async with self._sessions() as session:
             return await self._get(session, suppression_id)
+
+    def all(self) -> AsyncIterator[Held]:
+        """Every refusal that holds, the oldest first; at most a page of them is in memory."""
+
+        async def page_at(cursor: str | None) -> Page[Held]:
+            own = select(Suppression).where(Suppression.tenant_id == self._tenant_id)
+            async with self._sessions() as session:
+                page = await fetch_page(
+                    session, own, order=(Suppression.id,), newest_first=False, limit=_PAGE, cursor=cursor
+                )
+                its_entries = select(ConsentEntry).where(
+                    ConsentEntry.tenant_id == self._tenant_id,
+                    ConsentEntry.id.in_([each.entry_id for each in page.rows]),
+                )
+                entries = {entry.id: entry for entry in await session.scalars(its_entries)}
+            return Page([Held(each, entries[each.entry_id]) for each in page.rows], page.next, page.previous)
+
+        return rows_of_all(page_at)
 
     async def add(self, new: NewSuppression) -> tuple[Held, bool]:
         """Add a refusal; false with the one that is there if it holds already. Raises `InvalidRequest`."""

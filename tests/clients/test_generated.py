@@ -32,6 +32,8 @@ SERVICE = {
     "WHATSAPP_VERIFY_TOKEN": "none",
     "WHATSAPP_API_URL": "http://127.0.0.1:9",
 }
+#: The generator knows no JSON Lines.
+GENERATOR = {"post_hooks": [], "content_type_overrides": {"application/jsonl": "application/octet-stream"}}
 #: What each client has to find: newest first, three on a page.
 FOUND = {
     "statuses": [["accepted", "sent"], ["accepted", "sent"]],
@@ -82,7 +84,7 @@ def test_a_python_client_sends_lists_and_pages(
     service: tuple[LiveServer, str], document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.json"
-    config.write_text('{"post_hooks": []}')
+    config.write_text(json.dumps(GENERATOR))
     generator = [sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none", "--config", str(config)]
     said = run(*generator, "--path", document, "--output-path", "messaging_client", "--fail-on-warning", cwd=tmp_path)
     assert "arning" not in said

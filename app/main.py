@@ -98,6 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         events.router,
         webhook_endpoints.router,
         files.router,
+        suppressions.batch,
         suppressions.router,
         contacts.router,
         providers.router,

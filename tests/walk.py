@@ -46,8 +46,8 @@ def _cursor_of(row: dict[str, Any]) -> str:
     return cursor_at(row["tenant_id"], Position(row["generation"], row["transaction_id"], row["id"]))
 
 
-#: By path, the table of those things that an address finds.
-_NAMED_BY = {"/api/contacts": "contacts", "/api/suppressions": "suppressions"}
+#: By path, the table of the things that an address finds, where these are not contacts.
+_FOUND_BY_ADDRESS = {"/api/suppressions": "suppressions"}
 #: By name, what is somebody's.
 MADE: Mapping[str, Made] = {
     "message_id": _ids("messages"),
@@ -61,7 +61,9 @@ MADE: Mapping[str, Made] = {
     "endpoint_id": _ids("webhook_endpoints"),
     "suppression_id": _ids("suppressions"),
     "address": Made(
-        lambda who, path: sorted({row["address"] for row in who.things[_NAMED_BY[path]]} - SHARED_CONTACTS),
+        lambda who, path: sorted(
+            {row["address"] for row in who.things[_FOUND_BY_ADDRESS.get(path, "contacts")]} - SHARED_CONTACTS
+        ),
         lambda: "+12025559999",
     ),
     "cursor": Made(lambda who, path: who.cursors[path], None),

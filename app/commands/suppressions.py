@@ -90,7 +90,8 @@ async def _export(suppressions: Suppressions) -> int:
 
 def _cells(held: Held) -> list[str]:
     refusal = held.suppression
-    detail = " ".join((held.entry.detail or "").split())
+    # On one line, and without sequences that control a terminal.
+    detail = "".join(filter(str.isprintable, " ".join((held.entry.detail or "").split())))
     if detail.startswith(_FORMULA):
         detail = f"'{detail}"
     began = refusal.created_at.isoformat(timespec="seconds")

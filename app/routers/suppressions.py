@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from app.consent import ConsentScope, ConsentSource, LineStatus
 from app.dependencies import Id, PagesDep, SuppressionsDep, address_in
@@ -27,6 +30,16 @@ from app.schemas.fields import Words
 from app.services.consent.ledger import sentence_of
 from app.services.consent.suppressions import Held, Line, SuppressionFilter, reason_of
 
+
+class _BatchRoute(APIRoute):
+    """Matches its path for every method, so that `batch` is no id of a refusal: others are answered 405."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        return Match.NONE if match is Match.NONE else Match.FULL, child_scope
+
+
+batch = APIRouter(prefix="/api", route_class=_BatchRoute, tags=["consent"], responses=responses(422, 503))
 router = APIRouter(prefix="/api", route_class=JsonRoute, tags=["consent"], responses=responses(422, 503))
 _BODY, _ONE = responses(413, 415), responses(404)
 _MOST_LINES = 10_000
@@ -87,7 +100,7 @@ async def add_suppression(new: NewSuppression, service: SuppressionsDep, respons
     return _detail(held)
 
 
-@router.post("/suppressions/batch", responses=_BODY, openapi_extra=_LINES)
+@batch.post("/suppressions/batch", responses=_BODY, openapi_extra=_LINES)
 async def import_suppressions(service: SuppressionsDep, request: Request) -> BatchResult:
     """Add up to 10,000 refusals, one JSON object on each line, with the fields of a single one.
 

@@ -232,6 +232,9 @@ async def test_a_batch_has_a_largest_size(client: httpx.AsyncClient) -> None:
     assert "at most 10000 lines" in problem_of(answer, 422)["detail"]
     problem_of(await client.post(BATCH, content=b"x" * 5_000_001, headers=LINES), 413)
     problem_of(await client.post(BATCH, json={"address": CONTACT}), 415)
+    refused = await client.get(BATCH)
+    assert problem_of(refused, 405)
+    assert refused.headers["allow"] == "POST"
     assert (await imported(client))["lines"] == []
 
 

@@ -74,7 +74,7 @@ _said = rows(
 )
 _COLUMNS = [column.name for column in _said.c][:-1]
 _keys = [_said.c[name] for name in _KEY]
-#: In the order of the key, so that two writers can't deadlock. `_WRITE` knows the entry.
+#: In the order of the key, so that two writers can't deadlock. `_WRITE` sets the id of the entry.
 _HOLD = (
     insert_missing(Suppression)
     .from_select(

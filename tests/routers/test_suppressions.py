@@ -311,6 +311,9 @@ async def test_an_erased_person_is_found_but_not_shown(
     assert await listed(client) == [found]
     assert (await client.get(f"{PATH}/{found['id']}")).json()["entry"]["address"] is None
     assert await listed(client, address="+18045550000") == []
+    lifting = {"reason": "They have asked for it.", "evidence": "Ticket 4711."}
+    assert (await client.post(f"{PATH}/{found['id']}/lift", json=lifting)).json()["address"] is None
+    assert await listed(client) == []
 
 
 async def test_no_import_brings_an_erased_person_back(

@@ -316,6 +316,21 @@ async def test_an_erased_person_is_found_but_not_shown(
     assert await listed(client) == []
 
 
+async def test_a_person_who_is_erased_after_a_stop_stays_on_the_list(client: httpx.AsyncClient) -> None:
+    stopped = await texts_stop(client)
+    [contact] = (await client.get("/api/contacts", params={"address": CONTACT})).json()
+    assert (await client.delete(f"/api/contacts/{contact['id']}")).status_code == 200
+    batch = await imported(client, {"address": CONTACT})
+    assert batch["lines"][0]["status"] == "held"
+    [found] = await listed(client, address=CONTACT)
+    assert (found["id"], found["address"], found["erased"]) == (stopped, None, True)
+    # The person writes again, and is another contact.
+    await client.post("/api/webhooks/sms", json=sms_webhook(body="hello", messaging_provider_id="message-2"))
+    [contact] = (await client.get("/api/contacts", params={"address": CONTACT})).json()
+    shown = (await client.get(f"/api/contacts/{contact['id']}")).json()
+    assert [refusal["id"] for refusal in shown["refusals"]] == [stopped]
+
+
 async def test_no_import_brings_an_erased_person_back(
     client: httpx.AsyncClient, settings: Settings, database_url: str
 ) -> None:

@@ -6,7 +6,7 @@ Reports come late and in any order, so one changes nothing that was said after i
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -19,13 +19,9 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
-    cast,
     func,
-    literal,
-    or_,
     select,
 )
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.addresses import sender_address
@@ -39,11 +35,9 @@ from app.db.models import (
     Message,
     StoredReceipt,
 )
-from app.domain import AddressType, Channel, Direction, MessageStatus, ParticipantRole
+from app.domain import AddressType, ParticipantRole
 from app.services.consent.ledger import LIFTED_BY_PERSON, Said, grant, revoke
-
-#: Soft bounces suppress an address after so many mails in a row, over at least so long a time.
-SOFT_BOUNCES, SOFT_BOUNCES_OVER = 5, timedelta(days=3)
+from app.services.consent.soft_bounces import has_bounced_too_often
 
 
 class Effect(NamedTuple):
@@ -82,7 +76,8 @@ class Report:
     """A provider's report about the recipient of a message.
 
     `receipt_id` is the stored receipt, None for an answer to `send`. `at` is the time of the report by the provider's
-    clock. If that is unknown, a refusal is as old as the last attempt of the message. `detail` is redacted.
+    clock, at most the present. If it is unknown, a refusal is as old as the last attempt of the message. `detail` is
+    redacted.
     """
 
     message_id: int
@@ -107,7 +102,7 @@ _is_refusal = _reported.c.consent.in_([each.value for each, effect in EFFECTS.it
 _ABOUT = (
     select(
         *(_reported.c[name] for name in _COLUMNS[:-1]),
-        func.coalesce(_reported.c.at, case((_is_refusal, _last_attempt)), func.now()).label("at"),
+        func.least(func.coalesce(_reported.c.at, case((_is_refusal, _last_attempt))), func.now()).label("at"),
         Message.channel,
         Message.topic,
         Message.details["sent_to"].astext.label("sent_to"),
@@ -139,46 +134,13 @@ _HISTORY = (
         ConsentEntry.source,
         ConsentEntry.scope,
         ConsentEntry.scope_value,
-        func.coalesce(StoredReceipt.occurred_at, ConsentEntry.created_at).label("at"),
+        func.least(StoredReceipt.occurred_at, ConsentEntry.created_at).label("at"),
     )
     .outerjoin(StoredReceipt, and_(StoredReceipt.tenant_id == TENANT, StoredReceipt.id == ConsentEntry.receipt_id))
     .where(
         ConsentEntry.tenant_id == TENANT,
         ConsentEntry.address == any_(bindparam("addresses", type_=ARRAY(Text()))),
     )
-)
-
-_has_soft_bounced = StoredReceipt.consent == ReportedConsent.SOFT_BOUNCE.value
-_arrived = StoredReceipt.status.in_([MessageStatus.DELIVERED.value, MessageStatus.READ.value])
-_at = func.coalesce(StoredReceipt.occurred_at, StoredReceipt.received_at)
-#: The last result of each mail to an address.
-_last = (
-    select(_at.label("at"), _has_soft_bounced.is_(True).label("has_bounced"))
-    .ext(distinct_on(Message.id))
-    .select_from(ConversationParticipant)
-    .join(
-        Message,
-        and_(Message.tenant_id == TENANT, Message.conversation_id == ConversationParticipant.conversation_id),
-    )
-    .join(StoredReceipt, and_(StoredReceipt.tenant_id == TENANT, StoredReceipt.message_id == Message.id))
-    .where(
-        ConversationParticipant.tenant_id == TENANT,
-        ConversationParticipant.contact_id == bindparam("contact_id", type_=BigInteger()),
-        ConversationParticipant.role == ParticipantRole.CONTACT.value,
-        Message.channel == Channel.EMAIL.value,
-        Message.direction == Direction.OUTBOUND.value,
-        Message.details["sent_to"].astext.is_not_distinct_from(bindparam("sent_to", type_=Text())),
-        or_(_has_soft_bounced, _arrived),
-    )
-    .order_by(Message.id, _at.desc(), StoredReceipt.id.desc())
-    .cte("last")
-)
-_never = cast(literal("-infinity"), DateTime(timezone=True))
-_arrived_at = select(func.coalesce(func.max(_last.c.at), _never)).where(~_last.c.has_bounced).scalar_subquery()
-_ROW_OF_BOUNCES = select(func.count(), func.max(_last.c.at) - func.min(_last.c.at)).where(
-    _last.c.has_bounced,
-    _last.c.at > _arrived_at,
-    _last.c.at > func.coalesce(bindparam("since", type_=DateTime(timezone=True)), _never),
 )
 
 
@@ -218,9 +180,8 @@ async def act_on_reports(connection: AsyncConnection, tenant_id: int, reports: S
         said_before = history[change.said.address]
         if _is_outdated(change, said_before):
             continue
-        if change.effect.source is not ConsentSource.SOFT_BOUNCES or await _is_row_of_bounces(
-            connection, tenant_id, change, said_before
-        ):
+        is_single = change.effect.source is not ConsentSource.SOFT_BOUNCES
+        if is_single or await _has_bounced_too_often(connection, tenant_id, change, said_before):
             revoked.append(change.said)
     if revoked:
         await revoke(connection, tenant_id, revoked)
@@ -297,11 +258,10 @@ def _has_scope_of(entry: _Entry, change: _Change) -> bool:
     return (entry.scope, entry.scope_value) == (change.said.scope, change.said.scope_value)
 
 
-async def _is_row_of_bounces(
+async def _has_bounced_too_often(
     connection: AsyncConnection, tenant_id: int, change: _Change, history: Sequence[_Entry]
 ) -> bool:
-    """True if the last mails to the address bounced, long enough, since the team may have lifted that before."""
+    """True if the soft bounces of the address count, since the team may have lifted earlier ones."""
     lifted = [entry.at for entry in history if _is_lifted_by(entry, change)]
-    facts = {"tenant": tenant_id, "contact_id": change.contact_id, "sent_to": change.sent_to}
-    count, over = (await connection.execute(_ROW_OF_BOUNCES, facts | {"since": max(lifted, default=None)})).one()
-    return bool(count >= SOFT_BOUNCES and over >= SOFT_BOUNCES_OVER)
+    since = max(lifted, default=None)
+    return await has_bounced_too_often(connection, tenant_id, change.contact_id, change.sent_to, since)

@@ -340,6 +340,14 @@ async def test_a_report_without_a_time_is_as_old_as_the_attempt(post: Post) -> N
     assert await post.sources() == [ConsentSource.VENDOR]
 
 
+async def test_a_report_from_the_future_is_one_of_now(post: Post) -> None:
+    mail = await post.sent()
+    await post.reports(mail, UNSUBSCRIBED, occurred_at=datetime(2099, 1, 1, tzinfo=UTC))
+    assert await post.sources() == [ConsentSource.MAIL]
+    await post.reports(mail, SUBSCRIBED, occurred_at=datetime.now(UTC))
+    assert await post.sources() == []
+
+
 def _days(*results: str) -> list[tuple[float, str]]:
     """One result a day."""
     return [(float(day), result) for day, result in enumerate(results)]

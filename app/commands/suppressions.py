@@ -21,7 +21,8 @@ from app.db.migrate import prepared_database
 from app.errors import InvalidRequest
 from app.http.problems import invalid_request
 from app.schemas.consent import LONGEST_DETAIL, NewSuppression
-from app.services.consent.suppressions import Held, Line, Suppressions, reason_of
+from app.services.consent.additions import reason_of
+from app.services.consent.suppressions import Held, Line, Suppressions
 from app.services.tenancy.administration import AdministrationService
 from app.wiring import running_services
 

@@ -27,8 +27,9 @@ from app.schemas.consent import (
     SuppressionView,
 )
 from app.schemas.fields import Words
+from app.services.consent.additions import reason_of
 from app.services.consent.ledger import sentence_of
-from app.services.consent.suppressions import Held, Line, SuppressionFilter, reason_of
+from app.services.consent.suppressions import Held, Line, SuppressionFilter
 
 
 class _BatchRoute(APIRoute):

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ARRAY, ColumnElement, Row, Select, Text, and_, any_, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
-from app.addresses import InvalidAddress, any_address, contact_address
 from app.config import Settings
 from app.consent import SAID_BY_PERSON, ConsentScope, ConsentSource, LineStatus
 from app.db.batches import TENANT
 from app.db.models import ConsentEntry, Contact, Suppression
 from app.db.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, AddressType, Channel
-from app.errors import ContactNotFound, FieldError, InvalidRequest, ServiceError, SuppressionNotFound
+from app.errors import ContactNotFound, FieldError, InvalidRequest, SuppressionNotFound
 from app.routing import channels_served
 from app.schemas.consent import LineResult, NewSuppression
-from app.schemas.fields import Topic
+from app.services.consent.additions import NOT_YOURS, AdditionRules, in_words
 from app.services.consent.hashes import AddressHashes
 from app.services.consent.ledger import Said, lift, revoke
 from app.services.tenancy.addresses import AddressOwners
@@ -31,8 +29,6 @@ from app.services.tenancy.audit import record
 BATCH = 250
 #: Rows in a page of all refusals.
 _PAGE = 1000
-
-_topic = TypeAdapter(Topic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +73,9 @@ class Suppressions:
         on_logged: Callable[[int], None],
     ) -> None:
         self._sessions = sessions
-        self._region = settings.default_region
-        self._channels = channels_served(settings).union(Channel)
+        channels = channels_served(settings).union(Channel)
+        self._rules = AdditionRules(tenant_id, owners, channels, settings.default_region, actor)
         self._hashes = AddressHashes(settings.consent_secrets)
-        self._owners = owners
         self._tenant_id = tenant_id
         self._actor = actor
         self._client = client
@@ -126,9 +121,9 @@ class Suppressions:
 
     async def add(self, new: NewSuppression) -> tuple[Held, bool]:
         """Add a refusal; false with the one that is there if it holds already. Raises `InvalidRequest`."""
-        said = self._said(new, ConsentSource.API)
-        if not await self._may_name(said):
-            raise InvalidRequest("The sender is another's.", errors=[_NOT_YOURS])
+        said = self._rules.said(new, ConsentSource.API)
+        if not await self._rules.may_name(said):
+            raise InvalidRequest("The sender is another's.", errors=[NOT_YOURS])
         while True:
             async with self._sessions.begin() as session:
                 [entry_id] = await self._revoke(await session.connection(), [said])
@@ -222,19 +217,11 @@ class Suppressions:
 
     def _judged(self, lines: Iterator[Line]) -> list[tuple[int, Said | str]]:
         """The next lines, each as a statement or with the reason why it is refused."""
-        return [(line.number, self._read(line.content)) for line in islice(lines, BATCH)]
-
-    def _read(self, content: NewSuppression | str) -> Said | str:
-        if isinstance(content, str):
-            return content
-        try:
-            return self._said(content, ConsentSource.IMPORT)
-        except InvalidRequest as error:
-            return reason_of(error)
+        return [(line.number, self._rules.read(line.content)) for line in islice(lines, BATCH)]
 
     async def _add_batch(self, judged: Sequence[tuple[int, Said | str]]) -> list[LineResult]:
         read = [
-            (number, said if isinstance(said, str) or await self._may_name(said) else _in_words(_NOT_YOURS))
+            (number, said if isinstance(said, str) or await self._rules.may_name(said) else in_words(NOT_YOURS))
             for number, said in judged
         ]
         valid = [said for _, said in read if isinstance(said, Said)]
@@ -266,58 +253,12 @@ class Suppressions:
             covering.setdefault(known[row.address], []).append(row)
         return {each for each in said if any(_covers(row, each) for row in covering.get(each.address, []))}
 
-    def _said(self, new: NewSuppression, source: ConsentSource) -> Said:
-        """The statement that a refusal is to be added as. Raises `InvalidRequest`."""
-        try:
-            address = _recipient(new.address, self._region)
-        except InvalidAddress as error:
-            raise _invalid(FieldError("body.address", str(error))) from None
-        try:
-            value = self._scope_value(new)
-        except ValueError as error:
-            raise _invalid(FieldError("body.scope_value", str(error))) from None
-        return Said(address.value, address.type, source, new.scope, value, detail=new.detail, actor=self._actor)
-
-    def _scope_value(self, new: NewSuppression) -> str:
-        """The value of a scope as it is stored. Raises `ValueError` with a sentence."""
-        value = new.scope_value
-        if new.scope is ConsentScope.EVERYTHING:
-            if value is not None:
-                raise ValueError("leave it out for everything, or name a scope")
-            return ""
-        if value is None:
-            raise ValueError(f"name the {new.scope}")
-        if new.scope is ConsentScope.SENDER:
-            return any_address(value, region=self._region).value
-        if new.scope is ConsentScope.CHANNEL and value not in self._channels:
-            raise ValueError(f"no provider here carries this channel; there are {', '.join(sorted(self._channels))}")
-        if new.scope is ConsentScope.TOPIC and not _is_topic(value):
-            raise ValueError("a topic has up to 63 characters: small letters, digits and `._-`")
-        return value
-
-    async def _may_name(self, said: Said) -> bool:
-        """False for a sender that is not the tenant's own."""
-        if said.scope is not ConsentScope.SENDER:
-            return True
-        return await self._owners.tenant_of(any_address(said.scope_value, region=self._region)) == self._tenant_id
-
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         async with self._sessions.begin() as session:
             yield await session.connection()
 
 
-def reason_of(error: ServiceError) -> str:
-    """The reason why a line is refused, in a sentence."""
-    return "; ".join(map(_in_words, error.errors)) or error.detail
-
-
-def _in_words(error: FieldError) -> str:
-    location = error.location.removeprefix("body").removeprefix(".")
-    return f"{location}: {error.message}" if location else error.message
-
-
-_NOT_YOURS = FieldError("body.scope_value", "this address is not one of yours")
 _is_hashed = and_(Suppression.tenant_id == TENANT, Suppression.is_hashed.is_(True))
 _HAS_HASHED = select(exists().where(_is_hashed))
 _HASHED = select(Suppression.address, Suppression.is_hashed, Suppression.scope, Suppression.scope_value).where(
@@ -336,29 +277,6 @@ def _covers(held: Suppression | Row[Any], said: Said) -> bool:
     return (
         is_same or held.scope == ConsentScope.EVERYTHING if held.is_hashed else is_same and held.source == said.source
     )
-
-
-def _recipient(written: str, region: str) -> Address:
-    """The address of a person, in any of its spellings. Raises `InvalidAddress`."""
-    address = contact_address(written, region=region)
-    if address.type == AddressType.GROUP:
-        raise InvalidAddress("a group is written to as long as its members allow it; add each of them")
-    if address.type == AddressType.PHONE and not address.value.removeprefix("+").isdecimal():
-        raise InvalidAddress("this is a name: write a phone number, an email address, or `kind:value`")
-    return address
-
-
-def _is_topic(value: str) -> bool:
-    try:
-        _topic.validate_python(value)
-    except ValidationError:
-        return False
-    return True
-
-
-def _invalid(error: FieldError) -> InvalidRequest:
-    location = error.location
-    return InvalidRequest(f"One field is not as it should be. {location}: {error.message}.", errors=[error])
 
 
 def _not_found() -> SuppressionNotFound:

@@ -150,9 +150,11 @@ async def test_a_member_of_a_group_stops_the_messages_to_the_group(talk: Talk, d
     sent = await talk.gets(to="+18045551111")
     with_group = "UPDATE conversations SET contact_address = 'group:{}' WHERE id = {}"
 
-    execute(database_url, with_group.format(members, sent["conversation_id"]))
+    await asyncio.to_thread(execute, database_url, with_group.format(members, sent["conversation_id"]))
     _refuse(database_url, "everything", "", "+18045552222")
-    execute(database_url, f"UPDATE messages SET status = 'queued', due_at = now() WHERE id = {sent['id']}")
+    await asyncio.to_thread(
+        execute, database_url, f"UPDATE messages SET status = 'queued', due_at = now() WHERE id = {sent['id']}"
+    )
     assert (await talk.ended(sent["id"]))["status"] == "suppressed"
 
 
@@ -234,7 +236,9 @@ async def test_a_service_message_answers_a_person_or_needs_a_key_for_it(
     answer = await client.post("/api/messages/sms", json=asked, headers=sender | {"Idempotency-Key": "answer"})
     assert answer.status_code == 200
     # A day later it is no answer any more, but the repeat of one is still the same message.
-    execute(database_url, "UPDATE messages SET created_at = created_at - interval '25 hours'")
+    await asyncio.to_thread(
+        execute, database_url, "UPDATE messages SET created_at = created_at - interval '25 hours'"
+    )
     repeat = await client.post("/api/messages/sms", json=asked, headers=sender | {"Idempotency-Key": "answer"})
     assert repeat.json()["message_id"] == answer.json()["message_id"]
     late = await client.post("/api/messages/sms", json=asked, headers=sender)

@@ -40,8 +40,8 @@ class ConversationView(View):
     paused_until: datetime | None = Field(
         None, exclude_if=_is_over, description="Until then nothing is sent here: two programs answer each other."
     )
-    refused: bool = Field(
-        False,
+    refused: bool | None = Field(
+        None,
         exclude_if=operator.not_,
         description="In lists: the contact has refused all messages. Absent where that is not so, or not looked up.",
     )

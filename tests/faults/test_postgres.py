@@ -181,7 +181,7 @@ BODIES: dict[str, dict[str, Any]] = {
 TYPES = {"/api/suppressions/batch": "application/jsonl"}
 IN_PATHS = {"provider": "simulator", "name": "sms", "file_id": "0" * 64}
 #: What is told without looking: among it that there is no other channel.
-ASK_NOTHING = {"/", "/healthz", "/docs", "/openapi.json", "/api/messages/{channel}"}
+ASK_NOTHING = {"/", "/healthz", "/docs", "/openapi.json", "/api/messages/{channel}", "/u/{token}"}
 
 
 async def test_whoever_asks_a_frozen_postgres_for_anything_is_told_in_time(

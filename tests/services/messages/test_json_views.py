@@ -110,7 +110,8 @@ async def test_it_is_what_the_models_make_of_the_rows(session: AsyncSession) -> 
         rows = select(model).where(model.tenant_id == 1).order_by(model.id)
         if view is MessageDetail:
             rows = rows.options(selectinload(Message.attempts))
-        made = (await session.scalars(select(json).where(model.tenant_id == 1).order_by(model.id))).all()
+        asked = select(json).where(model.tenant_id == 1).order_by(model.id)
+        made = (await session.scalars(asked, {"tenant": 1} if model is Conversation else {})).all()
         expected = [
             TypeAdapter(view).dump_json(view.model_validate(row), by_alias=True).decode()
             for row in await session.scalars(rows)

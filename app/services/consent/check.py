@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.consent import ConsentScope
 from app.db.batches import TENANT, given, rows
@@ -64,7 +65,7 @@ _refusal = (
 )
 
 
-def _has(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+def _has(*conditions: ColumnElement[bool] | InstrumentedAttribute[bool]) -> ColumnElement[bool]:
     """True if the tenant has such suppressions; asked once in a statement, for any number of rows."""
     return select(exists().where(Suppression.tenant_id == TENANT, *conditions)).scalar_subquery()
 
@@ -72,7 +73,7 @@ def _has(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 #: In a statement about the row `Message`: the entry of a refusal that stops it, null if there is none.
 REFUSED_BY: ColumnElement[int | None] = case((_has(), _refusal), else_=null())
 #: True if the tenant has refusals of erased people, which only `LastCheck` finds.
-HAS_HASHED = _has(Suppression.is_hashed.is_(True))
+HAS_HASHED = _has(Suppression.is_hashed)  # as its partial index has it
 
 
 _SENTENCES = cast(bindparam("sentences", json.dumps(SENTENCES), type_=Text()), JSONB)

@@ -119,7 +119,7 @@ logged AS (
 -- Gives back all that the provider needs, in the order in which the messages were accepted; at least one row.
 SELECT number.suppressed,
        (SELECT EXISTS (
-           SELECT * FROM suppressions WHERE suppressions.tenant_id = :tenant AND suppressions.is_hashed IS true
+           SELECT * FROM suppressions WHERE suppressions.tenant_id = :tenant AND suppressions.is_hashed
        )) AS has_hashed,
        taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
        taken.from_address, taken.to_address, taken.subject, taken.body, taken.html, taken.attachments,

@@ -30,7 +30,7 @@ def consent(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield warning(said, "Set PUBLIC_URL to this service, with https. Gmail and Yahoo demand the link.")
     elif mailings:
         said = "Mails with a topic are sent. It can't be seen here if their DKIM signature covers List-Unsubscribe."
-        yield warning(said, "See docs/consent.md, section DKIM, and send one to yourself.")
+        yield warning(said, "See docs/providers.md, section DKIM, and send one to yourself.")
     if not lost and not mailings:
         yield ok(f"{counted(len(hashed), 'refusal')} of erased people" if hashed else "in order")
 

@@ -17,7 +17,6 @@ from app.domain import Address
 from app.errors import FieldError, InvalidRequest
 from app.http.pages import PageParameters
 from app.http.read_route import USUAL_LIMIT
-from app.services.consent.hashes import AddressHashes
 from app.services.consent.suppressions import Suppressions
 from app.services.messages.conversations import ConversationService
 from app.services.messages.service import MessageService
@@ -76,8 +75,9 @@ def conversations_of(request: Request) -> ConversationService:
 
 async def _contacts(request: Request, tenant: TenantDep) -> ContactService:
     services = services_of(request)
-    hashes = AddressHashes(request.app.state.settings.consent_secrets)
-    return ContactService(services.sessions, tenant, hashes, on_logged=services.notifier.events_logged)
+    return ContactService(
+        services.sessions, tenant, services.address_hashes, on_logged=services.notifier.events_logged
+    )
 
 
 ContactsDep = Annotated[ContactService, Depends(_contacts)]
@@ -106,6 +106,7 @@ async def _suppressions(request: Request, tenant: TenantDep) -> Suppressions:
         services.sessions,
         request.app.state.settings,
         services.addresses,
+        services.address_hashes,
         tenant,
         actor=request.state.access.prefix,
         client=client_network(request),

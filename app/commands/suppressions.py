@@ -66,6 +66,7 @@ async def _run(url: str, settings: Settings, tenant_name: str, source: BinaryIO 
             services.sessions,
             settings,
             services.addresses,
+            services.address_hashes,
             tenant.id,
             actor=ACTOR,
             on_logged=services.notifier.events_logged,

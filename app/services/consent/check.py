@@ -37,7 +37,7 @@ from app.consent import ConsentScope
 from app.db.batches import TENANT, given, rows
 from app.db.models import ConsentEntry, Conversation, Message, MessageEvent, Suppression
 from app.domain import MessageStatus
-from app.services.consent.hashes import AddressHashes
+from app.services.consent.hashes import GROUP, AddressHashes
 from app.services.consent.ledger import SENTENCES
 from app.services.consent.rule import stops_in_sql
 from app.services.event_log.entries import entries_of_suppressed
@@ -45,12 +45,11 @@ from app.services.event_log.entries import entries_of_suppressed
 #: Seconds for which a check holds: so long after a refusal a message may still be handed over.
 CHECK_HOLDS_SECONDS = 0.4
 
-_GROUP = "group:"
 #: A message to a group goes to each of its members.
 _recipients = case(
     (
-        Conversation.contact_address.startswith(_GROUP),
-        func.string_to_array(func.substr(Conversation.contact_address, len(_GROUP) + 1), ","),
+        Conversation.contact_address.startswith(GROUP),
+        func.string_to_array(func.substr(Conversation.contact_address, len(GROUP) + 1), ","),
     ),
     else_=array([Conversation.contact_address]),
 )

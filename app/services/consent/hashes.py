@@ -9,7 +9,11 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 
+from app.domain import AddressType
+
 _PREFIX = "hmac:"
+#: Begins the address of a group, which names its members.
+GROUP = f"{AddressType.GROUP}:"
 
 
 class AddressHashes:
@@ -22,6 +26,15 @@ class AddressHashes:
     def names(self) -> list[str]:
         """The beginnings of the hashes by each secret."""
         return [_PREFIX + name for name, _ in self._keys]
+
+    def known_as(self, tenant_id: int, address: str) -> list[str]:
+        """All names under which refusals of an address may be found: those of each member, if it is a group's.
+
+        A name is an address, or one of its hashes, if the person was erased.
+        """
+        is_group = address.startswith(GROUP)
+        members = address.removeprefix(GROUP).split(",") if is_group else [address]
+        return [name for member in members for name in (member, *self.of(tenant_id, member))]
 
     def of(self, tenant_id: int, address: str) -> list[str]:
         """The hashes of a normalised address by each secret, such as `hmac:3xK9bw:…`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, ColumnElement, Row, Select, Text, and_, any_, bindparam, exists, select
+from sqlalchemy import ARRAY, ColumnElement, Row, Select, Text, and_, any_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from app.config import Settings
@@ -15,11 +15,12 @@ from app.consent import SAID_BY_PERSON, ConsentScope, ConsentSource, LineStatus
 from app.db.batches import TENANT
 from app.db.models import ConsentEntry, Contact, Suppression
 from app.db.paging import Page, fetch_page, rows_of_all
-from app.domain import Address, AddressType, Channel
+from app.domain import Address, Channel
 from app.errors import ContactNotFound, FieldError, InvalidRequest, SuppressionNotFound
 from app.routing import channels_served
 from app.schemas.consent import LineResult, NewSuppression
 from app.services.consent.additions import NOT_YOURS, AdditionRules, in_words
+from app.services.consent.check import HAS_HASHED
 from app.services.consent.hashes import AddressHashes
 from app.services.consent.ledger import Said, lift, revoke
 from app.services.tenancy.addresses import AddressOwners
@@ -66,6 +67,7 @@ class Suppressions:
         sessions: async_sessionmaker[AsyncSession],
         settings: Settings,
         owners: AddressOwners,
+        hashes: AddressHashes,
         tenant_id: int,
         *,
         actor: str | None,
@@ -75,7 +77,7 @@ class Suppressions:
         self._sessions = sessions
         channels = channels_served(settings).union(Channel)
         self._rules = AdditionRules(tenant_id, owners, channels, settings.default_region, actor)
-        self._hashes = AddressHashes(settings.consent_secrets)
+        self._hashes = hashes
         self._tenant_id = tenant_id
         self._actor = actor
         self._client = client
@@ -207,13 +209,10 @@ class Suppressions:
         contact = await session.scalar(select(Contact).where(*is_it))
         if contact is None:
             raise ContactNotFound("There is no contact with this id.")
-        is_group = contact.address_type == AddressType.GROUP
-        members = contact.address.partition(":")[2].split(",") if is_group else [contact.address]
-        return [each for member in members for each in self._known_as(member)]
+        return self._known_as(contact.address)
 
     def _known_as(self, address: str) -> list[str]:
-        """An address, and its hashes if the person was erased."""
-        return [address, *self._hashes.of(self._tenant_id, address)]
+        return self._hashes.known_as(self._tenant_id, address)
 
     def _judged(self, lines: Iterator[Line]) -> list[tuple[int, Said | str]]:
         """The next lines, each as a statement or with the reason why it is refused."""
@@ -259,8 +258,8 @@ class Suppressions:
             yield await session.connection()
 
 
-_is_hashed = and_(Suppression.tenant_id == TENANT, Suppression.is_hashed.is_(True))
-_HAS_HASHED = select(exists().where(_is_hashed))
+_is_hashed = and_(Suppression.tenant_id == TENANT, Suppression.is_hashed)
+_HAS_HASHED = select(HAS_HASHED)
 _HASHED = select(Suppression.address, Suppression.is_hashed, Suppression.scope, Suppression.scope_value).where(
     _is_hashed, Suppression.address == any_(bindparam("addresses", type_=ARRAY(Text())))
 )

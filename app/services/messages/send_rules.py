@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
 from app.db.models import Contact, Conversation, Message
-from app.domain import Address, AddressType, Direction, NewMessage
+from app.domain import Address, Direction, NewMessage
 from app.errors import ChannelNotServed, FieldError, InvalidRequest
 from app.providers.base import OutboundMessage
 from app.providers.registry import provider_registry
@@ -105,14 +105,10 @@ class SendRules:
 
     async def refusal_of(self, message: NewMessage) -> Refusal | None:
         """The refusal of its recipient that stops the message."""
-        recipient = message.recipient
-        addresses = [recipient.value]
-        if recipient.type == AddressType.GROUP:
-            addresses = recipient.value.partition(":")[2].split(",")
-        addresses += [hash for each in addresses for hash in self._hashes.of(message.tenant_id, each)]
+        known_as = self._hashes.known_as(message.tenant_id, message.recipient.value)
         intended = Intended(message.channel, message.sender.value, message.topic, message.purpose)
         async with self._sessions() as session:
-            found = await refusals_of(await session.connection(), message.tenant_id, addresses)
+            found = await refusals_of(await session.connection(), message.tenant_id, known_as)
         return next((each for each in found if stops(each.scope, each.scope_value, intended)), None)
 
     async def preview(

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from app.config import Settings
 from app.consent import ConsentSource
@@ -15,7 +16,7 @@ from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from app.services.consent.ledger import SENTENCES
 from tests.cases import each_case
-from tests.conftest import execute
+from tests.conftest import execute, make_settings
 from tests.factories import CONTACT, CUSTOMER, sms, sms_webhook, until
 from tests.tenancy import bearer, make_key
 from tests.wire import problem_of, rows_of
@@ -109,6 +110,17 @@ async def test_an_ordinary_text_changes_nothing(talk: Talk, body: str) -> None:
     await talk.says(body)
     assert (await talk.gets())["status"] == "sent"
     assert not [type_ for type_ in await talk.types() if type_.startswith("consent")]
+
+
+async def test_an_installation_has_words_of_its_own(serve: Serve, settings: Settings, carrier: Carrier) -> None:
+    own = {"consent_words": "STOP=NIE WIEDER|GENUG;START=WEITER", "worker_poll_seconds": 0.05}
+    talk = Talk(await serve(settings.model_copy(update=own)))
+    await talk.says("Nie wieder!")
+    assert (await talk.gets())["status"] == "suppressed"
+    await talk.says("weiter")
+    assert (await talk.gets())["status"] == "sent"
+    with pytest.raises(ValidationError, match="STOP=word"):
+        make_settings(consent_words="NIE WIEDER")
 
 
 async def test_help_is_answered_also_after_a_stop(talk: Talk, carrier: Carrier) -> None:

@@ -47,6 +47,7 @@ def test_it_names_everything_that_is_missing_at_once() -> None:
     assert ended.returncode == 2
     assert "DATABASE_URL" in ended.stderr
     assert "WEBHOOK_SECRET" in ended.stderr
+    assert "CONSENT_SECRET" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -66,8 +67,15 @@ def test_it_names_everything_that_is_missing_at_once() -> None:
 )
 def test_it_refuses_a_secret_that_is_none(secret: str) -> None:
     with pytest.raises(ValidationError, match=r"WEBHOOK_SECRET|webhook_secret") as refused:
-        make_settings(env="production", database_url=DATABASE, webhook_secret=secret)
+        make_settings(env="production", database_url=DATABASE, webhook_secret=secret, consent_secret=CONSENT_SECRET)
     assert secret not in str(refused.value.errors(include_input=False)) or len(secret) < 6
+
+
+@each_case("secret", [None, "short", "a" * 40, ", ,", "two words", f"{CONSENT_SECRET},change-me-change-me-change-me"])
+def test_it_refuses_a_consent_secret_that_is_none(secret: str | None) -> None:
+    with pytest.raises(ValidationError, match=r"CONSENT_SECRET|consent_secret") as refused:
+        make_settings(env="production", database_url=DATABASE, webhook_secret=WEBHOOK_SECRET, consent_secret=secret)
+    assert secret is None or secret not in str(refused.value.errors(include_input=False))
 
 
 @pytest.mark.slow

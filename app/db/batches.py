@@ -4,10 +4,21 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, FromClause, Integer, Interval, TableValuedAlias, Text
-from sqlalchemy.sql import and_, bindparam, case, column, func, literal, or_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Integer,
+    Interval,
+    TableValuedAlias,
+    Text,
+)
+from sqlalchemy.sql import and_, bindparam, case, column, func, literal, literal_column, or_
 from sqlalchemy.types import TypeEngine
 
+from app.batches import HELD
 from app.domain import FINAL_UNDELIVERED_RANK, IN_PART, STATUS_RANK, Channel, MessageStatus
 
 
@@ -37,6 +48,8 @@ TENANT = bindparam("tenant", type_=BigInteger())
 CHANNEL = bindparam("on_channel", type_=Text())
 #: For times by the clock of the database: `func.now() + seconds * SECOND`.
 SECOND = literal(timedelta(seconds=1), Interval())
+#: The time of messages that their batch holds.
+AT_HELD = literal_column(f"'{HELD}'", DateTime(timezone=True))
 
 
 def same(model: type[Any], other: FromClause, *names: str) -> ColumnElement[bool]:
@@ -54,7 +67,8 @@ def by_tenant(items: Iterable[Any]) -> list[tuple[int, list[Any]]]:
 
 def rank_of(status: Any) -> ColumnElement[int]:
     """The rank of a column that holds a status. A late or duplicate receipt can only raise it."""
-    return case({word.value: literal(rank, Integer()) for word, rank in STATUS_RANK.items()}, value=status, else_=0)
+    ranks = ((status == word.value, literal(rank, Integer())) for word, rank in STATUS_RANK.items())
+    return case(*ranks, else_=0)
 
 
 def exact_rank_of(status: Any, channel: Any, reason: Any) -> ColumnElement[int]:

@@ -12,39 +12,32 @@ from typing import Any, Self
 
 import asyncpg
 import psycopg2
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy import exc as sqlalchemy_exc
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from app.config import Settings
+from app.database_urls import libpq_url
+from app.db.connections import connect
 from app.db.embedded import EmbeddedPostgres, Keeper
 from app.db.event_generation import give_up_stale_connections, raise_generation
 from app.db.outage import outage, sqlstate_of
+from app.db.pool import MeasuredPool
 from app.db.tenant_guard import guard
+from app.errors import DatabaseUnavailable
 from app.short_cache import ShortCache
 
 _APPLICATION_NAME = "messaging-service"
 
 #: No transaction of ours waits for anything outside. An idle one belongs to a process that hangs.
-_IDLE_IN_TRANSACTION_SECONDS = 10.0
-#: A healthy server needs milliseconds to end a connection, and its own timeouts end it in any case.
-_CLOSE_SECONDS = 0.5
+IDLE_IN_TRANSACTION_SECONDS = 10.0
+#: For so much longer than the driver the server waits. When it stops waiting for a synchronous standby, it reports a
+#: commit as done, so the driver has to give up first.
+_SERVER_WAITS_SECONDS = 0.5
 #: An answer of the database to the readiness check is repeated for so long.
 _READY_SECONDS = 0.5
 #: Classes and codes of SQLSTATE for temporary trouble: connection, resources, operator intervention.
 _AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
-
-
-def libpq_url(url: str) -> str:
-    """The URL without SQLAlchemy's driver name and with the long scheme, as libpq and asyncpg read it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-def database_name(url: str) -> str:
-    """Server and database, without the user."""
-    parsed = make_url(url)
-    return f"{parsed.host}:{parsed.port}/{parsed.database}"
 
 
 @contextmanager
@@ -71,6 +64,7 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
         "postgresql+asyncpg://",
         async_creator=functools.partial(_connect_to_serve, url, **options),
         connect_args={"prepared_statement_cache_size": options["statement_cache_size"]},
+        poolclass=MeasuredPool,
         pool_pre_ping=True,
         pool_recycle=settings.database_pool_recycle_seconds,
         pool_size=settings.database_pool_size,
@@ -80,7 +74,14 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
     )
     guard(engine)
     give_up_stale_connections(engine)
+    event.listen(engine.sync_engine, "handle_error", _give_up_if_read_only)
     return engine
+
+
+def _give_up_if_read_only(context: ExceptionContext) -> None:
+    """Have all connections replaced when a write is refused: another host of the URL may be the primary by now."""
+    if isinstance(context.original_exception.__cause__, asyncpg.ReadOnlySQLTransactionError):
+        context.is_disconnect = True
 
 
 def serving_options(settings: Settings) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def serving_options(settings: Settings) -> dict[str, Any]:
     return {
         "timeout": settings.database_pool_timeout_seconds,
         "command_timeout": settings.database_statement_timeout_seconds,
-        "statement_cache_size": 100 if settings.database_prepared_statements else 0,
+        "statement_cache_size": 100 if settings.prepares_statements else 0,
         "server_settings": _server_settings(settings),
     }
 
@@ -110,14 +111,19 @@ def _server_settings(settings: Settings) -> dict[str, str]:
     PgBouncer refuses parameters that it does not know. Behind it they are set for the role.
     """
     known = {"application_name": _APPLICATION_NAME, "timezone": "UTC"}
-    if not settings.database_prepared_statements:
+    if not settings.prepares_statements:
         return known
     return known | {
         "jit": "off",
-        "statement_timeout": _milliseconds(settings.database_statement_timeout_seconds),
+        "statement_timeout": _milliseconds(server_statement_seconds(settings)),
         "lock_timeout": _milliseconds(settings.database_lock_timeout_seconds),
-        "idle_in_transaction_session_timeout": _milliseconds(_IDLE_IN_TRANSACTION_SECONDS),
+        "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_SECONDS),
     }
+
+
+def server_statement_seconds(settings: Settings) -> float:
+    """The limit of a statement that the server enforces."""
+    return settings.database_statement_timeout_seconds + _SERVER_WAITS_SECONDS
 
 
 def _milliseconds(seconds: float) -> str:
@@ -160,10 +166,16 @@ class PromptSessions(async_sessionmaker[AsyncSession]):
             yield session
 
 
-class Readiness:
-    """The readiness check of the database: at most one query at a time, and none for half a second after a success.
+#: A hot standby is read-only, too. What is written is a record in the write-ahead log, some 100 bytes.
+_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only') = 'on'")
+_WRITE = text("SELECT pg_logical_emit_message(true, 'readiness', '')")
 
-    Anyone may ask, so the cost must not grow with the number of requests.
+
+class Readiness:
+    """The readiness check of the database: at most one at a time, and none for half a second after a success.
+
+    Anyone may ask, so the cost must not grow with the number of requests. It commits a record that no one reads,
+    because a server can answer while its commits hang, such as without its synchronous standby.
     """
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
@@ -171,41 +183,28 @@ class Readiness:
         self._reached: ShortCache[str, bool] = ShortCache(size=1)
 
     async def confirm(self) -> None:
-        """Return if the database answers, else raise its error, which is not cached."""
+        """Return if the database takes writes, else raise its error, which is not cached.
+
+        Raises `DatabaseUnavailable` for a server that is read-only, and for a commit that hangs.
+        """
         await self._reached.get_or_load("database", self._reach)
 
     async def _reach(self) -> tuple[bool, float]:
-        async with self._sessions() as session:
-            await session.execute(text("SELECT 1"))
+        is_committing = False
+        try:
+            async with self._sessions() as session:
+                if (await session.execute(_IS_READ_ONLY)).scalar_one():
+                    raise DatabaseUnavailable("The database is read-only: it is a standby, or was set so.")
+                await session.execute(_WRITE)
+                is_committing = True
+                await session.commit()
+        except TimeoutError as error:
+            if not is_committing:
+                raise
+            hangs = "The database answers, but commits hang: a synchronous standby may be away."
+            outage.note(error, waits_for="a commit")
+            raise DatabaseUnavailable(hangs) from error
         return True, _READY_SECONDS
-
-
-class _Connection(asyncpg.Connection):
-    """Closes within half a second. SQLAlchemy waits two seconds for a connection that is given up, and without limit
-    when a pool is disposed of."""
-
-    async def close(self, **_: Any) -> None:
-        await super().close(timeout=_CLOSE_SECONDS)
-
-
-async def connect(url: str, **options: Any) -> asyncpg.Connection:
-    """A connection of asyncpg. If the caller is cancelled, connecting goes on, and the connection is closed then.
-
-    Cancelled while it connects, asyncpg leaves an exception unretrieved, which asyncio reports.
-    """
-    connecting = asyncio.create_task(
-        asyncpg.connect(libpq_url(url), connection_class=_Connection, **options), name="connecting"
-    )
-    try:
-        return await asyncio.shield(connecting)
-    except asyncio.CancelledError:
-        connecting.add_done_callback(_hang_up)
-        raise
-
-
-def _hang_up(connecting: asyncio.Task[asyncpg.Connection]) -> None:
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result().terminate()
 
 
 def create_command_engine(url: str) -> Engine:

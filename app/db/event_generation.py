@@ -6,7 +6,10 @@ anything is written there: on each new connection of the pool. A pooler can hide
 generation are refused, and the pool replaces its connections: the first new one raises the generation.
 """
 
+import re
 import time
+from collections import defaultdict
+from datetime import datetime
 
 import asyncpg
 from sqlalchemy import BigInteger, ColumnElement, ExceptionContext, Text, case, cast, event, func, select
@@ -15,13 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.batches import TENANT
 from app.db.models import Event, EventLog
 
-_IS_STALE = "SELECT 1 FROM event_logs WHERE server_started_at IS DISTINCT FROM pg_postmaster_start_time() LIMIT 1"
+#: A statement about a tenant asks the server that has its rows: in a distributed database they have several.
+_STALE = """
+SELECT tenant_id, pg_postmaster_start_time() AS started FROM event_logs
+WHERE server_started_at IS DISTINCT FROM pg_postmaster_start_time()
+"""
 _MISSES_A_TENANT = "SELECT 1 FROM tenants WHERE id NOT IN (SELECT tenant_id FROM event_logs) LIMIT 1"
 _ADD_MISSING = "INSERT INTO event_logs (tenant_id) SELECT id FROM tenants ON CONFLICT DO NOTHING"
 #: By the clock, so that a restored backup gets a generation that no cursor has seen yet.
 _RAISE = """
-UPDATE event_logs SET generation = greatest(generation + 1, $1), server_started_at = pg_postmaster_start_time()
-WHERE server_started_at IS DISTINCT FROM pg_postmaster_start_time()
+UPDATE event_logs SET generation = greatest(generation + 1, $1), server_started_at = $2
+WHERE tenant_id = ANY ($3) AND server_started_at IS DISTINCT FROM $2
 """
 
 _started_for = select(
@@ -34,9 +41,10 @@ CURRENT_TRANSACTION: ColumnElement[int] = select(
     cast(cast(func.pg_current_xact_id(), Text()), BigInteger())
 ).scalar_subquery()
 #: The id of the oldest transaction that is running and may have written. What older ones wrote is decided.
-OLDEST_RUNNING: ColumnElement[int] = select(
-    cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text()), BigInteger())
-).scalar_subquery()
+#: No subquery of its own: about several tenants, a distributed database would ask the coordinator.
+OLDEST_RUNNING: ColumnElement[int] = cast(
+    cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text()), BigInteger()
+)
 
 
 async def raise_generation(connection: asyncpg.Connection) -> None:
@@ -45,11 +53,15 @@ async def raise_generation(connection: asyncpg.Connection) -> None:
     A server that is read-only, or has no such tables, is left as it is: nothing is written there.
     """
     try:
-        is_current = await connection.fetchval(_IS_STALE) is None
-        if is_current and await connection.fetchval(_MISSES_A_TENANT) is None:
+        if await connection.fetchval(_MISSES_A_TENANT) is not None:
+            await connection.execute(_ADD_MISSING)
+        if await connection.fetchval(f"{_STALE} LIMIT 1") is None:
             return
-        await connection.execute(_ADD_MISSING)
-        await connection.execute(_RAISE, int(time.time()))
+        tenants: defaultdict[datetime, list[int]] = defaultdict(list)
+        for tenant_id, started in await connection.fetch(_STALE):
+            tenants[started].append(tenant_id)
+        for started, of_server in tenants.items():
+            await connection.execute(_RAISE, int(time.time()), started, of_server)
     except (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError):
         pass
 
@@ -61,9 +73,18 @@ def give_up_stale_connections(engine: AsyncEngine) -> None:
 
 def _give_up_if_stale(context: ExceptionContext) -> None:
     cause = context.original_exception.__cause__
-    if (
-        isinstance(cause, asyncpg.NotNullViolationError)
-        and cause.table_name == Event.__tablename__
-        and cause.column_name == Event.generation.key
-    ):
+    if isinstance(cause, asyncpg.NotNullViolationError):
+        is_stale = (cause.table_name, cause.column_name) == _GENERATION or _is_on_another_node(cause)
+    else:
+        is_stale = isinstance(cause, asyncpg.InternalServerError) and _is_on_another_node(cause)
+    if is_stale:
         context.is_disconnect = True
+
+
+_GENERATION = Event.__tablename__, Event.generation.key
+#: The error of another node of a distributed database names a part of the table, and says so only in words.
+_NO_GENERATION = re.compile(r'null value in column "{1}" of relation "{0}_\d+"'.format(*_GENERATION))
+
+
+def _is_on_another_node(error: asyncpg.PostgresError) -> bool:
+    return _NO_GENERATION.match(str(error)) is not None

@@ -13,9 +13,11 @@ import structlog
 from sqlalchemy import Connection, inspect, text
 
 from app.config import Settings
+from app.db import distribution
 from app.db.engine import create_command_engine, provided_database
 from app.db.models import REVISION, Base
 from app.errors import ConfigurationError
+from app.installation import command_name
 
 log = structlog.get_logger(__name__)
 
@@ -23,10 +25,17 @@ _LOCK = 5_318_008_143  # any number that stays the same in every version
 _LOCK_TIMEOUT = "10s"  # a table that is busy for longer fails the migration, which would block all others
 
 
-def migrate(url: str) -> None:
-    """Run the missing migrations. A database that is up to date is left alone."""
+def migrate(url: str, *, distributed: bool = False) -> None:
+    """Run the missing migrations. A database that is up to date is left alone.
+
+    With `distributed`, its tables are distributed over the nodes of a cluster, and so are those of later migrations.
+    Raises `ConfigurationError` where the database is no coordinator of one.
+    """
     with _exclusively(url) as connection:
+        distribution.refuse_worker_node(connection)
         _upgrade(connection)
+        if distributed or distribution.has_distributed_tables(connection):
+            distribution.distribute(connection)
 
 
 def prepare(url: str, *, production: bool) -> None:
@@ -36,11 +45,14 @@ def prepare(url: str, *, production: bool) -> None:
     `ConfigurationError` with what to do.
     """
     with _exclusively(url) as connection:
+        distribution.refuse_worker_node(connection)
         if production:
             _refuse_another_schema(connection)
             return
         _upgrade(connection)
         _recreate_missing_tables(connection)
+        if distribution.has_distributed_tables(connection):
+            distribution.distribute(connection)
 
 
 @contextmanager
@@ -88,7 +100,7 @@ def _refuse_another_schema(connection: Connection) -> None:
         _must_be_known(current)
         raise ConfigurationError(
             f"The database is at revision {current or 'none'} and this version needs {REVISION}: "
-            "run `bin/app migrate` first (in a container: `python -m app migrate`)."
+            f"run `{command_name()} migrate` first."
         )
     from app.db import schema
 
@@ -100,14 +112,23 @@ def _refuse_another_schema(connection: Connection) -> None:
 
 
 def _must_be_known(revision: str | None) -> None:
-    """Raises `ConfigurationError` for a revision of a version that is newer than this one."""
+    """Raises `ConfigurationError` for a revision that is newer than this version, or from before the first release.
+
+    Revisions begin with their date, so that they sort by age.
+    """
     from app.db import schema
 
-    if revision is not None and not schema.is_known(revision):
+    if revision is None or schema.is_known(revision):
+        return
+    if revision < REVISION:
         raise ConfigurationError(
-            f"The database is at revision {revision}, which this version does not know: a newer version has migrated "
-            "it. Run that version, or restore the backup that was made before."
+            f"The database is at revision {revision}, from before version 1.0.0, and can't be migrated: begin "
+            'with an empty one, or carry it over as docs/upgrading.md says under "Before 1.0.0".'
         )
+    raise ConfigurationError(
+        f"The database is at revision {revision}, which this version does not know: a newer version has migrated "
+        "it. Run that version, or restore the backup that was made before."
+    )
 
 
 def _recreate_missing_tables(connection: Connection) -> None:
@@ -129,5 +150,7 @@ def _recreate_missing_tables(connection: Connection) -> None:
     from app.db import schema
 
     schema.recreate_missing(connection)
+    if "installation" in missing:
+        connection.execute(text("INSERT INTO installation DEFAULT VALUES"))
     if "tenants" in missing:
         connection.execute(text("INSERT INTO tenants (name) VALUES ('default')"))

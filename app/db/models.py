@@ -4,31 +4,34 @@ Status and role are text with a CHECK. The names of channels, types and provider
 provider can bring its own. Constraint names follow the convention below, and migrations spell them out.
 """
 
-from datetime import date, datetime
+from datetime import date, datetime, time
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Identity, Index, MetaData, TextClause, false, func, text
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import ForeignKey, Identity, Index, MetaData, TextClause, false, func, text, true
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.schema import CheckConstraint, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint
-from sqlalchemy.types import BigInteger, Date, DateTime, Float, Integer, LargeBinary, Text
+from sqlalchemy.types import BigInteger, Date, DateTime, Float, Integer, LargeBinary, SmallInteger, Text, Time
 
+from app.batches import BatchState
 from app.consent import ConsentAction, ConsentScope, ConsentSource, ReportedConsent
 from app.domain import (
     DATES_END,
     EARLIEST_DATE,
     WAITING,
     AttemptOutcome,
-    CallbackVerdict,
+    ConversationStatus,
     Direction,
     MessageStatus,
     ParticipantRole,
     Purpose,
 )
+from app.files import FileStatus
+from app.installation import CallbackVerdict
 
 #: The revision of `app/db/migrations` that results in these tables.
-REVISION = "20261129_07"
+REVISION = "20261130_17"
 
 _IS_PENDING = "due_at IS NOT NULL"
 #: What waits is found by its due time. While it does, its status changes too often for an index.
@@ -36,8 +39,11 @@ _IS_LISTED_BY_STATUS = f"status NOT IN ({', '.join(repr(each.value) for each in 
 #: Of an attempt: its message may not name the provider yet.
 _IS_UNDECIDED = "(outcome IS NULL OR outcome = 'unknown')"
 _HAS_KEY = "idempotency_key IS NOT NULL"
+_IS_OF_BATCH = "batch_id IS NOT NULL"
 _PROVIDER_HAS_IT = "provider_message_id IS NOT NULL"
 _PROVIDERS_ID = ("provider_type", "provider_message_id")
+#: Conversations in the order of their lists.
+_RECENT = (text("last_activity_at DESC"), text("id DESC"))
 #: Of a kept callback: it was not taken, or erasure has to search its content for an address.
 CALL_NEEDS_ATTENTION = text("(verdict <> 'taken' OR addresses = '{}'::text[])")
 
@@ -55,6 +61,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it off the class
         datetime: DateTime(timezone=True),
         date: Date,
+        time: Time,
         int: BigInteger,
         float: Float,
         str: Text,
@@ -90,12 +97,14 @@ class Tenant(Base):
     """A customer of this installation. Without tenants everything belongs to tenant 1.
 
     `retention_days` is how long its messages are kept. The limits are requests a second and in a burst, and units
-    (texts by their segments) a day for each destination. Null means the default of the settings.
+    (texts by their segments) a day for each destination. Null means the default of the settings. `test_of` is set for
+    a test tenant: it belongs to the test keys of that tenant, and only a simulated carrier gets its messages.
     """
 
     __tablename__ = "tenants"
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    test_of: Mapped[int | None] = mapped_column(ForeignKey("tenants.id"), unique=True)
     retention_days: Mapped[int | None] = mapped_column(Integer)
     rate_limit_per_second: Mapped[float | None]
     rate_limit_burst: Mapped[int | None] = mapped_column(Integer)
@@ -110,20 +119,26 @@ class Tenant(Base):
 class Contact(_OfTenant):
     """An address on either side of conversations. `address` is normalised, `written` is not.
 
-    `erasing_since` is set when its erasure begins; the address itself is removed at that moment.
+    `erasing_since` is set when its erasure begins; the address itself is removed at that moment. Until the mails of
+    others do not name the person any more, `erasing_addresses` has the addresses to look for.
     """
 
     __tablename__ = "contacts"
     address: Mapped[str]
     address_type: Mapped[str]
     written: Mapped[str]
+    #: None until one is known; empty if the team has removed it.
+    name: Mapped[str | None]
+    metadata_pairs: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     erasing_since: Mapped[datetime | None]
+    erasing_addresses: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))
     __table_args__ = (
         UniqueConstraint("tenant_id", "address", "address_type"),
         _is_name("address_type"),
         _index("ix_contacts_erasing", "id", where="erasing_since IS NOT NULL"),
         _index("ix_contacts_groups", "id", where="address_type = 'group'"),
+        _index("ix_contacts_named", "id", where="name IS NOT NULL"),
     )
 
 
@@ -133,6 +148,11 @@ class Conversation(_OfTenant):
     `last_activity_at` and `message_count` are maintained by the writer, so that no page has to count. It also counts
     the answers of the minute that began at `answers_since`: outbound messages while `awaits_answer`, which an inbound
     one sets. Too many set `paused_until`: messages that are accepted before then leave after it.
+    Free text reaches the contact until `window_until`, where a vendor limits that.
+
+    `status`, `assignee` and `tags` are set by the team. A snoozed conversation opens at `snoozed_until`, and before
+    that with an inbound message, as a closed one does. `unread_count` is of inbound messages since it was last read.
+    `channels` are those of its messages.
     """
 
     __tablename__ = "conversations"
@@ -145,10 +165,39 @@ class Conversation(_OfTenant):
     answer_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     answers_since: Mapped[datetime | None]
     paused_until: Mapped[datetime | None]
+    metadata_pairs: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    window_until: Mapped[datetime | None]
+    status: Mapped[str] = mapped_column(server_default=ConversationStatus.OPEN.value)
+    snoozed_until: Mapped[datetime | None]
+    unread_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    assignee: Mapped[str | None]
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    channels: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     participants: Mapped[list["ConversationParticipant"]] = relationship(
         lazy="raise", viewonly=True, order_by="ConversationParticipant.role.desc()"
     )
-    __table_args__ = (UniqueConstraint("tenant_id", "customer_address", "contact_address"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "customer_address", "contact_address"),
+        _one_of("status", ConversationStatus),
+        _index("ix_conversations_listed", "status", *_RECENT),
+        _index("ix_conversations_unread", *_RECENT, where="unread_count > 0"),
+        _index("ix_conversations_assigned", "assignee", *_RECENT, where="assignee IS NOT NULL"),
+        _index("ix_conversations_snoozed", "snoozed_until", where="snoozed_until IS NOT NULL"),
+    )
+
+
+class ConversationTag(Base):
+    """A tag of a conversation, by which it is found. It also stands in `tags` of the conversation."""
+
+    __tablename__ = "conversation_tags"
+    tenant_id: Mapped[int]
+    tag: Mapped[str]
+    conversation_id: Mapped[int]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "tag", "conversation_id"),
+        ForeignKeyConstraint(["tenant_id", "conversation_id"], ["conversations.tenant_id", "conversations.id"]),
+        _index("ix_conversation_tags_conversation", "conversation_id"),
+    )
 
 
 class Alias(Base):
@@ -163,9 +212,6 @@ class Alias(Base):
     address: Mapped[str]
     address_type: Mapped[str]
     __table_args__ = (PrimaryKeyConstraint("tenant_id", "alias"), _index("ix_aliases_address", "address"))
-
-
-Index("ix_conversations_recent", Conversation.tenant_id, Conversation.last_activity_at.desc(), Conversation.id.desc())
 
 
 class ConversationParticipant(Base):
@@ -192,15 +238,19 @@ class Message(_OfTenant):
     - `sent_at` is the caller's time, `created_at` ours.
     - `due_at` is when a worker looks at it next: for its next attempt, or at the end of a lease. It is null for a
       finished message, and never later than `expires_at` before the message has left.
+    - `priority` is its lane in the queue (`app.batches.Priority`).
+    - `batch_id` and `batch_line` are its place in a batch, which may be removed before it. While that is paused,
+      `due_at` is `app.batches.HELD`.
     - `send_at` is the time from which the caller wants it sent, if it is scheduled.
     - `attempt_count` is a fence: a failure counts only for the latest attempt. `attempt_limit` is the last attempt.
     - `worker_deaths` counts workers that died while sending it, `retry_count` the retries that a client asked for.
     - `provider_type` is the provider that an inbound message came from, or that has an outbound one, according to its
       answer or a receipt. Until a provider has it, it is the last one that was tried.
     - `quoted` is the part of a mail that repeats earlier ones.
-    - `html` is the HTML form of an outbound mail whose `body` is its plain text, empty if it has none. If null, the
-      body may be HTML itself.
+    - `html` is the HTML form of a mail whose `body` is its plain text, empty if it has none. If null, the body may be
+      HTML itself.
     - `details` is what only some messages have (`app.domain.MessageDetails`).
+    - `author` is the name of the key that sent it, or the address of the person who wrote to a group.
     - `topic` and `purpose` decide which refusals of the recipient stop it.
     - `idempotency_key` is the caller's, kept for some hours with a fingerprint of the request.
     """
@@ -217,6 +267,7 @@ class Message(_OfTenant):
     quoted: Mapped[str | None]
     html: Mapped[str | None]
     details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    author: Mapped[str | None]
     topic: Mapped[str | None]
     purpose: Mapped[str | None]
     attachments: Mapped[list[str]]
@@ -230,6 +281,9 @@ class Message(_OfTenant):
     attempt_limit: Mapped[int | None] = mapped_column(Integer)
     worker_deaths: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     retry_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    batch_id: Mapped[int | None]
+    batch_line: Mapped[int | None] = mapped_column(Integer)
     due_at: Mapped[datetime | None]
     send_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
@@ -248,16 +302,133 @@ class Message(_OfTenant):
         _is_name("provider_type"),
         CheckConstraint(f"sent_at >= '{EARLIEST_DATE}' AND sent_at < '{DATES_END}'", name="sent_at"),
         CheckConstraint("length(provider_message_id) <= 512", name="provider_message_id"),
+        CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
         _index("uq_messages_provider_message_id", *_PROVIDERS_ID, where=_PROVIDER_HAS_IT, unique=True),
         _index("ix_messages_conversation", "conversation_id", "sent_at", "id"),
         _index("uq_messages_idempotency_key", "channel", "idempotency_key", where=_HAS_KEY, unique=True),
         _index("ix_messages_idempotency_age", "created_at", where=_HAS_KEY),
-        _index("ix_messages_due", "channel", "due_at", "id", where=_IS_PENDING),
+        _index("ix_messages_due", "channel", "priority", "due_at", "id", where=_IS_PENDING),
         _index("ix_messages_tried", "channel", "due_at", "id", where=f"{_IS_PENDING} AND attempt_count > 0"),
         _index("ix_messages_expiring", "channel", "expires_at", where=f"{_IS_PENDING} AND expires_at IS NOT NULL"),
         _index("ix_messages_pending", "conversation_id", "id", where=_IS_PENDING),
+        _index("uq_messages_batch_line", "batch_id", "batch_line", where=_IS_OF_BATCH, unique=True),
+        _index("ix_messages_batch_due", "batch_id", "due_at", where=f"{_IS_OF_BATCH} AND {_IS_PENDING}"),
         _index("ix_messages_status", "status", text("(-id)"), where=_IS_LISTED_BY_STATUS),
         _index("ix_messages_provider", "provider_type", text("(-id)"), where="provider_type IS NOT NULL"),
+    )
+
+
+class MetadataEntry(Base):
+    """One pair of the metadata of a message, a conversation or a contact, by which it is found.
+
+    The pairs also stand in the row that they belong to: in `details` of a message, or in `metadata_pairs`.
+    """
+
+    __tablename__ = "metadata_entries"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    subject: Mapped[str]
+    key: Mapped[str]
+    value: Mapped[str]
+    subject_id: Mapped[int]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "subject", "key", "value", "subject_id"),
+        CheckConstraint("subject IN ('message', 'conversation', 'contact')", name="subject"),
+        _index("ix_metadata_entries_subject", "subject", "subject_id"),
+    )
+
+
+class NamedAddress(Base):
+    """An address that a mail names besides its two ends: in `cc`, `bcc` or `reply_to` of its `details`.
+
+    It is normalised. Receipts of copies and the erasure of a person look for it.
+    """
+
+    __tablename__ = "named_addresses"
+    tenant_id: Mapped[int]
+    message_id: Mapped[int]
+    address: Mapped[str]
+    role: Mapped[str]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "message_id", "address", "role"),
+        ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
+        CheckConstraint("role IN ('cc', 'bcc', 'reply_to')", name="role"),
+        _index("ix_named_addresses_address", "address"),
+    )
+
+
+class QueuedForSearch(Base):
+    """A message or contact that is to be indexed: `subject` and `subject_id`.
+
+    The table has no key and no index, because each message that is accepted adds a row. A row may stand here twice,
+    and name something that is gone.
+    """
+
+    __tablename__ = "search_queue"
+    tenant_id: Mapped[int]
+    subject: Mapped[str]
+    subject_id: Mapped[int]
+    #: The place of a row in the table, which PostgreSQL gives each.
+    ctid: Mapped[str] = mapped_column(Text, system=True)
+    __table_args__ = (CheckConstraint("subject IN ('message', 'contact')", name="subject"),)
+    __mapper_args__ = {"primary_key": [ctid]}  # noqa: RUF012 - SQLAlchemy reads it off the class
+
+
+class MessageWords(Base):
+    """The words of a message, by which it is found. Each begins with the tenant and a section of ids.
+
+    So the index needs no tenant in front. There is no foreign key: it would cost as much as the index.
+    """
+
+    __tablename__ = "search_texts"
+    tenant_id: Mapped[int]
+    message_id: Mapped[int]
+    words: Mapped[str] = mapped_column(TSVECTOR)
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "message_id"),)
+
+
+class ContactWords(Base):
+    """The words and the sequences of three characters of a contact's address and name, as `MessageWords`.
+
+    `content` is both as they are compared.
+    """
+
+    __tablename__ = "search_contacts"
+    tenant_id: Mapped[int]
+    contact_id: Mapped[int]
+    content: Mapped[str]
+    words: Mapped[str] = mapped_column(TSVECTOR)
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "contact_id"),)
+
+
+for _table in (MessageWords, ContactWords):
+    _pending = {"gin_pending_list_limit": 512}  # kB
+    Index(f"ix_{_table.__tablename__}_words", _table.words, postgresql_using="gin", postgresql_with=_pending)
+
+
+class Batch(_OfTenant):
+    """Messages that a client sends together, one on each line of a request.
+
+    `key` is the client's. `priority` and `topic` are those of lines that name none. `state` was changed last at
+    `changed_at`. Once all lines have been read, at `completed_at`, `lines` is the number of the last one, and
+    `refused` counts those that were not stored.
+    """
+
+    __tablename__ = "batches"
+    key: Mapped[str]
+    name: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    topic: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default=text("'running'"))
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    lines: Mapped[int | None] = mapped_column(Integer)
+    refused: Mapped[int | None] = mapped_column(Integer)
+    completed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "key"),
+        CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
+        _one_of("state", BatchState),
+        _index("ix_batches_unsettled", "id", where="state NOT IN ('running', 'canceled')"),
     )
 
 
@@ -293,7 +464,7 @@ class StoredReceipt(_OfTenant):
     """A receipt of a provider, as it came in; rows are only added.
 
     `message_id` is null while the receipt is parked: no attempt has its provider message id yet. `consent` is what it
-    means for the recipient's consent.
+    means for the recipient's consent. `recipient` is a normalised mail address, by which a receipt of a copy is told.
     """
 
     __tablename__ = "provider_events"
@@ -304,6 +475,7 @@ class StoredReceipt(_OfTenant):
     status: Mapped[str | None]
     detail: Mapped[str | None]
     consent: Mapped[str | None]
+    recipient: Mapped[str | None]
     raw: Mapped[dict[str, object]] = mapped_column(JSONB)
     occurred_at: Mapped[datetime | None]
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -373,36 +545,70 @@ class SignatureToken(Base):
 
 
 class File(Base):
-    """An attachment of an inbound message. `name` and `content_type` are the sender's, sanitised.
+    """A file of messages. `name` and `content_type` are the sender's, sanitised.
 
-    It belongs to the message with this provider message id, which is stored after it. `id` is a hash of that id and
-    the content, so that a duplicate is the same file. The bytes are in `content`, or in the file system at `path`.
+    An inbound file belongs to the message with this provider message id, which is stored after it. `id` is a hash of
+    that id and of the content, or of `source`, so that a duplicate is the same file. `source` is the address or id of
+    a file that the vendor keeps. While that is `pending`, `due_at` is its next fetch or the end of a lease. `reason`
+    says why it is not there; `is_gone` if the vendor has it no more. `settled_at` is when it stopped to be pending.
+
+    An uploaded file has no provider, and belongs to the messages that `MessageFile` names. The bytes are in
+    `content`, or in the file system at `path`.
     """
 
     __tablename__ = "files"
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
     id: Mapped[str]
-    provider_type: Mapped[str]
-    provider_message_id: Mapped[str]
+    provider_type: Mapped[str | None]
+    provider_message_id: Mapped[str | None]
     name: Mapped[str]
     content_type: Mapped[str]
     size: Mapped[int]
     content: Mapped[bytes | None] = mapped_column(deferred=True)
     path: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    status: Mapped[str] = mapped_column(server_default=text("'stored'"))
+    reason: Mapped[str | None]
+    is_gone: Mapped[bool] = mapped_column(server_default=false())
+    source: Mapped[str | None]
+    due_at: Mapped[datetime | None]
+    attempt_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    settled_at: Mapped[datetime | None]
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         _is_name("provider_type"),
-        CheckConstraint("(content IS NULL) <> (path IS NULL)", name="content"),
+        _one_of("status", FileStatus),
+        CheckConstraint("(provider_type IS NULL) = (provider_message_id IS NULL)", name="origin"),
+        CheckConstraint(
+            "CASE WHEN status = 'stored' THEN (content IS NULL) <> (path IS NULL) "
+            "ELSE content IS NULL AND (status = 'pending' OR path IS NULL) END",
+            name="content",
+        ),
         _index("ix_files_message", *_PROVIDERS_ID),
         _index("ix_files_age", "created_at"),
+        _index("ix_files_due", "due_at", where="status = 'pending'"),
+    )
+
+
+class MessageFile(Base):
+    """An outbound message that has a file among its attachments."""
+
+    __tablename__ = "message_files"
+    tenant_id: Mapped[int]
+    message_id: Mapped[int]
+    file_id: Mapped[str]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "message_id", "file_id"),
+        ForeignKeyConstraint(["tenant_id", "message_id"], ["messages.tenant_id", "messages.id"]),
+        ForeignKeyConstraint(["tenant_id", "file_id"], ["files.tenant_id", "files.id"]),
+        _index("ix_message_files_file", "file_id"),
     )
 
 
 class MessageEvent(Base):
-    """An action on a message other than delivery: canceled, retried, expired, recovered, suppressed.
+    """An action on a message other than delivery: canceled, retried, expired, recovered, suppressed, copy_left_out.
 
-    `consent_entry_id` is the refusal that suppressed it.
+    `consent_entry_id` is the refusal that suppressed it, or left out a copy.
     """
 
     __tablename__ = "message_events"
@@ -481,6 +687,22 @@ class Suppression(_OfTenant):
         _index("ix_suppressions_source", "source", text("(-id)")),
         _index("ix_suppressions_hashed", "id", where="is_hashed"),
     )
+
+
+class QuietHours(Base):
+    """The span of a day in which a tenant's messages wait, by the time of their recipients.
+
+    `topic` is empty for the messages whose topic has no span of its own. `time_zone` is an IANA name, for recipients
+    whose own zone is not certain. A span may pass midnight.
+    """
+
+    __tablename__ = "quiet_hours"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    topic: Mapped[str]
+    begins: Mapped[time]
+    ends: Mapped[time]
+    time_zone: Mapped[str]
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "topic"),)
 
 
 class EventLog(Base):
@@ -628,9 +850,10 @@ class ProviderState(Base):
     """The health of a provider, shared by all workers. It has no tenant, because all tenants share its account.
 
     `failure_count` is of consecutive failures, `open_until` is set while the breaker is open. `throttled_until` ends
-    the pause that the provider asked for, `next_slot_at` is when its rate allows the next message. A paused provider
-    has to be resumed. `learned_rate` is the calls a second that it gets at most. `rate_ceiling` is the rate at which
-    it last said 429. Both are null unless it did so lately.
+    the pause that the provider asked for, `next_slot_at` is when its rate allows the next message. It has to be
+    resumed after it has refused our credentials, at `paused_at`, or the operator has paused it, at `stopped_at`.
+    `learned_rate` is the calls a second that it gets at most. `rate_ceiling` is the rate at which it last said 429.
+    Both are null unless it did so lately.
     """
 
     __tablename__ = "provider_states"
@@ -640,11 +863,24 @@ class ProviderState(Base):
     throttled_until: Mapped[datetime | None]
     paused_at: Mapped[datetime | None]
     paused_reason: Mapped[str | None]
+    stopped_at: Mapped[datetime | None]
+    stopped_reason: Mapped[str | None]
     next_slot_at: Mapped[datetime | None]
     learned_rate: Mapped[float | None]
     rate_ceiling: Mapped[float | None]
     rate_changed_at: Mapped[datetime | None]
     __table_args__ = (_is_name("provider_type"),)
+
+
+class ProviderPause(Base):
+    """A tenant's own pause of a provider: none of its messages are handed to that provider, until it is resumed."""
+
+    __tablename__ = "provider_pauses"
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    provider_type: Mapped[str]
+    reason: Mapped[str]
+    paused_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "provider_type"), _is_name("provider_type"))
 
 
 class SharedTask(Base):
@@ -653,6 +889,25 @@ class SharedTask(Base):
     __tablename__ = "shared_tasks"
     name: Mapped[str] = mapped_column(primary_key=True)
     due_at: Mapped[datetime]
+
+
+class Figures(Base):
+    """The figures of a process, or of the queue, over some seconds. `app.services.figures` writes them."""
+
+    __tablename__ = "figures"
+    taken_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    source: Mapped[str]
+    content: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    __table_args__ = (PrimaryKeyConstraint("taken_at", "source"),)
+
+
+class Installation(Base):
+    """The facts of the whole installation, in one row. `is_distributed` is set by `app.db.distribution`."""
+
+    __tablename__ = "installation"
+    is_only: Mapped[bool] = mapped_column(primary_key=True, server_default=true())
+    is_distributed: Mapped[bool] = mapped_column(server_default=false())
+    __table_args__ = (CheckConstraint("is_only", name="is_only"),)
 
 
 class ApiKey(_OfTenant):
@@ -673,6 +928,23 @@ class ApiKey(_OfTenant):
     __table_args__ = (
         UniqueConstraint("tenant_id", "prefix"),
         CheckConstraint("length(secret_hash) = 32", name="secret_hash"),
+    )
+
+
+class BrowserSession(_OfTenant):
+    """A session of a browser, which a key has begun. Its cookie is not stored: `secret_hash` is the SHA-256 of the
+    secret in it.
+    """
+
+    __tablename__ = "sessions"
+    key_id: Mapped[int]
+    secret_hash: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "key_id"], ["api_keys.tenant_id", "api_keys.id"]),
+        CheckConstraint("length(secret_hash) = 32", name="secret_hash"),
+        _index("ix_sessions_expired", "expires_at"),
     )
 
 

@@ -1,5 +1,6 @@
 """Tells in the log of a database that is away: the first error in full, the later ones as a count."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,9 @@ log = structlog.get_logger(__name__)
 #: Every request and every batch meets the same error, and one line says it all.
 _LINE_SECONDS = 60.0
 _LONGEST_REASON = 300
+_INTERNAL = "XX000"
+_VIOLATION = re.compile(r" violates (not-null|foreign key|unique|check) constraint")
+_SQLSTATES = {"not-null": "23502", "foreign key": "23503", "unique": "23505", "check": "23514"}
 
 
 class Outage:
@@ -54,9 +58,14 @@ outage = Outage()
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """The SQLSTATE of an error of a driver, also of one behind SQLAlchemy's; None for any other."""
+    """The SQLSTATE of an error of a driver, also of one behind SQLAlchemy's; None for any other.
+
+    A distributed database reports the violation of a constraint on another node as an error of its own (XX000).
+    """
     cause = _cause(error)
     sqlstate: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if sqlstate == _INTERNAL and (violation := _VIOLATION.search(_reason(error))):
+        return _SQLSTATES[violation[1]]
     return sqlstate
 
 

@@ -59,6 +59,14 @@ def _read(value: Any, kind: type) -> datetime | int:
     raise ValueError("not one of our cursors")
 
 
+def cursor_at(id: int) -> str | None:
+    """The cursor of a page that ends with a row and has those before it, in a list by id alone, the newest first.
+
+    None for the first id, before which there is no row.
+    """
+    return str(_Cursor([id - 1], backwards=True)) if id > 1 else None
+
+
 async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> AsyncIterator[Row]:
     """The rows of all pages, one page after another; `page_at` fetches the page at a cursor."""
     cursor: str | None = None
@@ -73,13 +81,15 @@ async def rows_of_all(page_at: Callable[[str | None], Awaitable[Page[Row]]]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of a list that is ordered by id alone, with an index on the negated id.
+    """A part of the rows of a list, with an index of its own.
 
-    PostgreSQL would take the primary key for the order of the id, and walk past millions of rows to a few rare ones.
+    Of a list that is ordered by id alone, the index is on the negated id, or on the id in another table. PostgreSQL
+    would take the primary key for the order of the id, and walk past millions of rows to a few rare ones.
     """
 
-    negated_id: ColumnElement[Any]
+    id: ColumnElement[Any] | InstrumentedAttribute[Any] | None = None  #: None: ordered as the list is
     conditions: Sequence[ColumnElement[bool]] = ()
+    is_plain: bool = False  #: `id` is not negated
 
 
 class JsonPages:
@@ -129,8 +139,11 @@ class JsonPages:
         parts = []
         for source in self._sources:
             part = self._statement.where(*source.conditions)
-            after = [-each for each in start] if has_start else None
-            part = _in_order(part, [source.negated_id], after, descending=not descending)
+            if source.id is None:
+                part = _in_order(part, self._order, start if has_start else None, descending=descending)
+            else:
+                after = [each if source.is_plain else -each for each in start] if has_start else None
+                part = _in_order(part, [source.id], after, descending=descending == source.is_plain)
             parts.append(select(part.limit(most).subquery()))
         found = union_all(*parts).subquery()
         keys = [found.c[each.key] for each in self._order]

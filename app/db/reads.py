@@ -20,7 +20,8 @@ from sqlalchemy.sql.visitors import iterate, replacement_traverse
 
 from app.config import Settings
 from app.db.batches import TENANT
-from app.db.engine import connect, is_unavailable, serving_options
+from app.db.connections import connect
+from app.db.engine import is_unavailable, serving_options
 from app.db.tenant_guard import GuardedCompiler, TenantNotNamed
 from app.errors import DatabaseUnavailable
 
@@ -36,11 +37,12 @@ class Read:
     """A SELECT whose parameters have names, `tenant` and at least one more; rendered when it is first executed.
 
     Rendering raises `TenantNotNamed` if it does not name its tenant. `width` is the number of its columns: rows that
-    come from a shared round trip have one more.
+    come from a shared round trip have one more. A statement with parameters in a subquery of FROM can't share one.
     """
 
-    def __init__(self, statement: Select[Any]) -> None:
+    def __init__(self, statement: Select[Any], *, may_be_shared: bool = True) -> None:
         self._statement = statement
+        self.may_be_shared = may_be_shared
         self.width = len(statement.selected_columns)
 
     def call(self, parameters: Mapping[str, Any]) -> list[Any]:
@@ -109,14 +111,30 @@ class Reads:
     A connection that has been lost while it was idle is replaced, and the read repeated.
     """
 
-    def __init__(self, url: str, settings: Settings) -> None:
-        self._connect = functools.partial(connect, url, **_options(settings))
+    def __init__(self, url: str, settings: Settings, *, is_distributed: bool = False) -> None:
+        self._connect = functools.partial(connect, url, **_options(settings, is_distributed=is_distributed))
         self._recycle_seconds = settings.database_pool_recycle_seconds
         self._deadline_seconds = settings.database_statement_timeout_seconds
         self._idle: list[tuple[asyncpg.Connection, float]] = []
         self._busy = 0
         self._waiting: dict[tuple[Read, int], deque[_Waiting]] = {}
         self._sharing: set[asyncio.Task[None]] = set()
+        self.limit = _MOST  #: connections at once
+
+    @property
+    def busy(self) -> int:
+        """The connections in use."""
+        return self._busy
+
+    @property
+    def idle(self) -> int:
+        """The connections that are open and not in use."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """The reads that wait for a connection."""
+        return sum(map(len, self._waiting.values()))
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,7 +190,8 @@ class Reads:
         while self._waiting:
             key = next(iter(self._waiting))
             queue = self._waiting.pop(key)
-            taken = [queue.popleft() for _ in range(min(len(queue), _MOST_AT_ONCE))]
+            most = _MOST_AT_ONCE if key[0].may_be_shared else 1
+            taken = [queue.popleft() for _ in range(min(len(queue), most))]
             if queue:
                 self._waiting[key] = queue  # at the end: other reads come first
             if patient := [each for each in taken if not each[1].done()]:
@@ -204,10 +223,13 @@ class Reads:
                 answer.set_result(rows)
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    """The options of connections. Planning such a statement takes longer than executing it, so it is done once."""
+def _options(settings: Settings, *, is_distributed: bool) -> dict[str, Any]:
+    """The options of connections. Planning such a statement takes longer than executing it, so it is done once.
+
+    In a distributed database a plan is for the node of one tenant.
+    """
     options = serving_options(settings)
-    if settings.database_prepared_statements:
+    if settings.prepares_statements and not is_distributed:
         options["server_settings"] |= {"plan_cache_mode": "force_generic_plan"}
     return options
 

@@ -3,19 +3,35 @@
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 from app.consent import ReportedConsent
-from app.domain import NO_DETAILS, Automatic, Direction, Keyword, MessageDetails, MessageStatus
+from app.details import NO_DETAILS, Automatic, MessageDetails
+from app.domain import Direction, Keyword, MessageStatus
+from app.providers.chat.templates import FilledTemplate, VendorTemplate
+from app.providers.mail.fields import NO_FIELDS, MailFields
 from app.providers.toolbox.json_documents import read_json
+
+#: Why free text to a person is refused, where a vendor takes it only as an answer.
+WINDOW_CLOSED = "This person has not written within 24 hours: only a template reaches them."
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundFile:
+    """A file that the sender has uploaded. `size` is in bytes; `read` gives the content."""
+
+    name: str
+    content_type: str
+    size: int
+    read: Callable[[], Awaitable[bytes]] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,9 @@ class OutboundMessage:
     idempotency_key: str
     subject: str | None = None
     attachments: list[str] = field(default_factory=list)
+    #: Those of `attachments` that are files of ours. Their URLs are signed and expire; without a `PUBLIC_URL` they
+    #: are paths instead.
+    files: Mapping[str, OutboundFile] = field(default_factory=dict)
     #: The HTML form of a mail whose `body` is its plain text, and empty if it has none. If None, the body may be HTML
     #: itself.
     html: str | None = None
@@ -40,8 +59,12 @@ class OutboundMessage:
     callback_url: str | None = None
     #: The Message-IDs of earlier mails, the latest last, for In-Reply-To and References.
     thread: Sequence[str] = ()
+    #: The names, copies and further headers of a mail, and where its answer is to go.
+    mail: MailFields = NO_FIELDS
     #: Further headers of a mail, each value on one line and in ASCII: those that unsubscribe.
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: The vendor's template that the message fills in, in place of a body.
+    template: FilledTemplate | None = None
     #: The time, by the event loop's clock, at which the worker takes the message for one in doubt. Work before the
     #: request has to end well before that, as a `TemporaryFailure`.
     give_up_at: float | None = field(default=None, compare=False)
@@ -52,9 +75,11 @@ class ProviderResult:
     """The provider accepted the message. `provider_message_id` is the provider's own id of it.
 
     An id of more than 512 characters is not kept: receipts have to carry our key then.
+    `left_out` are the recipients of copies, as `mailbox_of` writes them, whom the provider has refused for good.
     """
 
     provider_message_id: str | None = None
+    left_out: Sequence[str] = ()
 
 
 class ProviderFailure(Exception):
@@ -95,6 +120,18 @@ class RecipientRefused(PermanentFailure):
         self.consent = consent
 
 
+class FileUnavailable(PermanentFailure):
+    """A file can't be had, and is not asked for again. `is_gone` where the vendor says that it is no more."""
+
+    def __init__(self, detail: str, *, is_gone: bool = False) -> None:
+        super().__init__(detail)
+        self.is_gone = is_gone
+
+
+class TemplatesUnavailable(Exception):
+    """The vendor's templates can't be listed with these settings. The text says what is missing."""
+
+
 class CredentialsRefused(ProviderFailure):
     """The provider refuses our account (401, 403), not the message.
 
@@ -114,7 +151,8 @@ class Receipt:
     `provider_message_id`, by `idempotency_key` (of its `OutboundMessage`), or by both. `status` is None if the
     vendor's word, which `raw` keeps, has no counterpart here. `recipient` is the address of the message as the vendor
     writes it, by which the receipt is found when a person's data is erased. `alias` is another address of the
-    recipient, as in `InboundMessage`. `consent` is what the report means for later messages to the recipient.
+    recipient, as in `InboundMessage`. `consent` is what the report means for later messages to the recipient. `named`
+    are further addresses in it, such as those of the other recipients.
     """
 
     event_id: str
@@ -127,6 +165,7 @@ class Receipt:
     recipient: str | None = None
     alias: str | None = None
     consent: ReportedConsent | None = None
+    named: Sequence[str] = ()
 
 
 #: Begins the event id of a receipt that came as a mail (`MailReport`).
@@ -161,6 +200,22 @@ class InboundFile:
     content: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """The name and the media type of a file that the vendor keeps, as far as it tells them."""
+
+    name: str = ""
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A file that was fetched from the vendor, with the media type that came with it."""
+
+    content_type: str
+    content: bytes = field(repr=False)
+
+
 class Proof(StrEnum):
     """The proof that a mail was sent to an address before it was forwarded to its recipient."""
 
@@ -190,9 +245,10 @@ class InboundMessage:
 
     An address that is neither a phone number nor an email address is written `kind:value`, such as `slack:C024BE91L`.
     `provider_message_id` has at most 512 characters, and is the same when the message comes again. `attachments` are
-    URLs or ids of files that the vendor keeps; `files` came with the message. `quoted` is the part of a mail that
-    repeats earlier ones; `body` is without it. `details` is what only some messages have. `claims` are None where
-    nothing has to be checked. `report` is what a mail server's mail says about an earlier mail.
+    URLs or ids of files. Those in `kept` are files of the vendor, which `fetch_file` fetches; `files` came with the
+    message. `quoted` is the part of a mail that repeats earlier ones; `body` is without it. `details` is what only
+    some messages have. `claims` are None where nothing has to be checked. `report` is what a mail server's mail says
+    about an earlier mail. `html` is the HTML form of a mail, as it came.
 
     `direction` is outbound for a message that the tenant sent elsewhere, such as from its phone: it is stored as
     sent, and not sent again. `alias` is another address of the contact, written `kind:value`. Messages from it and to
@@ -217,6 +273,8 @@ class InboundMessage:
     direction: Direction = Direction.INBOUND
     alias: str | None = None
     handled_keyword: Keyword | None = None
+    kept: Mapping[str, FileFacts] = field(default_factory=dict)
+    html: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +397,8 @@ class BaseProvider(ABC):
     honours_idempotency_key: bool = False
     #: True if receipts carry `idempotency_key` back, so that they tell the outcome of a `send` without an answer.
     receipts_carry_key: ClassVar[bool] = False
+    #: True if it sends all of `OutboundMessage.mail`. Without it, a mail with copies or headers is refused.
+    takes_mail_fields: ClassVar[bool] = False
     #: True if signatures cover the address of the callback. Production requires `PUBLIC_URL` then: the Host header
     #: of a forged request must not choose that address.
     signs_address: ClassVar[bool] = False
@@ -346,14 +406,21 @@ class BaseProvider(ABC):
     token_days: ClassVar[int] = 1
     #: The answer to a callback that was stored.
     reply: ClassVar[Reply] = Reply()
+    #: True if the content of `OutboundMessage.files` is sent along. Others have the vendor fetch files.
+    sends_files: ClassVar[bool] = False
+    #: For how long after a person's message free text reaches them; None if it always does.
+    reply_window: ClassVar[timedelta | None] = None
+    #: True if it sends `OutboundMessage.template`.
+    takes_templates: ClassVar[bool] = False
     #: The largest callback, in bytes.
     largest_callback: ClassVar[int] = 1_000_000
 
     def refusals(self, payload: OutboundMessage) -> Mapping[str, str]:
         """The reasons for which the vendor would never accept a message, as far as they are known without asking it.
 
-        A sentence for each field that is to blame (`from`, `to`, `body`, `attachments`), by the addresses, the body,
-        the subject and the attachments alone. A preview shows them; a refused message never comes to `send`.
+        A sentence for each field that is to blame (`from`, `to`, `body`, `attachments`, `template`). They follow from
+        the addresses, the body, the subject, the attachments, the template and the facts of `files` alone. A preview
+        shows them; a refused message never comes to `send`.
         """
         return {}
 
@@ -370,6 +437,16 @@ class BaseProvider(ABC):
             CredentialsRefused: the provider is paused.
             UnknownOutcome: the message may have gone out.
         """
+
+    async def templates(self) -> Sequence[VendorTemplate]:
+        """The vendor's templates, which may be cached for a minute.
+
+        Raises:
+            ProviderFailure: the vendor does not tell them now.
+            TemplatesUnavailable: a setting is missing.
+            NotImplementedError: the vendor has none.
+        """
+        raise NotImplementedError
 
     async def look_up(self, payload: OutboundMessage) -> ProviderResult | None:
         """Ask for the result of an earlier `send` without an answer; None if the provider never got the message.
@@ -415,6 +492,18 @@ class BaseProvider(ABC):
         """
         raise NotImplementedError
 
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> FetchedFile:
+        """Fetch a file of an inbound message, which `InboundMessage.kept` names, of at most `most_bytes`.
+
+        A reference may be forged: credentials go to the vendor's own origin only (`toolbox.vendor_files`).
+
+        Raises:
+            FileUnavailable: it can't be had, now or later.
+            ProviderFailure: it may be had later. The worker asks again for a day.
+            NotImplementedError: the vendor keeps no files.
+        """
+        raise NotImplementedError
+
     def inbound_since(self, since: datetime) -> AsyncIterator[InboundMessage]:
         """Yield the messages that came in since an aware time, as their callbacks would have brought them.
 
@@ -425,6 +514,27 @@ class BaseProvider(ABC):
 
     async def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Close connections when the process stops."""
+
+
+def all_refusals(provider: BaseProvider, payload: OutboundMessage) -> Mapping[str, str]:
+    """The refusals of a provider, of fields of mails that it does not know, and of files that it can't fetch."""
+    refusals = provider.refusals(payload)
+    if not provider.takes_mail_fields and payload.mail.change_the_mail:
+        refusals = {**_refused_fields(payload.mail), **refusals}
+    if payload.files and not (provider.sends_files or provider.simulated):
+        refusals = {**_refused_files(payload), **refusals}
+    return refusals
+
+
+def _refused_fields(mail: MailFields) -> Mapping[str, str]:
+    sentence = "The provider sends mails without copies, reply_to and headers."
+    return {name: sentence for name in ("cc", "bcc", "reply_to", "headers") if getattr(mail, name)}
+
+
+def _refused_files(payload: OutboundMessage) -> Mapping[str, str]:
+    unreachable = ", ".join(file.name for url, file in payload.files.items() if url.startswith("/"))
+    sentence = f"The vendor can't fetch {unreachable}: set PUBLIC_URL, or attach a public URL."
+    return {"attachments": sentence} if unreachable else {}
 
 
 async def send_through(provider: BaseProvider, payload: OutboundMessage, *, threads: int = 32) -> ProviderResult:
@@ -438,7 +548,7 @@ async def send_through(provider: BaseProvider, payload: OutboundMessage, *, thre
         UnknownOutcome: `send` returned something else than a `ProviderResult`.
         ProviderFailure: as `send` raises it.
     """
-    if refusals := provider.refusals(payload):
+    if refusals := all_refusals(provider, payload):
         raise PermanentFailure(" ".join(refusals.values()))
     if inspect.iscoroutinefunction(provider.send):
         answer: Sending = provider.send(payload)

@@ -9,4 +9,5 @@ class EmailProvider(SimulatedCarrier):
     """Accepts or refuses mail by the script (docs/simulator.md). Nothing leaves the machine."""
 
     channels: ClassVar = {"email": "email"}
+    takes_mail_fields: ClassVar = True
     prefix = "email"

@@ -9,6 +9,7 @@ Inbound mail: https://documentation.mailgun.com/docs/mailgun/user-manual/receive
 import asyncio
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from http import HTTPStatus
@@ -22,10 +23,12 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program
 from app.providers.mail.formats import mailgun_inbound
-from app.providers.mail.outbound import HttpMailProvider, Mail
+from app.providers.mail.mime.mailboxes import mailboxes
+from app.providers.mail.outbound import HttpMailProvider, Mail, all_written, written
 from app.providers.toolbox.http_client import basic, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorId, VendorModel, moment_of
 from app.providers.toolbox.multipart import parts_of
+from app.providers.toolbox.vendor_files import origin_of, vendors_target
 from app.providers.toolbox.verification import first_secret, must_be_recent, must_match, secrets_in
 
 #: For `failed` and `opened` it depends on the event. `stored` is not about a mail of ours.
@@ -53,6 +56,9 @@ FAILURES = {
 #: Mailgun retries a callback for 8 hours and 5 minutes, always with its first signature. With the usual five minutes,
 #: callbacks of an outage would be lost.
 RETRIED_FOR = timedelta(hours=8, minutes=5)
+#: Where the files of a mail are that a route stores instead of handing them over. They are kept for three days.
+_FILE_DOMAIN = "api.mailgun.net"
+_FILE = re.compile(r"/v3/domains/[A-Za-z0-9.-]+/messages/[A-Za-z0-9_=-]+/attachments/[0-9]+")
 #: The name of our reference among a mail's variables.
 _REFERENCE = "reference"
 
@@ -86,6 +92,7 @@ class _Event(VendorModel):
     severity: str | None = None
     reason: str | None = None
     recipient: str | None = None
+    to: str | None = Field(None, validation_alias=AliasPath("message", "headers", "to"))
     message_id: VendorId | None = Field(None, validation_alias=AliasPath("message", "headers", "message-id"))
     description: str | None = Field(None, validation_alias=AliasPath("delivery-status", "description"))
     answer: str | None = Field(None, validation_alias=AliasPath("delivery-status", "message"))
@@ -120,6 +127,11 @@ class MailgunProvider(HttpMailProvider[MailgunSettings]):
         id = await self.submit(request, "id", failure=_failure_of)
         return base.ProviderResult(id.strip("<>"))
 
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        target = vendors_target(reference, {origin_of(self._settings.api_url)}, _FILE, domain=_FILE_DOMAIN)
+        headers = {"Authorization": basic("api", first_secret(self._settings.api_key))}
+        return await self.vendor_files.fetch(self.client, target, headers, most_bytes=most_bytes)
+
     async def verify(self, callback: base.Callback) -> str:
         """The result is the token: the signature does not cover the body."""
         keys = secrets_in(MAILGUN_SIGNING_KEY=self._settings.signing_key)
@@ -143,10 +155,12 @@ def configured() -> MailgunProvider | None:
 
 
 def _fields(mail: Mail, reference: str) -> dict[str, str]:
-    headers = {"Message-Id": mail.message_id, **mail.further_headers}
+    answer = {"Reply-To": all_written(mail.reply_to)} if mail.reply_to else {}
+    headers = {"Message-Id": mail.message_id, **answer, **mail.further_headers}
     fields = {
-        "from": mail.sender,
-        "to": mail.recipient,
+        "from": written(mail.from_),
+        "to": written(mail.to),
+        **{name: all_written(each) for name, each in (("cc", mail.cc), ("bcc", mail.bcc)) if each},
         "subject": mail.subject,
         "text": mail.text,
         **{f"h:{name}": value for name, value in headers.items()},
@@ -191,6 +205,7 @@ def _receipt(raw: dict[str, Any]) -> base.Receipt:
         occurred_at=moment_of(event.timestamp),
         raw=raw,
         recipient=event.recipient,
+        named=[each.address for each in mailboxes(event.to or "")],
         consent=_consent(event, notice),
     )
 

@@ -29,7 +29,9 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, outcome_of, reason_in
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorModel
+from app.providers.toolbox.taken_files import TakenFiles
 from app.providers.toolbox.texts import in_part, refused_group, with_subject
+from app.providers.toolbox.vendor_files import origin_of, vendors_target
 from app.providers.toolbox.verification import (
     first_secret,
     must_match,
@@ -56,10 +58,14 @@ OPTED_OUT = "200"
 _NO_ERROR = {"", "0", "000"}
 #: A header may hold the signatures of an old and of a new token.
 _MOST_SIGNATURES = 8
+#: https://support.plivo.com/hc/en-us/sections/360008302871-MMS
+_LARGEST = 5_000_000
+_TAKEN = TakenFiles("Plivo", others=_LARGEST, together=_LARGEST)
 #: The headers with signatures of a version: by the account's or subaccount's token, and by the main account's.
 _V3 = ("x-plivo-signature-v3", "x-plivo-signature-ma-v3")
 _V2 = ("x-plivo-signature-v2", "x-plivo-signature-ma-v2")
 _MEDIA = re.compile(r"Media([0-9]{1,3})", re.ASCII)
+_FILE = re.compile(r"/v1/Account/[A-Za-z0-9]+/Message/[A-Za-z0-9-]+/Media/[A-Za-z0-9-]+/?")
 
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -103,6 +109,10 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
     token_days: ClassVar = 365  # V2 signs no time
     reply: ClassVar[base.Reply] = base.Reply(b"<Response/>", "application/xml")
 
+    @property
+    def _authorization(self) -> str:
+        return basic(str(self._settings.auth_id), first_secret(self._settings.auth_token))
+
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         message: dict[str, object] = {"src": payload.from_address, "dst": payload.to_address}
         message["type"] = "mms" if payload.type == "mms" or payload.attachments else "sms"
@@ -115,13 +125,23 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
             message["method"] = "POST"
         settings = self._settings
         url = f"{settings.api_url}/v1/Account/{settings.auth_id}/Message/"
-        authorization = basic(str(settings.auth_id), first_secret(settings.auth_token))
-        headers = {"Authorization": authorization, "Accept": "application/json"}
+        headers = {"Authorization": self._authorization, "Accept": "application/json"}
         request = self.client.build_request("POST", url, json=message, headers=headers)
         return base.ProviderResult(await self.submit(request, "message_uuid", 0, failure=_failure_of))
 
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        """Fetch a file from the API with our credentials, and from any other public address without them.
+
+        Plivo does not say at which hosts it keeps files.
+        """
+        target = vendors_target(reference, {origin_of(self._settings.api_url)}, _FILE)
+        if target is None:
+            return await self.vendor_files.fetch_public(reference, most_bytes=most_bytes)
+        headers = {"Authorization": self._authorization}
+        return await self.vendor_files.fetch(self.client, target, headers, most_bytes=most_bytes)
+
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
-        return refused_group(payload)
+        return {**_TAKEN.refusals(payload), **refused_group(payload)}
 
     def verify(self, callback: base.Callback) -> str | None:
         """One right signature is enough; those of other tokens may stand beside it.
@@ -159,6 +179,7 @@ class PlivoProvider(HttpProvider[PlivoSettings]):
                 to_address=with_plus(message.recipient),
                 body=with_subject(message.subject, message.text or message.body),
                 attachments=[url for _, url in media],
+                kept={url: base.FileFacts() for _, url in media},
             )
         ]
 

@@ -20,7 +20,7 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program
 from app.providers.mail.formats import postmark_inbound
-from app.providers.mail.outbound import HttpMailProvider, Mail
+from app.providers.mail.outbound import HttpMailProvider, Mail, all_written, written
 from app.providers.toolbox.http_client import outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, RotatingSecret, VendorId, VendorModel
 from app.providers.toolbox.verification import first_secret, must_be_secret, password_of, secrets_in
@@ -159,14 +159,16 @@ def _submission(mail: Mail, reference: str, stream: str) -> dict[str, Any]:
     # Postmark replaces a Message-ID by its own, unless the header X-PM-KeepID tells it not to.
     headers = {"Message-ID": mail.message_id, "X-PM-KeepID": "true", **mail.further_headers}
     submission: dict[str, Any] = {
-        "From": mail.sender,
-        "To": mail.recipient,
+        "From": written(mail.from_),
+        "To": written(mail.to),
         "Subject": mail.subject,
         "TextBody": mail.text,
         "MessageStream": stream,
         "Headers": [{"Name": name, "Value": value} for name, value in headers.items()],
         "Metadata": {_REFERENCE: reference[:_LONGEST_METADATA]},
     }
+    people = {"Cc": mail.cc, "Bcc": mail.bcc, "ReplyTo": mail.reply_to}
+    submission |= {name: all_written(each) for name, each in people.items() if each}
     if mail.html is not None:
         submission["HtmlBody"] = mail.html
     if mail.files:

@@ -30,7 +30,8 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program
 from app.providers.mail.formats import sendgrid_inbound
-from app.providers.mail.outbound import HttpMailProvider, Mail
+from app.providers.mail.mime.mailboxes import Mailbox
+from app.providers.mail.outbound import HttpMailProvider, Mail, quoted
 from app.providers.toolbox.http_client import bearer, outcome_of, reason_in
 from app.providers.toolbox.models import (
     LONGEST_ID,
@@ -185,12 +186,16 @@ def _submission(mail: Mail, reference: str) -> dict[str, Any]:
     if mail.html is not None:
         content.append({"type": "text/html", "value": mail.html})
     submission: dict[str, Any] = {
-        "personalizations": [{"to": [{"email": mail.recipient}], "custom_args": {_REFERENCE: reference}}],
-        "from": {"email": mail.sender},
+        "personalizations": [{**_recipients(mail), "custom_args": {_REFERENCE: reference}}],
+        "from": _person(mail.from_),
         "subject": mail.subject or "(no subject)",  # SendGrid refuses a mail without one (400)
         "content": content,
         "headers": {"Message-ID": mail.message_id, **mail.further_headers},
     }
+    if len(mail.reply_to) == 1:
+        submission["reply_to"] = _person(mail.reply_to[0])
+    elif mail.reply_to:
+        submission["reply_to_list"] = [_person(each) for each in mail.reply_to]
     if mail.files:
         submission["attachments"] = [
             {
@@ -202,6 +207,17 @@ def _submission(mail: Mail, reference: str) -> dict[str, Any]:
             for file in mail.files
         ]
     return submission
+
+
+def _recipients(mail: Mail) -> dict[str, list[dict[str, str]]]:
+    people = {"to": [mail.to], "cc": mail.cc, "bcc": mail.bcc}
+    return {name: [_person(each) for each in found] for name, found in people.items() if found}
+
+
+def _person(mailbox: Mailbox) -> dict[str, str]:
+    """An address with its name, in quotes where SendGrid would take a part of it for another address."""
+    name = quoted(mailbox.name) if "," in mailbox.name or ";" in mailbox.name else mailbox.name
+    return {"email": mailbox.address, **({"name": name} if name else {})}
 
 
 def _is_mail(callback: base.Callback) -> bool:

@@ -26,7 +26,7 @@ from app.domain import MessageStatus
 from app.providers import base
 from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, is_program, notice_of_feedback
 from app.providers.mail.formats import ses_inbound
-from app.providers.mail.outbound import HttpMailProvider
+from app.providers.mail.outbound import HttpMailProvider, Mail
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
 from app.providers.toolbox.http_client import outcome_of, reason_in, temporary_failure
 from app.providers.toolbox.json_documents import read_json
@@ -113,15 +113,18 @@ class SesProvider(HttpMailProvider[SesSettings]):
         return SnsTopics(self._settings.topic_arn.split())
 
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
-        ends = {"from": payload.from_address, "to": payload.to_address}
+        fields = payload.mail
+        people = {"cc": fields.cc, "bcc": fields.bcc, "reply_to": fields.reply_to}
+        people |= {"from": [payload.from_address], "to": [payload.to_address]}
         sentence = "SES can't take an address whose part before the @ is outside of ASCII."
-        return {end: sentence for end, address in ends.items() if not address.rpartition("@")[0].isascii()}
+        refused = {name: sentence for name, each in people.items() if not all(map(_is_ascii, each))}
+        return {**super().refusals(payload), **refused}
 
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         mail = replace(await self._composer.mail(payload), is_renamed=True)
         submission: dict[str, Any] = {
             "FromEmailAddress": mail.sender,
-            "Destination": {"ToAddresses": [mail.recipient]},
+            "Destination": _destination(mail),
             "Content": {"Raw": {"Data": base64.b64encode(await mail.encoded()).decode("ascii")}},
         }
         if _TAG.fullmatch(payload.idempotency_key):
@@ -146,7 +149,7 @@ class SesProvider(HttpMailProvider[SesSettings]):
             raise ValueError("An event comes as an object.")
         if raw.get("notificationType") == "Received":
             return ses_inbound(raw, callback.received_at)
-        return [_receipt(raw, notification)]
+        return _receipts(raw, notification)
 
     async def _confirmed(self, notification: Notification) -> base.Reply:
         await confirm_subscription(notification, self.client)
@@ -163,6 +166,19 @@ class SesProvider(HttpMailProvider[SesSettings]):
         url = httpx.URL(f"{api_url}/v2/email/outbound-emails")
         headers = signed_headers(credentials, str(settings.region), "ses", "POST", url, body, datetime.now(UTC))
         return self.client.build_request("POST", url, content=body, headers=headers)
+
+
+def _is_ascii(address: str) -> bool:
+    """True for an address that SES takes, whose domain is encoded."""
+    return address.rpartition("@")[0].isascii()
+
+
+def _destination(mail: Mail) -> dict[str, list[str]]:
+    """The recipients, of whom the raw mail names no `bcc`."""
+    copies = {"CcAddresses": mail.cc, "BccAddresses": mail.bcc}
+    return {"ToAddresses": [mail.recipient]} | {
+        name: [each.address for each in people] for name, people in copies.items() if people
+    }
 
 
 def configured() -> SesProvider | None:
@@ -187,7 +203,8 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
     return failure
 
 
-def _receipt(raw: dict[str, Any], notification: Notification) -> base.Receipt:
+def _receipts(raw: dict[str, Any], notification: Notification) -> list[base.Receipt]:
+    """A receipt for each recipient that the event is about, or one where it does not tell."""
     kind = raw.get("eventType") or raw.get("notificationType")
     mail = _Mail.model_validate(raw.get("mail"))
     if not isinstance(kind, str):
@@ -197,7 +214,8 @@ def _receipt(raw: dict[str, Any], notification: Notification) -> base.Receipt:
     references = mail.tags.get(_REFERENCE, [])
     notice = _notice(kind, details)
     words = _detail(details)
-    return base.Receipt(
+    recipients = _recipients(details) or mail.destination[:1]
+    first = base.Receipt(
         event_id=notification.message_id,
         status=None if notice else STATUSES.get(kind),
         provider_message_id=mail.id,
@@ -205,9 +223,25 @@ def _receipt(raw: dict[str, Any], notification: Notification) -> base.Receipt:
         detail=notice.with_words_of(words) if notice else words,
         occurred_at=_time(details.get("timestamp")) or notification.published_at,
         raw=raw,
-        recipient=mail.destination[0] if mail.destination else None,
+        recipient=recipients[0] if recipients else None,
+        named=mail.destination,
         consent=_consent(kind, details, notice, words),
     )
+    others = enumerate(recipients[1:], start=2)
+    return [first, *(replace(first, event_id=f"{first.event_id}:{n}", recipient=each) for n, each in others)]
+
+
+def _recipients(details: dict[str, Any]) -> list[str]:
+    """The recipients that an event is about, where it tells them apart from the others of its mail."""
+    found = [each for each in _listed(details, "recipients") if isinstance(each, str)]
+    for name in ("bouncedRecipients", "complainedRecipients", "delayedRecipients"):
+        each_one = (each.get("emailAddress") for each in _listed(details, name) if isinstance(each, dict))
+        found += [each for each in each_one if isinstance(each, str)]
+    return found
+
+
+def _listed(details: dict[str, Any], name: str) -> list[Any]:
+    return value if isinstance(value := details.get(name), list) else []
 
 
 def _consent(kind: str, details: dict[str, Any], notice: Notice | None, words: str | None) -> ReportedConsent | None:

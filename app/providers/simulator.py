@@ -1,6 +1,7 @@
 """The carrier simulator as a vendor: a client for `python -m app simulate` (docs/simulator.md)."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import httpx
@@ -64,6 +65,7 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
 
     channels: ClassVar = {"sms": "phone", "email": "email"}
     simulated: ClassVar[bool] = True
+    takes_mail_fields: ClassVar = True
     receipts_carry_key: ClassVar = True
 
     def __init__(self, client: httpx.AsyncClient | None = None, settings: SimulatorSettings | None = None) -> None:
@@ -83,6 +85,7 @@ class SimulatorProvider(HttpProvider[SimulatorSettings]):
             "subject": payload.subject,
             "attachments": payload.attachments,
             "reference": payload.idempotency_key,
+            **({"mail": asdict(payload.mail)} if payload.mail.change_the_mail else {}),
         }
         request = self.client.build_request("POST", self._url, json=submission, headers=headers)
         return base.ProviderResult(await self.submit(request, "id", failure=_failure))

@@ -4,6 +4,7 @@ Sending: https://docs.slack.dev/reference/methods/chat.postMessage
 Callbacks: https://docs.slack.dev/reference/events/message
 Signatures: https://docs.slack.dev/authentication/verifying-requests-from-slack
 Escaping: https://docs.slack.dev/messaging/formatting-message-text
+Files: https://docs.slack.dev/reference/objects/file-object
 
 An app is `slack:A024BE7LH`, by its app id. At the other end is a channel, `slack:C024BE91L`, a person,
 `slack:U024BE7LH`, or a thread with either, `slack:C024BE91L/1503435956.000247`. Direct messages come from a channel
@@ -17,16 +18,18 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import AliasPath, Field, SecretStr, ValidationError
 
-from app.domain import MessageDetails
+from app.details import MessageDetails
 from app.providers import base
 from app.providers.chat.fields import Fields, fields_in, objects_in, text_in
 from app.providers.chat.slack_text import words_of
-from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
+from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code, text_at
 from app.providers.toolbox.models import HttpVendorSettings, RotatingSecret, VendorModel, moment_of
+from app.providers.toolbox.vendor_files import origin_of, vendors_target
 from app.providers.toolbox.verification import must_be_recent, must_match, only_header, secrets_in
 
 #: These come with status 200 and `ok: false`, like all errors but 429.
@@ -65,11 +68,16 @@ _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 _IN_A_LINK = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
 
 _ID = re.compile(r"[A-Z0-9]{2,40}")
+_FILE = re.compile(
+    r"/files-pri/[A-Z0-9]+-[A-Z0-9]+(?:/download)?"
+    r"/(?!\.{1,2}(?:\?|$))(?:[\w.~-]|%(?!2[eEfF]|5[cC])[0-9A-Fa-f]{2})+(?:\?[!-~]*)?",
+    re.ASCII,
+)
 _TIMESTAMP = re.compile(r"[0-9]{1,11}\.[0-9]{1,9}", re.ASCII)
 
 
 class SlackSettings(HttpVendorSettings, env_prefix="SLACK_"):
-    #: `xoxb-...`, with the scope `chat:write`.
+    #: `xoxb-...`, with the scopes `chat:write` and, for files of others, `files:read`.
     bot_token: SecretStr | None = None
     #: `A024BE7LH`: the sender of its messages is `slack:A024BE7LH`.
     app_id: str | None = Field(None, pattern=r"^[A-Z0-9]{2,40}$")
@@ -117,6 +125,24 @@ class SlackProvider(HttpProvider[SlackSettings]):
         except ValidationError:
             raise base.UnknownOutcome(f"{response.status_code} without an id: the answer can't be read.") from None
         return base.ProviderResult(f"{accepted.channel}:{accepted.ts}")
+
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        """Fetch a file by its address, or by its id where the event only has that."""
+        headers = {"Authorization": bearer(self._settings.bot_token)}
+        api_url = self._settings.api_url
+        if _ID.fullmatch(reference):
+            asked = self.client.build_request(
+                "GET", f"{api_url}/files.info", params={"file": reference}, headers=headers
+            )
+            answer = await self.answer(asked, _failure_of)
+            reference = text_at(answer, "file", "url_private") or ""
+        host = urlsplit(api_url).hostname
+        target = vendors_target(reference, {origin_of(f"https://files.{host}"), origin_of(api_url)}, _FILE)
+        # Without the scope `files:read`, Slack leads to a page where people log in, or answers with it.
+        file = await self.vendor_files.fetch(self.client, target, headers, most_bytes=most_bytes, follows=False)
+        if file.content_type == "text/html" and not reference.lower().endswith((".html", ".htm")):
+            raise base.PermanentFailure("Slack answers with a page instead of the file: is `files:read` missing?")
+        return file
 
     def verify(self, callback: base.Callback) -> None:
         secrets = secrets_in(SLACK_SIGNING_SECRET=self._settings.signing_secret)
@@ -166,8 +192,14 @@ def _written(payload: base.OutboundMessage) -> dict[str, object]:
 
 def _text(payload: base.OutboundMessage) -> str:
     """The body with links below it, escaped: a text can mention no person and contain no link of its own."""
-    links = [f"<{link.translate(_IN_A_LINK)}>" for link in payload.attachments]
+    links = [_link(link, payload.files.get(link)) for link in payload.attachments]
     return "\n".join(part for part in (html.escape(payload.body, quote=False), *links) if part)
+
+
+def _link(url: str, file: base.OutboundFile | None) -> str:
+    """A link, with its name as the title for a file of ours."""
+    title = "|" + html.escape(file.name, quote=False).replace("|", " ") if file else ""
+    return f"<{url.translate(_IN_A_LINK)}{title}>"
 
 
 def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
@@ -227,6 +259,9 @@ def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
         to_address=f"{_KIND}{app_id}",
         body=words_of(event),
         attachments=[file for each in objects_in(event, "files") if (file := _file(each))],
+        kept={
+            file: _facts(each) for each in objects_in(event, "files") if _is_at_slack(each) and (file := _file(each))
+        },
         sent_at=moment_of(moment),
         details=MessageDetails(
             from_name=_name(event) or None, author=f"{_KIND}{author}" if author and not person else None
@@ -237,6 +272,15 @@ def _inbound(event: Fields, app_id: str) -> base.InboundMessage:
 
 def _file(file: Fields) -> str:
     return text_in(file, "url_private") or text_in(file, "id")
+
+
+def _is_at_slack(file: Fields) -> bool:
+    """False for a link to a file at another service, such as a drive."""
+    return file.get("is_external") is not True and text_in(file, "mode") != "external"
+
+
+def _facts(file: Fields) -> base.FileFacts:
+    return base.FileFacts(text_in(file, "name"), text_in(file, "mimetype"))
 
 
 def _name(event: Fields) -> str:

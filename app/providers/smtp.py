@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, cast
 
 from aiosmtplib import (
@@ -60,6 +60,8 @@ class SmtpProvider(base.BaseProvider):
     """A client of one SMTP server. Sessions are reused; `close` ends them."""
 
     channels: ClassVar = {"email": "email"}
+    takes_mail_fields: ClassVar = True
+    sends_files: ClassVar = True
 
     def __init__(
         self,
@@ -72,6 +74,9 @@ class SmtpProvider(base.BaseProvider):
         self._ssl_context = ssl_context
         self._idle: list[tuple[float, AbstractEventLoop, SMTP]] = []
 
+    def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
+        return self._composer.refusals(payload)
+
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         """As promised by `BaseProvider`. The provider's id of a mail is its Message-ID, which is ours."""
         mail = await self._composer.mail(payload)
@@ -81,7 +86,7 @@ class SmtpProvider(base.BaseProvider):
             try:
                 async with asyncio.timeout(self._settings.timeout_seconds):
                     session = await self._session()
-                    await _begin(session, mail)
+                    left_out = await _begin(session, mail)
                     await _write(session, content)
             except (TimeoutError, OSError, SMTPException) as error:
                 raise _failure(error) from error
@@ -91,7 +96,7 @@ class SmtpProvider(base.BaseProvider):
                 session.close()  # its state is unknown
             raise
         self._idle.append((time.monotonic(), asyncio.get_running_loop(), session))
-        return base.ProviderResult(mail.message_id)
+        return base.ProviderResult(mail.message_id, left_out)
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
@@ -141,8 +146,11 @@ def configured() -> SmtpProvider | None:
     return SmtpProvider(settings) if settings.host else None
 
 
-async def _begin(session: SMTP, mail: Mail) -> None:
-    """Send the commands up to the server's `354`, after which the mail may follow."""
+async def _begin(session: SMTP, mail: Mail) -> list[str]:
+    """Send the commands up to the server's `354`, after which the mail may follow.
+
+    Returns the recipients of copies whom the server refuses for good: the mail goes to the others.
+    """
     options: list[str] = []
     if mail.needs_smtputf8:
         if not session.supports_extension("smtputf8"):
@@ -157,7 +165,20 @@ async def _begin(session: SMTP, mail: Mail) -> None:
         if error.code < 500 or consent is not ReportedConsent.HARD_BOUNCE:
             raise
         raise base.RecipientRefused(_told(error), consent) from error
+    left_out = [each.address for each in (*mail.cc, *mail.bcc) if not await _takes(session, each.address)]
     await _command(session, "DATA", expected=(SMTPStatus.start_input,))
+    return left_out
+
+
+async def _takes(session: SMTP, copy: str) -> bool:
+    """False if the server refuses the recipient of a copy for good. Raises any other refusal."""
+    try:
+        await _command(session, f"RCPT TO:<{copy}>")
+    except SMTPResponseException as error:
+        if not 500 <= error.code < 600 or error.code in _REFUSES_US:
+            raise
+        return False
+    return True
 
 
 async def _command(

@@ -30,6 +30,7 @@ from app.providers.toolbox.models import (
     VendorId,
     VendorModel,
 )
+from app.providers.toolbox.taken_files import TakenFiles
 from app.providers.toolbox.texts import (
     RCS,
     handled_keyword,
@@ -74,6 +75,19 @@ _FAILURES = {MessageStatus.UNDELIVERED, MessageStatus.FAILED, MessageStatus.EXPI
 _OF_SENT_MESSAGES = {"message.sent", "message.finalized"}
 #: By the documentation of group messages, without the sender.
 _LARGEST_GROUP = 8
+#: https://support.telnyx.com/en/articles/4450150-faqs-about-mms-at-telnyx
+_LARGEST = 1_000_000
+_TYPES = [
+    "application/octet-stream",
+    "image/gif",
+    "image/jpeg",
+    "image/png",
+    "text/plain",
+    "text/vcard",
+    "video/3gpp",
+    "video/mp4",
+]
+_TAKEN = TakenFiles("Telnyx", dict.fromkeys(_TYPES, _LARGEST), together=_LARGEST)
 
 
 class TelnyxSettings(HttpVendorSettings, env_prefix="TELNYX_"):
@@ -117,6 +131,7 @@ class _Party(VendorModel):
 
 class _Medium(VendorModel):
     url: str
+    content_type: str = ""
 
 
 class _RcsBody(VendorModel):
@@ -197,6 +212,9 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
     receipts_carry_key: ClassVar = True
 
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
+        return {**_TAKEN.refusals(payload), **self._refused_group(payload)}
+
+    def _refused_group(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         if not is_group(payload.to_address):
             return {}
         members = members_of(payload.to_address)
@@ -223,6 +241,10 @@ class TelnyxProvider(HttpProvider[TelnyxSettings]):
         headers = {"Authorization": bearer(self._settings.api_key), "Idempotency-Key": payload.idempotency_key}
         request = self.client.build_request("POST", url, json=message, headers=headers)
         return base.ProviderResult(await self.submit(request, "data", "id", failure=_failure_of))
+
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        """Fetch a file without credentials: Telnyx keeps them at public addresses, which expire."""
+        return await self.vendor_files.fetch_public(reference, most_bytes=most_bytes)
 
     def verify(self, callback: base.Callback) -> None:
         keys = _keys(self._settings.public_key)
@@ -330,6 +352,8 @@ def _status(words: Sequence[str]) -> MessageStatus | None:
 
 
 def _inbound(message: _Message) -> base.InboundMessage:
+    media = [*message.media, *([_Medium(url=message.body.file)] if message.body.file else [])]
+    kept = {each.url: base.FileFacts(content_type=each.content_type) for each in media if each.url}
     received = base.InboundMessage(
         provider_message_id=message.id,
         channel="sms",
@@ -337,7 +361,8 @@ def _inbound(message: _Message) -> base.InboundMessage:
         from_address=message.sender.address,
         to_address=message.recipient,
         body=with_subject(message.subject, message.text or str(message.body)),
-        attachments=[url for url in (*(medium.url for medium in message.media), message.body.file) if url],
+        attachments=[each.url for each in media if each.url],
+        kept=kept,
         sent_at=message.received_at,
         handled_keyword=handled_keyword(message.autoresponse_type),
     )

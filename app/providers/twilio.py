@@ -25,6 +25,7 @@ from app.domain import Keyword, MessageStatus
 from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, basic, exchange, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, HttpVendorSettings, RotatingSecret, VendorId, VendorModel
+from app.providers.toolbox.taken_files import TakenFiles
 from app.providers.toolbox.texts import (
     RCS,
     handled_keyword,
@@ -35,6 +36,7 @@ from app.providers.toolbox.texts import (
     with_subject,
     without_rcs,
 )
+from app.providers.toolbox.vendor_files import origin_of, vendors_target
 from app.providers.toolbox.verification import (
     first_secret,
     must_be_hash_of_body,
@@ -78,12 +80,66 @@ OPTED_OUT = {21610}
 _PAGE_SIZE = 50
 _LARGEST_PAGE = 2_000_000
 _MEDIA = re.compile(r"MediaUrl([0-9]{1,3})", re.ASCII)
+#: Files: https://www.twilio.com/docs/messaging/api/media-resource
+_API = "https://api.twilio.com"
+_FILE = re.compile(r"/2010-04-01/Accounts/[A-Za-z0-9]+/Messages/[A-Za-z0-9]+/Media/[A-Za-z0-9]+")
 #: The other members of a group that one of our numbers was added to.
 _OTHERS = re.compile(r"OtherRecipients[0-9]{0,3}", re.ASCII)
 #: Names the key and the algorithm of a callback that is signed with a shared key.
 _SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
 _ALGORITHMS = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
 _RCS_PREFIX = f"{RCS}:"
+#: https://www.twilio.com/docs/messaging/guides/accepted-mime-types
+_LARGEST = 5_000_000
+_TYPES = [
+    "application/pdf",
+    "application/vcard",
+    "application/vnd.apple.pkpass",
+    "audio/3gpp",
+    "audio/3gpp2",
+    "audio/aac",
+    "audio/ac3",
+    "audio/amr",
+    "audio/amr-nb",
+    "audio/basic",
+    "audio/l24",
+    "audio/mp4",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/vnd.rn-realaudio",
+    "audio/vnd.wave",
+    "audio/vorbis",
+    "audio/webm",
+    "image/bmp",
+    "image/gif",
+    "image/heic",
+    "image/heif",
+    "image/jpeg",
+    "image/jpg",
+    "image/png",
+    "image/tiff",
+    "text/calendar",
+    "text/csv",
+    "text/directory",
+    "text/richtext",
+    "text/rtf",
+    "text/vcard",
+    "text/x-vcard",
+    "video/3gpp",
+    "video/3gpp-tt",
+    "video/3gpp2",
+    "video/h261",
+    "video/h263",
+    "video/h263-1998",
+    "video/h263-2000",
+    "video/h264",
+    "video/mp4",
+    "video/mpeg",
+    "video/mpeg4",
+    "video/quicktime",
+    "video/webm",
+]
+_TAKEN = TakenFiles("Twilio", dict.fromkeys(_TYPES, _LARGEST), together=_LARGEST)
 #: The last two are older names, which Twilio still sends, as it does SmsStatus.
 _SID = AliasChoices("MessageSid", "SmsMessageSid", "SmsSid")
 #: Of a message that came in, where it has a status.
@@ -105,7 +161,7 @@ class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_"):
     shared_keys: RotatingSecret | None = None
     #: The service whose rules (opt-out, compliance, senders) apply to the messages.
     messaging_service_sid: str | None = None
-    api_url: ApiUrl = "https://api.twilio.com"
+    api_url: ApiUrl = _API
 
 
 class _ReceiptCallback(VendorModel):
@@ -185,7 +241,7 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         self._headers = {"Authorization": _authorization(settings), "Accept": "application/json"}
 
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
-        return refused_group(payload)
+        return {**_TAKEN.refusals(payload), **refused_group(payload)}
 
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         # The sender is named with a service, too: answers have to come to the conversation's own number.
@@ -232,16 +288,22 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
         if not _is_text(message.sender, message.recipient):
             raise ValueError("It is not a text.")
         media = sorted((int(match[1]), fields[name]) for name in fields if (match := _MEDIA.fullmatch(name)))
+        kinds = {url: fields.get(f"MediaContentType{number}", "") for number, url in media}
         others = [value.strip() for name, value in fields.items() if _OTHERS.fullmatch(name)]
         received = _inbound(
             message.sid,
             message.sender,
             message.recipient,
             message.text,
-            [url for _, url in media],
+            {url: base.FileFacts(content_type=kind) for url, kind in kinds.items()},
             keyword=handled_keyword(message.opt_out_type),
         )
         return [in_its_group(received, others)]
+
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        target = vendors_target(reference, {origin_of(_API), origin_of(self._settings.api_url)}, _FILE)
+        headers = {"Authorization": self._headers["Authorization"]}
+        return await self.vendor_files.fetch(self.client, target, headers, most_bytes=most_bytes)
 
     async def inbound_since(self, since: datetime) -> AsyncIterator[base.InboundMessage]:
         day = since.astimezone(UTC).date()
@@ -273,7 +335,8 @@ class TwilioProvider(HttpProvider[TwilioSettings]):
             found = _Media.from_json(await self._get(f"{self._account}/Messages/{listed.sid}/Media.json"))
             # As the callback writes them: they lead to the file itself.
             media = [f"{self._settings.api_url}{each.uri.removesuffix('.json')}" for each in found.media_list]
-        return _inbound(listed.sid, listed.sender, listed.to, listed.body or "", media, sent_at=listed.date_sent)
+        kept = dict.fromkeys(media, base.FileFacts())
+        return _inbound(listed.sid, listed.sender, listed.to, listed.body or "", kept, sent_at=listed.date_sent)
 
     async def _page(self, path: str) -> _Page:
         try:
@@ -386,7 +449,7 @@ def _inbound(
     sender: str,
     recipient: str,
     body: str,
-    media: list[str],
+    media: Mapping[str, base.FileFacts],
     *,
     sent_at: datetime | None = None,
     keyword: Keyword | None = None,
@@ -398,7 +461,8 @@ def _inbound(
         from_address=without_rcs(sender),
         to_address=without_rcs(recipient),
         body=body,
-        attachments=media,
+        attachments=list(media),
+        kept=media,
         sent_at=sent_at,
         handled_keyword=keyword,
     )

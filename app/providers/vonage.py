@@ -14,6 +14,7 @@ import base64
 import hashlib
 import hmac
 import mimetypes
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -36,6 +37,7 @@ from app.providers import base
 from app.providers.toolbox.http_client import HttpProvider, outcome_of, outcome_of_code
 from app.providers.toolbox.models import ApiUrl, EventTime, HttpVendorSettings, RotatingSecret, VendorModel
 from app.providers.toolbox.texts import RCS, in_its_group, in_part, place, refused_group, with_subject, without_rcs
+from app.providers.toolbox.vendor_files import origin_of, vendors_target
 from app.providers.toolbox.verification import (
     must_be_hash_of_body,
     must_be_recent,
@@ -64,6 +66,10 @@ RETRIED_FOR = timedelta(hours=24)
 _TOKEN_SECONDS = 300
 _TOKEN_LIFETIME_SECONDS = 900
 _MEDIA = ("image", "audio", "video", "file", "vcard")
+#: Files are kept for two days, and protected where the application asks for it:
+#: https://developer.vonage.com/en/messages/concepts/secure-inbound-media
+_FILE_ORIGINS = [origin_of(f"https://{name}.nexmo.com") for name in ("api", "api-us", "api-eu", "api-ap")]
+_FILE = re.compile(r"/v3/media/[A-Za-z0-9-]+")
 
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -119,6 +125,7 @@ class _ReceiptCallback(VendorModel):
 
 class _Medium(VendorModel):
     url: str = ""
+    name: str = ""
     caption: str = ""
     text: str = ""
 
@@ -193,6 +200,11 @@ class VonageProvider(HttpProvider[VonageSettings]):
         request = self.client.build_request("POST", url, json=message, headers=headers)
         return base.ProviderResult(await self.submit(request, "message_uuid", failure=_failure_of))
 
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        target = vendors_target(reference, {*_FILE_ORIGINS, origin_of(self._settings.api_url)}, _FILE)
+        headers = {"Authorization": f"Bearer {self._jwt()}"} if target else {}
+        return await self.vendor_files.fetch(self.client, target, headers, most_bytes=most_bytes)
+
     def verify(self, callback: base.Callback) -> None:
         secrets = secrets_in(VONAGE_SIGNATURE_SECRET=self._settings.signature_secret)
         if not any(name == "authorization" for name, _ in callback.headers):
@@ -260,21 +272,21 @@ def _private_key(settings: VonageSettings) -> RSAPrivateKey:
 
 
 def _content(payload: base.OutboundMessage) -> dict[str, object]:
-    """A text, or media with the text below the first one. The ending of an address tells the kind of its medium."""
+    """A text, or media with the text below the first one. A type, or the ending of an address, tells the kind."""
     media: list[dict[str, str]] = [{"url": url} for url in payload.attachments]
     if not media:
         return {"message_type": "text", "text": payload.body}
     if payload.body:
         media[0]["caption"] = payload.body
-    kinds = [_kind(url) for url in payload.attachments]
+    kinds = [_kind(url, payload.files.get(url)) for url in payload.attachments]
     if len(media) == 1:
         return {"message_type": kinds[0], kinds[0]: media[0]}
     content = [{"type": kind, **medium} for kind, medium in zip(kinds, media, strict=True)]
     return {"message_type": "content", "content": content}
 
 
-def _kind(url: str) -> str:
-    media_type, _ = mimetypes.guess_type(urlsplit(url).path)
+def _kind(url: str, file: base.OutboundFile | None) -> str:
+    media_type = file.content_type if file else mimetypes.guess_type(urlsplit(url).path)[0]
     if media_type in {"text/vcard", "text/x-vcard"}:
         return "vcard"
     kind = (media_type or "").partition("/")[0]
@@ -345,6 +357,7 @@ def _inbound(message: _MessageCallback) -> base.InboundMessage:
         to_address=_number(message.to),
         body=message.words,
         attachments=[medium.url for medium in message.media if medium.url],
+        kept={medium.url: base.FileFacts(medium.name) for medium in message.media if medium.url},
         sent_at=message.timestamp,
     )
     return in_its_group(received, map(_number, message.members))

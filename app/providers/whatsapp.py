@@ -4,13 +4,15 @@ Sending: https://developers.facebook.com/documentation/business-messaging/whatsa
 Errors: https://developers.facebook.com/documentation/business-messaging/whatsapp/support/error-codes
 Groups: https://developers.facebook.com/documentation/business-messaging/whatsapp/groups/groups-messaging
 
-Free text reaches a person who wrote within the last 24 hours; WhatsApp refuses others with 131047.
+Free text reaches a person who wrote within the last 24 hours, and a template everyone.
 """
 
 import hashlib
 import hmac
 import re
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated, ClassVar
 from urllib.parse import unquote, urlsplit
 
@@ -21,9 +23,22 @@ from pydantic_settings import NoDecode
 from app.consent import ReportedConsent
 from app.phone_numbers import compared_form
 from app.providers import base
+from app.providers.chat.fields import Fields, fields_in
+from app.providers.chat.templates import FilledTemplate, VendorTemplate, misfit
 from app.providers.chat.whatsapp_callback import GROUP, NO_MARKETING, NUMBERLESS, items_of
-from app.providers.toolbox.http_client import HttpProvider, bearer, outcome_of, outcome_of_code
+from app.providers.chat.whatsapp_templates import listed_templates, written_template
+from app.providers.toolbox.http_client import (
+    HttpProvider,
+    bearer,
+    exchange,
+    outcome_of,
+    outcome_of_code,
+    text_at,
+)
+from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import HttpVendorSettings, RotatingSecret, VendorModel
+from app.providers.toolbox.taken_files import TakenFiles
+from app.providers.toolbox.vendor_files import origin_of, vendors_target
 from app.providers.toolbox.verification import (
     must_be_secret,
     must_match,
@@ -39,6 +54,8 @@ THROTTLED = {4, 80007, 130429, 131048}
 TEMPORARY = {2, 131000, 131016, 131053, 131056, 131057, 133016}
 #: An unknown error, of which Meta says only that it may be temporary.
 IN_DOUBT = {1}
+#: Free text to a person who has not written within 24 hours.
+WINDOW_IS_CLOSED = 131047
 #: Errors of the account: the token, its permissions, a blocked or unpaid account, a number that is not registered.
 REFUSES_US = {0, 3, 10, 190, 368, 131005, 131031, 131042, 133010, *range(200, 300)}
 
@@ -49,9 +66,26 @@ _KINDS = {
     **dict.fromkeys(("mp4", "3gp", "3gpp"), "video"),
     **dict.fromkeys(("aac", "amr", "mp3", "m4a", "ogg"), "audio"),
 }
+#: The same by their types. Any other file has to be a document.
+_KINDS_OF_TYPES = {
+    **dict.fromkeys(("image/jpeg", "image/png"), "image"),
+    **dict.fromkeys(("video/mp4", "video/3gpp", "video/3gp"), "video"),
+    **dict.fromkeys(("audio/aac", "audio/amr", "audio/mpeg", "audio/mp4", "audio/ogg"), "audio"),
+}
+_LARGEST = {"image": 5_000_000, "video": 16_000_000, "audio": 16_000_000}
+_TAKEN = TakenFiles(
+    "WhatsApp", {type_: _LARGEST[kind] for type_, kind in _KINDS_OF_TYPES.items()}, others=100_000_000
+)
 #: The name of a document whose link has none. WhatsApp shows it.
 _UNNAMED = "attachment"
 _LONGEST_NAME = 240
+#: A file has an id. The API gives its address, which takes the token too, and expires after five minutes.
+#: https://developers.facebook.com/documentation/business-messaging/whatsapp/business-phone-numbers/media
+_FILE_ORIGIN = origin_of("https://lookaside.fbsbx.com")
+_FILE_ID = re.compile(r"[0-9]{1,40}", re.ASCII)
+_FILE = re.compile(r"/whatsapp_business/attachments/\?[!-~]+")
+#: Seconds for which the list of templates is kept; pages of a hundred, and the most of them; bytes of a page.
+_LIST_KEPT, _PAGE, _MOST_PAGES, _LARGEST_PAGE = 60.0, 100, 50, 5_000_000
 _CHALLENGE = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -63,6 +97,8 @@ class WhatsappSettings(HttpVendorSettings, env_prefix="WHATSAPP_"):
     app_secret: RotatingSecret | None = None
     #: A secret of our choice, entered at Meta with the webhook's address.
     verify_token: RotatingSecret | None = None
+    #: The id of the account, whose templates are listed.
+    business_account_id: str | None = Field(None, pattern="^[0-9]+$")
     api_url: str = Field("https://graph.facebook.com/v23.0", pattern=r"^https?://[^/]+(/[^/]+)*$")
 
     @field_validator("phone_number_ids", mode="before")
@@ -97,11 +133,15 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
     channels: ClassVar = {"whatsapp": "phone"}
     receipts_carry_key: ClassVar = True
     largest_callback: ClassVar[int] = 3_000_000  # by Meta's documentation
+    reply_window: ClassVar = timedelta(hours=24)
+    takes_templates: ClassVar = True
 
     def __init__(self, settings: WhatsappSettings, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(settings, client)
         self._numbers = {id_: number for number, id_ in settings.phone_number_ids.items()}
         self._ids = {compared_form(number): id_ for number, id_ in settings.phone_number_ids.items()}
+        self._templates: list[VendorTemplate] = []
+        self._templates_until = 0.0
 
     def refusals(self, payload: base.OutboundMessage) -> Mapping[str, str]:
         refused: dict[str, str] = {}
@@ -109,17 +149,78 @@ class WhatsappProvider(HttpProvider[WhatsappSettings]):
             refused["from"] = "The sender is none of WHATSAPP_PHONE_NUMBER_IDS."
         if len(payload.attachments) > 1:
             refused["attachments"] = "WhatsApp takes one attachment a message."
-        return refused
+        if payload.template is not None and self._templates and (reason := misfit(payload.template, self._templates)):
+            refused["template"] = reason
+        return {**_TAKEN.refusals(payload), **refused}
+
+    async def templates(self) -> Sequence[VendorTemplate]:
+        account = self._settings.business_account_id
+        if account is None:
+            raise base.TemplatesUnavailable("Set WHATSAPP_BUSINESS_ACCOUNT_ID to the id of the WhatsApp account.")
+        if time.monotonic() < self._templates_until:
+            return self._templates
+        found: list[VendorTemplate] = []
+        after: str | None = None
+        for _ in range(_MOST_PAGES):
+            page = await self._page_of_templates(account, after)
+            found += listed_templates(page)
+            cursor = fields_in(page, "paging", "cursors").get("after")
+            after = cursor if isinstance(cursor, str) and fields_in(page, "paging").get("next") else None
+            if after is None:
+                break
+        self._templates, self._templates_until = found, time.monotonic() + _LIST_KEPT
+        return found
+
+    async def _page_of_templates(self, account: str, after: str | None) -> Fields:
+        asked: dict[str, str | int] = {"fields": "name,language,status,category,components", "limit": _PAGE}
+        request = self.client.build_request(
+            "GET",
+            f"{self._settings.api_url}/{account}/message_templates",
+            params=asked | ({"after": after} if after else {}),
+            headers={"Authorization": bearer(self._settings.access_token)},
+        )
+        response = await exchange(self.client, request, largest=_LARGEST_PAGE)
+        if failure := _failure_of(response):
+            raise failure
+        page = read_json(response.content)
+        if not isinstance(page, dict):
+            raise base.TemporaryFailure("Meta's list of templates can't be read.")
+        return page
 
     async def send(self, payload: base.OutboundMessage) -> base.ProviderResult:
         sender = self._ids[compared_form(payload.from_address)]
         request = self.client.build_request(
             "POST",
             f"{self._settings.api_url}/{sender}/messages",
-            json=_written(payload),
+            json=self._written(payload),
             headers={"Authorization": bearer(self._settings.access_token)},
         )
         return base.ProviderResult(await self.submit(request, "messages", 0, "id", failure=_failure_of))
+
+    async def fetch_file(self, reference: str, *, most_bytes: int) -> base.FetchedFile:
+        if not _FILE_ID.fullmatch(reference):
+            raise base.FileUnavailable("It is not at the vendor.")
+        headers = {"Authorization": bearer(self._settings.access_token)}
+        asked = self.client.build_request("GET", f"{self._settings.api_url}/{reference}", headers=headers)
+        url = text_at(await self.answer(asked, _failure_of), "url")
+        if url is None:
+            raise base.TemporaryFailure("The vendor tells no address of the file.")
+        target = vendors_target(url, {_FILE_ORIGIN, origin_of(self._settings.api_url)}, _FILE)
+        return await self.vendor_files.fetch(self.client, target, headers, most_bytes=most_bytes)
+
+    def _written(self, payload: base.OutboundMessage) -> dict[str, object]:
+        """The body of a request."""
+        message: dict[str, object] = {
+            "messaging_product": "whatsapp",
+            **_addressed(payload.to_address),
+            "biz_opaque_callback_data": payload.idempotency_key,
+        }
+        template = payload.template
+        if template is None:
+            return message | _content(payload)
+        medium = _medium(payload, "") if payload.attachments else None
+        known = next((each for each in self._templates if _is_of(each, template)), None)
+        return message | {"type": "template", "template": written_template(template, medium, known)}
 
     def verify(self, callback: base.Callback) -> None:
         if callback.method == "GET":  # a handshake is not signed: its address has a token
@@ -151,21 +252,24 @@ def _subscription(callback: base.Callback) -> base.Reply:
     return base.Reply(challenge.encode(), "text/plain")
 
 
-def _written(payload: base.OutboundMessage) -> dict[str, object]:
-    """The body of a request."""
-    message: dict[str, object] = {
-        "messaging_product": "whatsapp",
-        **_addressed(payload.to_address),
-        "biz_opaque_callback_data": payload.idempotency_key,
-    }
+def _content(payload: base.OutboundMessage) -> dict[str, object]:
     if not payload.attachments:
-        return message | {"type": "text", "text": {"preview_url": False, "body": payload.body}}
+        return {"type": "text", "text": {"preview_url": False, "body": payload.body}}
+    return _medium(payload, payload.body)
+
+
+def _medium(payload: base.OutboundMessage, caption: str) -> dict[str, object]:
+    """The attachment by its link, as a message or as the parameter of a template's header."""
     [link] = payload.attachments
-    kind, name = _kind_and_name(link, has_text=bool(payload.body))
-    medium = {"link": link} | ({"caption": payload.body} if payload.body else {})
+    kind, name = _kind_and_name(link, payload.files.get(link), has_text=bool(caption))
+    medium = {"link": link} | ({"caption": caption} if caption else {})
     if kind == "document":
         medium["filename"] = name
-    return message | {"type": kind, kind: medium}
+    return {"type": kind, kind: medium}
+
+
+def _is_of(known: VendorTemplate, template: FilledTemplate) -> bool:
+    return (known.name, known.language) == (template.name, template.language)
 
 
 def _addressed(to: str) -> dict[str, str]:
@@ -176,11 +280,14 @@ def _addressed(to: str) -> dict[str, str]:
     return {"recipient_type": "individual", "to": to.lstrip("+")}
 
 
-def _kind_and_name(link: str, *, has_text: bool) -> tuple[str, str]:
-    """The kind of the file behind a link, going by its ending, and its name. Audio takes no caption."""
+def _kind_and_name(link: str, file: base.OutboundFile | None, *, has_text: bool) -> tuple[str, str]:
+    """The kind of a file, by its type or the ending of its link, and its name. Audio takes no caption."""
     segment = unquote(urlsplit(link).path.rpartition("/")[2])
     name = "".join(filter(str.isprintable, segment)).strip()[-_LONGEST_NAME:] or _UNNAMED
-    kind = _KINDS.get(name.rpartition(".")[2].lower(), "document") if "." in name else "document"
+    if file is not None:
+        kind = _KINDS_OF_TYPES.get(file.content_type, "document")
+    else:
+        kind = _KINDS.get(name.rpartition(".")[2].lower(), "document") if "." in name else "document"
     return ("document" if kind == "audio" and has_text else kind), name
 
 
@@ -192,6 +299,8 @@ def _failure_of(response: httpx.Response) -> base.ProviderFailure | None:
         error = _Refused.model_validate_json(response.content).error
     except ValidationError:
         return outcome_of(response)
+    if error.code == WINDOW_IS_CLOSED:
+        return base.PermanentFailure(f"{error.code} {base.WINDOW_CLOSED}")
     if error.code == NO_MARKETING:
         return base.RecipientRefused(str(error), ReportedConsent.NO_MARKETING)
     return outcome_of_code(

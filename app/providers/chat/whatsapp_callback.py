@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from app.consent import ReportedConsent
-from app.domain import Direction, MessageDetails, MessageStatus
+from app.details import MessageDetails
+from app.domain import Direction, MessageStatus
 from app.phone_numbers import compared_form
 from app.providers.base import CallbackItem, InboundMessage, Receipt, Unread
 from app.providers.chat.fields import Fields, fields_in, objects_in, text_in
@@ -123,7 +124,8 @@ def _messages(message: Fields, value: Fields, ours: str) -> Iterator[InboundMess
         from_address=group or sender.address,
         to_address=ours,
         body=words_of(message),
-        attachments=media_of(message),
+        attachments=list(media_of(message)),
+        kept=media_of(message),
         sent_at=moment_of(message.get("timestamp")),
         details=MessageDetails(from_name=sender.name or None, author=sender.address if group else None),
         alias=None if group else sender.alias,
@@ -165,7 +167,8 @@ def _echoes(echo: Fields, value: Fields, ours: str) -> Iterator[InboundMessage]:
         from_address=ours,
         to_address=group or recipient.address,
         body=words_of(echo),
-        attachments=media_of(echo),
+        attachments=list(media_of(echo)),
+        kept=media_of(echo),
         sent_at=moment_of(echo.get("timestamp")),
         direction=Direction.OUTBOUND,
         alias=None if group else recipient.alias,

@@ -5,6 +5,7 @@ Contents: https://developers.facebook.com/documentation/business-messaging/whats
 
 from collections.abc import Callable, Iterator
 
+from app.providers.base import FileFacts
 from app.providers.chat.fields import Fields, fields_in, lines, objects_in, text_in, text_of
 from app.providers.toolbox.json_documents import read_json
 
@@ -27,11 +28,15 @@ def words_of(message: Fields) -> str:
     return lines(words, _referral(fields_in(message, "referral")), _product(message))
 
 
-def media_of(message: Fields) -> list[str]:
-    """Meta's ids of the files in a message."""
+def media_of(message: Fields) -> dict[str, FileFacts]:
+    """The files in a message, by the ids that Meta gives them."""
     if edited := fields_in(message, "edit", "message"):
         return media_of(edited)
-    return [id_ for kind in _MEDIA if (id_ := text_in(message, kind, "id"))]
+    return {
+        id_: FileFacts(text_in(message, kind, "filename"), text_in(message, kind, "mime_type"))
+        for kind in _MEDIA
+        if (id_ := text_in(message, kind, "id"))
+    }
 
 
 def _kind_of(message: Fields) -> str:

@@ -11,7 +11,7 @@ Lists: RFC 2919 and 2369. Exchange: https://learn.microsoft.com/openspecs/exchan
 
 import re
 
-from app.domain import Automatic
+from app.details import Automatic
 from app.providers.mail.mime.headers import Headers, decoded
 from app.providers.mail.mime.mailboxes import mailboxes
 

@@ -21,7 +21,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from app.providers.base import Callback, InboundFile, InboundMessage
+from app.providers.base import Callback, FileFacts, InboundFile, InboundMessage
 from app.providers.mail import verdicts
 from app.providers.mail.inbound import Reception, messages_of
 from app.providers.mail.mime.charsets import html_of, text_of
@@ -112,7 +112,11 @@ def mailgun_inbound(callback: Callback) -> list[InboundMessage]:
         # The signature covers this time, and a retry has that of the first try.
         arrived_at=min(_moment(fields, "timestamp") or callback.received_at, callback.received_at),
         sender=_text(fields, "sender") if "sender" in fields else None,
-        attachments=[url for file in kept if isinstance(url := file.get("url"), str)],
+        kept={
+            url: FileFacts(str(file.get("name") or ""), str(file.get("content-type") or ""))
+            for file in kept
+            if isinstance(url := file.get("url"), str)
+        },
         verdicts=verdicts.of_headers([*of_fields, *mail.headers], "x-mailgun-sflag", "x-mailgun-sscore"),
     )
     return messages_of(mail, reception)

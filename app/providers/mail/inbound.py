@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from app.domain import Automatic, Channel, MessageDetails, MessageType
-from app.providers.base import InboundFile, InboundMessage, MailClaims
+from app.details import Automatic, MessageDetails
+from app.domain import Channel, MessageType
+from app.providers.base import FileFacts, InboundFile, InboundMessage, MailClaims
 from app.providers.mail.answers import answered
 from app.providers.mail.automatic import automatic_kind
 from app.providers.mail.html_source import text_of_html
@@ -21,6 +22,8 @@ from app.providers.mail.reports import report_of
 
 #: Characters of a message. The whole text of a longer mail is in a file.
 LONGEST_TEXT = 250_000
+#: Characters of the HTML form that is kept beside the text.
+LONGEST_HTML = 1_000_000
 _LONGEST_SUBJECT = 998
 #: Leaves room for the digest in an id of 512 characters.
 _LONGEST_MESSAGE_ID = 440
@@ -33,14 +36,14 @@ class Reception:
     """The way in which a vendor received a mail.
 
     `sender` is the envelope's: empty for a bounce, None where the vendor does not tell. `vendors_id` is the vendor's
-    own id of the mail, which its retries repeat, or empty. `attachments` are URLs of files that the vendor keeps.
+    own id of the mail, which its retries repeat, or empty. `kept` are files that the vendor keeps, by their URLs.
     """
 
     recipients: Sequence[str]
     arrived_at: datetime
     sender: str | None = None
     vendors_id: str = ""
-    attachments: Sequence[str] = ()
+    kept: Mapping[str, FileFacts] = field(default_factory=dict)
     verdicts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +70,7 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
         date=None if is_possible else date,
         verdicts=dict(reception.verdicts),
     )
+    html = clean_text(mail.html)
     answers, content = answered(mail.headers), _content(mail, reception, senders[0].address)
     return [
         InboundMessage(
@@ -80,12 +84,14 @@ def messages_of(mail: MailParts, reception: Reception) -> list[InboundMessage]:
             subject=subject or None,
             body=body,
             quoted=quoted,
-            attachments=list(reception.attachments),
+            attachments=list(reception.kept),
+            kept=reception.kept,
             files=files,
             sent_at=date if is_possible else reception.arrived_at,
             details=details,
             claims=MailClaims(senders, people.sent_to[recipient], answers),
             report=report,
+            html=html if mail.html.strip() and len(html) <= LONGEST_HTML else None,
         )
         for recipient in recipients
     ]
@@ -123,7 +129,7 @@ def _content(mail: MailParts, reception: Reception, contact: str) -> object:
         authors = [each.address.lower() for each in mailboxes(raw_header(mail.headers, "from"))]
         written = [authors, str(time_of(date) or date), _words(header(mail.headers, "subject"))]
     files = [[file.name, hashlib.sha256(file.content).hexdigest()] for file in mail.files]
-    return [written, contact.lower(), _words(mail.text), _words(mail.html), files, len(reception.attachments)]
+    return [written, contact.lower(), _words(mail.text), _words(mail.html), files, len(reception.kept)]
 
 
 def _words(text: str) -> str:

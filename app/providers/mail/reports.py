@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from app.consent import ReportedConsent
-from app.domain import Automatic, MessageStatus
+from app.details import Automatic
+from app.domain import MessageStatus
 from app.providers.base import InboundFile, MailReport
 from app.providers.mail.events import CONSENT_OF, Notice, consent_of_bounce, notice_of_feedback
 from app.providers.mail.mime.headers import MESSAGE_ID, Headers, header, one_line

@@ -26,6 +26,7 @@ class Behaviour(StrEnum):
     HUGE = "huge"  #: accepted, and answered 200 with ten megabytes.
     FAILING_AFTER = "failing_after"  #: accepted, then 500.
     REDIRECT = "redirect"  #: 307 to the same place, and nothing was accepted.
+    LOST = "lost"  #: accepted, and the connection is cut at every request; no receipt ever comes.
     LOST_RECEIPT = "lost_receipt"  #: accepted; no receipt ever comes.
     DUPLICATE_RECEIPTS = "duplicate_receipts"  #: every receipt comes three times at once.
     LATE_RECEIPT = "late_receipt"  #: the receipts come `late_receipt_seconds` late.
@@ -53,6 +54,7 @@ MAGIC_NUMBERS = {
     "10": Behaviour.HUGE,
     "11": Behaviour.REDIRECT,
     "12": Behaviour.FAILING_AFTER,
+    "13": Behaviour.LOST,
     "20": Behaviour.LOST_RECEIPT,
     "21": Behaviour.DUPLICATE_RECEIPTS,
     "22": Behaviour.LATE_RECEIPT,

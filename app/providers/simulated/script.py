@@ -64,9 +64,11 @@ _AT_FIRST = {
     Behaviour.HUGE: Reaction(True, CarrierAnswer.HUGE),
     Behaviour.REDIRECT: Reaction(False, CarrierAnswer.REDIRECT),
     Behaviour.FAILING_AFTER: Reaction(True, CarrierAnswer.ERROR),
+    Behaviour.LOST: Reaction(True, CarrierAnswer.CUT),
 }
 _SENT, _DELIVERED, _UNDELIVERED = MessageStatus.SENT, MessageStatus.DELIVERED, MessageStatus.UNDELIVERED
 _RECEIPTS: dict[Behaviour, Sequence[MessageStatus]] = {
+    Behaviour.LOST: (),
     Behaviour.LOST_RECEIPT: (),
     Behaviour.UNDELIVERED: (_SENT, _UNDELIVERED),
     Behaviour.CORRECTED: (_SENT, _UNDELIVERED, _DELIVERED),
@@ -120,7 +122,7 @@ class Script:
     def reaction(self, behaviour: Behaviour, earlier: int) -> Reaction:
         """The reaction to a request, after `earlier` requests for the same message."""
         settings = self._settings
-        if behaviour is Behaviour.REFUSING:
+        if behaviour in {Behaviour.REFUSING, Behaviour.LOST}:
             return _AT_FIRST[behaviour]
         fails = behaviour in {Behaviour.THROTTLED, Behaviour.FAILING}
         if earlier >= (settings.failures_before_ok if fails else settings.breaks_before_ok):

@@ -24,6 +24,7 @@ from app.providers.base import (
 from app.providers.toolbox.json_documents import read_json
 from app.providers.toolbox.models import LONGEST_ID, HttpVendorSettings
 from app.providers.toolbox.transport import new_client
+from app.providers.toolbox.vendor_files import VendorFiles
 
 #: A day. A larger value is a vendor's mistake, and must not hold a queue for years.
 LONGEST_RETRY_AFTER = 86_400.0
@@ -230,6 +231,7 @@ class HttpProvider(BaseProvider, Generic[ProviderSettings]):
         self._settings = settings
         self._given = client
         self._made: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+        self.vendor_files = VendorFiles()
 
     @property
     def client(self) -> httpx.AsyncClient:

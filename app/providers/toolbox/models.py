@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings
 
 from app.domain import is_possible_date
 from app.providers.toolbox.json_documents import read_json
+from app.secret_files import SecretsInFiles
 from app.signing_keys import secrets_of
 
 #: As a Unix time in seconds, the year 5138. A larger number has smaller units.
@@ -32,7 +33,9 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,12})?", re.ASCII)
 _ZONE = re.compile(r"(?<=[0-9]) ([+-][0-9]{2}:?[0-9]{2})?(?: ?(?:UTC|GMT|Z))?$")
 
 
-class VendorSettings(BaseSettings, env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True):
+class VendorSettings(
+    SecretsInFiles, BaseSettings, env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+):
     """A vendor's settings, from the environment and `.env`: each by the prefix of its class and its name.
 
     `class TwilioSettings(HttpVendorSettings, env_prefix="TWILIO_")` reads `api_key` from TWILIO_API_KEY.

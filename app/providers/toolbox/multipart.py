@@ -97,3 +97,75 @@ class _Reader:
 
     def _finish(self) -> None:
         self.is_complete = True
+
+
+class FileReader:
+    """Reads the one file of a form piece by piece; fields without a file are skipped.
+
+    `name` and `content_type` are known when `is_complete` is. Raises `ValueError` for a content type without a
+    boundary, a form that can't be read, and a second file.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        _, options = parse_options_header(content_type)
+        if not (boundary := options.get(b"boundary")):
+            raise ValueError("A form names its boundary in the Content-Type.")
+        self.name: str | None = None
+        self.content_type = ""
+        self.is_complete = False
+        self._headers: dict[bytes, bytes] = {}
+        self._header = b""
+        self._value = b""
+        self._is_file = False
+        self._parts = 0
+        self._pieces: list[bytes] = []
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._on_field,
+                "on_header_value": self._on_value,
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers,
+                "on_part_data": self._on_data,
+                "on_end": self._on_end,
+            },
+        )
+
+    def read(self, received: bytes) -> list[bytes]:
+        """The pieces of the file in a further part of the body."""
+        self._parser.write(received)
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise ValueError(f"The form has more than {MOST_PARTS} parts.")
+        self._headers, self._is_file = {}, False
+
+    def _on_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        self._headers[self._header.lower()] = self._value
+        self._header = self._value = b""
+
+    def _on_headers(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._is_file = b"filename" in options
+        if self._is_file and self.name is not None:
+            raise ValueError("A form holds one file.")
+        if self._is_file:
+            self.name = options[b"filename"].decode("utf-8", "replace")
+            self.content_type = self._headers.get(b"content-type", b"").decode("latin-1")
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._pieces.append(data[start:end])
+
+    def _on_end(self) -> None:
+        self.is_complete = True

@@ -1,6 +1,6 @@
 """Fetches files from untrusted addresses, without requests into our own network (`public_network`).
 
-It is one request by TLS to port 443, and no redirect is followed.
+It is one request by TLS to port 443 without credentials, and no redirect is followed.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import httpcore
 import httpx
 
-from app.providers.base import PermanentFailure, TemporaryFailure
+from app.providers.base import FileUnavailable, PermanentFailure, TemporaryFailure
 from app.providers.toolbox.public_network import Forbidden, PublicNetwork, Resolve, resolve, target_of
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}")
@@ -30,6 +30,14 @@ class RemoteFile:
     name: str
     content_type: str
     content: bytes = field(repr=False)
+
+
+class _Refused(PermanentFailure):
+    """A server refuses the file with a status."""
+
+    def __init__(self, detail: str, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 class RemoteFiles:
@@ -64,20 +72,42 @@ class RemoteFiles:
         if not urls:
             return []
         seconds = self._timeout_seconds if within_seconds is None else min(self._timeout_seconds, within_seconds)
+        told = f"{self._most_bytes} bytes are sent along at most"
         files: list[RemoteFile] = []
         try:
             async with asyncio.timeout(seconds):
-                if self._ssl_context is None:  # made once: reading the root certificates takes 20 ms
-                    self._ssl_context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+                await self._prepare()
                 for number, url in enumerate(urls, start=1):
                     left = self._most_bytes - sum(len(file.content) for file in files)
-                    files.append(await self._file(url, f"Attachment {number}", left))
+                    files.append(await self._file(url, f"Attachment {number}", left, told=told))
         except TimeoutError:
             detail = f"Attachment {len(files) + 1} did not come within {max(seconds, 0):.3g} seconds."
             raise TemporaryFailure(detail) from None
         return files
 
-    async def _file(self, url: str, which: str, most: int) -> RemoteFile:
+    async def fetch_one(self, url: str, *, most_bytes: int) -> RemoteFile:
+        """Fetch a file that a vendor's answer names. `timeout_seconds` does not hold for it.
+
+        Raises:
+            FileUnavailable: its address must not be fetched, it is gone or too large.
+            PermanentFailure: a server says that it has no such file, which may be too early.
+            TemporaryFailure: a server can't be reached, or has an error.
+        """
+        await self._prepare()
+        try:
+            return await self._file(url, "The file", most_bytes, told=f"{most_bytes} bytes are taken at most")
+        except _Refused as error:
+            if error.status == HTTPStatus.GONE:
+                raise FileUnavailable("The vendor has it no more.", is_gone=True) from None
+            raise
+        except PermanentFailure as error:
+            raise FileUnavailable(str(error)) from None
+
+    async def _prepare(self) -> None:
+        if self._ssl_context is None:  # made once: reading the root certificates takes 20 ms
+            self._ssl_context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+
+    async def _file(self, url: str, which: str, most: int, *, told: str) -> RemoteFile:
         target = _target(url, which)
         connection = httpcore.AsyncHTTPConnection(
             target.origin, ssl_context=self._ssl_context, network_backend=self._network
@@ -90,9 +120,7 @@ class RemoteFiles:
                 async for piece in response.aiter_stream():
                     content += piece
                     if len(content) > most:
-                        raise PermanentFailure(
-                            f"{which} is too large: {self._most_bytes} bytes are sent along at most."
-                        )
+                        raise PermanentFailure(f"{which} is too large: {told}.")
         except Forbidden as error:
             raise PermanentFailure(f"{which} is not fetched: {error}") from None
         except (OSError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
@@ -120,13 +148,17 @@ def _check(response: httpcore.Response, which: str) -> None:
         return
     if status >= 500 or status in _TEMPORARY:
         raise TemporaryFailure(f"{which} can't be fetched just now: {status}.")
-    raise PermanentFailure(f"{which} can't be fetched: {status}.")
+    raise _Refused(f"{which} can't be fetched: {status}.", status)
 
 
 def _content_type(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The media type; `application/octet-stream` for one that a mail can't carry."""
     written = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-    found = written.decode("latin-1").partition(";")[0].strip().lower()
+    return media_type(written.decode("latin-1"))
+
+
+def media_type(written: str) -> str:
+    """The media type in a header; `application/octet-stream` for one that a mail can't carry."""
+    found = written.partition(";")[0].strip().lower()
     usable = _MEDIA_TYPE.fullmatch(found) and not found.startswith(("multipart/", "message/"))
     return found if usable else "application/octet-stream"
 

@@ -1,0 +1,1 @@
+"""Figures of the whole installation: shared by the processes of a port, and written to the database by all."""

@@ -15,6 +15,7 @@ from sqlalchemy.orm import aliased
 from app.db.batches import TENANT
 from app.db.models import Alias, Contact, Conversation, Tenant
 from app.domain import Address, AddressType
+from app.services.search.queue import queue_contacts
 from app.short_cache import ShortCache
 
 #: Seconds for which an alias that was told is not told to the database again.
@@ -83,13 +84,13 @@ class Aliases:
         person = address.value if address.type in _WITHOUT_ALIASES else address.value.partition("/")[0]
         if alias.value != person:
             told = {"tenant": tenant_id, "alias_told": alias.value, "address_told": person, "type_told": address.type}
-            await self._told.get_or_load((tenant_id, alias.value, person), lambda: self._learn(told))
+            await self._told.get_or_load((tenant_id, alias.value, person), lambda: self._learn(tenant_id, told))
 
-    async def _learn(self, told: dict[str, object]) -> tuple[bool, float]:
+    async def _learn(self, tenant_id: int, told: dict[str, object]) -> tuple[bool, float]:
         async with asyncio.timeout(self._deadline_seconds), self._sessions.begin() as session:
             connection = await session.connection()
             if (await connection.execute(_LEARN, told)).first() is not None:
-                await _rename(connection, told)
+                await _rename(connection, tenant_id, told)
         return True, _KEPT_SECONDS
 
 
@@ -105,12 +106,14 @@ async def resolved(connection: AsyncConnection, tenant_id: int, address: Address
     return Address(found.address_type, found.address + slash + thread, address.written) if found else address
 
 
-async def _rename(connection: AsyncConnection, told: dict[str, object]) -> None:
+async def _rename(connection: AsyncConnection, tenant_id: int, told: dict[str, object]) -> None:
     """Give the contact of an alias its other address, unless that one has a contact, or gets one at this moment."""
     try:
         async with connection.begin_nested():
             await connection.execute(_LOCK_CONVERSATIONS, told)
-            if (await connection.execute(_RENAME_CONTACT, told)).first() is not None:
+            renamed = (await connection.execute(_RENAME_CONTACT, told)).scalars().all()
+            if renamed:
                 await connection.execute(_RENAME_CONVERSATIONS, told)
+                await queue_contacts(connection, tenant_id, renamed)
     except IntegrityError:
         pass

@@ -37,6 +37,7 @@ from sqlalchemy.types import TypeEngine
 from app.db.batches import TENANT, same
 from app.db.models import Contact, Conversation, ConversationParticipant
 from app.domain import Direction, ParticipantRole, StoredMessage
+from app.services.search.queue import queued_contacts
 
 #: The kinds of a message's ends, and the addresses as they were written, if that differs.
 BEGINNING_COLUMNS: dict[str, TypeEngine[Any]] = {
@@ -61,6 +62,11 @@ class Beginnings:
         return _are_inserted(self.made)
 
     @property
+    def contacts_for_search(self) -> Select[Any]:
+        """The rows of the search queue for the contacts of new conversations."""
+        return queued_contacts(self.participants, self.participants.c.role == ParticipantRole.CONTACT.value)
+
+    @property
     def places(self) -> Select[Any]:
         """The new conversations, in the form of those that are found."""
         made = self.made.c
@@ -83,11 +89,11 @@ def beginnings(seen: CTE) -> Beginnings:
     )
     is_found = exists().where(found.c.address == ends.c.address, found.c.address_type == ends.c.address_type)
     written = func.coalesce(ends.c.written, ends.c.address)
-    new_contacts = select(TENANT, ends.c.address, ends.c.address_type, written).where(~is_found)
+    new_contacts = select(TENANT, ends.c.address, ends.c.address_type, written, ends.c.name).where(~is_found)
     contacts = (
         insert_missing(Contact)
         .from_select(
-            ["tenant_id", "address", "address_type", "written"],
+            ["tenant_id", "address", "address_type", "written", "name"],
             new_contacts.order_by(ends.c.address, ends.c.address_type),
         )
         .on_conflict_do_nothing()
@@ -107,10 +113,12 @@ def _missing(seen: CTE) -> CTE:
         select(
             seen.c.customer_address,
             seen.c.contact_address,
-            *(func.min(seen.c[name]).label(name) for name in BEGINNING_COLUMNS),
+            *(func.min(seen.c[name]).label(name) for name in (*BEGINNING_COLUMNS, "contact_name")),
             func.count().label("message_count"),
             func.least(func.max(func.coalesce(seen.c.sent_at, func.now())), func.now()).label("last_activity_at"),
             func.bool_or(inbound).label("awaits_answer"),
+            func.count().filter(inbound).label("unread_count"),
+            func.array_agg(seen.c.channel.distinct()).label("channels"),
         )
         .where(seen.c.earlier_id.is_(None), ~is_known)
         .group_by(seen.c.customer_address, seen.c.contact_address)
@@ -126,12 +134,14 @@ def _ends(missing: CTE) -> CTE:
                 missing.c[f"{role}_address"].label("address"),
                 missing.c[f"{role}_type"].label("address_type"),
                 missing.c[f"{role}_written"].label("written"),
+                (missing.c.contact_name if role is ParticipantRole.CONTACT else cast(null(), Text())).label("name"),
             )
             for role in ParticipantRole
         )
     ).subquery("each_end")
     key = each.c.address, each.c.address_type
-    return select(*key, func.min(each.c.written).label("written")).group_by(*key).cte("ends")
+    told = (func.min(each.c[name]).label(name) for name in ("written", "name"))
+    return select(*key, *told).group_by(*key).cte("ends")
 
 
 def _has_end(people: FromClause, missing: CTE, role: ParticipantRole) -> ColumnElement[bool]:
@@ -142,8 +152,7 @@ def _conversations(missing: CTE, contacts: CTE, people: CTE) -> CTE:
     values = {
         "tenant_id": TENANT,
         **{name: missing.c[name] for name in ("customer_address", "contact_address", "last_activity_at")},
-        "message_count": missing.c.message_count,
-        "awaits_answer": missing.c.awaits_answer,
+        **{name: missing.c[name] for name in ("message_count", "awaits_answer", "unread_count", "channels")},
     }
     have_ends = [exists().where(_has_end(people, missing, role)) for role in ParticipantRole]
     new = select(*values.values()).where(_are_inserted(contacts), *have_ends)
@@ -178,9 +187,15 @@ def _participants(made: CTE, missing: CTE, people: CTE) -> CTE:
     return (
         insert(ConversationParticipant)
         .from_select(columns, new)
-        .returning(ConversationParticipant.contact_id)
+        .returning(ConversationParticipant.contact_id, ConversationParticipant.role)
         .cte("made_participants")
     )
+
+
+def without(messages: Any) -> dict[str, ColumnElement[Any]]:
+    """The new counts of a conversation that has so many messages less."""
+    left = Conversation.message_count - messages
+    return {"message_count": left, "unread_count": func.least(Conversation.unread_count, left)}
 
 
 _CORRECT = update(Conversation).where(
@@ -199,4 +214,4 @@ async def correct_counts(
     for conversation_id, expected in begun.items():
         if lacking := expected - stored[conversation_id]:
             values = {"tenant": tenant_id, "conversation": conversation_id}
-            await connection.execute(_CORRECT.values(message_count=Conversation.message_count - lacking), values)
+            await connection.execute(_CORRECT.values(without(lacking)), values)

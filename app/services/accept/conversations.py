@@ -10,6 +10,7 @@ from app.db.batches import TENANT, given, rows, same
 from app.db.models import Contact, Conversation, ConversationParticipant
 from app.domain import EventType, NewMessage, ParticipantRole
 from app.services.event_log.entries import NewEvent, write_entries
+from app.services.search.queue import queue_contacts
 
 ContactKey = tuple[str, str]  #: address, address type
 
@@ -89,6 +90,8 @@ async def make_conversations(connection: AsyncConnection, tenant_id: int, messag
     ]
     parameters = given(tenant_id, ("conversation_id", "role", "contact_id"), participants)
     await connection.execute(_INSERT_PARTICIPANTS, parameters)
+    people = {contact_id for _, role, contact_id in participants if role == ParticipantRole.CONTACT.value}
+    await queue_contacts(connection, tenant_id, sorted(people))
     begun = [NewEvent(EventType.CONVERSATION_CREATED, conversation_id=row.id) for row in made]
     await write_entries(connection, tenant_id, begun)
 

@@ -6,6 +6,7 @@ it is idle; the items that arrive while it writes form the next batch.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, Self, TypeVar
@@ -17,6 +18,7 @@ from app.config import Settings
 from app.db.engine import is_unavailable
 from app.db.outage import outage
 from app.errors import DatabaseUnavailable, Overloaded
+from app.metrics.catalogue import BATCH_SECONDS, BATCH_SIZE
 
 log = structlog.get_logger(__name__)
 
@@ -140,10 +142,13 @@ class GroupCommit(Generic[Item, Result]):
                     waiting.set_result(given)
 
     async def _commit(self, items: list[Item]) -> list[Result]:
+        began = time.monotonic()
         async with asyncio.timeout(self._deadline_seconds):
             connection = await self._connected()
             async with connection.begin():
                 answers = await self._work(connection, items)
+        BATCH_SIZE.observe((self._name,), len(items))
+        BATCH_SECONDS.observe((self._name,), time.monotonic() - began)
         self._used_at = asyncio.get_running_loop().time()
         return answers
 
@@ -176,4 +181,7 @@ def _give_up(answer: asyncio.Future[Result]) -> None:
 
 
 def _unavailable() -> DatabaseUnavailable:
-    return DatabaseUnavailable("The database did not take this in time. Try again shortly.")
+    return DatabaseUnavailable(
+        "The database did not confirm this in time, and may store it all the same. Try again shortly: with the same "
+        "Idempotency-Key it is stored once."
+    )

@@ -6,43 +6,45 @@ sequence, or its last part alone. Existing rows are looked up first, so a repeat
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import given
+from app.db.distribution import is_distributed
+from app.details import NO_DETAILS
 from app.domain import NewMessage, StoredMessage
 from app.services.accept.beginnings import BEGINNING_COLUMNS, correct_counts
-from app.services.accept.conversations import conversation_key
 from app.services.accept.loops import NO_LIMIT, LoopLimit
-from app.services.accept.statements import MESSAGE_COLUMNS, STORE_FIRST, STORE_KNOWN, Outcome, message_values
-
-#: Two messages with the same one are one: a provider's name and id, or the channel and the caller's idempotency key.
-Identity = tuple[Literal["provider", "caller"], str, str]
-
-
-class Place(NamedTuple):
-    """The place of a stored message, and the fingerprint of the request that an idempotency key came with."""
-
-    id: int
-    conversation_id: int
-    fingerprint: str | None
+from app.services.accept.statements import COLUMNS, STORE_FIRST, STORE_KNOWN, Outcome, values_of
+from app.services.accept.steps import Identity, Place, identity_of, store_in_steps
 
 
 async def store_known(
     connection: AsyncConnection, tenant_id: int, messages: Sequence[NewMessage], loops: LoopLimit = NO_LIMIT
 ) -> list[StoredMessage | None]:
-    """Store the new messages of existing conversations in one statement; the answer is in the order of `messages`.
+    """Store the new messages of existing conversations; the answer is in the order of `messages`.
 
-    A repeat gets the place of the message that was there. None stands for the first message of a conversation, and
-    for one that another writer stores at this moment. What is to be sent in a paused conversation waits.
+    It takes one statement, or several where the database is distributed (`steps.py`). A repeat gets the place of the
+    message that was there. None stands for the first message of a conversation, and for one that another writer
+    stores at this moment. What is to be sent in a paused conversation waits.
     """
-    names = ("customer_address", "contact_address", *MESSAGE_COLUMNS)
-    values = [(*conversation_key(message), *message_values(message)) for message in messages]
-    return await _store(connection, STORE_KNOWN, tenant_id, messages, names, values, loops)
+    if is_distributed(connection):
+
+        async def in_steps(order: Sequence[int]) -> Sequence[Any]:
+            return await store_in_steps(connection, tenant_id, [messages[position] for position in order], loops)
+
+        return await _store(connection, tenant_id, messages, in_steps)
+    statement = STORE_KNOWN[_have_details(messages)]
+    values = [values_of(message) for message in messages]
+
+    async def at_once(order: Sequence[int]) -> Sequence[Any]:
+        parameters = given(tenant_id, [*COLUMNS], [values[position] for position in order])
+        return (await connection.execute(statement, parameters | loops.parameters())).all()
+
+    return await _store(connection, tenant_id, messages, at_once)
 
 
 async def store_first(
@@ -52,9 +54,19 @@ async def store_first(
 
     None stands for a message whose conversation or contact another writer creates at this moment.
     """
-    names = ("customer_address", "contact_address", *BEGINNING_COLUMNS, *MESSAGE_COLUMNS)
-    values = [(*conversation_key(each), *_beginning(each), *message_values(each)) for each in messages]
-    return await _store(connection, STORE_FIRST, tenant_id, messages, names, values, loops)
+    names = (*COLUMNS, *BEGINNING_COLUMNS)
+    values = [(*values_of(each), *_beginning(each)) for each in messages]
+    statement = STORE_FIRST[_have_details(messages)]
+
+    async def at_once(order: Sequence[int]) -> Sequence[Any]:
+        parameters = given(tenant_id, names, [values[position] for position in order])
+        return (await connection.execute(statement, parameters | loops.parameters())).all()
+
+    return await _store(connection, tenant_id, messages, at_once)
+
+
+def _have_details(messages: Sequence[NewMessage]) -> bool:
+    return any(message.details is not NO_DETAILS for message in messages)
 
 
 def _beginning(message: NewMessage) -> tuple[str | None, ...]:
@@ -66,13 +78,11 @@ def _beginning(message: NewMessage) -> tuple[str | None, ...]:
 
 async def _store(
     connection: AsyncConnection,
-    statement: Executable,
     tenant_id: int,
     messages: Sequence[NewMessage],
-    names: Sequence[str],
-    values: Sequence[tuple[Any, ...]],
-    loops: LoopLimit,
+    execute: Callable[[Sequence[int]], Awaitable[Sequence[Any]]],
 ) -> list[StoredMessage | None]:
+    """Store messages: `execute` gets the positions of those to store, in order, and returns rows of `Outcome`."""
     first: dict[Identity, int] = {}
     anonymous: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for position, message in enumerate(messages):
@@ -83,8 +93,7 @@ async def _store(
     # Messages without an identity in the order of arrival, then the others by identity: the same for every writer.
     order = sorted(position for positions in anonymous.values() for position in positions)
     order += [first[identity] for identity in sorted(first)]
-    parameters = given(tenant_id, names, [values[position] for position in order])
-    rows = (await connection.execute(statement, parameters | loops.parameters())).all()
+    rows = await execute(order)
 
     # Ids rise in the order of the rows: those of one channel, sender and recipient come back as they arrived.
     waiting = {key: iter(positions) for key, positions in anonymous.items()}
@@ -110,15 +119,6 @@ async def _store(
 def _repeated(message: NewMessage, known: Mapping[Identity, Place]) -> StoredMessage | None:
     identity = identity_of(message)
     return duplicate_of(message, known) if identity is not None and identity in known else None
-
-
-def identity_of(message: Any) -> Identity | None:
-    """The identity of a message, new or stored, if it has one."""
-    if message.provider_message_id is not None:
-        return "provider", message.provider_type, message.provider_message_id
-    if message.idempotency_key is not None:
-        return "caller", message.channel, message.idempotency_key
-    return None
 
 
 def duplicate_of(message: NewMessage, known: Mapping[Identity, Place]) -> StoredMessage:

@@ -4,7 +4,7 @@ Most messages belong to a conversation that exists, or are repeats: one statemen
 goes on to a second one, which creates what is missing. While most messages are first ones, as in a campaign, all go
 there at once. What another writer does at the same moment goes on to a third group commit, which looks up again, and
 stores. Keywords such as STOP, and mails that unsubscribe, go to that one, because they change consent in the same
-transaction.
+transaction. So do messages with files of ours, which they hold from then on.
 """
 
 import asyncio
@@ -17,12 +17,14 @@ from typing import Self, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
+from app.db.distribution import engine_is_distributed
 from app.domain import Direction, NewMessage, StoredMessage
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.loops import LoopLimit
 from app.services.accept.replies import KeywordRules, act_on_keywords
 from app.services.accept.store import store_first, store_known
 from app.services.accept.store_stepwise import store_messages
+from app.services.files.attached import attach, attached_to
 
 
 class MessageWriter:
@@ -42,9 +44,16 @@ class MessageWriter:
     ) -> None:
         tenant_of, loops = attrgetter("tenant_id"), LoopLimit.of(settings)
         self._keywords = KeywordRules.of(settings)
+        # Several statements need a transaction, where the database is distributed. First messages then go on at once.
+        self._goes_on_at_once = engine_is_distributed(engine)
         self._known, self._first = (
             GroupCommit[NewMessage, StoredMessage | None](
-                engine, settings, partial(_store, store, loops), name=name, tenant_of=tenant_of, single_statement=True
+                engine,
+                settings,
+                partial(_store, store, loops),
+                name=name,
+                tenant_of=tenant_of,
+                single_statement=not self._goes_on_at_once,
             )
             for name, store in (("accept", store_known), ("accept-first", store_first))
         )
@@ -72,13 +81,13 @@ class MessageWriter:
         Raises the errors of `GroupCommit.submit`; its deadline holds for all group commits together.
         """
         until = asyncio.get_running_loop().time() + self._deadline_seconds
-        if self._keywords.concern(message):
+        if self._keywords.concern(message) or attached_to(message):
             stored = await self._others.submit(message, until=until)
             self._on_outbound()  # a reply of ours may be stored with it
         else:
             stored = (
                 (None if self._firsts.are_most else await self._known.submit(message, until=until))
-                or await self._first.submit(message, until=until)
+                or (None if self._goes_on_at_once else await self._first.submit(message, until=until))
                 or await self._others.submit(message, until=until)
             )
             self._firsts.count(stored.begins)
@@ -90,6 +99,10 @@ class MessageWriter:
     async def _store_others(self, connection: AsyncConnection, messages: list[NewMessage]) -> list[StoredMessage]:
         tenant_id = messages[0].tenant_id
         places = await store_messages(connection, tenant_id, messages, self._keywords.loops)
+        pairs = zip(messages, places, strict=True)
+        await attach(
+            connection, tenant_id, {place.id: attached_to(new) for new, place in pairs if not place.duplicate}
+        )
         await act_on_keywords(connection, tenant_id, messages, places, self._keywords)
         return places
 

@@ -5,25 +5,29 @@ after it. So a crash in between leaves an attempt in doubt, never one that seems
 the time of the next attempt, and for a message in flight the end of its lease, by the database's clock.
 """
 
-import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from time import monotonic
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, DateTime, Float, Integer, Row, Select, Text
+from sqlalchemy import ColumnElement, DateTime, Float, Integer, Row, Select, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import bindparam, case, false, func, null, or_, select, true, update
 
+from app.batches import Priority
 from app.db.batches import CHANNEL, SECOND, TENANT
 from app.db.models import DeliveryAttempt, Message
 from app.domain import EARLIEST_DATE, AttemptOutcome, Channel, MessageStatus
 from app.providers.base import OutboundMessage
+from app.providers.chat.templates import FilledTemplate
+from app.providers.mail.fields import MailFields
 from app.references import reference_of
 from app.services.consent.check import HAS_HASHED, REFUSED_BY, suppress
 from app.services.consent.links import UnsubscribeLinks
-from app.services.delivery.mail_threads import Thread, keep_answers, threads_of
+from app.services.delivery.mail_threads import Thread, threads_of_claimed
 from app.services.delivery.order import is_next
 from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
 
@@ -34,7 +38,7 @@ _NO_THREAD = Thread()
 class Claim:
     """A message that this worker has to send, as its attempt `number`, before the lease ends.
 
-    `checked_at` is the time of the last check against refusals, by the event loop's clock; 0 where that was not
+    `checked_at` is the time of the last check against refusals, by the monotonic clock; 0 where that was not
     enough.
     """
 
@@ -63,7 +67,7 @@ class Claim:
     def attempt(self) -> Attempt:
         return Attempt(self.number, self.row.attempt_limit, may_have_left=self.may_have_left)
 
-    def payload(self, give_up_at: float | None = None) -> OutboundMessage:
+    def payload(self, give_up_at: float | None = None, left_out: Collection[str] = ()) -> OutboundMessage:
         """The message as the provider gets it; the send times out at `give_up_at`, by the event loop's clock."""
         row = self.row
         return OutboundMessage(
@@ -80,6 +84,8 @@ class Claim:
             callback_url=self.callback_url,
             thread=self.thread.references,
             headers=self.links.headers_for(self.tenant_id, row, self.thread.sent_to) if self.links else {},
+            mail=MailFields.of(row.details, left_out),
+            template=FilledTemplate.of(row.details),
             give_up_at=give_up_at,
         )
 
@@ -97,13 +103,9 @@ _in_doubt_with = (
     .scalar_subquery()
 )
 _PROVIDER = bindparam("provider", type_=Text())
-_BEGINS_AT = bindparam("begins_at", type_=DateTime(timezone=True))
 _was_tried = Message.attempt_count > 0
-
-
 #: The end of a lease that begins now.
 LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
-_MAY_HAVE_IT = "it may have it already"
 
 
 class Wanted(Enum):
@@ -135,7 +137,8 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
         .where(
             Message.tenant_id == TENANT,
             Message.channel == CHANNEL,
-            Message.due_at >= _BEGINS_AT,
+            Message.priority == bindparam("of_priority", type_=SmallInteger()),
+            Message.due_at >= bindparam("begins_at", type_=DateTime(timezone=True)),
             Message.due_at <= func.now(),
             Message.status.in_(_WAITING),
             or_(
@@ -171,6 +174,8 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
             Message.created_at,
             Message.retry_count,
             Message.topic,
+            Message.purpose,
+            Message.details,
             picked.c.in_doubt_with,
         )
         .cte("taken")
@@ -184,7 +189,10 @@ def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
                 taken.c.id,
                 taken.c.attempt_count,
                 _PROVIDER,
-                case((taken.c.in_doubt_with.is_not(None), _MAY_HAVE_IT), else_=bindparam("because", type_=Text())),
+                case(
+                    (taken.c.in_doubt_with.is_not(None), "it may have it already"),
+                    else_=bindparam("because", type_=Text()),
+                ),
                 bindparam("by_worker", type_=Text()),
                 func.clock_timestamp(),
             ),
@@ -220,6 +228,7 @@ async def claim_due(
     connection: AsyncConnection,
     tenant_id: int,
     channel: str,
+    priority: Priority = Priority.NORMAL,
     *,
     limit: int,
     lease_seconds: float,
@@ -232,21 +241,19 @@ async def claim_due(
     begins_at: datetime = EARLIEST_DATE,
     links: UnsubscribeLinks | None = None,
 ) -> Claimed:
-    """Claim up to `limit` of a tenant's due messages for a provider, oldest first, and open an attempt for each.
+    """Claim up to `limit` due messages of a queue for a provider, oldest first, and open an attempt for each.
 
     Commit before the send. No two workers get the same message, and none gets one before an earlier message of its
     conversation has left. A message in doubt is only claimed for the provider that may have it. Messages that several
-    workers died with are left to `POISON_SUSPECTS`. With `skip_risky`, one death is enough to leave a message.
-    `callback_url` is our address for the provider, and mails of a topic get `links`. Messages that were due before
-    `begins_at` are not looked for.
-    Messages that a refusal of their recipient stops end as suppressed, and count against the limit.
-
-    Costs one statement, for mail two, and a third for an answer that takes its subject or its recipient from an
-    earlier mail.
+    workers died with are left to `POISON_SUSPECTS`; with `skip_risky`, one death is enough. `callback_url` is our
+    address for the provider, and mails of a topic get `links`. Messages due before `begins_at` are not looked for.
+    Those that a refusal of their recipient stops end as suppressed, and count.
+    Costs one statement, for mail two, and a third for an answer that takes a part of an earlier mail.
     """
     parameters = {
         "tenant": tenant_id,
         "on_channel": channel,
+        "of_priority": priority.value,
         "limit": limit,
         "lease": lease_seconds,
         "provider": provider_type,
@@ -255,15 +262,11 @@ async def claim_due(
         "because": routed_because,
         "deaths": 1 if skip_risky else DEATHS_BEFORE_SUSPICION,
     }
-    checked_at = asyncio.get_running_loop().time()
+    checked_at = monotonic()
     rows = (await connection.execute(_CLAIMS[wanted], parameters)).all()
     taken = [row for row in rows if row.id is not None]
     is_mail = channel == Channel.EMAIL and bool(taken)
-    threads = await threads_of(connection, tenant_id, [row.id for row in taken]) if is_mail else {}
-    unnamed = {row.id for row in taken if row.subject is None}
-    kept = {id: each for id, each in threads.items() if each.sent_to or (each.subject and id in unnamed)}
-    if kept:
-        await keep_answers(connection, tenant_id, kept)
+    threads = await threads_of_claimed(connection, tenant_id, taken) if is_mail else {}
     claims = []
     for row in taken:
         thread = threads.get(row.id, _NO_THREAD)

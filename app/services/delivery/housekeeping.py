@@ -5,14 +5,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Self
 
 import structlog
-from sqlalchemy import Float, and_, bindparam, exists, func, null, select
+from sqlalchemy import Float, and_, bindparam, func, null, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.db.batches import SECOND, TENANT
-from app.db.models import Message, Tenant
+from app.db.each_tenant import EACH_TENANT, first
+from app.db.models import Message
 from app.db.process_lock import HERE, ProcessLock
 from app.db.statistics import learn_sizes
+from app.db.tenant_guard import ALL_TENANTS
 from app.providers.registry import provider_registry
 from app.routing import channels_served
 from app.services.delivery.claims import Claim
@@ -171,7 +173,11 @@ _has_old_key = and_(
     Message.idempotency_key.is_not(None),
     Message.created_at < func.now() - bindparam("age", type_=Float()) * SECOND,
 )
-_WITH_OLD_KEYS = select(Tenant.id).where(exists().where(Message.tenant_id == Tenant.id, _has_old_key))
+_WITH_OLD_KEYS = (
+    select(EACH_TENANT)
+    .where(first(Message.created_at, _has_old_key).is_not(None))
+    .execution_options(**{ALL_TENANTS: "the keys of all tenants are forgotten"})
+)
 _forgotten = select(Message.id).where(Message.tenant_id == TENANT, _has_old_key).limit(_KEYS_AT_ONCE)
 _FORGET_KEYS = update_unlocked(_forgotten).values(idempotency_key=null(), request_fingerprint=null())
 

@@ -3,6 +3,7 @@
 Looked up after the claim and only for mail, so that other channels pay nothing for it.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,8 @@ def _other_than(contact: str, reply_to: Sequence[str] | None) -> str | None:
     return next((address for address in addresses if mailbox_of(address)), None)
 
 
-_answers = rows(message_id=BigInteger(), subject=Text(), sent_to=Text())
+#: `kept` is the JSON that the details get.
+_answers = rows(message_id=BigInteger(), subject=Text(), kept=Text())
 _KEEP = (
     update(Message)
     .where(Message.tenant_id == TENANT, Message.id == _answers.c.message_id)
@@ -144,10 +146,8 @@ _KEEP = (
         subject=func.coalesce(Message.subject, _answers.c.subject),
         details=case(
             (
-                _answers.c.sent_to.is_not(None),
-                func.coalesce(Message.details, cast({}, JSONB)).concat(
-                    func.jsonb_build_object("sent_to", _answers.c.sent_to)
-                ),
+                _answers.c.kept.is_not(None),
+                func.coalesce(Message.details, cast({}, JSONB)).concat(cast(_answers.c.kept, JSONB)),
             ),
             else_=Message.details,
         ),
@@ -155,10 +155,25 @@ _KEEP = (
 )
 
 
+async def threads_of_claimed(
+    connection: AsyncConnection, tenant_id: int, mails: Sequence[Row[Any]]
+) -> dict[int, Thread]:
+    """The threads of mails that are about to be sent; those that take something of their thread keep it."""
+    threads = await threads_of(connection, tenant_id, [mail.id for mail in mails])
+    unnamed = {mail.id for mail in mails if mail.subject is None}
+    kept = {id_: each for id_, each in threads.items() if each.sent_to or (each.subject and id_ in unnamed)}
+    if kept:
+        await keep_answers(connection, tenant_id, kept)
+    return threads
+
+
 async def keep_answers(connection: AsyncConnection, tenant_id: int, threads: dict[int, Thread]) -> None:
     """Store on each mail the subject and the address that its thread gives it, so that both are shown.
 
     A subject of its own stays.
     """
-    values = [(id_, thread.subject, thread.sent_to) for id_, thread in threads.items()]
-    await connection.execute(_KEEP, given(tenant_id, ("message_id", "subject", "sent_to"), values))
+    values = [
+        (id_, thread.subject, thread.sent_to and json.dumps({"sent_to": thread.sent_to}))
+        for id_, thread in threads.items()
+    ]
+    await connection.execute(_KEEP, given(tenant_id, ("message_id", "subject", "kept"), values))

@@ -1,7 +1,7 @@
 """Tells other processes that messages are due and that event logs have grown: NOTIFY after a commit.
 
-It only saves time. A process that misses a notification (behind a pooler, or during a reconnect) finds messages and
-events by polling. Every process listens on one connection of its own.
+It only saves time. A process that misses a notification (during a reconnect) finds messages and events by polling.
+Every process listens on one connection of its own, unless a pooler is in the way, which throws notifications away.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import ARRAY, Text, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.engine import connect
+from app.db.connections import connect, is_pooled
 
 log = structlog.get_logger(__name__)
 
@@ -104,20 +104,26 @@ class Notifier:
     async def _listen(self) -> None:
         while True:
             try:
-                await self._listen_until_lost()
+                if not await self._listen_until_lost():
+                    log.info("notifier_polls", reason="a pooler passes no notifications on: see DATABASE_LISTEN_URL")
+                    return
             except Exception as error:
-                log.debug("doorbell_not_listening", error=type(error).__name__)
+                log.debug("notifier_not_listening", error=type(error).__name__)
             await asyncio.sleep(_RECONNECT)
 
-    async def _listen_until_lost(self) -> None:
+    async def _listen_until_lost(self) -> bool:
+        """Listen as long as the connection lasts; False where a pooler is in the way."""
         connection = await connect(self._url, timeout=_RECONNECT)
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
+            if await is_pooled(connection):
+                return False
             if self._on_due:
                 await connection.add_listener(_DUE, lambda *_: self._hear_of_due())
             await connection.add_listener(_LOGGED, lambda *heard: self._hear_of_events(str(heard[-1])))
             await lost.wait()
+            return True
         finally:
             connection.terminate()
 

@@ -1,4 +1,4 @@
-"""The health of each provider: breaker, throttle, pace, pause.
+"""The health of each provider: breaker, throttle, pace, and the pauses by refused credentials and by people.
 
 It is stored in PostgreSQL, so that all workers agree, and goes by the database's clock. A provider without a row has
 had no trouble yet.
@@ -8,15 +8,31 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import DateTime, Float, Integer, Text, bindparam, case, cast, extract, func, null, or_, select, update
+from sqlalchemy import (
+    DateTime,
+    Float,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    cast,
+    delete,
+    extract,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import Settings
-from app.db.batches import SECOND
-from app.db.models import ProviderState
+from app.db.batches import SECOND, TENANT
+from app.db.models import ProviderPause, ProviderState
+from app.db.tenant_guard import ALL_TENANTS
 from app.redaction import redacted
 from app.services.delivery.pace import UNLIMITED, Decision, Pace
 
@@ -28,8 +44,9 @@ _UPDATE = update(ProviderState).where(ProviderState.provider_type == _NAME)
 class ProviderHealth:
     """A provider as the workers see it.
 
-    Its rate is booked for `slot_in` seconds. With `probing`, its breaker is half open: one message may try it. The
-    learned `pace` was last changed at `pace_changed_at`.
+    `paused_reason` is set where it refused our credentials. The operator has paused it if it `is_stopped`, and the
+    tenants `paused_for` have done so for themselves. Its rate is booked for `slot_in` seconds. With `probing`, its
+    breaker is half open: one message may try it. The learned `pace` was last changed at `pace_changed_at`.
     """
 
     paused_reason: str | None = None
@@ -39,19 +56,32 @@ class ProviderHealth:
     probing: bool = False
     pace: Pace = UNLIMITED
     pace_changed_at: datetime | None = None
+    is_stopped: bool = False
+    paused_for: frozenset[int] = frozenset()
 
     @property
     def trouble(self) -> str | None:
         """The reason to pass it over for the next provider of the route; None if it is well."""
         if self.paused_reason is not None:
             return "is paused"
+        if self.is_stopped:
+            return "is paused by the operator"
         if self.is_open:
             return "has failed repeatedly"
         return "asked for a pause" if self.is_throttled else None
 
+    def trouble_for(self, tenant_id: int) -> str | None:
+        """The same for the messages of a tenant."""
+        return self.trouble or ("is paused by the tenant" if tenant_id in self.paused_for else None)
+
 
 WELL = ProviderHealth()
 
+_paused_for = (
+    select(func.array_agg(ProviderPause.tenant_id))
+    .where(ProviderPause.provider_type == ProviderState.provider_type)
+    .scalar_subquery()
+)
 _since_change = extract("epoch", func.now() - ProviderState.rate_changed_at)
 _HEALTH = select(
     ProviderState.provider_type,
@@ -65,7 +95,9 @@ _HEALTH = select(
     ProviderState.rate_ceiling,
     func.coalesce(cast(_since_change, Float), math.inf).label("since_change"),
     ProviderState.rate_changed_at,
-)
+    ProviderState.stopped_at.is_not(None).label("is_stopped"),
+    _paused_for.label("paused_for"),
+).execution_options(**{ALL_TENANTS: "a worker serves the queues of all tenants"})
 
 
 async def health_of_providers(connection: AsyncConnection) -> dict[str, ProviderHealth]:
@@ -80,6 +112,8 @@ async def health_of_providers(connection: AsyncConnection) -> dict[str, Provider
             row.probing,
             Pace(row.learned_rate, row.rate_ceiling, row.since_change),
             row.rate_changed_at,
+            row.is_stopped,
+            frozenset(row.paused_for or ()),
         )
         for row in found
     }
@@ -124,6 +158,19 @@ async def draw_from_rate(connection: AsyncConnection, provider_type: str, second
     return max(float(booked.scalar_one()), 0.0)
 
 
+_booked_for = extract("epoch", ProviderState.next_slot_at - func.clock_timestamp())
+_LOCK_RATE = (
+    select(cast(func.greatest(_booked_for, 0), Float))
+    .where(ProviderState.provider_type == _NAME)
+    .with_for_update(key_share=True)
+)
+
+
+async def lock_rate(connection: AsyncConnection, provider_type: str) -> float:
+    """The seconds for which the provider's rate is booked. Other bookings wait for the end of the transaction."""
+    return (await connection.execute(_LOCK_RATE, {"provider": provider_type})).scalar() or 0.0
+
+
 _RESUMED = _UPDATE.values(
     failure_count=0,
     open_until=null(),
@@ -133,11 +180,13 @@ _RESUMED = _UPDATE.values(
     learned_rate=null(),
     rate_ceiling=null(),
     rate_changed_at=null(),
+    stopped_at=null(),
+    stopped_reason=null(),
 )
 
 
 async def resume(connection: AsyncConnection, provider_type: str) -> bool:
-    """Clear a provider's pause, throttle, learned rate and failures; False if it has no state to clear."""
+    """Clear a provider's pauses but those of tenants, its throttle, rate and failures; False if it has no state."""
     return (await connection.execute(_RESUMED, {"provider": provider_type})).rowcount > 0
 
 
@@ -209,3 +258,52 @@ async def change_pace(
         await connection.execute(_THROTTLED, {"provider": provider_type, "seconds": decision.pause})
     pace = {"rate": decision.pace.rate, "ceiling": decision.pace.ceiling, "seen": seen.pace_changed_at}
     await connection.execute(_CHANGE_PACE, {"provider": provider_type, **pace})
+
+
+_STOPPED = _upsert(
+    {"stopped_at": func.now(), "stopped_reason": _reason},
+    {"stopped_at": func.coalesce(ProviderState.stopped_at, func.now()), "stopped_reason": _reason},
+)
+
+
+async def pause_for_all(connection: AsyncConnection, provider_type: str, reason: str) -> None:
+    """Hand nothing to a provider until `resume`; apart from the pause that refused credentials cause."""
+    await connection.execute(_STOPPED, {"provider": provider_type, "reason": reason})
+
+
+_pause = insert(ProviderPause).values(tenant_id=TENANT, provider_type=_NAME, reason=_reason)
+_PAUSE = _pause.on_conflict_do_update(
+    index_elements=["tenant_id", "provider_type"], set_={"reason": _pause.excluded.reason}
+)
+_UNPAUSE = delete(ProviderPause).where(ProviderPause.tenant_id == TENANT, ProviderPause.provider_type == _NAME)
+_PAUSES = select(ProviderPause.provider_type, ProviderPause.reason).where(ProviderPause.tenant_id == TENANT)
+
+
+async def pause_for_tenant(connection: AsyncConnection, tenant_id: int, provider_type: str, reason: str) -> None:
+    """Hand no messages of a tenant to a provider, until `resume_for_tenant`. A second pause has another reason."""
+    await connection.execute(_KNOW, {"provider": provider_type})  # workers read the pauses of the providers in it
+    await connection.execute(_PAUSE, {"tenant": tenant_id, "provider": provider_type, "reason": reason})
+
+
+async def resume_for_tenant(connection: AsyncConnection, tenant_id: int, provider_type: str) -> None:
+    """End a tenant's own pause of a provider, if there is one."""
+    await connection.execute(_UNPAUSE, {"tenant": tenant_id, "provider": provider_type})
+
+
+class PauseReasons(NamedTuple):
+    """The reasons of people for pausing providers, by provider: those of the operator, and those of a tenant."""
+
+    operator: dict[str, str]
+    tenant: dict[str, str]
+
+
+_STOPS = select(ProviderState.provider_type, ProviderState.stopped_reason).where(
+    ProviderState.stopped_at.is_not(None)
+)
+
+
+async def reasons_of_pauses(connection: AsyncConnection, tenant_id: int) -> PauseReasons:
+    """The reasons that a tenant may read."""
+    stops = {name: reason or "" for name, reason in await connection.execute(_STOPS)}
+    own = await connection.execute(_PAUSES, {"tenant": tenant_id})
+    return PauseReasons(stops, {row.provider_type: row.reason for row in own})

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from app.config import Settings
@@ -15,6 +16,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.services.consent.quiet_hours import sentence_of_hold
 
 #: After this many workers died with a message in flight, it is sent apart from others. So the next death shows that
 #: it is the poison message, and does not count against the messages beside it.
@@ -111,6 +113,14 @@ def in_doubt(detail: str, attempt: Attempt, provider: BaseProvider | None, setti
     if policy == "fail":
         return Decision(unknown, MessageStatus.FAILED, f"It may have gone out. {detail}")
     return Decision(unknown, MessageStatus.UNKNOWN, detail)
+
+
+def held(until: datetime, attempt: Attempt, settings: Settings) -> Decision:
+    """Decide in the quiet hours of a recipient, before the provider is called. It does not count as an attempt."""
+    status = MessageStatus.UNKNOWN if attempt.may_have_left else MessageStatus.SCHEDULED
+    seconds = max((until - datetime.now(UTC)).total_seconds(), 0.0)
+    limit = (attempt.limit or settings.max_attempts) + 1
+    return Decision(AttemptOutcome.TEMPORARY, status, sentence_of_hold(until), retry_in=seconds, limit=limit)
 
 
 def is_safe_to_repeat(provider: BaseProvider | None) -> bool:

@@ -30,7 +30,8 @@ from app.config import Settings
 from app.db.batches import TENANT, given, rows
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, SignatureToken, Tenant
 from app.db.sanitize import storable_text
-from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
+from app.domain import DEFAULT_TENANT_ID
+from app.installation import CallbackVerdict
 from app.providers.base import Callback
 from app.providers.toolbox.verification import hash_of, kept_authorization
 from app.services.accept.group_commit import GroupCommit

@@ -26,8 +26,9 @@ from sqlalchemy.orm import defer
 from app.db.batches import TENANT
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, Tenant
 from app.db.paging import Page, fetch_page
-from app.domain import DEFAULT_TENANT_ID, CallbackVerdict
+from app.domain import DEFAULT_TENANT_ID
 from app.errors import WebhookCallNotFound
+from app.installation import CallbackVerdict
 from app.phone_numbers import former_forms
 
 _EVERY_CALLBACK: Select[KeptCallback] = select(KeptCallback).join(Tenant, Tenant.id == KeptCallback.tenant_id)

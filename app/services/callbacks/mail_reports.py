@@ -5,6 +5,7 @@ has the time of its creation to the microsecond. A status is changed only for th
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, DateTime, Row, Text, any_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,11 +16,19 @@ from app.db.models import DeliveryAttempt, Message
 from app.db.sanitize import storable_text
 from app.domain import Channel, Direction
 from app.providers.base import REPORT, MailReport, Receipt
+from app.providers.mail.fields import MailFields
 from app.providers.registry import provider_registry
 from app.references import parse_reference, reference_of
 
 _SENT_MAIL = (
-    select(Message.id, Message.to_address, Message.created_at, Message.retry_count, DeliveryAttempt.provider_type)
+    select(
+        Message.id,
+        Message.to_address,
+        Message.created_at,
+        Message.retry_count,
+        DeliveryAttempt.provider_type,
+        Message.details,
+    )
     .join(DeliveryAttempt, DeliveryAttempt.message_id == Message.id)
     .where(
         Message.tenant_id == TENANT,
@@ -41,7 +50,7 @@ _BY_THEIR_ID = _SENT_MAIL.where(
     DeliveryAttempt.provider_message_id.is_not(None),  # says that the partial index will do
 )
 
-_Sent = Row[int, str, datetime, int, str]
+_Sent = Row[int, str, datetime, int, str, dict[str, Any] | None]
 
 
 async def reported_receipt(
@@ -76,9 +85,11 @@ async def _sent_as(connection: AsyncConnection, tenant_id: int, message_id: str)
 
 def _receipt(report: MailReport, tenant_id: int, sent: _Sent, *, is_latest: bool, region: str) -> Receipt:
     status, detail, consent = report.status, report.detail, report.consent
+    possible = sent.to_address, *MailFields.of(sent.details).copies
+    named = next((each for each in possible if _names(report, each, region)), None)
     if status is not None and not is_latest:
         status, detail, consent = None, f"It is about an earlier try: {detail}", None
-    elif status is not None and not _names(report, sent.to_address, region):
+    elif status is not None and named is None:
         status, detail, consent = None, f"It is about another address: {detail}", None
     return Receipt(
         event_id=f"{REPORT}{report.report_id}",
@@ -86,7 +97,7 @@ def _receipt(report: MailReport, tenant_id: int, sent: _Sent, *, is_latest: bool
         idempotency_key=_reference_of(tenant_id, sent),
         detail=detail,
         raw={"kind": report.kind.value, "message_ids": [*report.message_ids], "recipients": [*report.recipients]},
-        recipient=sent.to_address,
+        recipient=named or sent.to_address,
         consent=consent,
     )
 

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db.models import KeptCallback, Tenant
 from app.db.sanitize import storable_text
-from app.domain import CallbackVerdict
 from app.errors import ProviderNotFound
+from app.installation import CallbackVerdict
+from app.metrics.catalogue import CALLBACKS
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable, Reply
 from app.providers.registry import provider_registry
 from app.redaction import redacted
@@ -59,6 +60,7 @@ class CallbackService:
         try:
             items = await self._verified_items(name, provider, callback)
         except (CallbackRefused, CallbackUnverifiable) as error:
+            CALLBACKS.values[name, CallbackVerdict.REFUSED] += 1
             await self._callbacks.quarantine(NewCallback(name, callback, _refused(error)))
             raise
         if isinstance(items, Reply):
@@ -78,7 +80,10 @@ class CallbackService:
         if stored:
             await self._correct(kept, _result_of(items, stored))
         if stored or items.faults:
+            CALLBACKS.values[name, CallbackVerdict.NOT_UNDERSTOOD] += 1
             log.warning("callback_not_understood", provider=name, call_id=kept)
+        else:
+            CALLBACKS.values[name, CallbackVerdict.TAKEN] += 1
         return provider.reply
 
     async def verify(self, tenant_id: int, call_id: int) -> CallbackResult:

@@ -37,6 +37,7 @@ from app.consent import ConsentScope
 from app.db.batches import TENANT, given, rows
 from app.db.models import ConsentEntry, Conversation, Message, MessageEvent, Suppression
 from app.domain import MessageStatus
+from app.services.consent.copies import Copies
 from app.services.consent.hashes import GROUP, AddressHashes
 from app.services.consent.ledger import SENTENCES
 from app.services.consent.rule import stops_in_sql
@@ -154,6 +155,7 @@ class LastCheck:
     def __init__(self, engine: AsyncEngine, hashes: AddressHashes) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._hashes = hashes
+        self.copies = Copies(engine, hashes)
         self._waiting: dict[int, list[_Asked]] = {}
         self._looking: asyncio.Task[None] | None = None
 

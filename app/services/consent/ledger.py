@@ -74,13 +74,11 @@ _said = rows(
 )
 _COLUMNS = [column.name for column in _said.c][:-1]
 _keys = [_said.c[name] for name in _KEY]
+_HELD = select(*_keys).join(Suppression, same(Suppression, _said, *_KEY))
 #: In the order of the key, so that two writers can't deadlock. `_WRITE` sets the id of the entry.
 _HOLD = (
     insert_missing(Suppression)
-    .from_select(
-        ["tenant_id", "entry_id", *_KEY],
-        select(TENANT, literal(0), *_keys).where(~exists().where(same(Suppression, _said, *_KEY))).order_by(*_keys),
-    )
+    .from_select(["tenant_id", "entry_id", *_KEY], select(TENANT, literal(0), *_keys).order_by(*_keys))
     .on_conflict_do_nothing()
     .returning(*(getattr(Suppression, name) for name in _KEY))
 )
@@ -113,8 +111,12 @@ async def revoke(connection: AsyncConnection, tenant_id: int, said: Sequence[Sai
     Of several equal ones the first counts. Another transaction that revokes the same waits until this one ends.
     """
     values = {_key_of(each): tuple(getattr(each, name) for name in _COLUMNS) for each in reversed(said)}
-    held = await connection.execute(_HOLD, given(tenant_id, _COLUMNS, values.values()))
-    new = {tuple(row) for row in held}
+    # Looked up first, so that what is said again uses up no ids.
+    held = {tuple(row) for row in await connection.execute(_HELD, given(tenant_id, _COLUMNS, values.values()))}
+    missing = [value for key, value in values.items() if key not in held]
+    if not missing:
+        return [None] * len(said)
+    new = {tuple(row) for row in await connection.execute(_HOLD, given(tenant_id, _COLUMNS, missing))}
     if not new:
         return [None] * len(said)
     told = [value for key, value in reversed(values.items()) if key in new]

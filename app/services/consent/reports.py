@@ -36,6 +36,7 @@ from app.db.models import (
     StoredReceipt,
 )
 from app.domain import AddressType, ParticipantRole
+from app.services.consent.copies import is_of_copy
 from app.services.consent.ledger import LIFTED_BY_PERSON, Said, grant, revoke
 from app.services.consent.soft_bounces import has_bounced_too_often
 
@@ -77,7 +78,7 @@ class Report:
 
     `receipt_id` is the stored receipt, None for an answer to `send`. `at` is the time of the report by the provider's
     clock, at most the present. If it is unknown, a refusal is as old as the last attempt of the message. `detail` is
-    redacted.
+    redacted. `recipient` is the normalised mail address that it is about, if that is known.
     """
 
     message_id: int
@@ -85,10 +86,16 @@ class Report:
     detail: str | None = None
     receipt_id: int | None = None
     at: datetime | None = None
+    recipient: str | None = None
 
 
 _reported = rows(
-    message_id=BigInteger(), consent=Text(), detail=Text(), receipt_id=BigInteger(), at=DateTime(timezone=True)
+    message_id=BigInteger(),
+    consent=Text(),
+    detail=Text(),
+    receipt_id=BigInteger(),
+    at=DateTime(timezone=True),
+    recipient=Text(),
 )
 _COLUMNS = [column.name for column in _reported.c][:-1]
 _last_attempt = (
@@ -101,7 +108,8 @@ _is_refusal = _reported.c.consent.in_([each.value for each, effect in EFFECTS.it
 #: Locks the contact, so that an erasure either finds the entries or has removed the address before.
 _ABOUT = (
     select(
-        *(_reported.c[name] for name in _COLUMNS[:-1]),
+        *(_reported.c[name] for name in _COLUMNS[:-2]),
+        case((is_of_copy(_reported.c.message_id, _reported.c.recipient), _reported.c.recipient)).label("copied_to"),
         func.least(func.coalesce(_reported.c.at, case((_is_refusal, _last_attempt))), func.now()).label("at"),
         Message.channel,
         Message.topic,
@@ -172,7 +180,7 @@ async def act_on_reports(connection: AsyncConnection, tenant_id: int, reports: S
         return
     values = [tuple(getattr(report, name) for name in _COLUMNS) for report in reports]
     about = (await connection.execute(_ABOUT, given(tenant_id, _COLUMNS, values))).all()
-    changes = [_change(row) for row in about]
+    changes = [_change(row) for row in about if not _is_passing(row)]
     addresses = {change.said.address for change in changes}
     history = await _history(connection, tenant_id, addresses)
     revoked = []
@@ -211,6 +219,11 @@ def _newest_first(changes: Iterable[_Change], action: ConsentAction) -> list[_Ch
     return sorted((each for each in changes if each.effect.action is action), key=lambda each: each.at, reverse=True)
 
 
+def _is_passing(about: Row[*tuple[Any, ...]]) -> bool:
+    """True for a soft bounce of a copy: only those of mails are counted."""
+    return about.copied_to is not None and about.consent == ReportedConsent.SOFT_BOUNCE
+
+
 def _change(about: Row[*tuple[Any, ...]]) -> _Change:
     effect = EFFECTS[ReportedConsent(about.consent)]
     scope, value = ConsentScope.EVERYTHING, ""
@@ -219,7 +232,9 @@ def _change(about: Row[*tuple[Any, ...]]) -> _Change:
             (ConsentScope.CHANNEL, about.channel) if about.topic is None else (ConsentScope.TOPIC, about.topic)
         )
     address, address_type = about.address, about.address_type
-    if about.sent_to is not None:
+    if about.copied_to is not None:
+        address, address_type = about.copied_to, AddressType.EMAIL.value
+    elif about.sent_to is not None:
         other = sender_address(about.sent_to, region="US", is_mail=True)
         address, address_type = other.value, other.type
     said = Said(

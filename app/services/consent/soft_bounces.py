@@ -13,6 +13,7 @@ from app.consent import ReportedConsent
 from app.db.batches import TENANT
 from app.db.models import ConversationParticipant, Message, StoredReceipt
 from app.domain import Channel, Direction, MessageStatus, ParticipantRole
+from app.services.consent.copies import is_of_copy
 
 #: An address is suppressed after so many mails in a row that bounced, over at least so long a time.
 IN_A_ROW, OVER = 5, timedelta(days=3)
@@ -38,6 +39,7 @@ _last = (
         Message.direction == Direction.OUTBOUND.value,
         Message.details["sent_to"].astext.is_not_distinct_from(bindparam("sent_to", type_=Text())),
         or_(_has_soft_bounced, _arrived),
+        ~is_of_copy(Message.id, StoredReceipt.recipient),
     )
     .order_by(Message.id, _at.desc(), StoredReceipt.id.desc())
     .cte("last")

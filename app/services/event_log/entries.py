@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
+    bindparam,
     case,
     cast,
     func,
@@ -25,14 +26,16 @@ from sqlalchemy import (
     null,
     select,
     union_all,
+    update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT, given, rows, same
 from app.db.event_generation import CURRENT_GENERATION, CURRENT_TRANSACTION
+from app.db.json_text import constant
 from app.db.models import Contact, Event, EventLog
-from app.domain import EventType, MessageStatus
+from app.domain import ConversationStatus, EventType, MessageStatus
 
 #: The entry for a message that gets a status. The others change nothing that a client waits for.
 _ENTRY_OF_STATUS = {
@@ -47,12 +50,17 @@ _ENTRY_OF_STATUS = {
     MessageStatus.READ: EventType.MESSAGE_READ,
 }
 #: The entry for a message that is stored with a status.
-_ENTRY_OF_STORED = {
+ENTRY_OF_STORED = {
     MessageStatus.RECEIVED: EventType.MESSAGE_RECEIVED,
     MessageStatus.SENT: EventType.MESSAGE_SENT,
     MessageStatus.SCHEDULED: EventType.MESSAGE_ACCEPTED,
     MessageStatus.QUEUED: EventType.MESSAGE_ACCEPTED,
 }
+
+
+#: The facts of a conversation that an inbound message has opened.
+OPENED = {"by": None, "changed": {"status": ConversationStatus.OPEN.value}}
+_OPENED = cast(constant(json.dumps(OPENED)), JSONB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +91,22 @@ def entries_of_suppressed(messages: CTE) -> CTE:
 
 def entries_of_stored(messages: CTE) -> CTE:
     """Write the entries of messages that are stored for the first time, of the same columns."""
-    return _entries_of(messages, _ENTRY_OF_STORED)
+    return _entries_of(messages, ENTRY_OF_STORED)
 
 
-def entries_of_paused(conversations: CTE, is_paused: ColumnElement[bool], facts: ColumnElement[Any]) -> CTE:
-    """Write the entries of those conversations that are paused now: of `id`."""
-    values = {
-        "type": literal(EventType.CONVERSATION_PAUSED.value),
-        "conversation_id": conversations.c.id,
-        "facts": facts,
-    }
-    return _written(values, [conversations.c.id], is_paused).returning(Event.id).cte("pauses")
+def entries_of_counted(conversations: CTE, pause_facts: ColumnElement[Any]) -> CTE:
+    """Write the entries of conversations that are paused now, and of those that a message has opened."""
+
+    def told_of(type_: EventType, facts: ColumnElement[Any], is_it: ColumnElement[bool]) -> Select[Any]:
+        name = cast(constant(type_.value), Text()).label("type")
+        return select(name, conversations.c.id, facts.label("facts")).where(is_it)
+
+    told = union_all(
+        told_of(EventType.CONVERSATION_PAUSED, pause_facts, conversations.c.is_paused_now),
+        told_of(EventType.CONVERSATION_UPDATED, _OPENED, conversations.c.is_opened_now),
+    ).subquery("told_of")
+    values = {"type": told.c.type, "conversation_id": told.c.id, "facts": told.c.facts}
+    return _written(values, [told.c.id]).returning(Event.id).cte("changes")
 
 
 def entries_of_consent(said: CTE, type_: EventType) -> CTE:
@@ -121,7 +134,7 @@ def entries_of_begun(contacts: CTE, conversations: CTE, messages: CTE) -> CTE:
     each = union_all(
         told(1, literal(EventType.CONTACT_CREATED.value), contacts, contact_id=contacts.c.id),
         told(2, literal(EventType.CONVERSATION_CREATED.value), conversations, conversation_id=conversations.c.id),
-        told(3, _type_of(messages, _ENTRY_OF_STORED), messages, **of_message),
+        told(3, _type_of(messages, ENTRY_OF_STORED), messages, **of_message),
     ).subquery("told")
     values = {name: each.c[name] for name in ("type", *ids)}
     return _written(values, [each.c.stage, each.c.number]).returning(Event.id).cte("logged")
@@ -176,7 +189,13 @@ async def write_entries(connection: AsyncConnection, tenant_id: int, events: Ite
         await connection.execute(_WRITE, given(tenant_id, (*_FIELDS, "facts"), values))
 
 
-def new_log(tenant_id: int) -> Insert:
-    """A statement that adds the log of a new tenant."""
-    log = {"generation": int(time.time()), "server_started_at": func.pg_postmaster_start_time()}
-    return insert(EventLog).values(tenant_id=tenant_id, **log)
+_STARTED = select(func.pg_postmaster_start_time()).where(EventLog.tenant_id == TENANT)
+_BEGIN = update(EventLog).where(EventLog.tenant_id == TENANT).values(server_started_at=bindparam("started"))
+
+
+async def add_log(connection: AsyncConnection, tenant_id: int) -> None:
+    """Add the log of a new tenant, for the server that has its rows."""
+    log = insert(EventLog).values(tenant_id=tenant_id, generation=int(time.time()))
+    await connection.execute(log)
+    started = (await connection.execute(_STARTED, {"tenant": tenant_id})).scalar_one()
+    await connection.execute(_BEGIN, {"tenant": tenant_id, "started": started})

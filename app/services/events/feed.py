@@ -70,6 +70,11 @@ class EventFeed:
         for reader in list(self._readers):
             reader.end()
 
+    @property
+    def reader_count(self) -> int:
+        """The subscriptions that are open."""
+        return len(self._readers)
+
     def wake(self, tenant_ids: Collection[int] | None) -> None:
         """Say that the logs of these tenants have grown, or any log (None)."""
         if not self._channels:

@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any
 
 import structlog
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, Select, any_, bindparam, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, Select, any_, bindparam, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import TENANT
 from app.db.models import ConsentEntry, Contact, Conversation, Message
-from app.domain import EventType
+from app.domain import Direction, EventType
 from app.schemas.consent import ConsentEntryView
 from app.schemas.events import (
     EVENT_VIEWS,
@@ -27,11 +27,13 @@ from app.schemas.events import (
     DisabledData,
     MessageData,
     PauseData,
+    UpdateData,
 )
 from app.schemas.personal_data import ContactView
 from app.schemas.views import ConversationView, MessageView
 from app.services.events.cursors import Position
 from app.services.events.reading import EVERYTHING, Entry, EventFilter, Start, log_state, read_page
+from app.services.files.views import FILES_OF_MESSAGE
 
 log = structlog.get_logger(__name__)
 
@@ -41,18 +43,25 @@ _not_rendered: deque[str] = deque(maxlen=1000)
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 
 
-def _these(
-    model: type[Message | Conversation | Contact | ConsentEntry], *conditions: ColumnElement[bool]
-) -> Select[Any]:
+def _these(model: type[Conversation | Contact | ConsentEntry], *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(*model.__table__.c).where(model.tenant_id == TENANT, model.id == any_(_IDS), *conditions)
 
 
-_MESSAGES = _these(Message)
+#: Of the HTML of received mails, which `MessageView` leaves out, one character says that there is some.
+_HTML = case((Message.direction == Direction.INBOUND.value, func.left(Message.html, 1)), else_=Message.html)
+_MESSAGES = select(
+    *(_HTML.label("html") if column.name == "html" else column for column in Message.__table__.c),
+    FILES_OF_MESSAGE.label("files"),
+).where(Message.tenant_id == TENANT, Message.id == any_(_IDS))
 _CONVERSATIONS = _these(Conversation)
 _CONSENT_ENTRIES = _these(ConsentEntry)
 _CONTACTS = _these(Contact, Contact.erasing_since.is_(None))
 
 
+_ABOUT_CONVERSATIONS: dict[EventType, type[ConversationData]] = {
+    EventType.CONVERSATION_PAUSED: PauseData,
+    EventType.CONVERSATION_UPDATED: UpdateData,
+}
 _ABOUT_CONSENT = {EventType.CONSENT_REVOKED, EventType.CONSENT_GRANTED}
 
 
@@ -195,6 +204,6 @@ def _data(entry: Entry, things: _Things) -> MessageData | ConversationData | Con
         row = things.conversations.get(entry.conversation_id)
         conversation = None if row is None else ConversationView.model_validate(row)
         about = {"conversation_id": entry.conversation_id, "conversation": conversation}
-        is_pause = entry.type == EventType.CONVERSATION_PAUSED
-        return PauseData(**about, reason=entry.facts["reason"]) if is_pause else ConversationData(**about)
+        view = _ABOUT_CONVERSATIONS.get(EventType(entry.type), ConversationData)
+        return view(**about, **entry.facts)
     return DisabledData(endpoint_id=entry.facts["endpoint_id"], reason=entry.facts["reason"])

@@ -17,6 +17,8 @@ from sqlalchemy import (
     BindParameter,
     Integer,
     Row,
+    Select,
+    SQLColumnExpression,
     Text,
     and_,
     any_,
@@ -28,7 +30,6 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.db.batches import TENANT, given, rows, same
@@ -114,10 +115,10 @@ class LogState(NamedTuple):
 KEY = (Event.generation, Event.transaction_id, Event.id)
 
 
-def newest_of(owner: type[EventLog | Tenant], tenant_id: InstrumentedAttribute[int]) -> LateralFromClause:
-    """The place of the newest entry in the log of each tenant of a statement, to be joined."""
+def newest_of(tenant_id: SQLColumnExpression[int]) -> LateralFromClause:
+    """The place of the newest entry in the log of a tenant, or of each one in `event_logs`, to be joined."""
     newest = select(*KEY).where(Event.tenant_id == tenant_id).order_by(*(column.desc() for column in KEY)).limit(1)
-    return newest.correlate(owner).lateral("newest")
+    return newest.correlate(EventLog).lateral("newest")
 
 
 def place(name: str, size: int = len(KEY)) -> list[BindParameter[int]]:
@@ -130,19 +131,22 @@ def placed(name: str, values: Iterable[int]) -> dict[str, int]:
     return {f"{name}_{number}": value for number, value in enumerate(values)}
 
 
-_newest = newest_of(EventLog, EventLog.tenant_id)
-_states = select(
-    EventLog.tenant_id,
-    EventLog.generation,
-    OLDEST_RUNNING.label("bound"),
-    EventLog.trimmed_to_generation,
-    EventLog.trimmed_to_transaction,
-    EventLog.trimmed_to_id,
-    *_newest.c,
-).select_from(EventLog.__table__.outerjoin(_newest, and_(True)))
-_STATE = _states.where(EventLog.tenant_id == TENANT)
+def _state_of(tenant_id: SQLColumnExpression[int]) -> Select[Any]:
+    newest = newest_of(tenant_id)
+    return select(
+        EventLog.tenant_id,
+        EventLog.generation,
+        OLDEST_RUNNING.label("bound"),
+        EventLog.trimmed_to_generation,
+        EventLog.trimmed_to_transaction,
+        EventLog.trimmed_to_id,
+        *newest.c,
+    ).select_from(EventLog.__table__.outerjoin(newest, and_(True)))
+
+
+_STATE = _state_of(TENANT).where(EventLog.tenant_id == TENANT)
 _TENANTS = bindparam("tenants", type_=ARRAY(BigInteger()))
-_STATES = _states.where(EventLog.tenant_id == Tenant.id, Tenant.id == any_(_TENANTS))
+_STATES = _state_of(EventLog.tenant_id).where(EventLog.tenant_id == Tenant.id, Tenant.id == any_(_TENANTS))
 
 
 async def log_state(connection: AsyncConnection, tenant_id: int) -> LogState:

@@ -10,13 +10,15 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple, Self
 
 import structlog
-from sqlalchemy import BigInteger, Date, Text, bindparam, case, delete, exists, func, select, update
+from sqlalchemy import BigInteger, Date, Text, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.batches import TENANT
+from app.db.each_tenant import EACH_TENANT, first
 from app.db.engine import is_unavailable
-from app.db.models import DailyBudget, Tenant
+from app.db.models import DailyBudget
+from app.db.tenant_guard import ALL_TENANTS
 from app.domain import Address, AddressType
 from app.errors import DailyCapReached
 from app.phone_numbers import country_of
@@ -48,7 +50,11 @@ _USED = select(DailyBudget.used).where(*_IS_IT)
 _GIVE_BACK = update(DailyBudget).where(*_IS_IT).values(used=DailyBudget.used - _NEEDED)
 # The day before stays, for processes whose clocks are behind.
 _is_over = DailyBudget.day < func.current_date() - 1
-_WITH_OLD = select(Tenant.id).where(exists().where(DailyBudget.tenant_id == Tenant.id, _is_over))
+_WITH_OLD = (
+    select(EACH_TENANT)
+    .where(first(DailyBudget.day, _is_over).is_not(None))
+    .execution_options(**{ALL_TENANTS: "the counts of all tenants are removed"})
+)
 _FORGET = delete(DailyBudget).where(DailyBudget.tenant_id == TENANT, _is_over)
 
 
@@ -72,6 +78,8 @@ class Charge(NamedTuple):
 
 class DailyCaps:
     """Sets aside the cost of a message from its tenant's cap: the segments of a text, one unit for anything else.
+
+    Each copy of a mail costs as much as the mail.
 
     An async context manager; leaving gives back what is left, unless PostgreSQL is away.
     """
@@ -100,7 +108,9 @@ class DailyCaps:
                 raise
             log.warning("daily_units_lost", error=type(error).__name__)
 
-    async def set_aside(self, tenant_id: int, channel: str, recipient: Address, body: str) -> Charge | None:
+    async def set_aside(
+        self, tenant_id: int, channel: str, recipient: Address, body: str, *, copies: int = 0
+    ) -> Charge | None:
         """The charge for a message, to be given back if the message is not stored; None where there is no cap.
 
         Raises `DailyCapReached`, or the error of a PostgreSQL that is away (`db.engine.is_unavailable`).
@@ -109,14 +119,16 @@ class DailyCaps:
         if capped is None:
             return None
         account, cap = capped
-        units = units_of(channel, body)
+        units = units_of(channel, body) * (1 + copies)
         leased = self._leased.get(account) or self._opened(account)
         parameters = account.parameters() | {"cap": cap}
         if units > cap or not await leased.take(units, parameters, first=_FIRST, most=_MOST):
             raise _reached(account.destination)
         return Charge(account, units)
 
-    async def refusal_of(self, tenant_id: int, channel: str, recipient: Address, body: str) -> DailyCapReached | None:
+    async def refusal_of(
+        self, tenant_id: int, channel: str, recipient: Address, body: str, *, copies: int = 0
+    ) -> DailyCapReached | None:
         """The error that `set_aside` would raise for a message at this moment; nothing is set aside."""
         capped = await self._capped(tenant_id, recipient)
         if capped is None:
@@ -125,7 +137,7 @@ class DailyCaps:
         async with asyncio.timeout(self._deadline_seconds), self._engine.connect() as connection:
             used = (await connection.execute(_USED, account.parameters())).scalar() or 0
         held = self._leased[account].units if account in self._leased else 0
-        is_over = units_of(channel, body) > cap - used + held
+        is_over = units_of(channel, body) * (1 + copies) > cap - used + held
         return _reached(account.destination) if is_over else None
 
     def give_back(self, charge: Charge | None) -> None:

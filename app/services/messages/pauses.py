@@ -10,7 +10,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Integer, and_, bindparam, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
+from app.batches import HELD
+from app.db.batches import AT_HELD, TENANT
 from app.db.models import Conversation, Message
 from app.domain import EventType, MessageStatus
 from app.services.event_log.entries import NewEvent, write_entries
@@ -30,6 +31,7 @@ _is_held = and_(
     Message.status.in_([MessageStatus.QUEUED.value, MessageStatus.SCHEDULED.value]),
     Message.attempt_count == 0,  # others wait for their next attempt
     Message.due_at > func.greatest(func.now(), Message.send_at),
+    Message.due_at < AT_HELD,  # its batch is paused, too
 )
 _held = (
     select(Message.id)
@@ -71,6 +73,8 @@ async def resume(
 
 async def pause_of(connection: AsyncConnection, message: Message) -> str | None:
     """The reason why a message waits for the end of a pause, as part of a sentence; None if it does not."""
+    if message.due_at is not None and message.due_at >= HELD:
+        return f"its batch is paused; POST /api/batches/{message.batch_id}/resume ends that"
     parameters = {"tenant": message.tenant_id, "message": message.id}
     until: datetime | None = (await connection.execute(_HELD_UNTIL, parameters)).scalar()
     if until is None:

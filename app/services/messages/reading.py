@@ -2,26 +2,37 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, or_, select
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, bindparam, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import selectinload
 
 from app.config import Settings
 from app.db.batches import TENANT
 from app.db.json_text import constant
-from app.db.models import ConsentEntry, DeliveryAttempt, Message, MessageEvent, StoredReceipt
+from app.db.models import (
+    ConsentEntry,
+    DeliveryAttempt,
+    File,
+    Message,
+    MessageEvent,
+    MetadataEntry,
+    StoredReceipt,
+    Tenant,
+)
 from app.db.paging import JsonPages, Page, Source
 from app.db.reads import Read, Reads
 from app.domain import WAITING, AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
+from app.files import file_ids_in
 from app.routing import route_of
 from app.services.delivery.order import first_before
 from app.services.delivery.provider_states import WELL, health_of_providers
 from app.services.messages.json_views import MESSAGE, MESSAGE_DETAIL
+from app.services.messages.metadata import Pairs, has_pair, pair_is, pair_parameters
 from app.services.messages.pauses import pause_of
 from app.services.messages.timeline import Step, timeline_of
 
@@ -31,6 +42,7 @@ class MessageFilter:
     """The messages to list; None stands for all. Times are those of storing, from inclusive to exclusive.
 
     `provider_type` is the provider that a message came from or that took it, or else the last that was asked.
+    Messages have all pairs of `metadata`.
     """
 
     status: MessageStatus | None = None
@@ -38,17 +50,28 @@ class MessageFilter:
     conversation_id: int | None = None
     since: datetime | None = None
     until: datetime | None = None
+    metadata: Pairs = ()
 
     async def page(self, reads: Reads, tenant_id: int, *, limit: int, cursor: str | None) -> Page[str]:
         """A page of a tenant's messages as JSON, the newest first."""
-        given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        given: dict[str, Any] = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        pairs = given.pop("metadata")
         given.pop("status", None)
-        if self.since is not None:
-            given["first_id"] = await _first_since(reads, tenant_id, _shifted(self.since, -_DEVIATION))
-        if self.until is not None:
-            given["end_id"] = await _first_since(reads, tenant_id, _shifted(self.until, _DEVIATION))
-        pages = _pages_of(frozenset(given), self.status)
+        first_id, end_id = await ids_within(reads, tenant_id, self.since, self.until)
+        given |= {} if first_id is None else {"first_id": first_id}
+        given |= {} if end_id is None else {"end_id": end_id}
+        pages = _pages_of(frozenset(given), self.status, len(pairs))
+        given |= pair_parameters(pairs)
         return await pages.fetch(reads, {"tenant": tenant_id, **given}, limit=limit, cursor=cursor)
+
+
+async def ids_within(
+    reads: Reads, tenant_id: int, since: datetime | None, until: datetime | None
+) -> tuple[int | None, int | None]:
+    """The first id and the end of ids that messages stored between two times can have; None for no limit."""
+    first = None if since is None else await _first_since(reads, tenant_id, _shifted(since, -_DEVIATION))
+    end = None if until is None else await _first_since(reads, tenant_id, _shifted(until, _DEVIATION))
+    return first, end
 
 
 #: Ids are in the order of time of storing, but for what transactions overtake each other, and clocks are set.
@@ -80,7 +103,7 @@ _FIRST_ID, _END_ID = bindparam("first_id", type_=BigInteger()), bindparam("end_i
 
 
 @functools.cache
-def _pages_of(names: frozenset[str], status: MessageStatus | None) -> JsonPages:
+def _pages_of(names: frozenset[str], status: MessageStatus | None, pairs: int) -> JsonPages:
     wanted = [condition for name, condition in _CONDITIONS.items() if name in names]
     sources: Sequence[Source] = ()
     if status is not None:
@@ -91,20 +114,29 @@ def _pages_of(names: frozenset[str], status: MessageStatus | None) -> JsonPages:
             sources = [Source(-Message.id)]
     if "provider_type" in names:
         sources = _OF_PROVIDER
-    sources = [Source(each.negated_id, [*each.conditions, *_limits(names, each.negated_id)]) for each in sources]
+    if pairs:
+        wanted += [has_pair("message", Message.id, number) for number in range(1, pairs)]
+        # The number 0 keeps PostgreSQL from taking the order of the messages for that of their pairs.
+        found = [
+            *pair_is(MetadataEntry, "message", 0),
+            Message.id == MetadataEntry.subject_id + literal_column("0", BigInteger()),
+        ]
+        conditions = [each.conditions for each in sources] or [()]
+        sources = [Source(MetadataEntry.subject_id, [*found, *each], is_plain=True) for each in conditions]
+    sources = [replace(each, conditions=[*each.conditions, *_limits(names, each)]) for each in sources]
     if not sources:
-        wanted += _limits(names)
+        wanted += _limits(names, Source(Message.id, is_plain=True))
     return JsonPages(
         MESSAGE, Message.tenant_id == TENANT, *wanted, order=(Message.id,), newest_first=True, sources=sources
     )
 
 
-def _limits(names: frozenset[str], negated_id: ColumnElement[Any] | None = None) -> list[ColumnElement[bool]]:
-    """The conditions on ids that follow from times, in terms of the column that has an index."""
-    if negated_id is None:
-        limits = {"first_id": Message.id >= _FIRST_ID, "end_id": Message.id < _END_ID}
+def _limits(names: frozenset[str], source: Source) -> list[ColumnElement[bool]]:
+    """The conditions on ids that follow from times, in terms of the column of a source."""
+    if source.is_plain:
+        limits = {"first_id": source.id >= _FIRST_ID, "end_id": source.id < _END_ID}
     else:
-        limits = {"first_id": negated_id <= -_FIRST_ID, "end_id": negated_id > -_END_ID}
+        limits = {"first_id": source.id <= -_FIRST_ID, "end_id": source.id > -_END_ID}
     return [limit for name, limit in limits.items() if name in names]
 
 
@@ -182,7 +214,9 @@ async def load_timeline(session: AsyncSession, settings: Settings, tenant_id: in
     )
     refused = {entry.id: entry for entry in await session.scalars(refusals)}
     blockers = await _blockers(await session.connection(), message, settings)
-    return timeline_of(message, said, done, refused, blockers)
+    fetched = select(File).where(File.tenant_id == tenant_id, File.id.in_(file_ids_in(message.attachments)))
+    files = (await session.scalars(fetched)).all() if message.attachments else []
+    return timeline_of(message, said, done, refused, blockers, files)
 
 
 async def _blockers(connection: AsyncConnection, message: Message, settings: Settings) -> list[str]:
@@ -196,9 +230,11 @@ async def _blockers(connection: AsyncConnection, message: Message, settings: Set
     before = await first_before(connection, message.tenant_id, message.id)
     blockers = [f"message {before} of its conversation has to leave first"] if before else []
     in_doubt = [each.provider_type for each in message.attempts if each.outcome == AttemptOutcome.UNKNOWN]
-    asked = in_doubt[-1:] or route_of(settings, message.channel)
+    is_test = select(Tenant.test_of.is_not(None)).where(Tenant.id == message.tenant_id)
+    route = route_of(settings, message.channel, is_test=bool((await connection.execute(is_test)).scalar()))
+    asked = in_doubt[-1:] or route
     health = await health_of_providers(connection)
-    troubles = [(name, health.get(name, WELL).trouble) for name in asked]
+    troubles = [(name, health.get(name, WELL).trouble_for(message.tenant_id)) for name in asked]
     if all(trouble for _, trouble in troubles):
         blockers += [f"{name} {trouble}" for name, trouble in troubles]
     return blockers

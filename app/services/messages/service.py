@@ -1,15 +1,16 @@
 """The use cases of messages: send, accept, read, cancel, retry, and resuming a conversation."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, null, select, update
+from sqlalchemy import ColumnElement, exists, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from app.addresses import sender_address
+from app.batches import Priority
 from app.config import Settings
 from app.db.engine import is_unavailable
 from app.db.models import Conversation, DeliveryAttempt, Message
@@ -26,19 +27,29 @@ from app.errors import (
     NotRetriable,
     Overloaded,
 )
+from app.providers.mail.fields import MailFields
 from app.providers.mail.html_source import readable
 from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
 from app.services.delivery.outcomes import note
 from app.services.event_log.entries import NewEvent, write_entries
+from app.services.limits.daily_caps import Charge
+from app.services.messages.conversation_state import (
+    ConversationChange,
+    ReplyPlace,
+    change_state,
+    mark_read,
+    place_of_reply,
+)
 from app.services.messages.pauses import resume
 from app.services.messages.reading import MessageFilter, load_message, load_timeline, read_message
-from app.services.messages.send_rules import SendRules, passed_times
+from app.services.messages.retries import RETRIABLE, Retried, Retries, RetryFilter, values_of_retry
+from app.services.messages.send_rules import SendRules
 from app.services.messages.timeline import Step
+from app.tracing import traceparent
 
 _FIRST_LOOK, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 _UNDER_WAY = {MessageStatus.QUEUED, MessageStatus.SENDING}
-_RETRIABLE = (MessageStatus.FAILED.value, MessageStatus.UNKNOWN.value)
 
 
 class Progress(NamedTuple):
@@ -73,47 +84,120 @@ class MessageService:
         self._settings = settings
         self._on_due = on_due
         self._on_logged = on_logged
+        self._retries = Retries(sessions, reads, self._caps, settings, on_due=on_due)
         self._waiting = 0
         self._most_waiting = settings.max_requests_in_flight // 2
 
     async def send(
-        self, message: NewMessage, *, actor: str | None, client: str | None, may_serve: bool
+        self,
+        message: NewMessage,
+        *,
+        actor: str | None,
+        client: str | None,
+        may_serve: bool,
+        author: str | None = None,
     ) -> StoredMessage:
         """Store a message that the rules allow to be sent, for `actor` at the address `client`.
 
-        `may_serve` allows a service message that answers nobody. A message that its recipient refuses is stored, and
-        ends as suppressed.
+        `author` is the name of the actor, which the message shows. `may_serve` allows a service message that answers
+        nobody. A message that its recipient refuses is stored, and ends as suppressed.
 
         A repeat of an earlier request gets the same answer and costs no units. That holds also when its times have
-        passed or the daily cap is reached. A mail of HTML alone gets the text that it shows.
+        passed or the daily cap is reached. A mail of HTML alone gets the text that it shows. In the quiet hours of
+        its recipient a message is stored to leave at their end. A code is of high priority, unless another one is
+        given.
 
         Raises:
             ChannelNotServed: No provider takes messages of this channel.
-            InvalidRequest: The sender is not an address of the tenant, a time has passed, or the purpose is wrong.
+            InvalidRequest: The sender is not an address of the tenant, a time has passed, or the purpose is wrong. Or
+                a file among the attachments is not there.
             DailyCapReached: The tenant's units of the day are used up.
             IdempotencyConflict: The key was used for another request.
             Overloaded: The queue in front of the database is full.
         """
-        await self._rules.check(message, actor=actor, client=client)
+        message = message if author is None else replace(message, author=author)
+        ready = await self._checked(message, actor=actor, client=client, may_serve=may_serve)
+        [charge] = await self._set_aside([ready])
+        return await self._charged(ready, charge)
+
+    async def send_all(
+        self,
+        messages: Sequence[NewMessage],
+        *,
+        actor: str | None,
+        client: str | None,
+        may_serve: bool,
+        author: str | None = None,
+    ) -> list[StoredMessage]:
+        """Store the messages of one request, as `send` does; the answer is in their order.
+
+        All of them are checked before the first is stored. The others name the first (`sent_with`). A request that is
+        cut off is completed by its repeat, if its messages have idempotency keys.
+        """
+        named = messages if author is None else [replace(each, author=author) for each in messages]
+        ready = [await self._checked(each, actor=actor, client=client, may_serve=may_serve) for each in named]
+        charges = await self._set_aside(ready)
+        try:
+            first = await self._charged(ready[0], charges[0])
+        except (IdempotencyConflict, InvalidRequest, Overloaded):
+            for each in charges[1:]:
+                self._caps.give_back(each)
+            raise
+        others = [replace(each, details=replace(each.details, sent_with=first.id)) for each in ready[1:]]
+        stored = await asyncio.gather(*map(self._charged, others, charges[1:]))
+        return [first, *stored]
+
+    async def _checked(
+        self, message: NewMessage, *, actor: str | None, client: str | None, may_serve: bool
+    ) -> NewMessage:
+        """The message as it is stored. Raises what the rules raise."""
+        route = await self._rules.check(message, actor=actor, client=client)
         contact = await self._aliases.resolved(message.tenant_id, message.recipient)
         if contact is not message.recipient:
             message = replace(message, recipient=contact)
         if message.html and not message.body.strip():
             message = replace(message, body=await readable(message.html))
-        if (errors := passed_times(message)) and not await self._is_repeat(message):
+        if (errors := await self._rules.passed_times(message)) and not await self.is_repeat(message):
             raise InvalidRequest("A time in this request has passed.", errors=errors)
+        message = await self._rules.held(message)
         errors = await self._rules.misused_purpose(message, may_serve=may_serve)
-        if errors and not await self._is_repeat(message):
+        if errors and not await self.is_repeat(message):
             raise InvalidRequest("This is not a service message.", errors=errors)
-        try:
-            charge = await self._caps.set_aside(message.tenant_id, message.channel, message.recipient, message.body)
-        except DailyCapReached:
-            if not await self._is_repeat(message):
-                raise
-            charge = None
+        errors = await self._rules.out_of_reach(message, route)
+        if errors and not await self.is_repeat(message):
+            raise InvalidRequest("This message does not reach the person now.", errors=errors)
+        errors = await self._rules.missing_files(message)
+        if errors and not await self.is_repeat(message):
+            raise InvalidRequest("An attachment can't be sent.", errors=errors)
+        if message.priority is None and message.purpose is not None and may_serve:
+            message = replace(message, priority=Priority.HIGH)
+        if (span := traceparent()) is not None:
+            message = replace(message, details=replace(message.details, traceparent=span))
+        return message
+
+    async def _set_aside(self, messages: Sequence[NewMessage]) -> list[Charge | None]:
+        """The charges for messages, all or none. Raises `DailyCapReached`; a repeat costs nothing if it has to."""
+        charges: list[Charge | None] = []
+        for each in messages:
+            try:
+                charge = await self._caps.set_aside(
+                    each.tenant_id, each.channel, each.recipient, each.body, copies=len(each.copies)
+                )
+            except BaseException as error:
+                if isinstance(error, DailyCapReached) and await self.is_repeat(each):
+                    charge = None
+                else:
+                    for earlier in charges:
+                        self._caps.give_back(earlier)
+                    raise
+            charges.append(charge)
+        return charges
+
+    async def _charged(self, message: NewMessage, charge: Charge | None) -> StoredMessage:
+        """Store a message; its charge is given back if it is not stored, or was before."""
         try:
             stored = await self.accept(message)
-        except (IdempotencyConflict, Overloaded):  # after other errors it may have been stored
+        except (IdempotencyConflict, InvalidRequest, Overloaded):  # after other errors it may have been stored
             self._caps.give_back(charge)
             raise
         if stored.duplicate:
@@ -130,15 +214,17 @@ class MessageService:
             raise IdempotencyConflict("This Idempotency-Key was used for a request with another body.")
         return stored
 
-    async def _is_repeat(self, message: NewMessage) -> bool:
-        """True where a message with this idempotency key was accepted before."""
-        if message.idempotency_key is None:
+    async def is_repeat(self, message: NewMessage) -> bool:
+        """True where a message with this idempotency key, or this line of its batch, was accepted before."""
+        own = select(Message.id).where(Message.tenant_id == message.tenant_id)
+        if message.batch_id is not None:
+            question = own.where(Message.batch_id == message.batch_id, Message.batch_line == message.batch_line)
+        elif message.idempotency_key is not None:
+            question = own.where(
+                Message.channel == message.channel, Message.idempotency_key == message.idempotency_key
+            )
+        else:
             return False
-        question = select(Message.id).where(
-            Message.tenant_id == message.tenant_id,
-            Message.channel == message.channel,
-            Message.idempotency_key == message.idempotency_key,
-        )
         async with self._sessions() as session:
             return (await session.execute(question)).scalar() is not None
 
@@ -230,10 +316,11 @@ class MessageService:
         """
         async with self._sessions() as session:
             message = await load_message(session, tenant_id, message_id)
-        if message.status not in _RETRIABLE:
+        if message.status not in RETRIABLE:
             raise _not_retriable(message)
         recipient = sender_address(message.to_address, region=self._settings.default_region)
-        charge = await self._caps.set_aside(tenant_id, message.channel, recipient, message.body)
+        copies = len(MailFields.of(message.details).copies)
+        charge = await self._caps.set_aside(tenant_id, message.channel, recipient, message.body, copies=copies)
         try:
             message = await self._queue_again(tenant_id, message_id)
         except (MessageNotFound, NotRetriable):  # after other errors it may have been queued
@@ -241,6 +328,44 @@ class MessageService:
             raise
         self._on_due()
         return message
+
+    async def change_conversation(
+        self, tenant_id: int, conversation_id: int, change: ConversationChange, *, by: str | None
+    ) -> None:
+        """Change the state or the metadata of a conversation, by the person or program of this name.
+
+        Raises `ConversationNotFound`, and `InvalidRequest` where the change makes no sense.
+        """
+        async with self._transaction() as connection:
+            await change_state(connection, tenant_id, conversation_id, change, by=by)
+        self._on_logged(tenant_id)
+
+    async def read_conversation(
+        self, tenant_id: int, conversation_id: int, *, up_to: int | None = None, by: str | None
+    ) -> None:
+        """Mark the messages of a conversation as read: all, or those up to the id `up_to`.
+
+        Raises `ConversationNotFound`.
+        """
+        async with self._transaction() as connection:
+            await mark_read(connection, tenant_id, conversation_id, up_to=up_to, by=by)
+        self._on_logged(tenant_id)
+
+    async def place_of_reply(
+        self, tenant_id: int, conversation_id: int, channel: str | None, *, idempotency_key: str | None = None
+    ) -> ReplyPlace:
+        """The channel and the ends of a reply, taken from the last inbound message, or else from the last one.
+
+        With a `channel`, only messages on it count. A repeat of a reply, known by its key, goes where that one went,
+        also after a newer message from elsewhere. Raises `ConversationNotFound`, and `InvalidRequest` where there is
+        no such message.
+        """
+        async with self._transaction() as connection:
+            return await place_of_reply(connection, tenant_id, conversation_id, channel, idempotency_key)
+
+    async def retry_all(self, tenant_id: int, wanted: RetryFilter, *, limit: int) -> Retried:
+        """Retry up to `limit` messages that a filter finds, each as `retry` does."""
+        return await self._retries.retry_all(tenant_id, wanted, limit=limit)
 
     async def resume_conversation(self, tenant_id: int, conversation_id: int) -> Conversation:
         """End the pause of a conversation; the messages that it held leave. Does nothing if there is none.
@@ -262,38 +387,14 @@ class MessageService:
             yield await session.connection()
 
     async def _queue_again(self, tenant_id: int, message_id: int) -> Message:
-        # A temporary failure says nothing of the attempts before it; a permanent one and a late answer do.
-        is_in_doubt = and_(
-            DeliveryAttempt.outcome == AttemptOutcome.UNKNOWN.value, DeliveryAttempt.provider_message_id.is_(None)
-        )
-        last_in_doubt = (
-            select(is_in_doubt)
-            .where(
-                DeliveryAttempt.tenant_id == tenant_id,
-                DeliveryAttempt.message_id == Message.id,
-                DeliveryAttempt.outcome != AttemptOutcome.TEMPORARY.value,
-            )
-            .order_by(DeliveryAttempt.number.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
         queued = (
             update(Message)
-            .where(*_is(tenant_id, message_id))
-            .where(Message.status.in_(_RETRIABLE))
-            .values(
-                status=MessageStatus.QUEUED.value,
-                status_reason=null(),
-                due_at=func.now(),
-                expires_at=null(),
-                attempt_limit=Message.attempt_count + self._settings.max_attempts,
-                worker_deaths=0,
-                retry_count=Message.retry_count + case((func.coalesce(last_in_doubt, False), 0), else_=1),
-            )
+            .where(*_is(tenant_id, message_id), Message.status.in_(RETRIABLE))
+            .values(values_of_retry(self._settings))
             .returning(Message.id)
         )
         async with self._sessions.begin() as session:
-            if (await session.execute(queued)).scalar() is None:
+            if (await session.execute(queued, {"tenant": tenant_id})).scalar() is None:
                 raise _not_retriable(await load_message(session, tenant_id, message_id))
             await note(await session.connection(), tenant_id, "retried", [message_id])
             return await load_message(session, tenant_id, message_id)

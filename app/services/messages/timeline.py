@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.db.models import ConsentEntry, DeliveryAttempt, Message, MessageEvent, StoredReceipt
+from app.db.models import ConsentEntry, DeliveryAttempt, File, Message, MessageEvent, StoredReceipt
 from app.domain import STATUS_RANK, AttemptOutcome, Channel, Direction, MessageStatus, rank_of
+from app.files import FileStatus
 from app.providers.base import REPORT
+from app.providers.mail.fields import MailFields
+from app.services.consent.copies import COPY_LEFT_OUT
 from app.services.consent.ledger import sentence_of
+from app.services.consent.quiet_hours import IN_QUIET_HOURS, sentence_of_hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ _DEEDS = {
     "retried": "Somebody had it tried again.",
     "suppressed": "It was not sent: its recipient refuses it.",
     "recovered": "Its call had not got through; it was fetched from the provider.",
+    COPY_LEFT_OUT: "A copy was left out: the mail server refuses its recipient.",
 }
 _QUEUED = STATUS_RANK[MessageStatus.QUEUED]
 _SENT = STATUS_RANK[MessageStatus.SENT]
@@ -57,31 +62,43 @@ def timeline_of(
     deeds: Sequence[MessageEvent],
     refusals: Mapping[int, ConsentEntry],
     waits_for: Sequence[str],
+    files: Sequence[File] = (),
 ) -> list[Step]:
     """The steps in the order in which they happened here; the next attempt, if there is one, comes last.
 
     `refusals` are the consent entries of the deeds, by id. `waits_for` are the reasons why the next attempt waits, as
-    parts of its sentence.
+    parts of its sentence. `files` are those that its vendor keeps.
     """
-    steps, way = [_beginning(message)], None
+    steps, way = _beginning(message), None
     for attempt in message.attempts:
         if way != (way := (attempt.provider_type, attempt.routed_because)):
             steps.append(_routing(attempt))
-        steps += _stopped(attempt) if _was_stopped(attempt, deeds, refusals) else _attempt(attempt)
+        if _was_held(attempt):
+            steps.append(_held(attempt))
+        else:
+            steps += _stopped(attempt) if _was_stopped(attempt, deeds, refusals) else _attempt(attempt)
     steps += [Step(deed.created_at, deed.kind, _deed(deed, refusals)) for deed in deeds]
     steps += _receipts(message, events, deeds)
+    steps += [step for file in files if (step := _file(file))]
     steps.sort(key=lambda step: step.at)
     return steps + _next(message, waits_for, after=steps[-1].at)
 
 
-def _beginning(message: Message) -> Step:
+def _beginning(message: Message) -> list[Step]:
     if message.direction == Direction.INBOUND:
         provider = message.provider_type
-        return Step(message.created_at, "received", f"It came in from {provider}.", provider)
+        return [Step(message.created_at, "received", f"It came in from {provider}.", provider)]
     if message.attempt_count == 0 and message.provider_message_id is not None:
         provider = message.provider_type
-        return Step(message.created_at, "reported", f"It was sent elsewhere, and {provider} reported it.", provider)
-    return Step(message.created_at, "accepted", "It was accepted and stored.")
+        sentence = f"It was sent elsewhere, and {provider} reported it."
+        return [Step(message.created_at, "reported", sentence, provider)]
+    place = f", as line {message.batch_line} of batch {message.batch_id}" if message.batch_id is not None else ""
+    accepted = Step(message.created_at, "accepted", f"It was accepted and stored{place}.")
+    quiet_until = (message.details or {}).get("quiet_until")
+    if quiet_until is None:
+        return [accepted]
+    sentence = sentence_of_hold(datetime.fromisoformat(quiet_until))
+    return [accepted, Step(message.created_at, "held", sentence)]
 
 
 def _routing(attempt: DeliveryAttempt) -> Step:
@@ -90,11 +107,25 @@ def _routing(attempt: DeliveryAttempt) -> Step:
     return Step(attempt.started_at, "routed", f"It goes to {provider}, {why}.", provider, attempt.number)
 
 
+def _file(file: File) -> Step | None:
+    """The end of the wait for a file, or of its last try."""
+    if file.settled_at is None or file.source is None:
+        return None
+    provider = file.provider_type
+    if file.status == FileStatus.STORED:
+        sentence = f"The file {file.name} was fetched from {provider}."
+    else:
+        sentence = f"The file {file.name} can't be had from {provider}: {(file.reason or '').rstrip('.')}."
+    return Step(file.settled_at, "file", sentence, provider)
+
+
 def _deed(deed: MessageEvent, refusals: Mapping[int, ConsentEntry]) -> str:
     refusal = refusals.get(deed.consent_entry_id or 0)
     if refusal is None:
         return _DEEDS.get(deed.kind, deed.kind)
     reason = sentence_of(refusal)
+    if deed.kind == COPY_LEFT_OUT:
+        return f"A copy was left out: {reason[0].lower()}{reason[1:]}"
     return f"It was not sent: {reason[0].lower()}{reason[1:]}"
 
 
@@ -107,7 +138,11 @@ def _was_stopped(
     """
     if attempt.outcome != AttemptOutcome.PERMANENT or attempt.finished_at is None:
         return False
-    ended = [each for each in deeds if attempt.started_at <= each.created_at <= attempt.finished_at]
+    ended = [
+        each
+        for each in deeds
+        if each.kind == MessageStatus.SUPPRESSED and attempt.started_at <= each.created_at <= attempt.finished_at
+    ]
     found = [(each, refusals.get(each.consent_entry_id or 0)) for each in ended]
     return any(refusal is not None and refusal.created_at < deed.created_at for deed, refusal in found)
 
@@ -116,6 +151,16 @@ def _stopped(attempt: DeliveryAttempt) -> list[Step]:
     provider = attempt.provider_type
     sentence = f"Attempt {attempt.number}: it waited for its turn with {provider}."
     return [Step(attempt.started_at, "attempt", sentence, provider, attempt.number)]
+
+
+def _was_held(attempt: DeliveryAttempt) -> bool:
+    """True for an attempt that quiet hours ended before its provider was called."""
+    is_over = attempt.outcome == AttemptOutcome.TEMPORARY and attempt.finished_at is not None
+    return is_over and (attempt.detail or "").startswith(IN_QUIET_HOURS)
+
+
+def _held(attempt: DeliveryAttempt) -> Step:
+    return Step(attempt.finished_at or attempt.started_at, "held", attempt.detail or "", None, attempt.number)
 
 
 def _attempt(attempt: DeliveryAttempt) -> list[Step]:
@@ -140,6 +185,7 @@ def _attempt(attempt: DeliveryAttempt) -> list[Step]:
 def _receipts(message: Message, events: Sequence[StoredReceipt], deeds: Sequence[MessageEvent]) -> list[Step]:
     """The receipts, each with whether it changed the message: only one that raised its rank at that time did."""
     attempts = message.attempts
+    copies = {each.lower() for each in MailFields.of(message.details).copies}
     others = [(each.finished_at, _OUTCOME_RANKS[each.outcome]) for each in attempts if each.outcome in _OUTCOME_RANKS]
     others += [(each.created_at, _DEED_RANKS[each.kind]) for each in deeds if each.kind in _DEED_RANKS]
     turns = sorted((moment, rank) for moment, rank in others if moment is not None)
@@ -149,9 +195,10 @@ def _receipts(message: Message, events: Sequence[StoredReceipt], deeds: Sequence
             _, turn = turns.pop(0)
             rank = turn if turn == _QUEUED else max(rank, turn)
         its_rank = _rank_of(event, message.channel)
-        counts = rank < its_rank >= _SENT and not _is_of_an_earlier_try(event, attempts, deeds)
+        is_copy = event.recipient is not None and event.recipient in copies
+        counts = rank < its_rank >= _SENT and not is_copy and not _is_of_an_earlier_try(event, attempts, deeds)
         bounced_late = counts and message.channel == Channel.EMAIL and rank == _DELIVERED
-        sentence = _sentence(event, counts=counts, bounced_late=bounced_late)
+        sentence = _sentence(event, counts=counts, bounced_late=bounced_late, is_copy=is_copy)
         steps.append(Step(event.received_at, "receipt", sentence, event.provider_type))
         rank = its_rank if counts else rank
     return steps
@@ -177,8 +224,9 @@ def _is_of_an_earlier_try(
     return any(moment <= event.received_at for moment in later)
 
 
-def _sentence(event: StoredReceipt, *, counts: bool, bounced_late: bool) -> str:
+def _sentence(event: StoredReceipt, *, counts: bool, bounced_late: bool, is_copy: bool) -> str:
     source = "A report by mail" if event.event_id.startswith(REPORT) else event.provider_type
+    source = f"{source}, of the copy to {event.recipient}," if is_copy else source
     said = f": {event.detail.rstrip('.')}" if event.detail else ""
     if event.status is None:
         told = (

@@ -4,7 +4,7 @@ A contact is created with its first message (`services.accept.conversations`).
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from app.db.models import (
     File,
     Message,
     MessageEvent,
+    MessageFile,
     StoredReceipt,
 )
 from app.db.paging import Page, Row, fetch_page, rows_of_all
@@ -30,7 +31,10 @@ from app.errors import ContactNotFound
 from app.services.accept.aliases import resolved
 from app.services.callbacks.kept_callbacks import count_callbacks_about
 from app.services.consent.hashes import AddressHashes
+from app.services.messages.metadata import Pairs, change_pairs, has_pair, pair_parameters
 from app.services.people.erasure import accept_erasure, erase
+from app.services.people.named import messages_naming
+from app.services.search.queue import queue_contacts
 
 #: Rows in a page of an export. A mail may be a megabyte, so a page is some tens of megabytes at most.
 _CONVERSATIONS, _MESSAGES = 100, 50
@@ -44,6 +48,15 @@ class MessageExport:
     files: list[File] = field(default_factory=list)
     receipts: list[StoredReceipt] = field(default_factory=list)
     history: list[MessageEvent] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ContactChange:
+    """A change of a contact: of its name if `sets_name`, and of pairs of metadata. None removes a name or a pair."""
+
+    name: str | None = None
+    sets_name: bool = False
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class ContactService:
@@ -65,13 +78,18 @@ class ContactService:
         self._hashes = hashes
         self._on_logged = on_logged
 
-    async def contacts(self, address: Address | None, *, limit: int, cursor: str | None = None) -> Page[Contact]:
-        """Contacts, the oldest first; with an `address`, only the one that has it, also as an alias."""
+    async def contacts(
+        self, address: Address | None, pairs: Pairs = (), *, limit: int, cursor: str | None = None
+    ) -> Page[Contact]:
+        """Contacts with all of these pairs, the oldest first; with an `address` only the one that has it."""
         statement = select(Contact).where(*self._own())
         if address is not None:
             async with self._transaction() as connection:
                 address = await resolved(connection, self._tenant_id, address)
             statement = statement.where(Contact.address == address.value, Contact.address_type == address.type)
+        if pairs:
+            statement = statement.where(*(has_pair("contact", Contact.id, number) for number in range(len(pairs))))
+            statement = statement.params({"tenant": self._tenant_id, **pair_parameters(pairs)})
         return await self._page(statement, (Contact.id,), limit, cursor)
 
     async def contact(self, contact_id: int) -> Contact:
@@ -81,6 +99,34 @@ class ContactService:
         if found is None:
             raise ContactNotFound("There is no contact with this id.")
         return found
+
+    async def change(self, contact_id: int, change: ContactChange) -> Contact:
+        """Change the name or the metadata of a contact.
+
+        Raises:
+            ContactNotFound: There is no such contact, or it is being erased.
+            InvalidRequest: There would be too many pairs.
+        """
+        is_it = *self._own(), Contact.id == contact_id
+        async with self._sessions.begin() as session:
+            # The key stays free, so that messages of the contact are stored meanwhile.
+            found = await session.scalar(select(Contact).where(*is_it).with_for_update(key_share=True))
+            if found is None:
+                raise ContactNotFound("There is no contact with this id.")
+            if change.sets_name:
+                found.name = change.name or ""
+                await session.flush()
+                await queue_contacts(await session.connection(), self._tenant_id, [contact_id])
+            if change.metadata:
+                connection = await session.connection()
+                await change_pairs(connection, self._tenant_id, Contact, contact_id, change.metadata)
+                await session.refresh(found)
+            return found
+
+    async def named_in(self, contact: Contact, aliases: Sequence[str]) -> list[int]:
+        """The ids of the mails of others that name it in `cc`, `bcc` or `reply_to`, in order."""
+        async with self._transaction() as connection:
+            return await messages_naming(connection, self._tenant_id, [contact.address, *aliases])
 
     async def aliases(self, contact: Contact) -> Sequence[str]:
         """Its other addresses, in order."""
@@ -143,11 +189,19 @@ class ContactService:
         own = self._tenant_id
         came_with = tuple_(File.provider_type, File.provider_message_id).in_(inbound)
         files = select(File).where(File.tenant_id == own, came_with)
+        attached = select(MessageFile.message_id, File).where(
+            MessageFile.tenant_id == own,
+            MessageFile.message_id.in_(exports),
+            File.tenant_id == own,
+            File.id == MessageFile.file_id,
+        )
         receipts = select(StoredReceipt).where(StoredReceipt.tenant_id == own, StoredReceipt.message_id.in_(exports))
         events = select(MessageEvent).where(MessageEvent.tenant_id == own, MessageEvent.message_id.in_(exports))
         async with self._sessions() as session:
             for file in await session.scalars(files.order_by(File.created_at, File.id)):
                 inbound[file.provider_type, file.provider_message_id].files.append(file)
+            for message_id, file in await session.execute(attached.order_by(File.created_at, File.id)):
+                exports[message_id].files.append(file)
             for receipt in await session.scalars(receipts.order_by(StoredReceipt.id)):
                 exports[receipt.message_id].receipts.append(receipt)
             for event in await session.scalars(events.order_by(MessageEvent.id)):

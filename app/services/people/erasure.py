@@ -9,7 +9,9 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import (
     ColumnElement,
+    Text,
     and_,
+    cast,
     exists,
     func,
     literal,
@@ -30,7 +32,10 @@ from app.services.callbacks.kept_callbacks import find_callbacks_about, remove_f
 from app.services.consent.hashes import AddressHashes
 from app.services.consent.ledger import hide_address
 from app.services.event_log.entries import NewEvent, write_entries
+from app.services.messages.metadata import REMOVE_PAIRS, SUBJECTS
+from app.services.people.named import forget_named
 from app.services.people.removal import BATCH, remove_aliases, remove_empty, remove_messages, remove_unused
+from app.services.search.removal import forget_contacts
 from app.services.tenancy.audit import record
 
 log = structlog.get_logger(__name__)
@@ -84,16 +89,23 @@ async def accept_erasure(
     )
     if (await connection.execute(select(or_(is_customer, is_registered)))).scalar_one():
         raise NotErasable("This is an address of your own. Only the address of a person can be erased.")
-    anonymous = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now()}
+    nothing = {"name": null(), "metadata_pairs": null()}
+    anonymous = {"address": f"erased:{contact_id}", "written": "", "erasing_since": func.now(), **nothing}
     await connection.execute(update(Contact).where(*is_it).values(anonymous))
     # A group is named by its members, and its messages are those of all of them.
-    of_group = anonymous | {"address": func.concat(_groups_of(contact_id), Contact.id)}
-    await connection.execute(update(Contact).where(*_is_group_with(tenant_id, contact.address)).values(of_group))
+    of_group = anonymous | {"address": literal(_groups_of(contact_id)) + cast(Contact.id, Text())}
+    groups = update(Contact).where(*_is_group_with(tenant_id, contact.address)).values(of_group).returning(Contact.id)
+    of_both = [contact_id, *(await connection.execute(groups)).scalars()]
+    pairs = {"tenant": tenant_id, "subject": SUBJECTS[Contact], "ids": of_both}
+    await connection.execute(REMOVE_PAIRS, pairs)
+    await forget_contacts(connection, tenant_id, of_both)
     await write_entries(connection, tenant_id, [NewEvent(EventType.CONTACT_ERASED, contact_id=contact_id)])
     await record(connection, tenant_id, "contact_erased", actor=actor, client=client, contact_id=contact_id)
     aliases = await remove_aliases(connection, tenant_id, [contact.address])
     callbacks += await find_callbacks_about(connection, tenant_id, {contact.address, *aliases}.difference(known_as))
-    for address in sorted({contact.address, *aliases}):
+    known = sorted({contact.address, *aliases})
+    await connection.execute(update(Contact).where(*is_it).values(erasing_addresses=known))
+    for address in known:
         await hide_address(connection, tenant_id, address, hashes.of(tenant_id, address)[0])
     return Counter(webhook_calls=await remove_found(connection, tenant_id, callbacks))
 
@@ -125,11 +137,13 @@ async def erase(begin: Begin, tenant_id: int, contact_id: int) -> Counter[str]:
         conversations = list((await connection.execute(conversations_with)).scalars())
     for conversation_id in conversations:
         await _close(begin, tenant_id, conversation_id)
+    named = await _forget_named(begin, tenant_id, contact_id)
     removed: Counter[str] = Counter()
     for conversation_id in conversations:
         removed += await _empty(begin, tenant_id, conversation_id)
     async with begin() as connection:
         removed += await remove_unused(connection, tenant_id, contacts)
+    removed["named_in"] = named
     log.info("contact_erased", contact_id=contact_id, tenant_id=tenant_id, **removed)
     return removed
 
@@ -172,6 +186,39 @@ async def _close(begin: Begin, tenant_id: int, conversation_id: int) -> None:
             cancelled = (await connection.execute(cancel)).rowcount
 
 
+class _Patience:
+    """The time for which an erasure waits for rows that others have locked."""
+
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._progress_at = self._clock()
+
+    async def after(self, removed: int) -> None:
+        """Go on at once after progress, or else after a pause. Raises `DatabaseUnavailable` after too long a time."""
+        if removed:
+            self._progress_at = self._clock()
+        elif self._clock() - self._progress_at < _PATIENCE_SECONDS:
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            raise DatabaseUnavailable(
+                "Some of the data is in use. The rest is erased in the background, or ask again."
+            )
+
+
+async def _forget_named(begin: Begin, tenant_id: int, contact_id: int) -> int:
+    """Remove a person from the mails of others that name them; returns the number of mails."""
+    asked = select(Contact.erasing_addresses).where(Contact.tenant_id == tenant_id, Contact.id == contact_id)
+    forgotten, patience = 0, _Patience()
+    while True:
+        async with begin() as connection:
+            addresses = (await connection.execute(asked)).scalar()
+            done, more = await forget_named(connection, tenant_id, addresses or [], limit=BATCH)
+        forgotten += done
+        if not more:
+            return forgotten
+        await patience.after(done)
+
+
 async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[str]:
     conversation = select(Conversation.id).where(
         Conversation.tenant_id == tenant_id, Conversation.id == conversation_id
@@ -183,9 +230,8 @@ async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[
         .limit(BATCH)
     )
     removed: Counter[str] = Counter()
-    clock = asyncio.get_running_loop().time
-    progress_at = clock()
-    while clock() - progress_at < _PATIENCE_SECONDS:
+    patience = _Patience()
+    while True:
         async with begin() as connection:
             places = [(id, conversation_id) for (id,) in await connection.execute(some_of_it)]
             if not places:
@@ -193,11 +239,7 @@ async def _empty(begin: Begin, tenant_id: int, conversation_id: int) -> Counter[
                 return removed + await remove_empty(connection, tenant_id, list(locked))
             batch = await remove_messages(connection, tenant_id, places, unfinished=True)
         removed += batch
-        if batch["messages"]:
-            progress_at = clock()
-        else:
-            await asyncio.sleep(_PAUSE_SECONDS)
-    raise DatabaseUnavailable("Some of the data is in use. The rest is erased in the background, or ask again.")
+        await patience.after(batch["messages"])
 
 
 _was_interrupted = Contact.erasing_since < func.now() - _INTERRUPTED_AFTER

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows
+from app.db.batches import TENANT, given, rows, same
 from app.db.models import (
     Alias,
     Contact,
@@ -35,11 +35,16 @@ from app.db.models import (
     DeliveryAttempt,
     Message,
     MessageEvent,
+    NamedAddress,
     StoredReceipt,
     WebhookAttempt,
 )
 from app.domain import DEFAULT_TENANT_ID, ParticipantRole
-from app.services.messages.files import remove_files
+from app.services.accept.beginnings import without
+from app.services.files.removal import remove_files
+from app.services.messages.conversation_state import REMOVE_TAGS
+from app.services.messages.metadata import REMOVE_PAIRS, SUBJECTS
+from app.services.search.removal import forget_contacts, forget_messages, lock_index
 
 #: Messages of one transaction: their conversations are locked for some tens of milliseconds, and readers of the event
 #: log wait for as long.
@@ -47,15 +52,15 @@ BATCH = 100
 
 _IDS = bindparam("ids", type_=ARRAY(BigInteger()))
 
-#: Receipts that arrived before the result of their send was recorded. They are about the same message.
-_REMOVE_PARKED = delete(StoredReceipt).where(
-    StoredReceipt.tenant_id == DEFAULT_TENANT_ID,
-    StoredReceipt.message_id.is_(None),
-    StoredReceipt.provider_type == DeliveryAttempt.provider_type,
-    StoredReceipt.provider_message_id == DeliveryAttempt.provider_message_id,
+_NAMED = select(DeliveryAttempt.provider_type, DeliveryAttempt.provider_message_id).where(
     DeliveryAttempt.tenant_id == TENANT,
     DeliveryAttempt.message_id == any_(_IDS),
     DeliveryAttempt.provider_message_id.is_not(None),
+)
+_named = rows(provider_type=Text(), provider_message_id=Text())
+#: Receipts that arrived before the result of their send was recorded. They are about the same message.
+_REMOVE_PARKED = delete(StoredReceipt).where(
+    StoredReceipt.message_id.is_(None), same(StoredReceipt, _named, "provider_type", "provider_message_id")
 )
 
 
@@ -73,11 +78,12 @@ _LOCK_MESSAGES = _lock(Message).where(
 )
 _LOCK_CONVERSATIONS = _lock(Conversation)
 _LOCK_CONTACTS = _lock(Contact)
-_DEPENDENTS: dict[str, type[StoredReceipt | MessageEvent | DeliveryAttempt | WebhookAttempt]] = {
+_DEPENDENTS: dict[str, type[StoredReceipt | MessageEvent | DeliveryAttempt | WebhookAttempt | NamedAddress]] = {
     "receipts": StoredReceipt,
     "events": MessageEvent,
     "attempts": DeliveryAttempt,
     "webhook_attempts": WebhookAttempt,
+    "named_addresses": NamedAddress,
 }
 _REMOVE_DEPENDENTS = {
     name: delete(model).where(model.tenant_id == TENANT, model.message_id == any_(_IDS))
@@ -88,7 +94,7 @@ _gone = rows(conversation_id=BigInteger(), messages=Integer())
 _COUNT_DOWN = (
     update(Conversation)
     .where(Conversation.tenant_id == TENANT, Conversation.id == _gone.c.conversation_id)
-    .values(message_count=Conversation.message_count - _gone.c.messages)
+    .values(without(_gone.c.messages))
 )
 _EMPTY = select(Conversation.id).where(
     *_these(Conversation),
@@ -108,7 +114,7 @@ _REMOVE_UNUSED_CONTACTS = (
             ConversationParticipant.tenant_id == TENANT, ConversationParticipant.contact_id == Contact.id
         ),
     )
-    .returning(Contact.address)
+    .returning(Contact.id, Contact.address)
 )
 _ADDRESSES = bindparam("addresses", type_=ARRAY(Text()))
 _REMOVE_ALIASES = (
@@ -128,9 +134,11 @@ async def remove_messages(
     still to be sent only goes with `unfinished`. Returns the number of rows removed, by kind.
     """
     removed: Counter[str] = Counter()
+    # Before any row is locked, so that none is held while this waits.
+    await lock_index(connection, tenant_id)
     message_ids = [message_id for message_id, _ in places]
     # Before any message is locked: a transaction that attaches such a receipt holds it and waits for the message.
-    removed["receipts"] += await _execute(connection, _REMOVE_PARKED, tenant_id, message_ids)
+    removed["receipts"] += await _remove_parked(connection, tenant_id, message_ids)
     conversations = await _ids(connection, _LOCK_CONVERSATIONS, tenant_id, {place[1] for place in places})
     parameters = {"tenant": tenant_id, "ids": message_ids, "conversations": conversations, "unfinished": unfinished}
     locked = list((await connection.execute(_LOCK_MESSAGES, parameters)).scalars())
@@ -138,10 +146,20 @@ async def remove_messages(
     # A statement for each table, so that it sees the rows that were added until the lock.
     for name, statement in _REMOVE_DEPENDENTS.items():
         removed[name] += await _execute(connection, statement, tenant_id, locked)
+    await forget_messages(connection, tenant_id, locked)
+    await _forget_pairs(connection, Message, tenant_id, locked)
     gone = Counter(await _ids(connection, _REMOVE_MESSAGES, tenant_id, locked))
     removed["messages"] += gone.total()
     await connection.execute(_COUNT_DOWN, given(tenant_id, ("conversation_id", "messages"), gone.items()))
     return removed + await remove_empty(connection, tenant_id, conversations)
+
+
+async def _remove_parked(connection: AsyncConnection, tenant_id: int, message_ids: Sequence[int]) -> int:
+    named = (await connection.execute(_NAMED, {"tenant": tenant_id, "ids": message_ids})).all()
+    if not named:
+        return 0
+    parked = given(DEFAULT_TENANT_ID, ("provider_type", "provider_message_id"), sorted(map(tuple, named)))
+    return (await connection.execute(_REMOVE_PARKED, parked)).rowcount
 
 
 async def remove_empty(connection: AsyncConnection, tenant_id: int, conversations: Sequence[int]) -> Counter[str]:
@@ -151,6 +169,8 @@ async def remove_empty(connection: AsyncConnection, tenant_id: int, conversation
         return Counter()
     participants = await connection.execute(_REMOVE_PARTICIPANTS, {"tenant": tenant_id, "ids": empty})
     contacts = {row.contact_id for row in participants if row.role == ParticipantRole.CONTACT}
+    await _forget_pairs(connection, Conversation, tenant_id, empty)
+    await _execute(connection, REMOVE_TAGS, tenant_id, empty)
     removed = Counter(conversations=await _execute(connection, _REMOVE_CONVERSATIONS, tenant_id, empty))
     return removed + await remove_unused(connection, tenant_id, contacts)
 
@@ -159,7 +179,10 @@ async def remove_unused(connection: AsyncConnection, tenant_id: int, contacts: I
     """Remove contacts that take part in no conversation."""
     free = await _ids(connection, _LOCK_CONTACTS, tenant_id, contacts)
     removed = await connection.execute(_REMOVE_UNUSED_CONTACTS, {"tenant": tenant_id, "ids": free})
-    addresses = list(removed.scalars())
+    gone = removed.all()
+    await _forget_pairs(connection, Contact, tenant_id, [row.id for row in gone])
+    await forget_contacts(connection, tenant_id, [row.id for row in gone])
+    addresses = [row.address for row in gone]
     await remove_aliases(connection, tenant_id, addresses)
     return Counter(contacts=len(addresses))
 
@@ -180,3 +203,11 @@ async def _ids(connection: AsyncConnection, statement: Executable, tenant_id: in
 async def _execute(connection: AsyncConnection, statement: Executable, tenant_id: int, ids: Sequence[int]) -> int:
     """The number of rows of these ids that a statement changed."""
     return (await connection.execute(statement, {"tenant": tenant_id, "ids": ids})).rowcount
+
+
+async def _forget_pairs(
+    connection: AsyncConnection, model: type[Contact | Conversation | Message], tenant_id: int, ids: Sequence[int]
+) -> None:
+    """Remove that by which rows are found by their metadata."""
+    if ids:
+        await connection.execute(REMOVE_PAIRS, {"tenant": tenant_id, "subject": SUBJECTS[model], "ids": list(ids)})

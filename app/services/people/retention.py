@@ -1,4 +1,6 @@
-"""Removal of expired data: messages, callbacks, parked receipts, event log, audit, tokens, attempts of webhooks."""
+"""Removal of expired data: messages, batches, callbacks, parked receipts, event log, audit, tokens, attempts of
+webhooks.
+"""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -20,6 +22,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     delete,
+    exists,
     func,
     select,
 )
@@ -28,21 +31,31 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
 from app.db.batches import SECOND, TENANT
-from app.db.loose_scan import loose_scan
-from app.db.models import AuditEvent, KeptCallback, Message, SignatureToken, StoredReceipt, Tenant, WebhookAttempt
+from app.db.each_tenant import EACH_TENANT, first
+from app.db.models import (
+    AuditEvent,
+    Batch,
+    KeptCallback,
+    Message,
+    SignatureToken,
+    StoredReceipt,
+    Tenant,
+    WebhookAttempt,
+)
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import DEFAULT_TENANT_ID
 from app.providers.base import BaseProvider
 from app.providers.registry import provider_registry
 from app.services.events.trimming import trim_logs
-from app.services.messages.files import remove_orphans, tenants_with_orphans
+from app.services.files.removal import remove_orphans, tenants_with_orphans
 from app.services.people.erasure import finish_erasures, tenants_with_interrupted
 from app.services.people.removal import BATCH, remove_messages
 
 log = structlog.get_logger(__name__)
 
-#: Of one tenant in one run, so that one with a great deal to remove does not hold up the others.
-_BATCHES = 100
+#: Of one tenant in one run, so that one with a great deal to remove does not hold up the others for long. A run every
+#: 30 seconds keeps up with 200,000 messages a minute.
+_BATCHES = 1000
 _DAY = 24 * 3600
 _EVERY_TENANT = {ALL_TENANTS: "retention looks for the tenants with something to remove"}
 
@@ -88,6 +101,12 @@ def _delete_oldest(
 
 
 _DELETE_CALLBACKS = _delete_oldest(KeptCallback.received_at, by=KeptCallback.id)
+#: Of a batch, the messages go first.
+_DELETE_BATCHES = _delete_oldest(
+    Batch.created_at,
+    ~exists().where(Message.tenant_id == Batch.tenant_id, Message.batch_id == Batch.id),
+    by=Batch.id,
+)
 _DELETE_AUDIT_EVENTS = _delete_oldest(AuditEvent.created_at, by=AuditEvent.id)
 _DELETE_ATTEMPTS = _delete_oldest(WebhookAttempt.started_at, by=WebhookAttempt.id)
 _PROVIDERS = bindparam("providers", type_=ARRAY(Text()))
@@ -96,19 +115,23 @@ _DELETE_OTHER_TOKENS = _delete_oldest(SignatureToken.created_at, SignatureToken.
 _DELETE_PARKED = _delete_oldest(StoredReceipt.received_at, StoredReceipt.message_id.is_(None))
 
 
+def _first_row_at(time: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    """The time of a tenant's first row of a table, by the id of the row."""
+    id = time.class_.id
+    return first(time, id == first(id))
+
+
 def _with_old(time: InstrumentedAttribute[Any]) -> Select[int]:
-    """The tenants whose first row of a table is old, by the id of the row."""
-    model = time.class_
-    first = loose_scan("first", [model.tenant_id], model.id, time)
-    return select(first.c.tenant_id).where(first.c[time.key] < func.now() - _AGE).execution_options(**_EVERY_TENANT)
+    """The tenants whose first row of a table is old."""
+    is_old = _first_row_at(time) < func.now() - _AGE
+    return select(EACH_TENANT).where(is_old).execution_options(**_EVERY_TENANT)
 
 
-_first_message = loose_scan("first", [Message.tenant_id], Message.id, Message.created_at)
 _days = func.coalesce(Tenant.retention_days, bindparam("days", type_=Integer()))
 _WITH_OLD_MESSAGES = (
-    select(Tenant.id, _days)
-    .join(_first_message, _first_message.c.tenant_id == Tenant.id)
-    .where(_first_message.c.created_at < func.now() - _days * _DAY * SECOND)
+    select(EACH_TENANT, _days)
+    .join(Tenant, Tenant.id == EACH_TENANT)
+    .where(_first_row_at(Message.created_at) < func.now() - _days * _DAY * SECOND)
     .execution_options(**_EVERY_TENANT)
 )
 #: The kinds of which every tenant can have rows: the setting of their age, and how they are found and removed.
@@ -120,7 +143,7 @@ _KINDS = {
 
 
 async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
-    """Remove expired data, up to some thousands of rows of each kind, and complete interrupted erasures.
+    """Remove expired data, up to 100,000 rows of each kind and tenant, and complete interrupted erasures.
 
     Any number of workers may do so at once. Tenants with nothing to remove cost no statement.
     """
@@ -135,6 +158,7 @@ async def remove_what_is_over(engine: AsyncEngine, settings: Settings) -> None:
         removed["files"] += await _in_batches(engine, partial(remove_orphans, tenant_id=tenant_id, limit=BATCH))
     for tenant_id, days in losing_messages:
         removed += await _remove_old_messages(engine, tenant_id, days)
+        removed["batches"] += await _remove_by_age(engine, _DELETE_BATCHES, tenant_id, days)
     for kind, (setting, with_old, deletion) in _KINDS.items():
         days = getattr(settings, setting)
         async with engine.connect() as connection:

@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import ApiKey, AuditEvent, Tenant, TenantAddress
 from app.db.paging import Page, fetch_page
-from app.domain import DEFAULT_TENANT_ID, Address, KeyScope
+from app.domain import Address
 from app.errors import AddressNotFound, AddressTaken, KeyNotFound, TenantExists, TenantNotFound
-from app.services.event_log.entries import new_log
+from app.installation import KeyScope
+from app.services.event_log.entries import add_log
 from app.services.tenancy.audit import record
 from app.services.tenancy.keys import new_token
 
@@ -35,11 +36,14 @@ class AdministrationService:
 
     async def create_tenant(self, name: str) -> Tenant:
         """Raises `TenantExists`."""
-        adding = insert(Tenant).values(name=name).on_conflict_do_nothing().returning(Tenant)
+        return await self._new_tenant(name)
+
+    async def _new_tenant(self, name: str, *, test_of: int | None = None) -> Tenant:
+        adding = insert(Tenant).values(name=name, test_of=test_of).on_conflict_do_nothing().returning(Tenant)
         tenant = await self._session.scalar(adding)
         if tenant is None:
-            raise TenantExists("There is a tenant of this name.")
-        await self._session.execute(new_log(tenant.id))
+            raise TenantExists(f"There is a tenant of the name {name}.")
+        await add_log(await self._session.connection(), tenant.id)
         await self._record(tenant.id, "tenant_created", name=name)
         return tenant
 
@@ -72,11 +76,25 @@ class AdministrationService:
         )
 
     async def create_key(
-        self, tenant_id: int, *, name: str, scopes: Sequence[KeyScope], expires_at: datetime | None = None
+        self,
+        tenant_id: int,
+        *,
+        name: str,
+        scopes: Sequence[KeyScope],
+        expires_at: datetime | None = None,
+        is_test: bool = False,
     ) -> tuple[ApiKey, str]:
-        """Create a key; returns it with its token, which can't be read again later. Raises `TenantNotFound`."""
-        await self._must_exist(tenant_id)
-        token = new_token(tenant_id)
+        """Create a key; returns it with its token, which can't be read again later.
+
+        A test key belongs to the test tenant of `tenant_id`, which its first one creates.
+
+        Raises `TenantNotFound`, and `TenantExists` where another tenant has the name of the test tenant.
+        """
+        tenant = await self._existing(tenant_id)
+        if is_test and tenant.test_of is None:
+            tenant = await self._test_tenant(tenant)
+        tenant_id = tenant.id
+        token = new_token(tenant_id, is_test=tenant.test_of is not None)
         key = ApiKey(
             tenant_id=tenant_id,
             prefix=token.prefix,
@@ -108,7 +126,7 @@ class AdministrationService:
 
     async def addresses(self, tenant_id: int, *, limit: int, cursor: str | None = None) -> Page[TenantAddress]:
         """A tenant's addresses, the oldest first. Raises `TenantNotFound`."""
-        await self._must_exist(tenant_id)
+        await self._existing(tenant_id)
         statement = select(TenantAddress).where(TenantAddress.tenant_id == tenant_id)
         return await fetch_page(
             self._session, statement, order=(TenantAddress.id,), newest_first=False, limit=limit, cursor=cursor
@@ -120,7 +138,7 @@ class AdministrationService:
         An address that the tenant has already is returned as it is. Raises `TenantNotFound`, and `AddressTaken` where
         another tenant owns the address.
         """
-        await self._must_exist(tenant_id)
+        await self._existing(tenant_id)
         values = {"tenant_id": tenant_id, "address": address.value, "address_type": address.type}
         adding = insert(TenantAddress).values(values).on_conflict_do_nothing().returning(TenantAddress)
         added = await self._session.scalar(adding)
@@ -149,9 +167,13 @@ class AdministrationService:
             self._session, statement, order=(AuditEvent.id,), newest_first=True, limit=limit, cursor=cursor
         )
 
-    async def provider_resumed(self, name: str) -> None:
-        """Record that a provider was resumed. Providers belong to the installation, so the event is tenant 1's."""
-        await self._record(DEFAULT_TENANT_ID, "provider_resumed", provider=name)
+    async def provider_paused(self, name: str, *, tenant_id: int, is_for_all: bool, reason: str) -> None:
+        """Record that a tenant has paused a provider, for itself or as the operator for all."""
+        await self._record(tenant_id, "provider_paused", provider=name, is_for_all=is_for_all, reason=reason)
+
+    async def provider_resumed(self, name: str, *, tenant_id: int, is_for_all: bool) -> None:
+        """Record that a tenant has resumed a provider."""
+        await self._record(tenant_id, "provider_resumed", provider=name, is_for_all=is_for_all)
 
     async def _change(self, tenant_id: int, values: Mapping[str, object], kind: str, **detail: object) -> Tenant:
         changing = update(Tenant).where(Tenant.id == tenant_id).values(**values).returning(Tenant)
@@ -161,9 +183,17 @@ class AdministrationService:
         await self._record(tenant_id, kind, **detail)
         return tenant
 
-    async def _must_exist(self, tenant_id: int) -> None:
-        if await self._session.get(Tenant, tenant_id) is None:
+    async def _existing(self, tenant_id: int) -> Tenant:
+        tenant = await self._session.get(Tenant, tenant_id)
+        if tenant is None:
             raise TenantNotFound("There is no tenant with this id.")
+        return tenant
+
+    async def _test_tenant(self, live: Tenant) -> Tenant:
+        found = await self._session.scalar(select(Tenant).where(Tenant.test_of == live.id))
+        if found is not None:
+            return found
+        return await self._new_tenant(f"{live.name} (test)", test_of=live.id)
 
     async def _record(self, tenant_id: int, kind: str, **detail: object) -> None:
         await record(self._session, tenant_id, kind, actor=self._actor, client=self._client, **detail)

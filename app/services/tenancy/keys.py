@@ -1,7 +1,8 @@
 """API keys: new tokens, and the look-up of the key that a request shows.
 
-A token is `msk_<tenant>_<prefix>_<secret>`. Its secret has 256 random bits. They can't be guessed, so one SHA-256 is
-enough to store, and a slow hash would protect nothing more.
+A token is `msk_<tenant>_<prefix>_<secret>`, and begins with `msk_test_` where its tenant is a test tenant. Its secret
+has 256 random bits. They can't be guessed, so one SHA-256 is enough to store, and a slow hash would protect nothing
+more.
 """
 
 import asyncio
@@ -18,11 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 
 from app.db.batches import TENANT, rows
 from app.db.models import ApiKey, Tenant
-from app.domain import KeyScope
 from app.errors import Unauthorized
+from app.installation import KeyScope
 from app.short_cache import ShortCache
 
-_CREDENTIALS = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(msk_([1-9][0-9]{0,17})_([a-z2-7]{10})_[A-Za-z0-9_-]{43})")
+_CREDENTIALS = re.compile(
+    rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(msk_(?:test_)?([1-9][0-9]{0,17})_([a-z2-7]{10})_[A-Za-z0-9_-]{43})"
+)
 _PREFIX_LETTERS, _PREFIX_LENGTH, _SECRET_BYTES = "abcdefghijklmnopqrstuvwxyz234567", 10, 32
 #: A revoked key is refused by every process after this; the promise is five seconds.
 _KEPT_SECONDS = 3.0
@@ -32,11 +35,12 @@ _NO_HASH = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The caller of a request: its tenant, the scopes of its key, and the prefix of the key."""
+    """The caller of a request: its tenant, the scopes of its key, the prefix of the key, and its name."""
 
     tenant_id: int
     scopes: frozenset[KeyScope]
     prefix: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,9 @@ class Token:
     secret_hash: bytes
 
 
-def new_token(tenant_id: int) -> Token:
+def new_token(tenant_id: int, *, is_test: bool = False) -> Token:
     prefix = "".join(secrets.choice(_PREFIX_LETTERS) for _ in range(_PREFIX_LENGTH))
-    written = f"msk_{tenant_id}_{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    written = f"msk_{'test_' if is_test else ''}{tenant_id}_{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     return Token(written, prefix, hashlib.sha256(written.encode()).digest())
 
 
@@ -59,6 +63,7 @@ _is_wanted = and_(ApiKey.tenant_id == TENANT, ApiKey.prefix == _wanted.c.prefix)
 #: Finds one row in any case, of the same size, so that the response time doesn't tell if there is such a key.
 _FIND = select(
     ApiKey.id,
+    ApiKey.name,
     func.coalesce(ApiKey.secret_hash, literal(_NO_HASH)).label("secret_hash"),
     func.coalesce(ApiKey.scopes, literal(list(KeyScope), JSONB())).label("scopes"),
     ApiKey.revoked_at,
@@ -122,7 +127,7 @@ class KeyCache:
         seconds_left = float("inf") if key.seconds_left is None else float(key.seconds_left)
         if seconds_left <= 0:
             raise Unauthorized("expired", prefix)
-        access = Access(tenant_id, frozenset(map(KeyScope, key.scopes)), prefix)
+        access = Access(tenant_id, frozenset(map(KeyScope, key.scopes)), prefix, key.name)
         return access, min(_KEPT_SECONDS, seconds_left)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.batches import SECOND, TENANT, rows
-from app.db.models import Tenant, WebhookEndpoint, WebhookLease
+from app.db.models import EventLog, WebhookEndpoint, WebhookLease
 from app.db.tenant_guard import ALL_TENANTS
 from app.services.events.cursors import BEGINNING, Position
 from app.services.events.reading import newest_of
@@ -17,7 +17,7 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 
 #: So that no number repeats after a failover that has lost some.
-_BY_THE_CLOCK = cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger())
+_BY_THE_CLOCK = cast(func.extract("epoch", func.now()) * 1000, BigInteger())
 _LEASE_END = func.now() + bindparam("lease", type_=Float()) * SECOND
 
 
@@ -32,19 +32,27 @@ class LeaseState(NamedTuple):
     head: Position
 
 
-_newest = newest_of(Tenant, Tenant.id)
+_newest = newest_of(EventLog.tenant_id)
 _is_free = or_(WebhookLease.leased_until.is_(None), WebhookLease.leased_until <= func.now())
-_enabled = exists().where(WebhookEndpoint.tenant_id == Tenant.id, WebhookEndpoint.disabled_at.is_(None))
-_STATES = select(
-    WebhookLease.tenant_id,
-    WebhookLease.number,
-    WebhookLease.changes,
-    _is_free,
-    _enabled.correlate(Tenant),
-    *_newest.c,
-).select_from(Tenant.__table__.join(WebhookLease, WebhookLease.tenant_id == Tenant.id).outerjoin(_newest, and_(True)))
+_enabled = exists().where(WebhookEndpoint.tenant_id == EventLog.tenant_id, WebhookEndpoint.disabled_at.is_(None))
+_STATES = (
+    select(
+        WebhookLease.tenant_id,
+        WebhookLease.number,
+        WebhookLease.changes,
+        _is_free,
+        _enabled.correlate(EventLog),
+        *_newest.c,
+    )
+    .select_from(
+        EventLog.__table__.join(WebhookLease, WebhookLease.tenant_id == EventLog.tenant_id).outerjoin(
+            _newest, and_(True)
+        )
+    )
+    .execution_options(**{ALL_TENANTS: "a worker serves the endpoints of all tenants"})
+)
 _free = (
-    select(WebhookLease.tenant_id)
+    select(WebhookLease.tenant_id, _BY_THE_CLOCK.label("by_the_clock"))
     .where(WebhookLease.tenant_id == TENANT, _is_free)
     .with_for_update(skip_locked=True)
     .cte("free")
@@ -52,7 +60,7 @@ _free = (
 _TAKE = (
     update(WebhookLease)
     .where(WebhookLease.tenant_id == TENANT, WebhookLease.tenant_id == _free.c.tenant_id)
-    .values(number=func.greatest(WebhookLease.number + 1, _BY_THE_CLOCK), leased_until=_LEASE_END)
+    .values(number=func.greatest(WebhookLease.number + 1, _free.c.by_the_clock), leased_until=_LEASE_END)
     .returning(WebhookLease.number, WebhookLease.changes)
 )
 _held = rows(tenant_id=BigInteger(), number=BigInteger())
@@ -60,9 +68,10 @@ _mine = (WebhookLease.tenant_id == _held.c.tenant_id, WebhookLease.number == _he
 _OF_MANY = {ALL_TENANTS: "a worker has the leases of many tenants"}
 _RENEW = update(WebhookLease).where(*_mine).values(leased_until=_LEASE_END).execution_options(**_OF_MANY)
 _RELEASE = update(WebhookLease).where(*_mine).values(leased_until=null()).execution_options(**_OF_MANY)
-_adding = insert(WebhookLease).values(tenant_id=TENANT)
+_adding = insert(WebhookLease).values(tenant_id=TENANT, changes=_BY_THE_CLOCK)
 _NOTE_CHANGE = _adding.on_conflict_do_update(
-    index_elements=[WebhookLease.tenant_id], set_={"changes": func.greatest(WebhookLease.changes + 1, _BY_THE_CLOCK)}
+    index_elements=[WebhookLease.tenant_id],
+    set_={"changes": func.greatest(WebhookLease.changes + 1, _adding.excluded.changes)},
 )
 
 

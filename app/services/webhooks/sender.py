@@ -16,6 +16,7 @@ import httpcore
 
 from app.config import Settings
 from app.db.sanitize import storable_text
+from app.metrics.catalogue import WEBHOOK_SECONDS, WEBHOOKS
 from app.providers.toolbox.connections import Connections
 from app.providers.toolbox.http_client import retry_after
 from app.providers.toolbox.public_network import Forbidden, PublicNetwork, literal_address, target_of
@@ -89,7 +90,10 @@ class WebhookSender:
         async with self._slots.taken(is_slow=is_slow):
             began, started_at = time.monotonic(), datetime.now(UTC)
             status, error, wait, beginning = await self._exchange(receiver, id, body, position)
-            return Answer(started_at, time.monotonic() - began, status, error, wait, beginning)
+            seconds = time.monotonic() - began
+            WEBHOOKS.values[("unreachable" if status is None else "refused" if error else "delivered",)] += 1
+            WEBHOOK_SECONDS.observe((), seconds)
+            return Answer(started_at, seconds, status, error, wait, beginning)
 
     async def _exchange(
         self, receiver: Receiver, id: str, body: bytes, position: Position | None

@@ -1,0 +1,1 @@
+"""The demo: people whom the simulated carriers play, so that a new installation shows how it works."""

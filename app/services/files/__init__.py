@@ -1,0 +1,1 @@
+"""Files of messages: stored, fetched from vendors, uploaded by clients, removed with their messages."""

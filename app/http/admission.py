@@ -6,17 +6,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.errors import AddressTooLong, BadRequest, BodyTooLarge, TooManyHeaders, UnsupportedMediaType
-from app.http.access import admit
+from app.http.access import admit, template_of
+from app.http.browser.forms import needs_token, with_token_checked
 from app.http.envelope import Headers
 from app.http.hot_route import HotRoute
+from app.http.monitoring.measured import note_route
 from app.http.read_route import ReadRoute, plain_path
+from app.http.read_your_writes import ReadYourWrites
 from app.providers.registry import provider_registry
 
 #: The key of the scope under which the server says that the whole head is within the limit for headers.
 HEAD_IS_SMALL = "head_is_small"
 _CALLBACKS = "/api/webhooks/"
+_UPLOADS = "/api/files"
+#: Bytes that a form has around its file.
+_FORM_BYTES = 10_000
 #: Bytes of a body, where it holds many things at once.
-_LARGE = {"/api/suppressions/batch": 5_000_000}
+_LARGE = {"/api/suppressions/batch": 5_000_000, "/api/batches": 1_000_000_000}
 
 
 class Admission:
@@ -35,8 +41,10 @@ class Admission:
         self._most_headers = settings.max_headers
         self._most_header_bytes = settings.max_header_bytes
         self._limit = settings.max_body_bytes
+        self._uploads = settings.file_max_bytes + _FORM_BYTES
         self._hot = hot
         self._reads = reads
+        self._own_writes = ReadYourWrites(settings) if settings.database_read_url else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,21 +52,37 @@ class Admission:
             return
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"][:-1]}
-        self._check_head(scope)
-        await admit(scope)
         path, method = scope["path"], scope["method"]
+        try:
+            self._check_head(scope)
+            await admit(scope)
+        except Exception:
+            note_route(scope, template_of(path))
+            raise
+        if self._own_writes is not None:
+            send = self._own_writes.begin(scope, send)
         route = self._hot.get(path) if method == "POST" else None
         receive = _limited(receive, scope, self._limit if route is not None else self._limit_of(path))
+        if needs_token(scope):
+            receive = await with_token_checked(scope, receive)
         if route is not None:
+            note_route(scope, route.path)
             await route.serve(scope, receive, send)
         elif method != "GET" or not await self._read(scope, receive, send):
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                if (found := scope.get("route")) is not None:
+                    note_route(scope, found.path)
 
     async def _read(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer a plain read; False if the request is none."""
         template, ids = plain_path(scope["path"])
         route = self._reads.get(template)
-        return route is not None and await route.serve(scope, receive, send, ids)
+        if route is None:
+            return False
+        note_route(scope, route.path)
+        return await route.serve(scope, receive, send, ids)
 
     def _check_head(self, scope: Scope) -> None:
         if len(scope["path"]) + len(scope["query_string"]) > self._longest_address:
@@ -73,7 +97,9 @@ class Admission:
             raise BadRequest("A request names its host, and once.")
 
     def _limit_of(self, path: str) -> int:
-        """The limit for a body; a provider's callbacks have its own, because a mail that is refused is lost."""
+        """The limit for a body. Uploads have their own, and callbacks their provider's: a refused mail is lost."""
+        if path == _UPLOADS:
+            return self._uploads
         provider = provider_registry.get(path.removeprefix(_CALLBACKS)) if path.startswith(_CALLBACKS) else None
         return max(self._limit, _LARGE.get(path, 0)) if provider is None else provider.largest_callback
 

@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
+from app.http.browser.headers import HEADERS, shown_at
+from app.http.monitoring.measured import MEASURED
 from app.http.problems import answer_to
 from app.log import begin_request
 from app.web.unsubscribe import STYLE_SOURCE
@@ -57,6 +59,7 @@ _PAGES: Headers = [
     (b"cache-control", b"no-store"),
     (b"x-robots-tag", b"noindex, nofollow"),
 ]
+#: For the pages of the inbox, whose scripts and styles are files of ours.
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (
@@ -101,6 +104,9 @@ class Envelope:
         self._data = data_headers(settings)
         self._reference = [*_EVERYWHERE, *_REFERENCE, *_transport_security(settings)]
         self._pages = [*_EVERYWHERE, *_PAGES, *_transport_security(settings)]
+        self._shown = {
+            kind: [*_without(_EVERYWHERE, own), *own, *_transport_security(settings)] for kind, own in HEADERS.items()
+        }
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._access_log = settings.access_log
         self._ids = request_ids()
@@ -126,12 +132,15 @@ class Envelope:
         if method == "HEAD":
             scope = {**scope, "method": "GET", IS_HEAD: True}
         status = 0
+        measured = scope.get(MEASURED)
         began = time.perf_counter() if self._access_log else 0.0
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
+                if measured is not None:
+                    measured.status = status
                 message["headers"] = [*message["headers"], *added]
             elif method == "HEAD":
                 message["body"] = b""
@@ -154,9 +163,18 @@ class Envelope:
                 log.info("request", method=method, path=scope["path"], status=status, duration_ms=duration)
 
     def _headers_at(self, path: str) -> Headers:
+        if path.startswith("/api/"):
+            return self._data
         if path.startswith("/u/"):
             return self._pages
+        if (kind := shown_at(path)) is not None:
+            return self._shown[kind]
         return self._reference if path.startswith("/docs") else self._data
+
+
+def _without(headers: Headers, replaced: Headers) -> Headers:
+    names = {name for name, _ in replaced}
+    return [each for each in headers if each[0] not in names]
 
 
 def _transport_security(settings: Settings) -> Headers:

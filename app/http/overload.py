@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,8 +15,11 @@ from app.errors import Overloaded
 from app.http.access import client_address
 from app.http.body_budget import BodyBudget
 from app.http.envelope import Headers, data_headers, id_for, request_ids
+from app.http.monitoring.measured import MEASURED
 from app.http.problems import service_problem
 from app.log import Seldom
+from app.metrics.catalogue import REQUESTS_SHED
+from app.metrics.requests import MeasuredRequest
 from app.services.limits.failed_keys import address_block
 
 #: Health checks, which have to be answered truthfully under load as well.
@@ -44,6 +46,7 @@ class Refusal:
     def answer(self, given_id: bytes | None, *, in_flight: int) -> tuple[Headers, bytes]:
         """Headers and body for a request that shows `given_id` and comes while `in_flight` others are served."""
         self._shed.note(in_flight=in_flight)
+        REQUESTS_SHED.values[()] += 1
         id_ = id_for(given_id, self._ids)
         body = self._body.replace(_ID, id_)
         return [(b"x-request-id", id_), (b"content-length", b"%d" % len(body)), *self._headers], body
@@ -92,17 +95,6 @@ class AdaptiveLimit:
         self._affordable = 0.0
 
 
-_STOPWATCH = "stopwatch"
-
-
-@dataclass(slots=True)
-class _Stopwatch:
-    """The start of the time that a request costs us. It is mutable, because inner layers copy the scope."""
-
-    began: float
-    is_stopped: bool = False
-
-
 class OverloadGuard:
     """Refuses a request at once while `MAX_REQUESTS_IN_FLIGHT` are in flight, or fewer where those would take more
     than half a second (`AdaptiveLimit`).
@@ -132,11 +124,11 @@ class OverloadGuard:
             await self._refuse(scope, send, in_flight)
             return
         sender, held = "", 0
-        stopwatch = scope[_STOPWATCH] = _Stopwatch(time.monotonic())
+        measured = scope[MEASURED] = MeasuredRequest(time.monotonic())
 
         async def receiving() -> Message:
             nonlocal sender, held
-            if stopwatch.is_stopped:
+            if measured.is_stopped:
                 return await receive()  # it waits for the client to leave, and is counted already
             self.waiting += 1
             try:
@@ -148,7 +140,7 @@ class OverloadGuard:
                 self._bodies.take(sender, len(message["body"]))
                 held += len(message["body"])
             elif held:
-                stopwatch.began = time.monotonic()  # a slow client says nothing about our load
+                measured.began = time.monotonic()  # a slow client says nothing about our load
             return message
 
         self._entered += 1
@@ -157,7 +149,9 @@ class OverloadGuard:
         finally:
             self._entered -= 1
             now = time.monotonic()
-            self.limit.record(now - stopwatch.began, in_flight + 1, now=now)
+            seconds = now - measured.began
+            self.limit.record(seconds, in_flight + 1, now=now)
+            measured.count(scope["method"], seconds)
             if held:
                 self._bodies.give_back(sender, held)
 
@@ -169,13 +163,13 @@ class OverloadGuard:
     @contextmanager
     def not_in_flight(self, scope: Scope) -> Iterator[None]:
         """Count a request that waits as it asked to as not in flight, and the time as not ours."""
-        stopwatch: _Stopwatch = scope[_STOPWATCH]
+        measured: MeasuredRequest = scope[MEASURED]
         self.waiting += 1
-        stopwatch.is_stopped = True
+        measured.is_stopped = True
         began = time.monotonic()
         try:
             yield
         finally:
             self.waiting -= 1
-            stopwatch.is_stopped = False
-            stopwatch.began += time.monotonic() - began
+            measured.is_stopped = False
+            measured.began += time.monotonic() - began

@@ -17,6 +17,8 @@ from app.db.engine import is_unavailable
 from app.db.outage import outage, sqlstate_of
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
 from app.http.access import methods_at
+from app.http.browser.errors import as_page
+from app.http.browser.requests import SAFE_METHODS
 from app.log import Seldom, request_id
 
 log = structlog.get_logger(__name__)
@@ -94,8 +96,8 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Render all errors of an application as problems: ours, the framework's, and those of the database."""
-    for kind, handler in _HANDLERS.items():
-        app.add_exception_handler(kind, handler)
+    for kind in _HANDLERS:
+        app.add_exception_handler(kind, answer_to)
     app.add_exception_handler(Exception, _pass_on)
 
 
@@ -143,6 +145,10 @@ async def _dependency_error(request: Request, error: Exception) -> Response:
     if not is_unavailable(error):
         return await _bug(request, error)
     outage.note(error, path=request.url.path)
+    if isinstance(error, TimeoutError) and request.method not in SAFE_METHODS:
+        return service_problem(
+            DatabaseUnavailable("The database did not confirm this in time, and may store it all the same.")
+        )
     return service_problem(DatabaseUnavailable("The database can't be reached. Try again shortly."))
 
 
@@ -173,6 +179,6 @@ _HANDLERS: dict[type[Exception], Handler] = {
 
 
 async def answer_to(request: Request, error: Exception) -> Response:
-    """The answer to an error that was raised outside the framework or past it."""
+    """The answer to an error: a problem, or a page where a browser shows one."""
     handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), _bug)
-    return await handler(request, error)
+    return as_page(request.scope, await handler(request, error))

@@ -18,8 +18,10 @@ from app.errors import Overloaded
 from app.http.access import methods_at
 from app.http.admission import HEAD_IS_SMALL
 from app.http.envelope import Headers, data_headers, id_for, request_ids
+from app.http.monitoring.internal_port import is_at
 from app.http.overload import NEVER_SHED, OverloadGuard
 from app.http.problems import problem
+from app.http.stop_signals import Drain
 from app.log import Seldom
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*(?=\r\n)")
@@ -30,6 +32,8 @@ _UNKNOWN_METHOD = re.compile(rb"[A-Za-z]{1,32} (?P<path>/[^?\s]*)(\?\S*)? HTTP/1
 _ALWAYS_SERVED = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in sorted(NEVER_SHED))
 #: A late callback gets 503: some providers drop a message that is answered 4xx, and it would be lost.
 _WEBHOOKS = "/api/webhooks/"
+#: Their bodies are read for as long as it takes to store them, and each piece of one in time is enough.
+_STREAMED = frozenset({"/api/batches", "/api/batches/"})
 _RETRY_LATER = {"Retry-After": "60"}
 _TOO_SLOW = "The request did not come to its end in time."
 # uvicorn warns of each malformed request and each unknown upgrade; any client can send those in any number.
@@ -87,7 +91,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     A client that does not read its answer for `REQUEST_TIMEOUT_SECONDS` is cut off without one; after two seconds
     once the server stops. While as many requests are in flight as `OverloadGuard` allows, further ones get 503 before
-    they are parsed. The settings and the guard come with the lifespan's state.
+    they are parsed. The settings, the guard and the drain come with the lifespan's state.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -95,8 +99,10 @@ class TimedProtocol(HttpToolsProtocol):
         self.logger = _uvicorn
         self._settings: Settings = self.app_state["settings"]
         self._overload: OverloadGuard = self.app_state["overload"]
+        self._drain: Drain = self.app_state["drain"]
         # The application has the exact limits; this one stops a head without an end. Escapes make an address longer.
         self._largest_head = self._settings.max_header_bytes + 4 * self._settings.max_url_length
+        self._is_internal = False
         self._data = b""  # while it is parsed
         self._received = 0  # at least the bytes of the current request
         self._deadline: float | None = None  # None while a complete request is answered
@@ -107,6 +113,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _OneWrite(transport, self.loop)))
+        self._is_internal = is_at(self.server, self._settings.metrics_port)
         self._await_head()
         self._check_deadline()
 
@@ -119,11 +126,16 @@ class TimedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give a client that reads its answer too slowly as long as it has for a request."""
         super().pause_writing()
+        if not self._is_streaming():
+            self._await_reading()
+
+    def _await_reading(self) -> None:
         self._unread = self.loop.call_later(self._settings.request_timeout_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self._unread is not None:
             self._unread.cancel()
+            self._unread = None
         super().resume_writing()
 
     def shutdown(self) -> None:
@@ -141,7 +153,9 @@ class TimedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         in_flight = len(self.tasks) - self._overload.waiting
-        if in_flight >= self._overload.limit.allowed and self._is_idle() and _may_be_shed(data):
+        is_full = in_flight >= self._overload.limit.allowed
+        # Nothing is shed at the internal port, because its figures matter most under load.
+        if is_full and not self._is_internal and self._is_idle() and _may_be_shed(data):
             self._shed(_id_in(data), in_flight)
             return
         self._data = data
@@ -163,9 +177,23 @@ class TimedProtocol(HttpToolsProtocol):
         if self._received <= self._settings.max_header_bytes:
             self.scope[HEAD_IS_SMALL] = True  # type: ignore[literal-required]
         super().on_headers_complete()
+        if self._drain.has_begun:
+            self.cycle.keep_alive = False  # so that the client does not use a connection that is about to close
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self._is_streaming():
+            self._deadline = self.loop.time() + self._settings.request_timeout_seconds
+
+    def _is_streaming(self) -> bool:
+        """True while the body of a request is read whose parts may come slowly."""
+        is_read = self._deadline is not None and not self._in_head and not self.cycle.response_complete
+        return is_read and self.scope["path"] in _STREAMED
 
     def on_message_complete(self) -> None:
         self._deadline = None
+        if self.flow.write_paused and self._unread is None:
+            self._await_reading()  # the client has sent everything, and may read
         self._received = len(self._data)  # some of it may belong to the next request
         super().on_message_complete()
         if self.cycle.response_complete:
@@ -211,6 +239,8 @@ class TimedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + kept_seconds + self._settings.header_timeout_seconds
 
     def _check_deadline(self) -> None:
+        if self._is_streaming() and self.flow.read_paused:  # the client waits for us
+            self._deadline = self.loop.time() + self._settings.request_timeout_seconds
         if self._deadline is not None and self.loop.time() >= self._deadline:
             if self._in_head and not self._unfinished:
                 self.transport.close()  # no request has begun

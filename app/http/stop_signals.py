@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 @contextmanager
@@ -19,20 +24,60 @@ def called_at_stop(callback: Callable[[], object]) -> Iterator[None]:
     the process. A signal without a handler is left as it is.
     """
     loop = asyncio.get_running_loop()
-    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None, go_on: _Handler) -> None:
         loop.call_soon_threadsafe(callback)
-        before[number](number, frame)
+        go_on(number, frame)
+
+    with _handled_by(handle, _SIGNALS):
+        yield
+
+
+class Drain:
+    """The last seconds of a process before it stops, in which it serves as before and reports itself as not ready.
+
+    A proxy sends it nothing more by the end of them, so no request meets a closed port.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.has_begun = False
+
+    @contextmanager
+    def begun_at_stop(self) -> Iterator[None]:
+        """Begin at SIGTERM, and pass it on at the end, or at the next signal. Ctrl-C passes at once."""
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int, frame: FrameType | None, go_on: _Handler) -> None:
+            if self.has_begun or not self._seconds:
+                go_on(number, frame)
+                return
+            self.has_begun = True
+            log.info("draining", seconds=self._seconds)
+            loop.call_soon_threadsafe(loop.call_later, self._seconds, go_on, number, None)
+
+        with _handled_by(handle, (signal.SIGTERM,)):
+            yield
+
+
+@contextmanager
+def _handled_by(
+    handle: Callable[[int, FrameType | None, _Handler], object], numbers: tuple[signal.Signals, ...]
+) -> Iterator[None]:
+    """Have signals handled by a function that gets the handler before it; one without a handler is left as it is."""
+    before: dict[int, _Handler] = {}
+
+    def handle_with_before(number: int, frame: FrameType | None) -> None:
+        handle(number, frame, before[number])
 
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in numbers}
         before = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in before:
-        signal.signal(number, handle)
+        signal.signal(number, handle_with_before)
     try:
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is handle:
+            if signal.getsignal(number) is handle_with_before:
                 signal.signal(number, handler)

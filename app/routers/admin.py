@@ -12,10 +12,10 @@ from fastapi import APIRouter, Query, Request
 
 from app.db.models import ApiKey, AuditEvent, KeptCallback, Tenant, TenantAddress
 from app.dependencies import AdministrationDep, Id, PagesDep, ReadSession, address_in, client_network, services_of
-from app.domain import CallbackVerdict
 from app.http.json_body import JsonRoute
 from app.http.problems import responses
 from app.http.query import QueryTime
+from app.installation import CallbackVerdict
 from app.schemas.administration import (
     AddressView,
     AuditView,
@@ -73,11 +73,16 @@ async def list_keys(service: AdministrationDep, pages: PagesDep, tenant_id: _OfT
     return pages.linked(await service.keys(tenant_id, limit=pages.limit, cursor=pages.cursor))
 
 
-@router.post("/keys", responses=_BODY | responses(404))
+@router.post("/keys", responses=_BODY | responses(404, 409))
 async def create_key(new: NewKey, service: AdministrationDep) -> KeyCreated:
-    """Create a key for a tenant. Its token is in this answer and is not stored."""
+    """Create a key for a tenant. Its token is in this answer and is not stored.
+
+    A test key is one of the tenant's test tenant, which the first of them creates.
+    """
     expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
-    key, token = await service.create_key(new.tenant_id, name=new.name, scopes=new.scopes, expires_at=expires_at)
+    key, token = await service.create_key(
+        new.tenant_id, name=new.name, scopes=new.scopes, expires_at=expires_at, is_test=new.test
+    )
     return KeyCreated(**KeyView.model_validate(key).model_dump(), token=token)
 
 

@@ -7,14 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
-from app.db.models import Contact
-from app.dependencies import ContactsDep, Id, PagesDep, SuppressionsDep, address_in, client_network
+from app.db.models import Contact, File
+from app.dependencies import ContactsDep, Id, PagesDep, SuppressionsDep, address_in, client_network, metadata_in
+from app.files import FileStatus, path_of
+from app.http.json_body import JsonRoute
 from app.http.problems import responses
 from app.http.query import address_with_plus
 from app.schemas.consent import ConsentEntryView
 from app.schemas.personal_data import (
     ContactDetail,
     ContactExport,
+    ContactUpdate,
     ContactView,
     DeedView,
     Erased,
@@ -23,9 +26,9 @@ from app.schemas.personal_data import (
     FileView,
     ReceiptView,
 )
-from app.services.people.contacts import ContactService, MessageExport
+from app.services.people.contacts import ContactChange, ContactService, MessageExport
 
-router = APIRouter(prefix="/api/contacts", tags=["contacts"], responses=responses(422, 503))
+router = APIRouter(prefix="/api/contacts", tags=["contacts"], route_class=JsonRoute, responses=responses(422, 503))
 _END = "]}"
 
 
@@ -41,11 +44,15 @@ async def list_contacts(
         ),
     ] = None,
 ) -> Sequence[Contact]:
-    """Contacts, the oldest first: people, and your own addresses that they write to."""
+    """Contacts, the oldest first: people, and your own addresses that they write to.
+
+    `metadata.order=17` finds those with this pair of metadata; several pairs combine.
+    """
     wanted = None
     if address is not None:
         wanted = address_in(request, address_with_plus(address), location="query.address", may_be_odd=True)
-    return pages.linked(await service.contacts(wanted, limit=pages.limit, cursor=pages.cursor))
+    pairs = metadata_in(request)
+    return pages.linked(await service.contacts(wanted, pairs, limit=pages.limit, cursor=pages.cursor))
 
 
 @router.get("/{contact_id}", responses=responses(404))
@@ -53,6 +60,13 @@ async def get_contact(contact_id: Id, service: ContactsDep, suppressions: Suppre
     """A contact, its address, and its refusals that hold."""
     contact, refusals = await service.contact(contact_id), await suppressions.refusals_of(contact_id)
     return ContactDetail.model_validate(vars(contact) | {"refusals": refusals})
+
+
+@router.patch("/{contact_id}", response_model=ContactView, responses=responses(404, 413, 415))
+async def change_contact(contact_id: Id, change: ContactUpdate, service: ContactsDep) -> Contact:
+    """Change the name or the metadata of a contact."""
+    sets_name = "name" in change.model_fields_set
+    return await service.change(contact_id, ContactChange(change.name, sets_name, change.metadata))
 
 
 @router.get("/{contact_id}/export", response_model=ContactExport, responses=responses(404))
@@ -65,12 +79,14 @@ async def export_contact(contact_id: Id, service: ContactsDep) -> Any:
 
 async def _export(service: ContactService, contact: Contact) -> AsyncIterator[str]:
     """A `ContactExport`, piece by piece."""
+    aliases = list(await service.aliases(contact))
     document = ContactExport(
         contact=ContactView.model_validate(contact),
-        aliases=list(await service.aliases(contact)),
+        aliases=aliases,
         exported_at=datetime.now(UTC),
         consent=[ConsentEntryView.model_validate(entry) for entry in await service.consent(contact)],
         webhook_calls=await service.webhook_calls(contact),
+        named_in=await service.named_in(contact, aliases),
     )
     yield _open(document)
     between_conversations = ""
@@ -91,10 +107,24 @@ def _open(document: ContactExport | ExportedConversation) -> str:
 
 def _exported(export: MessageExport) -> ExportedMessage:
     message = ExportedMessage.model_validate(export.message)
-    message.files = [FileView.model_validate(file) for file in export.files]
+    message.files = [_file(file) for file in export.files]
     message.receipts = [ReceiptView.model_validate(receipt) for receipt in export.receipts]
     message.history = [DeedView.model_validate(event) for event in export.history]
     return message
+
+
+def _file(file: File) -> FileView:
+    is_stored = file.status == FileStatus.STORED
+    return FileView(
+        path=path_of(file.id, file.name),
+        name=file.name,
+        content_type=file.content_type,
+        size=file.size if is_stored else None,
+        status=FileStatus(file.status),
+        reason=file.reason,
+        id=file.id,
+        created_at=file.created_at,
+    )
 
 
 @router.delete("/{contact_id}", response_model=Erased, responses=responses(404, 409))

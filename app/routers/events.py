@@ -12,7 +12,7 @@ from app.dependencies import Id, TenantDep, services_of
 from app.domain import EventType
 from app.errors import EventsGone, ServiceError
 from app.http.envelope import IS_HEAD
-from app.http.event_stream import EventStream, waiting
+from app.http.event_stream import EventStream, Source, waiting
 from app.http.problems import responses
 from app.schemas.events import EventPageView
 from app.services.events.cursors import Position, cursor_at, position_of
@@ -98,13 +98,25 @@ async def stream_events(
     any time: connect again with the last `id` as `Last-Event-ID`, and nothing is missed. Where events were removed
     before they were read, an event `gone` with `oldest` comes before the end.
     """
+    subscription = await streamed(request, tenant, wanted, after, last_event_id)
+    return stream_of(request, subscription, subscription)
+
+
+async def streamed(
+    request: Request, tenant: int, wanted: EventFilter, after: str | None, last_event_id: str | None
+) -> Subscription:
+    """The subscription of a stream, which its answer ends."""
     if last_event_id:
         start: Position | Start = position_of(tenant, last_event_id, location="header.Last-Event-ID")
     else:
         start = _place(tenant, after)
-    subscription = await _subscribe(request, tenant, start, wanted, _AT_ONCE)
+    return await _subscribe(request, tenant, start, wanted, _AT_ONCE)
+
+
+def stream_of(request: Request, subscription: Subscription, source: Source) -> Response:
+    """The answer that sends a subscription. It ends `source`, which ends the subscription."""
     heartbeat: float = request.app.state.settings.event_heartbeat_seconds
-    return EventStream(subscription, _server_sent(subscription, heartbeat))
+    return EventStream(source, _server_sent(subscription, heartbeat))
 
 
 def _place(tenant_id: int, after: str | None) -> Position | Start:

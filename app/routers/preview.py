@@ -1,26 +1,24 @@
 """A preview of a message, which is not stored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import to_json
 
 from app.dependencies import services_of, tenant_id
-from app.domain import Address, Channel, KeyScope, MessageType, NewMessage
-from app.errors import FieldError
+from app.domain import Address, Channel, MessageType, NewMessage
+from app.errors import FieldError, InvalidRequest
 from app.http.hot_route import HotRoute
-from app.http.problems import invalid_request
-from app.routers.messages import SEND_ERRORS, channel_context
+from app.installation import KeyScope
+from app.routers.messages import SEND_ERRORS, channel_context, message_in
 from app.schemas.fields import ChannelRecipient, ChannelSender, EmailAddress, SmsRecipient, SmsSender
-from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, RefusalView, SmsSend
+from app.schemas.sending import ChannelSend, EmailSend, Preview, PreviewView, RefusalView, SmsSend, send_of
 from app.schemas.views import FieldProblem
 from app.segments import hints, segments_of
 from app.services.consent.ledger import SENTENCES, Refusal
 
-#: What each channel's send takes, and how its two ends are read; `ChannelSend` for all others.
-_SENDS: Mapping[str, type[SmsSend | EmailSend]] = {Channel.SMS: SmsSend, Channel.EMAIL: EmailSend}
+#: How the two ends of each send are read.
 _ENDS: Mapping[type[BaseModel], tuple[TypeAdapter[Address], TypeAdapter[Address]]] = {
     SmsSend: (TypeAdapter(SmsSender), TypeAdapter(SmsRecipient)),
     EmailSend: (TypeAdapter(EmailAddress), TypeAdapter(EmailAddress)),
@@ -40,7 +38,12 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
     settings, channel = request.app.state.settings, preview.channel
     context = request.app.state.reading_context | channel_context(settings, channel)
     fields = preview.model_extra or {}
-    message, errors = _read(fields, channel, context, tenant_id(request))
+    message: NewMessage | None = None
+    errors: Sequence[FieldError] = ()
+    try:
+        message = message_in(request, channel, fields)
+    except InvalidRequest as refused:
+        errors = refused.errors
     sender, recipient = _ends(fields, channel, context)
     may_serve = KeyScope.SERVICE in request.scope["state"]["access"].scopes
     rules = services_of(request).send_rules
@@ -54,8 +57,9 @@ async def preview_message(preview: Preview, request: Request) -> PreviewView:
         may_send_from=found.may_send_from,
         segments=None if text is None else segments_of(text),
         hints=[] if text is None else hints(text),
-        refused=[FieldProblem(location=each.location, message=each.message) for each in errors + found.refused],
+        refused=[FieldProblem(location=each.location, message=each.message) for each in (*errors, *found.refused)],
         suppressed_by=None if found.refusal is None else _shown(found.refusal),
+        quiet_until=found.quiet_until,
     )
 
 
@@ -65,25 +69,14 @@ def _shown(refusal: Refusal) -> RefusalView:
     )
 
 
-def _read(
-    fields: Mapping[str, Any], channel: str, context: Mapping[str, Any], tenant: int
-) -> tuple[NewMessage | None, list[FieldError]]:
-    """The message as its channel's own route reads it, or the errors of its fields."""
-    try:
-        message = _SENDS.get(channel, ChannelSend).model_validate_json(to_json(fields), context=dict(context))
-    except ValidationError as error:
-        return None, invalid_request(error.errors(include_url=False, include_input=False), within="body").errors
-    if isinstance(message, ChannelSend):
-        return message.new_message(channel, tenant), []
-    return message.new_message(tenant), []
-
-
 def _ends(fields: Mapping[str, Any], channel: str, context: Mapping[str, Any]) -> list[Address | None]:
-    """Both addresses, also where other fields are wrong; None for one that can't be read."""
+    """Both addresses, the first of several, also where other fields are wrong; None for one that can't be read."""
     found: list[Address | None] = []
-    for name, end in zip(("from", "to"), _ENDS[_SENDS.get(channel, ChannelSend)], strict=True):
+    for name, end in zip(("from", "to"), _ENDS[send_of(channel)], strict=True):
+        written = fields.get(name)
+        first = written[0] if isinstance(written, list) and written else written
         try:
-            found.append(end.validate_python(fields.get(name), context=dict(context)))
+            found.append(end.validate_python(first, context=dict(context)))
         except ValidationError:
             found.append(None)
     return found

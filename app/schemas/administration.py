@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from app.config import DailyCap, Destination, RequestBurst, RequestRate
-from app.domain import CallbackVerdict, KeyScope
+from app.installation import CallbackVerdict, KeyScope
 from app.schemas.fields import SHOWN_LINE, number, one_line
 from app.schemas.views import View
 
@@ -20,6 +20,22 @@ TenantName = Annotated[
         json_schema_extra={"pattern": SHOWN_LINE["pattern"].replace("^", "^(?![0-9]*$)", 1)},
     ),
 ]
+
+
+class ProviderPauseRequest(BaseModel):
+    """The reason for which a provider is paused."""
+
+    reason: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=500,
+            description="For those who ask why their messages wait.",
+            examples=["Their texts arrive twice, ticket 4711."],
+            json_schema_extra=SHOWN_LINE,
+        ),
+        AfterValidator(one_line),
+    ]
 
 
 class NewTenant(BaseModel):
@@ -58,6 +74,7 @@ class TenantChange(BaseModel):
 class TenantView(View):
     id: int
     name: str
+    test_of: int | None = Field(description="Of a test tenant, the tenant whose test keys it belongs to.")
     retention_days: int | None
     rate_limit_per_second: float | None
     rate_limit_burst: int | None
@@ -71,6 +88,9 @@ class NewKey(BaseModel):
     scopes: list[KeyScope] = Field(min_length=1)
     expires_in_days: Annotated[int, Field(ge=1, le=3650), _NUMBER] | None = Field(
         None, description="Without it, it doesn't expire."
+    )
+    test: bool = Field(
+        False, description="A test key: its messages go to a simulated carrier, and are kept apart from the others."
     )
 
 

@@ -31,6 +31,15 @@ class ConversationData(BaseModel):
     conversation: ConversationView | None = Field(description=_NOW)
 
 
+class UpdateData(ConversationData):
+    """A conversation whose state has changed."""
+
+    by: str | None = Field(description="The name of the key. None if a message or the time has opened it.")
+    changed: dict[str, str | int | list[str] | None] = Field(
+        description="The fields that have changed, with their new values.", examples=[{"status": "closed"}]
+    )
+
+
 class PauseData(ConversationData):
     """A conversation whose sends are paused."""
 
@@ -145,11 +154,24 @@ class MessageSuppressedEvent(_MessageEvent):
     type: Literal[EventType.MESSAGE_SUPPRESSED]
 
 
+class MessageFileChangedEvent(_MessageEvent):
+    """A file of an inbound message was fetched from the vendor, or can't be had: see the `files` of the message."""
+
+    type: Literal[EventType.MESSAGE_FILE_CHANGED]
+
+
 class ConversationCreatedEvent(Event):
     """The first message between one of your addresses and a contact is stored."""
 
     type: Literal[EventType.CONVERSATION_CREATED]
     data: ConversationData
+
+
+class ConversationUpdatedEvent(Event):
+    """A conversation has another status, assignee, other tags, or fewer unread messages."""
+
+    type: Literal[EventType.CONVERSATION_UPDATED]
+    data: UpdateData
 
 
 class ConversationPausedEvent(Event):
@@ -224,7 +246,9 @@ _AnyEvent = (
     | MessageExpiredEvent
     | MessageCanceledEvent
     | MessageSuppressedEvent
+    | MessageFileChangedEvent
     | ConversationCreatedEvent
+    | ConversationUpdatedEvent
     | ConversationPausedEvent
     | ConversationResumedEvent
     | ContactCreatedEvent

@@ -15,6 +15,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic.config import JsonDict
 
 from app.addresses import (
     InvalidAddress,
@@ -23,12 +24,15 @@ from app.addresses import (
     email_address,
     group_address,
     mail_recipient,
+    mail_sender,
     phone_address,
     text_recipient,
     text_sender,
 )
 from app.config import Settings
+from app.details import LONGEST_NAME
 from app.domain import Address, is_possible_date
+from app.files import file_id_in
 
 _LOOKS_LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -76,6 +80,11 @@ def _utc(value: datetime) -> datetime:
     if moment is None or not is_possible_date(moment):
         raise ValueError("a time lies between the years 1970 and 2100")
     return moment
+
+
+def _sent_attachment(value: str) -> str:
+    """A URL, or the path of a file that was uploaded here."""
+    return value if file_id_in(value) is not None else _http_url(value)
 
 
 def _http_url(value: str) -> str:
@@ -170,7 +179,8 @@ def _shown(description: str, example: str, *, format: str) -> WithJsonSchema:
 
 
 def _in_fingerprint(address: Address) -> dict[str, str]:
-    return {"type": address.type, "value": address.spelling, "written": address.written}
+    named = {"name": address.name} if address.name else {}
+    return {"type": address.type, "value": address.spelling, "written": address.written, **named}
 
 
 #: An address with the fields that a fingerprint of a request has always had, so that it outlives an upgrade.
@@ -205,15 +215,16 @@ SmsParty = Annotated[
         format="phone",
     ),
 ]
+_MAILBOX = "An email address, also as `Jane Doe <jane@example.com>`."
 EmailAddress = Annotated[
     _Address,
-    _read(lambda value, info: email_address(value)),
-    _shown("An email address.", "user@example.com", format="idn-email"),
+    _read(lambda value, info: mail_sender(value)),
+    _shown(_MAILBOX, "user@example.com", format="mailbox"),
 ]
 EmailRecipient = Annotated[
     _Address,
     _read(lambda value, info: mail_recipient(value)),
-    _shown("An email address.", "contact@example.com", format="idn-email"),
+    _shown(_MAILBOX, "contact@example.com", format="mailbox"),
 ]
 EmailParty = Annotated[
     _Address,
@@ -245,8 +256,8 @@ ChannelRecipient = Annotated[
 ]
 
 # Patterns are only shown: the functions beside them are faster, and have sentences.
-SHOWN_TEXT = {"pattern": r"^[^\x00]*$"}
-SHOWN_LINE = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
+SHOWN_TEXT: JsonDict = {"pattern": r"^[^\x00]*$"}
+SHOWN_LINE: JsonDict = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 Words = Annotated[str, Field(json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)]
 Text = Annotated[str, Field(json_schema_extra=SHOWN_TEXT), AfterValidator(_sent_text)]
 Subject = Annotated[str, Field(json_schema_extra=SHOWN_LINE), AfterValidator(_sent_subject)]
@@ -271,11 +282,11 @@ ReceivedTimestamp = Annotated[
     BeforeValidator(_any_second_of_a_day, json_schema_input_type=str),
     Field(json_schema_extra={"format": "date-time"}),
 ]
-_Url = Annotated[
+_Attachment = Annotated[
     str,
-    Field(max_length=2048, json_schema_extra={"format": "uri"}),
+    Field(max_length=2048, json_schema_extra={"format": "attachment"}),
     AfterValidator(without_nul),
-    AfterValidator(_http_url),
+    AfterValidator(_sent_attachment),
 ]
 _UriReference = Annotated[str, Field(max_length=2048, json_schema_extra={"format": "uri-reference"})]
 _Reference = Annotated[
@@ -284,6 +295,192 @@ _Reference = Annotated[
     AfterValidator(_media_reference),
 ]
 _MostReferences = Annotated[list[_Reference], Field(max_length=10)]
-Urls = Annotated[list[_Url], BeforeValidator(_sent_list_or_null, json_schema_input_type=list[_Url] | None)]
+Attachments = Annotated[
+    list[_Attachment],
+    BeforeValidator(_sent_list_or_null, json_schema_input_type=list[_Attachment] | None),
+]
 References = Annotated[_MostReferences, BeforeValidator(_list_or_null, json_schema_input_type=_MostReferences | None)]
 ReceivedWords = Annotated[str, BeforeValidator(_received_text, json_schema_input_type=str | None)]
+
+_MOST_PAIRS, _LONGEST_VALUE = 20, 500
+_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+
+
+def _usable_pairs(pairs: dict[str, Any]) -> dict[str, Any]:
+    """Pairs in the order of their keys, so that equal ones have one fingerprint."""
+    if len(pairs) > _MOST_PAIRS:
+        raise ValueError(f"there are at most {_MOST_PAIRS} pairs")
+    for key, value in pairs.items():
+        if not _KEY.fullmatch(key):
+            raise ValueError("a key has 1 to 40 letters and digits of ASCII, and `_`, `.` and `-`")
+        if value is not None and len(value) > _LONGEST_VALUE:
+            raise ValueError(f"a value has at most {_LONGEST_VALUE} characters")
+        without_nul(value or "")
+    return dict(sorted(pairs.items()))
+
+
+def _pairs_or_null(value: object) -> object:
+    return {} if value is None else value
+
+
+_SHOWN_VALUE: JsonDict = {"type": "string", "maxLength": _LONGEST_VALUE, **SHOWN_TEXT}
+_SHOWN_PAIRS: JsonDict = {
+    "type": "object",
+    "maxProperties": _MOST_PAIRS,
+    "propertyNames": {"pattern": f"^{_KEY.pattern}$"},
+}
+
+
+def _shown_pairs(value: JsonDict) -> WithJsonSchema:
+    """How pairs of such values are documented. Null is the same as none."""
+    pairs: JsonDict = {**_SHOWN_PAIRS, "additionalProperties": value}
+    return WithJsonSchema({"anyOf": [pairs, {"type": "null"}], "examples": [{"order": "17"}]})
+
+
+#: Pairs of a client's own, by which it finds things again.
+Metadata = Annotated[
+    dict[str, str],
+    BeforeValidator(_pairs_or_null),
+    AfterValidator(_usable_pairs),
+    _shown_pairs(_SHOWN_VALUE),
+]
+#: Changes of such pairs; null removes one.
+MetadataChange = Annotated[
+    dict[str, str | None],
+    BeforeValidator(_pairs_or_null),
+    AfterValidator(_usable_pairs),
+    _shown_pairs({"anyOf": [_SHOWN_VALUE, {"type": "null"}]}),
+]
+
+
+def _name_of_person(name: str) -> str:
+    if _CONTROL.search(name) or not (stripped := name.strip()):
+        raise ValueError("a name is not blank, and has no line breaks or control characters")
+    return stripped
+
+
+PersonName = Annotated[
+    str,
+    Field(min_length=1, max_length=LONGEST_NAME, json_schema_extra={**SHOWN_LINE, "examples": ["Jane Doe"]}),
+    AfterValidator(_name_of_person),
+]
+
+#: The most recipients of one mail, or of one request.
+MOST_RECIPIENTS = 50
+
+
+def _each_once(addresses: list[Address]) -> list[Address]:
+    """The first of equal addresses. Raises `ValueError` if there are too many."""
+    if len(addresses) > MOST_RECIPIENTS:
+        raise ValueError(f"a mail has at most {MOST_RECIPIENTS} recipients")
+    first: dict[str, Address] = {}
+    for address in addresses:
+        first.setdefault(address.value, address)
+    return list(first.values())
+
+
+def _listed(value: object) -> object:
+    """A list also of one address, or of none."""
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
+_SHOWN_RECIPIENT: JsonDict = {
+    "type": "string",
+    "format": "mailbox",
+    "description": _MAILBOX,
+    "examples": ["contact@example.com"],
+}
+_SHOWN_RECIPIENTS: JsonDict = {"type": "array", "items": _SHOWN_RECIPIENT, "maxItems": MOST_RECIPIENTS}
+
+
+def _one_or_several(value: object, info: ValidationInfo) -> Address | list[Address]:
+    if not isinstance(value, list):
+        return _recipient(value, info)
+    if not 0 < len(value) <= MOST_RECIPIENTS:
+        raise ValueError(f"name 1 to {MOST_RECIPIENTS} recipients")
+    found = []
+    for number, each in enumerate(value, start=1):
+        try:
+            found.append(_recipient(each, info))
+        except ValueError as error:
+            raise ValueError(f"recipient {number}: {error}") from None
+    return _each_once(found)
+
+
+def _recipient(value: object, info: ValidationInfo) -> Address:
+    if not isinstance(value, str):
+        raise ValueError("an address is a string")
+    try:
+        return mail_recipient(value)
+    except InvalidAddress as error:
+        raise ValueError(str(error)) from None
+
+
+def _all_in_fingerprint(found: Address | list[Address]) -> object:
+    return [_in_fingerprint(each) for each in found] if isinstance(found, list) else _in_fingerprint(found)
+
+
+#: One recipient, or a list of several, each of whom gets a mail of their own.
+EmailTo = Annotated[
+    Address | list[Address],
+    PlainSerializer(_all_in_fingerprint),
+    PlainValidator(_one_or_several),
+    WithJsonSchema({"anyOf": [_SHOWN_RECIPIENT, {**_SHOWN_RECIPIENTS, "minItems": 1}]}),
+]
+#: Recipients of copies; null for none.
+EmailRecipients = Annotated[
+    list[EmailRecipient],
+    BeforeValidator(_list_or_null, json_schema_input_type=list[EmailRecipient] | None),
+    AfterValidator(_each_once),
+    WithJsonSchema({"anyOf": [_SHOWN_RECIPIENTS, {"type": "null"}]}),
+]
+#: One address or several; null for none.
+EmailAddresses = Annotated[
+    list[EmailAddress],
+    BeforeValidator(_listed),
+    AfterValidator(_each_once),
+    WithJsonSchema({"anyOf": [_SHOWN_RECIPIENT, _SHOWN_RECIPIENTS, {"type": "null"}]}),
+]
+
+_MOST_HEADERS, _LONGEST_HEADER = 20, 500
+_HEADER_NAME = re.compile(r"[Xx]-[A-Za-z0-9][A-Za-z0-9-]{0,59}")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+#: Headers by which vendors take orders: other recipients, options, their own records.
+_OF_VENDORS = re.compile(r"x-(?:smtpapi|sg-|mailgun-|pm-|ses-|msys-|mc-|mandrill-|postmark-|sendgrid-|amz).*")
+
+
+def _usable_headers(headers: dict[str, str]) -> dict[str, str]:
+    """Headers in the order of their names, so that equal ones have one fingerprint."""
+    if len(headers) > _MOST_HEADERS:
+        raise ValueError(f"a mail has at most {_MOST_HEADERS} headers of its own")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("a header stands here twice, in different cases")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("the name of a header begins with X- and has letters, digits and hyphens, at most 62")
+        if _OF_VENDORS.fullmatch(name.lower()):
+            raise ValueError(f"{name} is an order to a mail vendor, which only the service may give")
+        if len(value) > _LONGEST_HEADER or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"the value of a header is ASCII on one line, with 1 to {_LONGEST_HEADER} characters")
+    return dict(sorted(headers.items()))
+
+
+#: Further headers of a mail, `X-...` only.
+MailHeaders = Annotated[
+    dict[str, str],
+    BeforeValidator(_pairs_or_null),
+    AfterValidator(_usable_headers),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": _MOST_HEADERS,
+            "propertyNames": {"pattern": f"^(?!{_OF_VENDORS.pattern}){_HEADER_NAME.pattern}$"},
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": _LONGEST_HEADER,
+                "pattern": f"^{_HEADER_VALUE.pattern}$",
+            },
+            "examples": [{"X-Campaign": "spring"}],
+        }
+    ),
+]

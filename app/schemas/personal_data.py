@@ -1,12 +1,15 @@
 """A contact, all that is stored about it, and what of that was erased."""
 
+import operator
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, Field
 
 from app.domain import MessageStatus
 from app.schemas.consent import ConsentEntryView, ContactRefusal
-from app.schemas.views import ConversationView, MessageDetail, View
+from app.schemas.fields import MetadataChange, PersonName
+from app.schemas.views import ConversationView, MessageDetail, MessageFile, View
 
 
 class ContactView(View):
@@ -14,11 +17,26 @@ class ContactView(View):
     type: str = Field(validation_alias="address_type", serialization_alias="type")
     address: str
     written: str = Field(description="As it was written the first time.")
+    name: str | None = Field(
+        None,
+        exclude_if=operator.not_,
+        description="As the first message that told one, or as you have set it. Absent where there is none.",
+    )
+    metadata: dict[str, str] | None = Field(
+        None, validation_alias="metadata_pairs", exclude_if=operator.not_, description="The pairs that you have set."
+    )
     created_at: datetime
 
 
 class ContactDetail(ContactView):
     refusals: list[ContactRefusal] = Field(description="Its refusals of messages that hold.")
+
+
+class ContactUpdate(BaseModel):
+    """A change of a contact. What is left out stays."""
+
+    name: PersonName | None = Field(None, description="Null removes it; then none is learned any more.")
+    metadata: MetadataChange = Field({}, description="Is merged with the earlier pairs; null removes one.")
 
 
 class ReceiptView(View):
@@ -41,19 +59,16 @@ class DeedView(View):
     created_at: datetime
 
 
-class FileView(View):
-    """A file that came with a message; its bytes are at the address that `attachments` has for it."""
+class FileView(MessageFile):
+    """A file of a message; its bytes are at its path."""
 
     id: str
-    name: str
-    content_type: str = Field(description="As the sender called it.")
-    size: int = Field(description="In bytes.")
     created_at: datetime
 
 
 class ExportedMessage(MessageDetail):
     idempotency_key: str | None
-    files: list[FileView] = Field([])
+    files: Sequence[FileView] = Field([])
     receipts: list[ReceiptView] = Field([])
     history: list[DeedView] = Field([])
 
@@ -70,6 +85,7 @@ class ContactExport(BaseModel):
     exported_at: datetime
     consent: list[ConsentEntryView] = Field(description="What was said about messages to it.")
     webhook_calls: int = Field(description="Calls of providers that name it, kept for a time as they came.")
+    named_in: list[int] = Field(description="The mails of others that name it in `cc`, `bcc` or `reply_to`.")
     conversations: list[ExportedConversation] = []
 
 
@@ -84,3 +100,4 @@ class Erased(BaseModel):
     events: int = 0
     files: int = 0
     webhook_calls: int = 0
+    named_in: int = Field(0, description="The mails of others that named the contact, and do so no longer.")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from app.domain import Address, Channel, Direction, MessageDetails, MessageType, NewMessage
+from app.details import MessageDetails
+from app.domain import Address, Channel, Direction, MessageType, NewMessage
 from app.schemas.fields import (
     EmailParty,
     ProviderMessageId,

@@ -4,31 +4,38 @@ import hashlib
 import operator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError, ValidationError
 
+from app.batches import Priority
 from app.consent import ConsentScope, ConsentSource
+from app.details import NO_DETAILS, MessageDetails
 from app.domain import Address, Channel, Direction, MessageStatus, MessageType, NewMessage, Purpose
 from app.schemas.fields import (
+    MOST_RECIPIENTS,
     SHOWN_TEXT,
+    Attachments,
     ChannelRecipient,
     ChannelSender,
     EmailAddress,
-    EmailRecipient,
+    EmailAddresses,
+    EmailRecipients,
+    EmailTo,
+    MailHeaders,
+    Metadata,
     SmsRecipient,
     SmsSender,
     Subject,
     Text,
     Timestamp,
     Topic,
-    Urls,
     Words,
     without_nul,
 )
-from app.schemas.views import FieldProblem
+from app.schemas.views import FieldProblem, PriorityWord
 from app.segments import Segments
 
 _NO_WORDS = PydanticCustomError("no_words", "this field is required, or text and html in its place")
@@ -56,6 +63,11 @@ _ALTERNATIVES_EXAMPLE: JsonDict = {
     "text": "Hello!",
     "html": "<h1>Hello!</h1>",
 }
+_TEMPLATE_EXAMPLE: JsonDict = {
+    "name": "order_shipped",
+    "language": "en_US",
+    "parameters": {"1": "Jane", "2": "#17"},
+}
 _PREVIEW_EXAMPLE: JsonDict = {
     "channel": "sms",
     "from": "+12016661234",
@@ -68,8 +80,8 @@ _PREVIEW_EXAMPLE: JsonDict = {
 class _Send(BaseModel):
     if TYPE_CHECKING:  # declared by each channel: fields of a base come first in the document and in fingerprints
         from_: Address
-        to: Address
-    attachments: Urls = []
+        to: Any
+    attachments: Attachments = Field([], description="URLs, and paths of files that were uploaded here.")
     timestamp: Timestamp | None = Field(None, description="When it was written; now, if left out.")
     send_at: Timestamp | None = Field(None, description="When it is to leave, at most a year ahead.")
     expires_at: Timestamp | None = Field(None, description="After which it is not to leave any more.")
@@ -82,6 +94,12 @@ class _Send(BaseModel):
         None,
         description="An answer to a person who wrote within 24 hours, or a code, for which a key needs the scope "
         "`service`. A refused topic does not stop it.",
+    )
+    metadata: Metadata = Field({}, description="Pairs of your own, which every answer about it shows.")
+    priority: PriorityWord | None = Field(
+        None,
+        description="The lane in the queue: `high` leaves before `normal`, and that before `bulk`. Left out, a code "
+        "(`purpose` with the scope `service`) is high, a line of a batch is bulk, and all else is normal.",
     )
     body: Words
 
@@ -107,7 +125,13 @@ class _Send(BaseModel):
         return not self.body.strip()
 
     def _new(
-        self, channel: str, type_: str, tenant_id: int, idempotency_key: str | None, subject: str | None = None
+        self,
+        channel: str,
+        type_: str,
+        recipient: Address,
+        tenant_id: int,
+        idempotency_key: str | None,
+        subject: str | None = None,
     ) -> NewMessage:
         return NewMessage(
             tenant_id=tenant_id,
@@ -115,7 +139,7 @@ class _Send(BaseModel):
             channel=channel,
             type=type_,
             sender=self.from_,
-            recipient=self.to,
+            recipient=recipient,
             subject=subject,
             body=self.body,
             attachments=self.attachments,
@@ -126,6 +150,8 @@ class _Send(BaseModel):
             fingerprint=self._fingerprint() if idempotency_key else None,
             topic=self.topic,
             purpose=self.purpose,
+            details=MessageDetails(metadata=self.metadata) if self.metadata else NO_DETAILS,
+            priority=self.priority and Priority.of(self.priority),
         )
 
     def _fingerprint(self) -> str:
@@ -146,7 +172,7 @@ class SmsSend(_Send):
     body: Text
 
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        return self._new(Channel.SMS, self.type, tenant_id, idempotency_key)
+        return self._new(Channel.SMS, self.type, self.to, tenant_id, idempotency_key)
 
 
 class EmailSend(_Send):
@@ -158,7 +184,11 @@ class EmailSend(_Send):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EMAIL_EXAMPLE, _ALTERNATIVES_EXAMPLE]})
     from_: EmailAddress = Field(alias="from")
-    to: EmailRecipient
+    to: EmailTo
+    cc: EmailRecipients = Field([], description="Get a copy of the mail. With `bcc` at most 50 recipients in all.")
+    bcc: EmailRecipients = Field([], description="Get a copy that the other recipients do not see.")
+    reply_to: EmailAddresses = Field([], description="Where an answer is to go, if not to `from`.")
+    headers: MailHeaders = Field({}, description="Further headers of the mail, with names such as `X-Campaign`.")
     subject: Subject | None = Field(
         None, description="`Re:` and the conversation's last one, if left out; empty for none."
     )
@@ -166,12 +196,69 @@ class EmailSend(_Send):
     text: Words | None = Field(None, description="A plain text. Left out, it is read from `html`.")
     html: Words | None = Field(None, description="The same in HTML.")
 
+    @property
+    def recipients(self) -> list[Address]:
+        return self.to if isinstance(self.to, list) else [self.to]
+
     def new_message(self, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        new = self._new(Channel.EMAIL, MessageType.EMAIL, tenant_id, idempotency_key, subject=self.subject)
-        if self.text is None and self.html is None:
-            return new
-        text = self.text if self.text and self.text.strip() else self.body
-        return replace(new, body="" if text == self.html else text, html=self.html or "")
+        """The mail to the first recipient."""
+        return self.new_messages(tenant_id, idempotency_key)[0]
+
+    def new_messages(self, tenant_id: int, idempotency_key: str | None = None) -> list[NewMessage]:
+        """A mail to each recipient. No client can send the keys of those after the first, which hold a space."""
+        first, *others = self.recipients
+        copies = _without(first, self.cc), _without(first, self.bcc, *self.cc)
+        new = self._new(Channel.EMAIL, MessageType.EMAIL, first, tenant_id, idempotency_key, subject=self.subject)
+        if self.text is not None or self.html is not None:
+            text = self.text if self.text and self.text.strip() else self.body
+            new = replace(new, body="" if text == self.html else text, html=self.html or "")
+        if self._is_plain():
+            return [new]
+        new = replace(new, details=self._details(new.details, *copies), copies=(*copies[0], *copies[1]))
+        keys = (idempotency_key and f"{idempotency_key} {number}" for number in range(2, len(others) + 2))
+        return [
+            _named(new),
+            *(
+                _named(replace(new, recipient=each, idempotency_key=key))
+                for each, key in zip(others, keys, strict=True)
+            ),
+        ]
+
+    def _is_plain(self) -> bool:
+        """True for a mail with one recipient and without a name, a copy or a header."""
+        return not (
+            isinstance(self.to, list)
+            or self.to.name
+            or self.from_.name
+            or self.cc
+            or self.bcc
+            or self.reply_to
+            or self.headers
+        )
+
+    def _details(self, details: MessageDetails, cc: list[Address], bcc: list[Address]) -> MessageDetails:
+        named = {_listed(each): each.name for each in (*cc, *bcc, *self.reply_to) if each.name}
+        return replace(
+            details,
+            from_name=self.from_.name,
+            reply_to=[_listed(each) for each in self.reply_to],
+            cc=[_listed(each) for each in cc],
+            bcc=[_listed(each) for each in bcc],
+            names=named,
+            headers=self.headers,
+        )
+
+    @model_validator(mode="after")
+    def _copies_go_with_one_mail(self) -> "EmailSend":
+        if not self.cc and not self.bcc:
+            return self
+        if isinstance(self.to, list) and len(self.to) > 1:
+            raise ValueError("copies go with one mail: name one recipient in `to`, or no `cc` and `bcc`")
+        if self.topic is not None:
+            raise ValueError("a mail of a topic has no copies: its link would unsubscribe another person")
+        if len(self.recipients) + len(self.cc) + len(self.bcc) > MOST_RECIPIENTS:
+            raise ValueError(f"a mail has at most {MOST_RECIPIENTS} recipients, with `cc` and `bcc`")
+        return self
 
     def _must_have_words(self) -> None:
         if not self.model_fields_set & {"body", "text", "html"}:
@@ -184,6 +271,53 @@ class EmailSend(_Send):
         return not any(words and words.strip() for words in (self.body, self.text, self.html))
 
 
+def _without(first: Address, copies: list[Address], *earlier: Address) -> list[Address]:
+    """Those of the copies that no earlier recipient gets."""
+    known = {each.value for each in (first, *earlier)}
+    return [each for each in copies if each.value not in known]
+
+
+def _named(message: NewMessage) -> NewMessage:
+    """The message with the name of its own recipient."""
+    return replace(message, details=replace(message.details, to_name=message.recipient.name))
+
+
+def _listed(address: Address) -> str:
+    """An address in a list, which in lower case is its normalised form."""
+    return address.spelling if address.spelling.isascii() else address.value
+
+
+TemplateValue = Annotated[
+    str, Field(min_length=1, max_length=1024, json_schema_extra=SHOWN_TEXT), AfterValidator(without_nul)
+]
+_ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_]{1,64}$")]
+_ButtonPlace = Annotated[str, Field(pattern="^[0-9]$")]
+
+
+class Template(BaseModel):
+    """A template that the vendor has approved, and the values for its places."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_TEMPLATE_EXAMPLE]})
+    name: str = Field(pattern="^[a-z0-9_]{1,512}$")
+    language: str = Field(pattern="^[a-z]{2,3}(_[A-Z]{2})?$", examples=["en_US"])
+    parameters: dict[_ParameterName, TemplateValue] = Field(
+        {}, max_length=100, description="The values of the body: a list, or an object by the names of their places."
+    )
+    header: TemplateValue | None = Field(
+        None, description="The value of a header of text. A picture, video or document is the attachment."
+    )
+    buttons: dict[_ButtonPlace, TemplateValue] = Field(
+        {}, max_length=10, description="The values of buttons by their place, from 0: the end of a link, or a code."
+    )
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _by_number(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return {str(number): each for number, each in enumerate(value, start=1)}
+
+
 class ChannelSend(_Send):
     """A message to send on a channel that a provider brings."""
 
@@ -192,10 +326,27 @@ class ChannelSend(_Send):
     )
     from_: ChannelSender = Field(alias="from")
     to: ChannelRecipient
+    body: Words = ""
     subject: Subject | None = None
+    template: Template | None = Field(None, description="In place of a body, on channels that have templates.")
 
     def new_message(self, channel: str, tenant_id: int, idempotency_key: str | None = None) -> NewMessage:
-        return self._new(channel, channel, tenant_id, idempotency_key, subject=self.subject)
+        new = self._new(channel, channel, self.to, tenant_id, idempotency_key, subject=self.subject)
+        if self.template is None:
+            return new
+        return replace(new, details=replace(new.details, template=self.template.model_dump(exclude_defaults=True)))
+
+    def _must_have_words(self) -> None:
+        if self.template is None:
+            super()._must_have_words()
+        elif self.body.strip():
+            raise ValueError("a template has its own body; leave `body` out")
+
+
+def send_of(channel: str) -> type[SmsSend | EmailSend | ChannelSend]:
+    """The body of a send on a channel."""
+    own: dict[str, type[SmsSend | EmailSend]] = {Channel.SMS: SmsSend, Channel.EMAIL: EmailSend}
+    return own.get(channel, ChannelSend)
 
 
 class Preview(BaseModel):
@@ -227,6 +378,20 @@ class SmsAccepted(SendAccepted):
     segments: Segments | None = Field(description="What a text is cut into; null for media messages, which are not.")
 
 
+class SentTo(BaseModel):
+    """One of the messages of a send to several recipients."""
+
+    message_id: str = Field(examples=["2"])
+    conversation_id: int = Field(examples=[2])
+    to: str = Field(examples=["contact@example.com"])
+
+
+class EmailAccepted(SendAccepted):
+    messages: list[SentTo] | None = Field(
+        None, exclude_if=operator.not_, description="Where `to` is a list: a message for each recipient, in order."
+    )
+
+
 class RefusalView(BaseModel):
     """A refusal of the recipient."""
 
@@ -256,3 +421,4 @@ class PreviewView(BaseModel):
     suppressed_by: RefusalView | None = Field(
         description="The refusal for which it would be taken and then not sent; none if it would be sent."
     )
+    quiet_until: datetime | None = Field(description="The end of the quiet hours for which it would be held.")

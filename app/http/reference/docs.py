@@ -6,7 +6,7 @@ The reference is made of files of our own: it works offline and loads nothing fr
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse
+from starlette.responses import FileResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from app.http.reference.openapi import servers
@@ -25,8 +25,3 @@ def install(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def reference() -> FileResponse:
         return FileResponse(_REFERENCE / "index.html")
-
-    # The log prints this address when the service has started.
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")

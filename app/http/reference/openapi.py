@@ -12,11 +12,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.config import Settings
-from app.domain import DEFAULT_TENANT_ID, Channel, KeyScope
+from app.domain import DEFAULT_TENANT_ID, Channel
 from app.http.access import NEEDS, OF_THE_INSTALLATION
 from app.http.problems import responses
 from app.http.reference.answer_headers import COMPONENTS, tell_headers
 from app.http.reference.event_webhooks import event_webhooks
+from app.installation import KeyScope
 from app.routing import channels_served, kind_of_addresses, route_of
 from app.schemas.views import Problem
 
@@ -27,10 +28,12 @@ _REFUSALS = responses(401, 403, 429)
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key: `msk_...`. Development asks for none."}
 _TAGS = {
     "messages": "Send messages, read them with their attempts, cancel or retry one.",
+    "batches": "Many messages in one request, with their progress. They can be paused, resumed and canceled.",
     "conversations": "All messages between one of your addresses and one contact, on every channel.",
     "events": "Everything that happens, in order, for programs.",
     "webhook endpoints": "Where your own programs receive events, signed. Each tenant has its own.",
     "contacts": "People you write with: a copy of all that is stored about one, and its erasure.",
+    "search": "Messages by their words, contacts by parts of a name or an address, conversations by a tag.",
     "consent": "People who refuse your messages: look them up, add and lift refusals.",
     "providers": "The vendors that deliver, and their health.",
     "webhooks": "Receipts and inbound messages. Providers call these, and sign what they send.",
@@ -50,6 +53,7 @@ _ACCEPTED = {"message_id": "body#/message_id", "conversation_id": "body#/convers
 #: Parameters of other operations that an answer holds: operation -> parameter -> place in the answer.
 _LEADS: Mapping[str, Mapping[str, str]] = {
     "list_messages": {"message_id": "body#/0/id", "conversation_id": "body#/0/conversation_id"},
+    "list_batches": {"batch_id": "body#/0/id"},
     "list_conversations": {"conversation_id": "body#/0/id"},
     "list_contacts": {"contact_id": "body#/0/id"},
     "list_suppressions": {"suppression_id": "body#/0/id"},
@@ -167,11 +171,8 @@ def _settle_defaults(document: dict[str, Any]) -> None:
 
     An answer always has such a field, so there it is required.
     """
-    asked = {
-        name
-        for _, _, operation in _operations(document["paths"])
-        for name in _references(operation.get("requestBody"))
-    }
+    bodies = [operation.get("requestBody") for _, _, operation in _operations(document["paths"])]
+    asked = _all_references(document, bodies)
     for name, schema in document["components"]["schemas"].items():
         for field, said in schema.get("properties", {}).items():
             if said.pop("default", None) is not None and name not in asked:
@@ -181,13 +182,19 @@ def _settle_defaults(document: dict[str, Any]) -> None:
 def _drop_unused(document: dict[str, Any]) -> None:
     """Remove schemas that no operation and no webhook leads to."""
     schemas = document["components"]["schemas"]
-    used: set[str] = set()
-    found = _references([document["paths"], document["webhooks"]])
-    while found:
-        used |= found
-        found = {name for each in found for name in _references(schemas[each])} - used
-    for name in set(schemas) - used:
+    for name in set(schemas) - _all_references(document, [document["paths"], document["webhooks"]]):
         del schemas[name]
+
+
+def _all_references(document: Mapping[str, Any], part: object) -> set[str]:
+    """The names of the schemas that a part of the document leads to, over others too."""
+    schemas = document["components"]["schemas"]
+    all_found: set[str] = set()
+    found = _references(part)
+    while found:
+        all_found |= found
+        found = {name for each in found for name in _references(schemas[each])} - all_found
+    return all_found
 
 
 def _references(part: object) -> set[str]:

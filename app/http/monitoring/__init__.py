@@ -1,0 +1,1 @@
+"""Layers of ASGI for numbers and traces, and the port at which numbers are read."""

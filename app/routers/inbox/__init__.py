@@ -1,0 +1,1 @@
+"""The endpoints of the inbox: pages, fragments of pages, and what their forms change."""

@@ -1,0 +1,1 @@
+"""The endpoints of pages besides those of the inbox itself: login, and what the inbox loads."""

@@ -18,6 +18,7 @@ from app.config import Settings
 from app.db.obstacles import obstacle
 from app.errors import ServiceError
 from app.log import configure_logging
+from app.secret_files import SecretFileError
 
 if sys.platform != "win32":
     import resource
@@ -29,6 +30,7 @@ ACTOR = "command line"
 #: Commands that tell of the embedded server. It is only a means to the others, and would be noise in their output.
 _LONG_RUNNING = {"serve", "worker"}
 _MOST_FILES = 65_536
+_THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ def refusals(error: Exception) -> list[str]:
 
     They are printed, since there is no log before the settings are read. None of them shows a value.
     """
-    if isinstance(error, ServiceError):
+    if isinstance(error, ServiceError | SecretFileError):
         return [str(error)]
     if isinstance(error, ValidationError):
         prefix = _prefix_of(error.title)
@@ -128,11 +130,22 @@ def bound(host: str, port: int, setting: str) -> socket.socket:
         elif error.errno == errno.EACCES:
             reason = f"Port {port} needs the rights of an administrator: choose one above 1023 with {setting}."
         else:
-            reason = f"{host} is no address of this machine ({error.strerror}): set HOST to one that is."
+            name = setting.replace("WORKER", "METRICS").replace("PORT=…", "HOST")
+            reason = f"{host} is no address of this machine ({error.strerror}): set {name} to one that is."
         listener.close()
         log.error("cannot_start", reason=reason)
         raise SystemExit(1) from None
     listener.set_inheritable(True)
+    return listener
+
+
+def bound_internally(settings: Settings, port: int, setting: str) -> socket.socket:
+    """A socket for figures and health, at METRICS_HOST."""
+    listener = bound(settings.metrics_host, port, setting)
+    if settings.metrics_host in _THIS_MACHINE:
+        log.info("internal_port", port=port)
+    else:
+        log.warning("internal_port_is_public", host=settings.metrics_host, port=port, reason="it asks for no key")
     return listener
 
 

@@ -12,6 +12,7 @@ from app.commands import ACTOR, refuse, say
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.migrate import prepared_database
+from app.db.pooler import with_pooler_known
 from app.services.tenancy.administration import AdministrationService
 
 #: Rows fetched at a time when a whole list is printed.
@@ -34,7 +35,7 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 async def _in_a_transaction(url: str, settings: Settings, chosen: argparse.Namespace) -> list[str]:
-    engine = create_serving_engine(url, settings)
+    engine = create_serving_engine(url, await with_pooler_known(url, settings))
     try:
         async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
             return list(await chosen.does(AdministrationService(session, actor=ACTOR), chosen, settings))

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     admin = "admin of the first tenant manages the installation, admin of another tenant may erase its contacts"
     creating.add_argument("--scopes", default="send,read", help=f"{scopes}; {admin}")
     creating.add_argument("--expires-in-days", type=int)
+    creating.add_argument("--test", action="store_true", help="a test key: its messages reach no person")
     listing = add_action(chosen, "list", _list_keys, "list keys, newest first")
     listing.add_argument("--tenant", help="name or id (all tenants)")
     revoking = add_action(chosen, "revoke", _revoke_key, "revoke a key")
@@ -34,9 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def _create_key(service: AdministrationService, chosen: argparse.Namespace, _: Settings) -> Iterable[str]:
     tenant = await service.tenant(chosen.tenant)
     asked = {"name": chosen.name, "scopes": chosen.scopes.split(","), "expires_in_days": chosen.expires_in_days}
-    new = NewKey.model_validate({"tenant_id": tenant.id, **asked})
+    new = NewKey.model_validate({"tenant_id": tenant.id, "test": chosen.test, **asked})
     expires_at = datetime.now(UTC) + timedelta(days=new.expires_in_days) if new.expires_in_days else None
-    _key, token = await service.create_key(tenant.id, name=new.name, scopes=new.scopes, expires_at=expires_at)
+    _key, token = await service.create_key(
+        tenant.id, name=new.name, scopes=new.scopes, expires_at=expires_at, is_test=new.test
+    )
     return [token]
 
 

@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from app.commands import allow_open_files, bound, leave_no_core
+from app.commands import allow_open_files, bound, bound_internally, leave_no_core
 from app.config import Settings
 from app.db.migrate import prepared_database
 from app.http.protocol import TimedProtocol
@@ -40,15 +40,16 @@ def run(settings: Settings, chosen: argparse.Namespace) -> int:
     allow_open_files()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again after an orderly shutdown
     listener = bound(settings.host, settings.port, "PORT=…")
+    internal = [bound_internally(settings, settings.metrics_port, "METRICS_PORT=…")] if settings.metrics_port else []
     with prepared_database(settings):
         try:
-            return _serve(settings, listener, reload=chosen.reload)
+            return _serve(settings, listener, internal, reload=chosen.reload)
         finally:
             # A further Ctrl-C would interrupt the stop of the embedded server, and leave it running.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
+def _serve(settings: Settings, listener: socket.socket, internal: list[socket.socket], *, reload: bool) -> int:
     config = uvicorn.Config(
         "app.main:app",
         workers=settings.web_concurrency,
@@ -65,11 +66,11 @@ def _serve(settings: Settings, listener: socket.socket, *, reload: bool) -> int:
     )
     # uvloop accepts one connection per socket and turn of its loop. Under load turns are long, and new clients would
     # wait for seconds. Duplicates of the socket multiply the number.
-    listeners = [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
+    listeners = [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1)), *internal]
     if reload or settings.web_concurrency > 1:
         _announce(settings, listener)
         if reload:
-            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener, *internal]).run()
         else:
             _Supervisor(config, listeners).run()
         return 0
@@ -87,8 +88,11 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
         log.info("listening", url=url)
         return
     lines = [f"The service is at {url}. Ctrl-C stops it."]
+    lines.append(f"The inbox: {url}/inbox")
     if settings.serves_docs:
         lines.append(f"The API reference, to try it in the browser: {url}/docs")
+    if settings.database_url is None:
+        lines.append(f"Its data: {settings.data_dir.absolute()}")
     simulated = {name for name, provider in provider_registry.items() if provider.simulated}
     if taken := [each for each in sorted(channels_served(settings)) if simulated & set(route_of(settings, each))]:
         channels = ", ".join(taken)

@@ -10,7 +10,7 @@ from app.config import Settings
 from app.db.migrate import prepared_database
 from app.db.models import KeptCallback
 from app.db.paging import Page, rows_of_all
-from app.domain import CallbackVerdict
+from app.installation import CallbackVerdict
 from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks
 from app.wiring import Services, running_services

@@ -5,16 +5,20 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
+import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
-from app.commands import leave_no_core
+from app.commands import bound_internally, leave_no_core
 from app.config import Settings
-from app.db.engine import connect, is_unavailable, provided_database
+from app.db.connections import connect
+from app.db.engine import is_unavailable, provided_database
 from app.db.migrate import prepare
 from app.db.outage import outage
-from app.wiring import must_have_providers, running_services
+from app.wiring import Services, must_have_providers, running_services
 
 log = structlog.get_logger(__name__)
 
@@ -41,15 +45,44 @@ async def work(settings: Settings) -> int:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signalled)
-    with provided_database(settings, keep_running=True) as url:
-        if not await _reached(url, stop):
-            return 0
-        await asyncio.to_thread(prepare, url, production=settings.is_production)
-        async with running_services(url, settings, deliver=True):
-            log.info("worker_started")
-            await stop.wait()
-            log.info("worker_stopping")
+    services: Services | None = None
+    async with _answering(settings, lambda: services):
+        with provided_database(settings, keep_running=True) as url:
+            if not await _reached(url, stop):
+                return 0
+            await asyncio.to_thread(prepare, url, production=settings.is_production)
+            async with running_services(url, settings, deliver=True, role="worker") as services:
+                log.info("worker_started")
+                await stop.wait()
+                log.info("worker_stopping")
     return 0
+
+
+@asynccontextmanager
+async def _answering(settings: Settings, services: Callable[[], Services | None]) -> AsyncIterator[None]:
+    """Serve figures and health at WORKER_PORT while the context is open, if that is set."""
+    if settings.worker_port is None:
+        yield
+        return
+    from app.routers.internal import internal_application  # FastAPI, which no other worker needs
+
+    application = internal_application(services)
+    listener = bound_internally(settings, settings.worker_port, "WORKER_PORT=…")
+    server = _QuietServer(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="internal-port")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _QuietServer(uvicorn.Server):
+    """A server that leaves the signals to the worker."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 async def _reached(url: str, stop: asyncio.Event) -> bool:

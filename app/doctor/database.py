@@ -11,6 +11,8 @@ from sqlalchemy import Connection, text
 from app.config import Settings
 from app.db.models import Base
 from app.db.schema import alembic_config, differences
+from app.doctor import connecting
+from app.doctor.connecting import is_behind_pooler
 from app.doctor.findings import APP, DatabaseCheck, Finding, counted, ok, problem, warning
 
 _OLDEST, _NEWEST = 15, 18  # major versions that the service is tested with
@@ -94,6 +96,8 @@ def role(settings: Settings, connection: Connection) -> Finding:
 
 
 def connections(settings: Settings, connection: Connection) -> Finding:
+    if is_behind_pooler(connection):
+        return ok("a pooler is in the way, and its max_client_conn limits them")
     room = text("""
         SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
                      - coalesce(current_setting('reserved_connections', true)::int, 0),
@@ -215,4 +219,7 @@ def vacuum(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("tables are tidy")
 
 
-CHECKS: list[DatabaseCheck] = [database, encoding, durability, connections, clock, role, schema, indexes, vacuum]
+CHECKS: list[DatabaseCheck] = [
+    *(database, encoding, *connecting.CHECKS, durability),
+    *(connections, clock, role, schema, indexes, vacuum),
+]

@@ -13,12 +13,20 @@ from app.config import Settings
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import create_command_engine, provided_database
 from app.db.outage import sqlstate_of
-from app.doctor import consent, database, event_log, installation, operation, snapshots
+from app.doctor import consent, database, event_log, installation, nodes, operation, snapshots
 from app.doctor.findings import DatabaseCheck, Finding, Found, Level, LocalCheck, problem
 
 SETTINGS_CHECKS = installation.CHECKS
 #: In this order, because each relies on those before it.
-DATABASE_CHECKS = [*database.CHECKS, *operation.CHECKS, *event_log.CHECKS, *snapshots.CHECKS, *consent.CHECKS]
+DATABASE_CHECKS = [
+    *database.CHECKS[:2],
+    *nodes.CHECKS,
+    *database.CHECKS[2:],
+    *operation.CHECKS,
+    *event_log.CHECKS,
+    *snapshots.CHECKS,
+    *consent.CHECKS,
+]
 
 _STATEMENT_SECONDS = 4  # the timeout at the server
 _CHECK_SECONDS = 12.0  # ours, for a server that is silent; libpq tries to connect for 10

@@ -7,9 +7,10 @@ from enum import StrEnum
 from sqlalchemy import Connection
 
 from app.config import Settings
+from app.installation import command_name
 
-#: Runs a command of the service, from the directory of the repository.
-APP = "./bin/app"
+#: Runs a command of the service.
+APP = command_name()
 
 
 class Level(StrEnum):

@@ -13,7 +13,7 @@ from app.config import Settings
 from app.doctor.findings import APP, Finding, LocalCheck, ok, problem, warning
 from app.domain import Channel
 from app.providers.base import BaseProvider, Callback, CallbackRefused, CallbackUnverifiable
-from app.providers.registry import provider_registry
+from app.providers.registry import from_packages, provider_registry
 from app.routing import channels_served, route_of
 from app.signing_keys import signing_keys
 
@@ -67,7 +67,8 @@ def callbacks(_: Settings) -> Iterator[Finding]:
             missing[name] = asyncio.run(_missing_secrets(provider))
     for name, reasons in missing.items():
         if reasons:
-            mending = f"Set it as docs/providers.md says for {name}, and restart; if it makes none, leave it so."
+            page = next((each.package for each in from_packages if each.name == name), "docs/providers.md")
+            mending = f"Set it as {page} says for {name}, and restart; if it makes none, leave it so."
             said = f"{' '.join(reasons)} So callbacks of {name} that need it get 503, until {name} gives up."
             yield warning(said, mending)
     if not any(missing.values()):
@@ -146,6 +147,19 @@ def routes(settings: Settings) -> Iterator[Finding]:
             yield ok(f"{channel} goes to {', then '.join(route)}" + (" (simulated)" if simulated else ""))
 
 
+def provider_packages(_: Settings) -> Iterator[Finding]:
+    """The providers of installed packages, and the package of each."""
+    for each in from_packages:
+        if each.fault is not None:
+            yield problem(each.fault, "Correct or uninstall that package: nothing starts with it.")
+        elif each.provider is None:
+            yield ok(f"{each.name} comes from {each.package}, and is not used: its settings are missing")
+        else:
+            yield ok(f"{each.name} comes from {each.package}")
+    if not from_packages:
+        yield ok("no provider comes from a package of its own")
+
+
 def log_format(settings: Settings) -> Finding:
     if settings.is_production and settings.log_format == "console":
         said = "LOG_FORMAT is console, which log collectors can't read."
@@ -185,4 +199,14 @@ def _is_local(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-CHECKS: list[LocalCheck] = [profile, webhook_secret, callbacks, public_url, routes, log_format, api_reference, disk]
+CHECKS: list[LocalCheck] = [
+    profile,
+    webhook_secret,
+    provider_packages,
+    callbacks,
+    public_url,
+    routes,
+    log_format,
+    api_reference,
+    disk,
+]

@@ -1,16 +1,19 @@
 """Checks of the stored state: keys, the health of providers, the queue. They only count, over all tenants."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 from sqlalchemy import Connection, func, select, text
 
 from app.config import Settings
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback
+from app.doctor.connecting import is_behind_pooler
 from app.doctor.findings import APP, DatabaseCheck, Finding, counted, duration, ok, problem, warning
-from app.domain import CallbackVerdict
+from app.installation import CallbackVerdict
 from app.services.delivery.order import QUEUE_AGE
 
 _SHOWN = 5
+_MANY_UNINDEXED = 50_000
 
 
 def keys(settings: Settings, connection: Connection) -> Iterator[Finding]:
@@ -49,13 +52,17 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
         SELECT provider_type, paused_at IS NOT NULL AS is_paused,
                extract(epoch FROM now() - paused_at) AS paused_for,
                coalesce(open_until > now(), false) AS is_open, failure_count,
-               extract(epoch FROM throttled_until - now()) AS throttled_for, learned_rate
-        FROM provider_states
+               extract(epoch FROM throttled_until - now()) AS throttled_for, learned_rate,
+               extract(epoch FROM now() - stopped_at) AS stopped_for,
+               (SELECT count(*) FROM provider_pauses p WHERE p.provider_type = s.provider_type) AS pauses
+        FROM provider_states s
         WHERE paused_at IS NOT NULL OR open_until > now() OR throttled_until > now() OR learned_rate IS NOT NULL
+           OR stopped_at IS NOT NULL OR provider_type IN (SELECT provider_type FROM provider_pauses)
         ORDER BY provider_type
     """)
     troubled = connection.execute(in_trouble).all()
-    for name, is_paused, paused_for, is_open, failures, throttled_for, learned_rate in troubled:
+    for name, is_paused, paused_for, is_open, failures, throttled_for, learned_rate, stopped_for, pauses in troubled:
+        yield from _paused_by_people(name, stopped_for, pauses)
         if is_paused:
             since = duration(float(paused_for))
             mending = f"GET /api/providers says why. Correct them, restart, and POST /api/providers/{name}/resume."
@@ -64,7 +71,7 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
             attempts = f"the last attempts in GET /api/messages?provider={name}."
             mending = f"It is tried again by itself. See the vendor's status page, and {attempts}"
             yield warning(f"{name} has failed {failures} times in a row and is not called for a while.", mending)
-        else:
+        elif (throttled_for or 0) > 0 or learned_rate is not None:
             rate = f"PROVIDER_RATES={name}:N to what the vendor allows."
             mending = f"It goes on by itself. If that comes often, set {rate}"
             if (throttled_for or 0) > 0:
@@ -76,21 +83,37 @@ def providers(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("none is paused, throttled or failing")
 
 
+def _paused_by_people(name: str, stopped_for: Decimal | None, pauses: int) -> Iterator[Finding]:
+    """The pauses of a provider by the operator, and by tenants for themselves."""
+    resume = f"POST /api/providers/{name}/resume"
+    if stopped_for is not None:
+        since = duration(float(stopped_for))
+        mending = f"GET /api/providers says why. {resume} ends that."
+        yield warning(f"{name} was paused by the operator {since} ago; its queue is kept.", mending)
+    if pauses:
+        mending = f"Their keys see why in GET /api/providers, and end it with {resume}."
+        yield warning(f"{counted(pauses, 'tenant')} paused {name} for messages of their own.", mending)
+
+
 def queue(_: Settings, connection: Connection) -> Finding:
     overdue, age = connection.execute(QUEUE_AGE).one()
     # A worker listens for due messages. Behind a pooler that can't be seen, but its renewed leases can.
     listening = text("""
         SELECT greatest(
             (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'),
-            (SELECT count(*) FROM (SELECT FROM messages WHERE status = 'sending' AND due_at > now() LIMIT 1) leased))
+            (SELECT count(*) FROM (
+                SELECT 1 FROM messages WHERE status = 'sending' AND due_at > now() LIMIT 1) leased))
     """)
     workers = connection.execute(listening).scalar_one()
     at_work = counted(workers, "worker is", "workers are") + " connected" if workers else "no worker is connected"
+    is_hidden = not workers and is_behind_pooler(connection)
+    if is_hidden:
+        at_work = "behind a pooler workers can't be seen"
     if not overdue:
         waiting = f"the oldest due message waits for {duration(float(age))}" if age else "nothing is due"
         return ok(f"{waiting}; {at_work}")
     said = f"{counted(overdue, 'message')} should have left, the oldest {duration(float(age))} ago, and {at_work}."
-    if not workers:
+    if not workers and not is_hidden:
         return problem(said, f"Start `{APP} worker`, or the service with WORKER_ENABLED=true.")
     paused = "If a provider above is paused or asked for a pause, they wait for it."
     more = f"Otherwise start more workers (`{APP} worker`), or raise PROVIDER_CONCURRENCY or PROVIDER_RATES."
@@ -147,4 +170,19 @@ def calls(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield ok("every one that is kept has been understood")
 
 
-CHECKS: list[DatabaseCheck] = [keys, providers, queue, outcomes, receipts, calls]
+def search(_: Settings, connection: Connection) -> Finding:
+    """The messages and contacts that a search does not find yet. They have no time, so they are counted."""
+    waiting = connection.execute(
+        text("SELECT count(*) FROM (SELECT 1 FROM search_queue LIMIT :most) waiting"), {"most": _MANY_UNINDEXED + 1}
+    ).scalar_one()
+    if waiting > _MANY_UNINDEXED:
+        said = f"More than {_MANY_UNINDEXED} messages and contacts are not found by a search yet."
+        return warning(said, f"Workers index them while they have time: start one more (`{APP} worker`), or wait.")
+    return ok(
+        f"{counted(waiting, 'message or contact', 'messages and contacts')} wait to be indexed"
+        if waiting
+        else "every message is indexed"
+    )
+
+
+CHECKS: list[DatabaseCheck] = [keys, providers, queue, outcomes, receipts, calls, search]

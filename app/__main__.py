@@ -8,6 +8,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
+
+from app import __version__
+from app.installation import command_name
 
 #: Each command and its purpose. Its code is in the file of its name in `app/commands`.
 _COMMANDS = {
@@ -15,6 +19,8 @@ _COMMANDS = {
     "worker": "only deliver; run as many as you like",
     "simulate": "run a simulated carrier, to try things against over HTTP",
     "migrate": "bring the database to the schema of this version",
+    "backup": "back up the database and files, also while it is served",
+    "restore": "restore a backup, without sending anything twice",
     "psql": "open the database that is served",
     "tenants": "create and list tenants, and give them addresses",
     "keys": "create, list and revoke API keys",
@@ -36,10 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     parser = argparse.ArgumentParser(
-        prog=os.environ.get("APP_COMMAND", "python -m app"),
+        prog=command_name(),
         description=__doc__,
         epilog="`<command> --help` shows the options of a command.",
     )
+    parser.add_argument("--version", action="version", version=f"messaging-service {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", title="commands")
     for name, help in _COMMANDS.items():
         command = commands.add_parser(name, help=help)
@@ -78,9 +85,20 @@ def _loaded(command: str) -> ModuleType:
         gc.enable()
 
 
-if __name__ == "__main__":
+def start() -> NoReturn:
+    """Run the command of the command line, and exit with its code."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only add a traceback
         sys.exit(130)  # as shells report a program that Ctrl-C has ended
+
+
+def installed() -> NoReturn:
+    """Run as the program that the wheel installs."""
+    os.environ["APP_COMMAND"] = "messaging-service"
+    start()
+
+
+if __name__ == "__main__":
+    start()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from email_validator import EmailNotValidError, validate_email
 
+from app.details import LONGEST_NAME
 from app.domain import Address, AddressType
 from app.phone_numbers import REMEMBERED, is_name, is_sender_name, read_international, read_number, read_unlisted
 from app.phone_numbers import InvalidAddress as InvalidAddress  # callers know it from here
@@ -26,6 +27,9 @@ _INVISIBLE = "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060
 _AROUND = _INVISIBLE + "".join(filter(str.isspace, map(chr, range(0x3001))))
 #: A quoted local part that needs no quotes but for its dots.
 _QUOTED_FOR_DOTS = re.compile(r'"([^\s"(),:;<>@\[\\\]]+)"')
+#: A name in quotes (RFC 5322, 3.2.4), and a character in it behind a backslash.
+_QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_QUOTED_PAIR = re.compile(r"\\(.)")
 _LONGEST_PHONE, _LONGEST_LOCAL_PART = 64, 64
 _LONGEST_EMAIL = 320
 
@@ -69,9 +73,39 @@ def text_recipient(written: str, *, region: str) -> Address:
     return address if address.spelling == address.value else replace(address, spelling=address.value)
 
 
+def mail_sender(written: str) -> Address:
+    """The address that a mail is sent from, also as `Jane Doe <jane@example.com>` (RFC 5322)."""
+    name, mailbox = _display_name(written)
+    address = email_address(mailbox)
+    return replace(address, name=name) if name else address
+
+
 def mail_recipient(written: str) -> Address:
-    """The address that a mail is sent to. One that is not valid is in doubt (`Address.doubt`)."""
-    return _recipient(written, AddressType.EMAIL, email_address)
+    """The address that a mail is sent to, with a name or without. One that is not valid is in doubt."""
+    name, mailbox = _display_name(written)
+    address = _recipient(mailbox, AddressType.EMAIL, email_address)
+    return replace(address, name=name) if name else address
+
+
+def _display_name(written: str) -> tuple[str | None, str]:
+    """The name in front of an address in angle brackets, without its quotes, and the address alone.
+
+    Raises `InvalidAddress` for a name that is too long, or that has quotes of which one is missing.
+    """
+    text = _seen(written)
+    if not text.endswith(">") or "<" not in text:
+        return None, written
+    if _CONTROL.search(written):
+        raise InvalidAddress("an address can't hold line breaks or control characters")
+    before, _, mailbox = text[:-1].rpartition("<")
+    name = before.strip()
+    if quoted := _QUOTED_NAME.fullmatch(name):
+        name = _QUOTED_PAIR.sub(r"\1", quoted[1]).strip()
+    elif '"' in name or "<" in name or ">" in name:
+        raise InvalidAddress("not a name with an address; write it like Jane Doe <jane@example.com>")
+    if len(name) > LONGEST_NAME:
+        raise InvalidAddress(f"a name has at most {LONGEST_NAME} characters")
+    return name or None, mailbox
 
 
 def channel_recipient(written: str, *, channel: str, kind: str | None, region: str) -> Address:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
+from app.database_urls import hosts_of, parameters_of
 from app.keywords import ExtraWords, extra_words
+from app.secret_files import SecretsInFiles
 from app.signing_keys import Key, is_random, secrets_of, signing_keys
 
 #: Units by destination: a country (ISO 3166, two letters; 001 is none), `email`, or `*` for each that is not named.
@@ -46,7 +46,7 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")  # as the database takes them
 
 
-class Settings(BaseSettings):
+class Settings(SecretsInFiles, BaseSettings):
     """All settings. `.env.example` lists them with their defaults."""
 
     model_config = SettingsConfigDict(
@@ -54,9 +54,18 @@ class Settings(BaseSettings):
     )
 
     env: Literal["development", "production"] = "development"
+    #: A directory of files that are named as the secrets which they hold: `WEBHOOK_SECRET`, or in lower case.
+    secrets_dir: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     web_concurrency: int = Field(1, ge=1, le=64)
+    #: The address at which numbers are read without a key; without METRICS_PORT, only the port of the API has them.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    #: The port at METRICS_HOST for the numbers and the health of a worker.
+    worker_port: int | None = Field(None, ge=1, le=65535)
+    #: The collector that gets traces and metrics (OpenTelemetry); unset, none does.
+    otel_exporter_otlp_endpoint: str | None = None
     public_url: str | None = None
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -90,13 +99,21 @@ class Settings(BaseSettings):
     max_event_readers: int = Field(2000, ge=1)
     #: The pause after which a silent stream of events gets a comment, so that proxies keep it open.
     event_heartbeat_seconds: float = Field(15, gt=0)
+    #: Serving goes on for so long after SIGTERM, while `/readyz` answers 503.
+    drain_seconds: float = Field(0, ge=0, le=600)
     shutdown_grace_seconds: int = Field(20, ge=1)
 
     database_url: SecretStr | None = None
     data_dir: Path = Path(".data")
     pg_bindir: Path | None = None
-    #: A directory for files of inbound messages that all processes share; unset, they are stored in the database.
+    #: A directory for files of messages that all processes share; unset, they are stored in the database.
     files_dir: Path | None = None
+    #: Bytes of a file that is uploaded, or fetched from a vendor.
+    file_max_bytes: int = Field(25_000_000, ge=1_000, le=100_000_000)
+    #: For fetching a file from a vendor.
+    file_fetch_seconds: float = Field(60, gt=0, le=3600)
+    #: Hours for which a vendor can fetch an uploaded file, at least.
+    file_address_hours: int = Field(24, ge=1, le=8760)
     #: Each group commit occupies a connection, and the worker needs another.
     database_pool_size: int = Field(10, ge=6)
     database_pool_overflow: int = Field(5, ge=0)
@@ -104,7 +121,14 @@ class Settings(BaseSettings):
     database_pool_recycle_seconds: int = Field(1800, gt=0)
     database_statement_timeout_seconds: float = Field(3, gt=0)
     database_lock_timeout_seconds: float = Field(1, gt=0)
-    database_prepared_statements: bool = True
+    #: Prepares statements; unset, not behind a pooler.
+    database_prepared_statements: bool | None = None
+    #: For notifications, past a pooler; unset, DATABASE_URL, and polling if that leads to a pooler.
+    database_listen_url: SecretStr | None = None
+    #: A replica for lists and searches.
+    database_read_url: SecretStr | None = None
+    #: The lag up to which a replica is read.
+    database_read_lag_seconds: float = Field(5, gt=0, le=3600)
 
     #: The providers of each channel, in order: `sms:twilio,telnyx email:sendgrid`; see `routing.route_of`.
     routes: Annotated[dict[str, list[str]], NoDecode] = {}
@@ -182,17 +206,12 @@ class Settings(BaseSettings):
     #: Days for which attempts to send webhooks are kept.
     webhook_attempt_days: int = Field(3, ge=1, le=36500)
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_listen_url", "database_read_url")
     @classmethod
     def _must_name_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is None:
             return None
-        try:
-            parsed = make_url(url.get_secret_value())
-        except ArgumentError:
-            raise ValueError("write it as postgresql://user:password@host:port/name") from None
-        if parsed.get_backend_name() not in {"postgresql", "postgres"}:
-            raise ValueError("only PostgreSQL is supported: postgresql://user:password@host:port/name")
+        hosts_of(parameters_of(url.get_secret_value()))
         return url
 
     @field_validator("cors_origins", mode="before")
@@ -260,6 +279,12 @@ class Settings(BaseSettings):
         return words
 
     @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.metrics_port == self.port:
+            raise ValueError("METRICS_PORT has to differ from PORT: numbers are read there without a key")
+        return self
+
+    @model_validator(mode="after")
     def _production_has_what_it_needs(self) -> Self:
         if not self.is_production:
             return self
@@ -298,6 +323,11 @@ class Settings(BaseSettings):
     @cached_property
     def extra_keywords(self) -> ExtraWords:
         return extra_words(self.consent_words)
+
+    @property
+    def prepares_statements(self) -> bool:
+        """True unless a pooler is in the way (`db.pooler.with_pooler_known`)."""
+        return self.database_prepared_statements is not False
 
     @property
     def serves_docs(self) -> bool:

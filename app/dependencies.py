@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, TypeAdapter, ValidationError, WithJsonSchema
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,8 +16,11 @@ from app.addresses import InvalidAddress, any_address, contact_address
 from app.domain import Address
 from app.errors import FieldError, InvalidRequest
 from app.http.pages import PageParameters
+from app.http.problems import invalid_request
 from app.http.read_route import USUAL_LIMIT
+from app.schemas.fields import Metadata
 from app.services.consent.suppressions import Suppressions
+from app.services.demo.demo import Demo
 from app.services.messages.conversations import ConversationService
 from app.services.messages.service import MessageService
 from app.services.people.contacts import ContactService
@@ -30,6 +33,8 @@ Row = TypeVar("Row")
 _PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _LARGEST_ID = 2**63 - 1
 _LONGEST_PAGE = 1000
+_METADATA = "metadata."
+_PAIRS: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?", re.IGNORECASE | re.ASCII)
 
 
@@ -117,6 +122,22 @@ async def _suppressions(request: Request, tenant: TenantDep) -> Suppressions:
 SuppressionsDep = Annotated[Suppressions, Depends(_suppressions)]
 
 
+async def _demo(request: Request, tenant: TenantDep, contacts: ContactsDep, suppressions: SuppressionsDep) -> Demo:
+    services = services_of(request)
+    return Demo(
+        request.app.state.settings,
+        services.sessions,
+        tenant,
+        messages=services.messages,
+        items=services.callback_items,
+        contacts=contacts,
+        suppressions=suppressions,
+    )
+
+
+DemoDep = Annotated[Demo, Depends(_demo)]
+
+
 async def _administration(request: Request, session: WriteSession) -> AdministrationService:
     owners = services_of(request).addresses
     event.listen(session.sync_session, "after_commit", lambda _: owners.forget(), once=True)
@@ -181,3 +202,21 @@ def preferred_wait(request: Request) -> int:
     wait = _WAIT.search(prefer) if prefer else None
     cap: int = request.app.state.settings.prefer_wait_seconds
     return min(int(wait[1]), cap) if wait else 0
+
+
+def metadata_in(request: Request) -> list[tuple[str, str]]:
+    """The pairs of metadata in the query, such as `metadata.order=17`. Raises `InvalidRequest`."""
+    query: bytes = request.scope["query_string"]
+    if b"metadata" not in query and b"%" not in query:
+        return []
+    written = [(name, value) for name, value in request.query_params.multi_items() if name.startswith(_METADATA)]
+    pairs = {name.removeprefix(_METADATA): value for name, value in written}
+    try:
+        if len(pairs) < len(written):
+            raise InvalidRequest(
+                "A key of metadata stands in the query twice.",
+                errors=[FieldError("query.metadata", "name a key once")],
+            )
+        return list(_PAIRS.validate_python(pairs).items())
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False), within="query.metadata") from None

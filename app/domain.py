@@ -1,8 +1,10 @@
-"""The vocabulary of the service: statuses, outcomes, messages. It imports nothing of ours."""
+"""The vocabulary of the service: statuses, outcomes, messages. It imports nothing of ours but `app.details`."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+
+from app.details import NO_DETAILS, MessageDetails
 
 #: The owner of everything until an installation has tenants of its own, and of anything without a known owner.
 DEFAULT_TENANT_ID = 1
@@ -16,15 +18,6 @@ def is_possible_date(moment: datetime) -> bool:
     return EARLIEST_DATE <= moment < DATES_END
 
 
-class KeyScope(StrEnum):
-    """A permission of an API key. No scope includes another."""
-
-    SEND = "send"  #: send, cancel and retry messages.
-    READ = "read"  #: read messages, conversations and the health of providers.
-    SERVICE = "service"  #: with `send`: send service messages, such as codes, in spite of a refused topic.
-    ADMIN = "admin"  #: erase contacts, lift refusals; of tenant 1, also manage tenants, keys and providers.
-
-
 class Direction(StrEnum):
     INBOUND = "inbound"  #: from a contact, through a provider
     OUTBOUND = "outbound"  #: to a contact, through a provider
@@ -33,6 +26,14 @@ class Direction(StrEnum):
 class ParticipantRole(StrEnum):
     CUSTOMER = "customer"  #: the tenant's own address
     CONTACT = "contact"  #: the person at the other end
+
+
+class ConversationStatus(StrEnum):
+    """The state of a conversation, as the team has set it. An inbound message opens it."""
+
+    OPEN = "open"
+    SNOOZED = "snoozed"  #: until a time, or the next inbound message.
+    CLOSED = "closed"
 
 
 class Channel(StrEnum):
@@ -118,14 +119,6 @@ class AttemptOutcome(StrEnum):
     UNKNOWN = "unknown"  #: the request left, and no answer tells if it arrived.
 
 
-class CallbackVerdict(StrEnum):
-    """The result of a callback."""
-
-    TAKEN = "taken"  #: genuine, and all of its items are stored.
-    NOT_UNDERSTOOD = "not_understood"  #: genuine, but some item could not be read or stored.
-    REFUSED = "refused"  #: not genuine, as far as can be verified.
-
-
 class Keyword(StrEnum):
     """The kind of a text that as a whole is a keyword."""
 
@@ -156,7 +149,9 @@ class EventType(StrEnum):
     MESSAGE_EXPIRED = "message.expired"
     MESSAGE_CANCELED = "message.canceled"
     MESSAGE_SUPPRESSED = "message.suppressed"  #: the recipient has refused it.
+    MESSAGE_FILE_CHANGED = "message.file_changed"  #: a file was fetched from the vendor, or can't be had.
     CONVERSATION_CREATED = "conversation.created"
+    CONVERSATION_UPDATED = "conversation.updated"  #: its status, assignee, tags or number of unread messages.
     CONVERSATION_PAUSED = "conversation.paused"  #: two programs seem to answer each other.
     CONVERSATION_RESUMED = "conversation.resumed"
     CONTACT_CREATED = "contact.created"
@@ -181,55 +176,11 @@ class Address:
     written: str
     spelling: str = ""  #: `value`, if left out
     doubt: str | None = None
+    name: str | None = None  #: the display name, where one was written
 
     def __post_init__(self) -> None:
         if not self.spelling:
             object.__setattr__(self, "spelling", self.value)
-
-
-class Automatic(StrEnum):
-    """The kind of a message that no person wrote."""
-
-    REPLY = "reply"  #: such as an out-of-office notice.
-    BOUNCE = "bounce"  #: a mail is late, or could not be delivered.
-    DISPOSITION = "disposition"  #: a mail was displayed or deleted.
-    COMPLAINT = "complaint"  #: a mail is unwanted.
-    LIST = "list"  #: mail to the subscribers of a list.
-
-
-@dataclass(frozen=True, slots=True)
-class MessageDetails:
-    """The optional facts of a message that few messages have, stored as one JSON document without empty fields.
-
-    - `from_name` is the sender's name, as the sender wrote it. `author` is the address of the person who wrote to a
-      group or channel.
-    - `reply_to` are the addresses that a mail wants its answer at, `cc` those that got a copy.
-    - `automatic` is None for a message by a person.
-    - `date` is the sender's time, for a mail that is ordered by its arrival.
-    - `in_reply_to_message` is the id of the message that a mail answers, by the Message-IDs in its headers.
-    - `sent_to` is the address that an outbound mail went to, if the mail that it answers wants its answer elsewhere.
-    - `verdicts` are those of the vendor's filters, by the names `spam` and `virus`.
-    """
-
-    from_name: str | None = None
-    author: str | None = None
-    reply_to: list[str] = field(default_factory=list)
-    cc: list[str] = field(default_factory=list)
-    automatic: Automatic | None = None
-    date: datetime | None = None
-    in_reply_to_message: int | None = None
-    sent_to: str | None = None
-    verdicts: dict[str, str] = field(default_factory=dict)
-
-    def document(self) -> dict[str, object] | None:
-        """The fields that are not empty, ready for JSON; None if all are."""
-        filled = {name: value for name in self.__slots__ if (value := getattr(self, name))}
-        if self.date is not None:
-            filled["date"] = self.date.isoformat()
-        return filled or None
-
-
-NO_DETAILS = MessageDetails()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +191,12 @@ class NewMessage:
     An outbound message leaves at `send_at`, or at once, and not after `expires_at`. One with a `provider_message_id`
     was sent elsewhere: it is stored as sent. Within a tenant and channel, an equal `idempotency_key` is a repeat,
     and with another `fingerprint` a conflict. `quoted` is the part of an inbound mail that repeats earlier ones.
-    `html` is the HTML form of an outbound mail whose `body` is its plain text, and empty if it has none. If it is
-    None, the body may be HTML itself. `topic` and `purpose` decide which refusals stop an outbound message.
+    `html` is the HTML form of a mail whose `body` is its plain text, and empty if it has none. If it is None, the
+    body may be HTML itself. `topic` and `purpose` decide which refusals stop an outbound message.
     `handled_keyword` is the keyword in an inbound text that the vendor has already acted on and replied to.
+    `copies` are the recipients of copies, each once, which `details` show as `cc` and `bcc`.
+    `priority` is the number of one (`app.batches`). A line of a batch is known by `batch_id` and `batch_line`.
+    `author` is the name of the key that sent an outbound message.
     """
 
     direction: Direction
@@ -266,7 +220,12 @@ class NewMessage:
     details: MessageDetails = NO_DETAILS
     topic: str | None = None
     purpose: Purpose | None = None
+    copies: tuple[Address, ...] = ()
     handled_keyword: Keyword | None = None
+    priority: int | None = None
+    batch_id: int | None = None
+    batch_line: int | None = None
+    author: str | None = None
 
     @property
     def customer(self) -> Address:

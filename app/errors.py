@@ -68,12 +68,43 @@ class CrossSite(ServiceError):
     status, title = HTTPStatus.FORBIDDEN, "Cross-site request"
 
 
+class LoginNeeded(ServiceError):
+    """There is no session. With `at`, the address of the login page, a browser is sent there.
+
+    A refused `cookie` is removed by this header `Set-Cookie`.
+    """
+
+    status, title = HTTPStatus.UNAUTHORIZED, "Login needed"
+
+    def __init__(self, *, at: str | None = None, is_fragment: bool = False, cookie: str | None = None) -> None:
+        super().__init__("Log in with an API key at /login.")
+        self.headers = {"Location": at} if at else {"WWW-Authenticate": "Cookie"}
+        if at:
+            self.status = HTTPStatus.SEE_OTHER
+        if is_fragment:
+            self.headers |= {"HX-Redirect": "/login"}
+        if cookie:
+            self.headers |= {"Set-Cookie": cookie}
+
+
+class FormRefused(ServiceError):
+    """A change was asked for without the token of the session."""
+
+    status, title = HTTPStatus.FORBIDDEN, "Form refused"
+
+
 class ChannelNotServed(ServiceError):
     status, title = HTTPStatus.UNPROCESSABLE_ENTITY, "Channel not served"
 
 
 class ChannelNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Channel not found"
+
+
+class TemplatesNotListed(ServiceError):
+    """The vendor does not list its templates now, or not with these settings."""
+
+    status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Templates not listed", 30
 
 
 class TenantNotFound(ServiceError):
@@ -141,6 +172,10 @@ class TooManyWebhookEndpoints(ServiceError):
     status, title = HTTPStatus.CONFLICT, "Too many webhook endpoints"
 
 
+class NoDemo(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "No demo here"
+
+
 class NotErasable(ServiceError):
     status, title = HTTPStatus.CONFLICT, "Contact not erasable"
 
@@ -153,8 +188,30 @@ class MessageNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "Message not found"
 
 
+class HtmlNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "HTML not found"
+
+
+class BatchNotFound(ServiceError):
+    status, title = HTTPStatus.NOT_FOUND, "Batch not found"
+
+
+class BatchCanceled(ServiceError):
+    status, title = HTTPStatus.CONFLICT, "Batch canceled"
+
+
 class MessageFileNotFound(ServiceError):
     status, title = HTTPStatus.NOT_FOUND, "File not found"
+
+
+class FileGone(ServiceError):
+    status, title = HTTPStatus.GONE, "File gone"
+
+
+class FilePending(ServiceError):
+    """The file is still to be fetched from the vendor."""
+
+    status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "File pending", 5
 
 
 class IdempotencyConflict(ServiceError):
@@ -193,6 +250,12 @@ class DatabaseUnavailable(ServiceError):
     """PostgreSQL is away, or did not answer in time."""
 
     status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Database unavailable", 2
+
+
+class Stopping(ServiceError):
+    """The process is about to stop, and should get no further requests."""
+
+    status, title, retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "Stopping", 1
 
 
 class TooManyReaders(ServiceError):

@@ -10,34 +10,46 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import __version__
 from app.config import Settings
 from app.db.engine import provided_database
 from app.db.migrate import prepare
 from app.db.obstacles import obstacle
+from app.files import FileAddresses
 from app.http import problems
 from app.http.admission import Admission
 from app.http.envelope import Envelope
 from app.http.hot_route import HotRoute
+from app.http.monitoring.internal_port import InternalPort
+from app.http.monitoring.traced import TracedRequests
 from app.http.overload import OverloadGuard, Refusal
 from app.http.read_route import reads_of
 from app.http.reference import docs, openapi
-from app.http.stop_signals import called_at_stop
+from app.http.stop_signals import Drain, called_at_stop
 from app.log import configure_logging
 from app.routers import (
     admin,
+    batches,
     contacts,
     conversations,
     events,
     files,
     health,
+    internal,
     messages,
     preview,
     providers,
+    quiet_hours,
+    search,
     suppressions,
+    templates,
     unsubscribe,
     webhook_endpoints,
     webhooks,
 )
+from app.routers.inbox import changes as inbox_changes
+from app.routers.inbox import pages as inbox_pages
+from app.routers.pages import inbox_sources, login, status
 from app.schemas.fields import reading_context
 from app.wiring import must_have_providers, running_services
 
@@ -61,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Messaging service",
         summary="SMS, MMS and email through one API, and the conversations that hold the answers.",
         description=_DESCRIPTION,
-        version="0.1.0",
+        version=__version__,
         license_info={"name": "MIT License", "identifier": "MIT"},
         contact={"name": "The operator of this installation"},
         lifespan=_lifespan,
@@ -69,10 +81,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `app.tracing` does that, for all routes
     )
     app.state.settings = settings
     app.state.webhook_keys = settings.webhook_keys()
+    app.state.drain = Drain(settings.drain_seconds)
     app.state.has_warned_of_public_use = False
+    app.state.file_addresses = FileAddresses(
+        settings.consent_secrets, settings.public_url, hours=settings.file_address_hours
+    )
     app.state.reading_context = reading_context(settings)
     hot = {route.path: route for route in messages.hot.routes + webhooks.hot.routes if isinstance(route, HotRoute)}
     reads = reads_of(conversations.reads.routes + messages.reads.routes)
@@ -81,6 +98,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         most=settings.max_requests_in_flight,
         refusal=Refusal(settings),
     )
+    if settings.otel_exporter_otlp_endpoint is not None:
+        app.front = TracedRequests(app.front)
+    if settings.metrics_port is not None:
+        inside = internal.internal_application(lambda: getattr(app.state, "services", None))
+        app.front = InternalPort(app.front, inside, port=settings.metrics_port)
     problems.install(app)
     openapi.install(app)
     # Hot routes come first, because routes are tried in order. They are added as they are: `include_router` copies
@@ -93,6 +115,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         messages.reads,
         messages.router,
         messages.channels,
+        batches.router,
         conversations.reads,
         conversations.router,
         events.router,
@@ -100,11 +123,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         files.router,
         suppressions.batch,
         suppressions.router,
+        quiet_hours.router,
+        templates.router,
+        search.router,
         contacts.router,
         providers.router,
         admin.router,
         health.router,
+        internal.router,
         unsubscribe.router,
+        login.router,
+        status.router,
+        inbox_sources.router,
+        inbox_pages.router,
+        inbox_changes.router,
     ):
         app.router.routes.extend(router.routes)
     if settings.serves_docs:
@@ -144,7 +176,7 @@ def _in_one_sentence(send: Send) -> Send:
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Start the services in the order of their dependencies, and stop them in the opposite order.
 
-    The server gets the settings and the overload guard with the lifespan's state (`app.http.protocol`).
+    The server gets the settings, the overload guard and the drain with the lifespan's state (`app.http.protocol`).
     """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
@@ -156,7 +188,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
             running_services(url, settings, deliver=settings.worker_enabled)
         )
         stack.enter_context(called_at_stop(app.state.services.events.close))
-        yield {"settings": settings, "overload": app.state.overload}
+        stack.enter_context(called_at_stop(app.state.services.batches.close))
+        stack.enter_context(app.state.drain.begun_at_stop())
+        yield {"settings": settings, "overload": app.state.overload, "drain": app.state.drain}
 
 
 app = create_app()

@@ -1,8 +1,10 @@
 """Phone numbers as people, callers and vendors write them, read to E.164 in today's numbering plans."""
 
 import re
+from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat, PhoneNumberType, ValidationResult
@@ -206,6 +208,24 @@ def country_of(number: str, region: str) -> str:
         return "001"
     found = phonenumbers.region_code_for_number(parsed)
     return found or phonenumbers.region_code_for_country_code(parsed.country_code)
+
+
+def time_zone_of(number: str, moment: datetime) -> ZoneInfo | None:
+    """The time zone of a number in E.164, where it is certain: all of its zones show the same time at that moment.
+
+    None for anything else, such as a short code or a mail address.
+    """
+    zones = [ZoneInfo(name) for name in _zones_of(number)]
+    return zones[0] if len({moment.astimezone(zone).utcoffset() for zone in zones}) == 1 else None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _zones_of(number: str) -> tuple[str, ...]:
+    from phonenumbers import timezone  # its table is large, and few installations need it
+
+    parsed = _parsed(number, "ZZ") if number.startswith("+") else None
+    found = timezone.time_zones_for_number(parsed) if parsed is not None else ()
+    return tuple(name for name in found if name != timezone.UNKNOWN_TIMEZONE)
 
 
 def _parsed(text: str, region: str) -> PhoneNumber | None:

@@ -8,13 +8,15 @@ _Mask = Callable[["re.Match[str]"], str]
 _ENDS = r"\s@<>'\"=(),;/?&"
 _TOP_LEVEL = re.compile(r"\.[^\W\d_]+$")
 _MASKS: list[tuple[re.Pattern[str], str | _Mask]] = [
-    (re.compile(r"\bmsk_[\w-]+"), "msk_***"),
+    (re.compile(r"\b(msk|mss)_[\w-]+"), r"\1_***"),
     (re.compile(r"\b(whsec|whsk)_[\w+/=-]+"), r"\1_***"),
     (re.compile(r"\bv1a?,[\w+/=-]{8,}"), "v1,***"),
     (re.compile(r"\b(Bearer|Basic)\s+[^\s'\",]+", re.IGNORECASE), r"\1 ***"),
     (re.compile(r"://[^\s/@]+@"), "://***@"),
     # The tokens of unsubscribe links, in addresses and in the subjects of mails.
     (re.compile(r"(/u/|\bunsubscribe(?:%20|\s))[\w%-]{40,}", re.IGNORECASE), r"\1***"),
+    # The signatures of addresses of files.
+    (re.compile(r"([?&]signature=)[\w%-]{20,}"), r"\1***"),
     # The first letter and the top-level domain of a mail address.
     (
         re.compile(rf"(?<![^{_ENDS}])(%*[^{_ENDS}%])[^{_ENDS}]*(?:@|%40)([^{_ENDS}]*)"),

@@ -5,23 +5,30 @@ Runs in the background of the web process, or alone as `python -m app worker`, i
 
 import asyncio
 import contextlib
+import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from time import monotonic
 from typing import Self
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.batches import Priority
 from app.config import Settings
-from app.db.engine import is_unavailable
+from app.db.engine import PromptSessions, is_unavailable
 from app.db.outage import outage
 from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of
+from app.services.batches.holding import settle_batches
 from app.services.consent.check import LastCheck
 from app.services.consent.hashes import AddressHashes
 from app.services.consent.links import UnsubscribeLinks
+from app.services.consent.quiet_hours import QuietHoursRule
+from app.services.delivery.attempt_figures import count_attempt, traced
 from app.services.delivery.capacity import Capacity
 from app.services.delivery.claims import Claim, Wanted, claim_due
 from app.services.delivery.hand_over import hand_over
@@ -31,11 +38,17 @@ from app.services.delivery.provider_states import give_back_probe, take_probe
 from app.services.delivery.queues import DueWork, Queues
 from app.services.delivery.recorder import OutcomeRecorder
 from app.services.delivery.retry_policy import is_safe_to_repeat
+from app.services.files.attached import SentFiles
+from app.services.files.store import FileStore
+from app.services.messages.conversation_state import wake_conversations
 from app.services.people.retention import remove_what_is_over
+from app.services.search.indexing import Indexer
+from app.services.tenancy.test_tenants import TestTenants
 
 log = structlog.get_logger(__name__)
 
 _IN_DOUBT_SECONDS = 1.0  # the time between two claims of messages that a provider may already have
+_ODD_ROUNDS = 1 / 8  # of claims, in which no priority is the first
 
 
 class DeliveryWorker:
@@ -58,9 +71,14 @@ class DeliveryWorker:
         self._on_logged = on_logged
         self._last_check = LastCheck(engine, AddressHashes(settings.consent_secrets))
         self._links = UnsubscribeLinks.of(settings)
+        sessions = PromptSessions(engine, deadline_seconds=settings.database_statement_timeout_seconds)
+        self._files = SentFiles(sessions, FileStore(sessions, settings.files_dir), settings)
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._settings = settings
         self._presence = presence
+        patience = settings.database_statement_timeout_seconds
+        self._tests = TestTenants(sessions, deadline_seconds=patience)
+        self._quiet_hours = QuietHoursRule(sessions, deadline_seconds=patience)
         self._webhooks = webhooks or contextlib.nullcontext()
         self._wake_up = asyncio.Event()
         self._closing = False
@@ -74,6 +92,13 @@ class DeliveryWorker:
         )
         clean = partial(remove_what_is_over, engine, settings)
         cleaning = PeriodicTask("retention", 30, clean, "not_cleaned", is_shared=True)
+        settle = partial(settle_batches, engine, on_due=self._look_again, on_logged=on_logged)
+        wake = partial(wake_conversations, engine, on_logged=on_logged)
+        waking = PeriodicTask("conversations", 1, wake, "conversations_not_woken", is_shared=True)
+        settling = PeriodicTask("batches", 1, settle, "batches_not_settled", is_shared=True)
+        self._has_claimed = False
+        indexer = Indexer(engine, is_busy=self._is_busy)
+        indexing = PeriodicTask("search", 0.5, indexer.run, "texts_not_indexed")
         self._housekeeping = Housekeeping(
             engine,
             settings,
@@ -81,7 +106,7 @@ class DeliveryWorker:
             self._in_flight.values(),
             on_change=self._look_again,
             on_logged=on_logged,
-            tasks=[cleaning],
+            tasks=[cleaning, settling, waking, indexing],
         )
         self._claiming: asyncio.Task[None]
 
@@ -92,6 +117,11 @@ class DeliveryWorker:
     def _look_again(self) -> None:
         self._claim_in_doubt_at = 0.0
         self._wake_up.set()
+
+    def _is_busy(self) -> bool:
+        """True if a message is being sent, or was claimed since the last call."""
+        has_claimed, self._has_claimed = self._has_claimed, False
+        return has_claimed or bool(self._in_flight)
 
     async def __aenter__(self) -> Self:
         try:
@@ -142,11 +172,13 @@ class DeliveryWorker:
         async with self._autocommit.connect() as connection:
             work = await self._queues.look(connection, channels_served(self._settings))
             await self._capacity.refresh(connection)
-            due = [item for item in work if item.wait_seconds <= 0]
+            due = _in_turn([item for item in work if item.wait_seconds <= 0])
+            lanes = Counter(item.priority for item in due)
             for item in due:
-                name, because = self._capacity.first_well(item.channel)
+                name, because = self._capacity.first_well(await self._route_of(item), item.tenant_id)
                 if name is not None:
-                    claimed += await self._claim(connection, item, name, share=len(due), because=because)
+                    share = lanes[item.priority]
+                    claimed += await self._claim(connection, item, name, share=share, because=because)
             if (now := asyncio.get_running_loop().time()) >= self._claim_in_doubt_at:
                 self._claim_in_doubt_at = now + _IN_DOUBT_SECONDS
                 for item in due:
@@ -156,12 +188,17 @@ class DeliveryWorker:
         look = self._queues.full_look_in()
         return claimed, min([self._settings.worker_poll_seconds, look, *waits, *slots])
 
+    async def _route_of(self, item: DueWork) -> list[str]:
+        return route_of(self._settings, item.channel, is_test=await self._tests.is_test(item.tenant_id))
+
     async def _claim_in_doubt(self, connection: AsyncConnection, item: DueWork, *, share: int) -> int:
         """Claim messages that a provider may already have, for that provider, wherever new messages go by now."""
-        first, _ = self._capacity.first_well(item.channel)
+        route = await self._route_of(item)
+        first, _ = self._capacity.first_well(route, item.tenant_id)
         claimed = 0
-        names = {*route_of(self._settings, item.channel), *provider_registry}
-        for name in filter(self._capacity.can_serve, names):
+        for name in {*route, *provider_registry}:
+            if not self._capacity.can_serve(name, item.tenant_id):
+                continue
             if name != first:
                 claimed += await self._claim(connection, item, name, share=share, wanted=Wanted.IN_DOUBT)
             # One at a time: a further death shows that it is the poison message.
@@ -181,18 +218,21 @@ class DeliveryWorker:
     ) -> int:
         """Claim for the free slots of a provider, and start a task for each message."""
         settings, is_suspect = self._settings, wanted is Wanted.POISON_SUSPECTS
-        limit = self._capacity.free_slots(name, len(self._in_flight), share=share)
+        limit = self._capacity.free_slots(name, len(self._in_flight), share=share, priority=item.priority)
         is_probing = self._capacity.health_of(name).probing
         if limit <= 0 or (is_probing and not await take_probe(connection, name, settings)):
             return 0
         # A claim and its booking of the provider's rate are committed together.
         rate = self._capacity.rate_of(name)
         async with self._engine.begin() if rate else contextlib.nullcontext(connection) as claiming:
+            if rate and not await self._capacity.has_turn(claiming, name):
+                limit = 0
             claims, suppressed = await claim_due(
                 claiming,
                 item.tenant_id,
                 item.channel,
-                limit=1 if is_suspect else limit,
+                item.priority,
+                limit=min(limit, 1) if is_suspect else limit,
                 lease_seconds=settings.lease_seconds,
                 provider_type=name,
                 worker=self._presence.name,
@@ -209,6 +249,7 @@ class DeliveryWorker:
         if suppressed:
             log.info("messages_suppressed", tenant=item.tenant_id, messages=suppressed)
             self._on_logged(item.tenant_id)
+        self._has_claimed |= bool(claims)
         for claim, wait in zip(claims, waits, strict=True):
             self._capacity.in_flight[name] += 1
             task = asyncio.create_task(self._deliver(claim, wait))
@@ -222,9 +263,11 @@ class DeliveryWorker:
         # A send that can't be repeated keeps its slot until its result is recorded. So if this worker dies, each slot
         # has at most one such message that may go out twice.
         is_safe = is_safe_to_repeat(provider_registry.get(claim.provider_type))
-        claimed_at = asyncio.get_running_loop().time()
+        claimed_at = monotonic()
         try:
-            result = await hand_over(claim, wait, self._settings, self._last_check)
+            sending = hand_over(claim, wait, self._settings, self._last_check, self._quiet_hours, self._files)
+            result = await traced(claim, sending)
+            count_attempt(result, monotonic() - claimed_at - wait)
             self._capacity.saw(result, claimed_at)
             if not is_safe:
                 await self._recorder.write_down(result)
@@ -241,3 +284,11 @@ class DeliveryWorker:
         self._wake_up.set()
         if not task.cancelled() and (error := task.exception()):
             log.error("delivery_not_recorded", error=type(error).__name__, exc_info=error)
+
+
+def _in_turn(due: list[DueWork]) -> list[DueWork]:
+    """The queues in the order of their priorities. At times that order is another one, so that each gets its turn."""
+    order = list(Priority)
+    if random.random() < _ODD_ROUNDS:  # noqa: S311 - nothing secret
+        random.shuffle(order)
+    return sorted(due, key=lambda item: order.index(item.priority))

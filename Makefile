@@ -6,7 +6,7 @@ PIN := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --gener
 # It warns that pyproject.toml names no dependencies; ours stand in requirements.txt.
 SBOM := $(TOOLS)/python -W ignore::UserWarning -m cyclonedx_py environment
 
-.PHONY: menu setup run worker migrate test test-all test-other-python e2e faults fuzz bench check compose-check format lock audit sbom tools clean
+.PHONY: menu setup run worker migrate test test-all test-other-python e2e faults fuzz bench wheel check compose-check image-check workflow-check format lock audit sbom tools clean
 
 menu: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -44,15 +44,31 @@ fuzz: setup ## make ten thousand odd requests of the OpenAPI document, and hold 
 bench: setup ## measure the service
 	@$(PYTHON) -m bench
 
-check: setup compose-check ## run every check that is not a test
+wheel: setup tools ## build the wheel, install it alone, and pass the end-to-end check with it
+	@$(PYTHON) bin/wheel.py
+
+check: setup compose-check workflow-check ## run every check that is not a test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) .venv/bin/lint-imports
 	for script in bin/*.sh; do sh -n "$$script" || exit 1; done
 
-compose-check: setup ## check docker-compose.yml against the compose specification
-	$(PYTHON) -m check_jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+compose-check: setup ## check the compose files against the compose specification
+	$(PYTHON) -m check_jsonschema --builtin-schema vendor.compose-spec docker-compose.yml ops/compose.production.yml
+
+image-check: setup ## see that amd64 and arm64 have a wheel of every package of the image
+	@for machine in x86_64 aarch64; do \
+		$(PYTHON) -m pip install --quiet --dry-run --no-deps --target build/image-check --only-binary :all: \
+			--implementation cp --python-version 3.13 --abi cp313 --abi abi3 --abi none \
+			--platform manylinux_2_34_$$machine --platform manylinux_2_28_$$machine \
+			--platform manylinux_2_17_$$machine --platform manylinux2014_$$machine \
+			--require-hashes --requirement requirements.lock || exit 1; \
+		echo "every package has a wheel for $$machine"; \
+	done
+
+workflow-check: setup ## check the workflows of GitHub against their schema
+	$(PYTHON) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: setup ## format the code and mend what can be mended
 	$(PYTHON) -m ruff format .

@@ -26,8 +26,8 @@ USAGE = "usage: launch.py start | app [command] | setup [--dev | --tools] | test
 TEST_HELP = """\
 usage: bin/test.sh [all | e2e] [pytest arguments]      (Windows: bin\\test.ps1)
 
-  bin/test.sh        the end-to-end check, then all tests but the slow ones: about three minutes on two cores
-  bin/test.sh all    the end-to-end check and every test: about eight minutes
+  bin/test.sh        the end-to-end check, then all tests but the slow ones: four minutes on two cores
+  bin/test.sh all    the end-to-end check and every test: about twenty minutes
   bin/test.sh e2e    the end-to-end check alone: some seconds; BASE_URL=... asks a service that is running
   bin/test.sh ARGS   pytest alone with these arguments: a file, a folder, -k NAME, -x, ...
 
@@ -64,7 +64,7 @@ def app(arguments: "list[str]") -> int:
     python = Venv(ROOT / ".venv").get_ready(RUNTIME)
     program = shutil.which(arguments[0], path=str(python.parent)) if arguments else None
     command = [program, *arguments[1:]] if program else [str(python), "-m", "app", *arguments]
-    os.environ["APP_COMMAND"] = "bin/app"  # the name that usage messages show
+    os.environ["APP_COMMAND"] = "./bin/app"  # the name that usage messages show
     if os.name != "nt":  # Windows would return to the prompt while the service still runs
         os.chdir(ROOT)
         os.execv(command[0], command)  # noqa: S606 - signals then reach the program itself, not a parent
@@ -88,7 +88,7 @@ def test(arguments: "list[str]") -> int:
         print("The end-to-end check takes some seconds.", flush=True)
         outcomes["end-to-end"] = run([python, "bin/e2e.py"])
     if kind != "e2e" and outcomes.get("end-to-end") != ENDED_BY_CTRL_C:
-        print("\nEvery test takes about eight minutes on two cores." if kind else "", flush=True)
+        print("\nEvery test takes about twenty minutes on two cores." if kind else "", flush=True)
         outcomes["pytest"] = run([python, "-m", "pytest", "-q", *(["-m", ""] if kind else []), *given])
     print()
     for name, code in outcomes.items():

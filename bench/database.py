@@ -16,7 +16,8 @@ import psycopg2
 from app.db.embedded import EmbeddedPostgres
 from app.db.migrate import migrate
 from app.db.models import Base
-from app.domain import DEFAULT_TENANT_ID, KeyScope
+from app.domain import DEFAULT_TENANT_ID
+from app.installation import KeyScope
 from app.services.events.cursors import Position
 from app.services.tenancy.keys import new_token
 from bench.measurements import Astray

@@ -1,7 +1,8 @@
 """One PostgreSQL for the whole run, one database for each test process, emptied after each test that used it.
 
 With DATABASE_URL that server is used, without it an embedded one in a temporary directory. Either way the tests work
-in databases that they make, never in the one that DATABASE_URL names. The first test that needs a database starts the
+in databases that they make, never in the one that DATABASE_URL names. With CITUS_URL, the coordinator of a cluster,
+those are distributed. The first test that needs a database starts the
 server, and the fixtures import the application: a test of pure functions waits for neither.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
+from tests import cluster
 from tests.factories import PRIVATE
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ[_RUN] = tempfile.mkdtemp(prefix="messaging-test-")
     os.environ[_TEMPLATE] = f"messaging_test_{secrets.token_hex(4)}"
-    os.environ[_GIVEN_SERVER] = os.environ.pop("DATABASE_URL", "")
+    given = os.environ.pop("DATABASE_URL", "")
+    os.environ[_GIVEN_SERVER] = os.environ.get("CITUS_URL") or given
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -101,7 +105,7 @@ def _tidy_up(run: Path) -> None:
 
 
 def _given_server() -> str:
-    from app.db.engine import libpq_url
+    from app.database_urls import libpq_url
 
     return libpq_url(os.environ[_GIVEN_SERVER])
 
@@ -134,9 +138,11 @@ def _server(_compiled_once: None) -> str:
         if not (run / "template").exists():
             if not os.environ[_GIVEN_SERVER]:
                 let_in_quickly(server)
-            execute(server, f"CREATE DATABASE {template}")
-            migrate(database_named(server, template))
+            if not is_cluster(server):
+                execute(server, f"CREATE DATABASE {template}")
+                migrate(database_named(server, template))
             (run / "template").touch()
+    _known_server[:] = [server]
     return server
 
 
@@ -169,7 +175,15 @@ def drop_databases(server: str, prefix: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,))
             for (name,) in cursor.fetchall():
-                cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+                if is_cluster(server):
+                    cluster.drop_database(server, name)
+                else:
+                    cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def is_cluster(server: str) -> bool:
+    """True where the tests run on a cluster, whose coordinator this is."""
+    return bool(os.environ.get("CITUS_URL")) and bool(cluster.workers_of(server))
 
 
 @pytest.fixture(scope="session")
@@ -190,19 +204,29 @@ def _compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.db.engine.create_async_engine", engine)
         patch.setattr("app.wiring._LOOK_UP_SECONDS", 60)  # see `settings`
+        # Tests count statements and connections. Those of the figures set their own pause.
+        patch.setattr("app.services.figures.recorder.FiguresRecorder.pause_seconds", 3600)
         # By its dialect a compiled statement is found, and all engines here speak to one server.
         patch.setattr(PGDialect_asyncpg, "__eq__", lambda one, other: type(one) is type(other))
         patch.setattr(PGDialect_asyncpg, "__hash__", lambda one: hash(type(one)))
+        _watch_statements(patch)
         yield
 
 
 @pytest.fixture(scope="session")
 def new_database(_server: str) -> Callable[..., str]:
     """Makes databases, each gone after the run: as the migrations leave one, or with `empty=True` without a table."""
+    from app.db.migrate import migrate
+
     template = os.environ[_TEMPLATE]
 
     def make(*, empty: bool = False) -> str:
         name = f"{template}_{secrets.token_hex(4)}"
+        if is_cluster(_server):
+            cluster.create_database(_server, name)
+            if not empty:
+                migrate(database_named(_server, name), distributed=True)
+            return database_named(_server, name)
         execute(_server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else template}")
         return database_named(_server, name)
 
@@ -222,7 +246,7 @@ def _empty_again(_process_database: str) -> Iterator[Callable[[], None]]:
     """
     from app.db.models import Base
 
-    tables = Base.metadata.sorted_tables
+    tables = [table for table in Base.metadata.sorted_tables if table.name != "installation"]
     statements = [
         *(f"DELETE FROM {table.name}" for table in reversed(tables)),
         *(
@@ -231,12 +255,20 @@ def _empty_again(_process_database: str) -> Iterator[Callable[[], None]]:
             if table.name != "tenants" and "id" in table.c and table.c.id.identity is not None
         ),
         "INSERT INTO tenants (id, name) VALUES (1, 'default')",
-        "INSERT INTO event_logs (tenant_id, generation, server_started_at) VALUES (1, 1, pg_postmaster_start_time())",
+        "INSERT INTO event_logs (tenant_id, generation) VALUES (1, 1)",
+        "SELECT pg_postmaster_start_time() FROM event_logs WHERE tenant_id = 1",
     ]
     with closing(psycopg2.connect(_process_database)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            empty = partial(cursor.execute, ";".join(statements))
+            if os.environ.get("CITUS_URL"):
+                cursor.execute("SET citus.multi_shard_modify_mode TO 'sequential'")
+
+            def empty() -> None:
+                cursor.execute(";".join(statements))
+                # On a cluster it is the start of the node that has the tenant's rows.
+                cursor.execute("UPDATE event_logs SET server_started_at = %s", cursor.fetchone())
+
             empty()
             yield empty
 
@@ -285,6 +317,45 @@ def _nothing_private_is_logged() -> Iterator[None]:
     assert found == []
 
 
+_statements: set[str] = set()  #: that the service has issued since the last test
+_checked: set[str] = set()
+_known_server: list[str] = []
+
+
+def _watch_statements(patch: pytest.MonkeyPatch) -> None:
+    """Collect the statements that this process issues through the service's connections."""
+    from app.db import connections
+
+    class Watched(connections._Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.add_query_logger(lambda record: _statements.add(record.query))
+
+    patch.setattr(connections, "_Connection", Watched)
+
+
+@functools.cache
+def _volatilities() -> dict[str, str]:
+    from tests.statement_rules import VOLATILITIES
+
+    with closing(psycopg2.connect(_known_server[0])) as connection, connection.cursor() as cursor:
+        cursor.execute(VOLATILITIES)
+        return dict(cursor.fetchall())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_refused_by_a_distributed_database() -> Iterator[None]:
+    """Fail every test during which the service issues a statement that breaks the rules for these."""
+    yield
+    new = _statements - _checked
+    _statements.clear()
+    if new:
+        from tests.statement_rules import refused
+
+        _checked.update(new)
+        assert [found for sql in sorted(new) if (found := refused(sql, _volatilities()))] == []
+
+
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings that read nothing of the environment; a test changes what it is about with `model_copy`.
@@ -311,10 +382,11 @@ def make_settings(**values: object) -> Settings:
 @pytest.fixture
 async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
     """The engine of a service with these settings."""
+    from app.db.distribution import with_its_form
     from app.db.engine import create_serving_engine
 
     engine = create_serving_engine(database_url, settings)
-    yield engine
+    yield await with_its_form(engine) if os.environ.get("CITUS_URL") else engine
     await engine.dispose()
 
 
@@ -350,7 +422,7 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
             path = request.url.path.rstrip("/")
             if path == "/api/events":
                 await events_are_decided(app.state.settings)
-            if path != "/api/events/stream":
+            if path not in {"/api/events/stream", "/inbox/events"}:
                 return await super().handle_async_request(request)
             left_early = httpx.ASGITransport(leaving_at_heartbeat(app), raise_app_exceptions=False)
             return await left_early.handle_async_request(request)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.batches import Priority
 from app.domain import WAITING, Address, AddressType, Direction, MessageStatus, NewMessage
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ async def make_messages(
     *,
     status: MessageStatus = MessageStatus.QUEUED,
     tenant_id: int = 1,
+    priority: Priority = Priority.NORMAL,
 ) -> list[int]:
     """Outbound texts, each to another contact, in the given status; their ids, in order."""
     from sqlalchemy import update
@@ -107,7 +109,15 @@ async def make_messages(
         return Address(AddressType.PHONE, number, number)
 
     new = [
-        NewMessage(Direction.OUTBOUND, "sms", "sms", phone(CUSTOMER), phone(f"+1804{5550000 + number}"), "Hello!")
+        NewMessage(
+            Direction.OUTBOUND,
+            "sms",
+            "sms",
+            phone(CUSTOMER),
+            phone(f"+1804{5550000 + number}"),
+            "Hello!",
+            priority=priority,
+        )
         for number in range(count)
     ]
     ids = [stored.id for stored in await store_messages(connection, tenant_id, new)]

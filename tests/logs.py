@@ -11,5 +11,5 @@ def captured() -> io.StringIO:
     written = io.StringIO()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, ProcessorFormatter):
-            handler.setStream(written)
+            handler.stream = written  # `setStream` flushes the one of before, which may be closed
     return written

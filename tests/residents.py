@@ -11,10 +11,15 @@ import psycopg2
 from fastapi import FastAPI
 
 from app.db.models import Base
-from app.domain import KeyScope, MessageStatus
+from app.domain import MessageStatus
+from app.http.browser.requests import needs_session
+from app.installation import KeyScope
+from app.services.search.indexing import index_rows
+from tests.batches import PATH as BATCHES
+from tests.batches import TYPE, body_of
 from tests.conftest import client_of
 from tests.factories import CONTACT, CONTACT_EMAIL, email, email_webhook, sms, sms_webhook
-from tests.tenancy import bearer, give_address, make_key
+from tests.tenancy import bearer, give_address, in_browser, make_key, make_session
 from tests.wire import rows_of
 
 #: A contact to whom every tenant writes, and senders who write to every tenant.
@@ -76,12 +81,13 @@ class Resident:
     """A tenant with two addresses and a key for each scope. Its word or its number is in every text that it has."""
 
     def __init__(self, app: FastAPI, url: str, tenant_id: int, *, word: str, number: str) -> None:
-        self.url, self.tenant_id = url, tenant_id
+        self._app, self.url, self.tenant_id = app, url, tenant_id
         self.word, self.number, self.mail = word, number, f"desk@{word}.example"
         give_address(url, tenant_id, self.number)
         give_address(url, tenant_id, self.mail, "email")
         self._client = client_of(app)
         self.keys = {scope: make_key(url, tenant_id, scopes=(scope,)) for scope in KeyScope}
+        self._sessions: dict[KeyScope, str] = {}
         #: Its rows, as they were when it had been furnished.
         self.things: dict[str, list[dict[str, Any]]] = {}
         #: What the `Link` headers of its own lists hold, by the list's path.
@@ -92,11 +98,20 @@ class Resident:
         return self.number, self.mail
 
     async def ask(self, scope: KeyScope, asked: Asked) -> httpx.Response:
-        """Ask with the key that has this one scope."""
-        headers = bearer(self.keys[scope]) | dict(asked.headers)
+        """Ask with the key that has this one scope; a page with the session of that key."""
+        headers = self._shown(scope, asked.path) | dict(asked.headers)
         return await self._client.request(
             asked.method, asked.path, params=asked.query, headers=headers, json=asked.body
         )
+
+    def _shown(self, scope: KeyScope, path: str) -> dict[str, str]:
+        if not needs_session(path):
+            return bearer(self.keys[scope])
+        if path == "/logout":  # it ends the session that it shows
+            return in_browser(make_session(self.url, self.keys[scope]))
+        if scope not in self._sessions:
+            self._sessions[scope] = make_session(self.url, self.keys[scope])
+        return in_browser(self._sessions[scope])
 
     async def furnish(self) -> None:
         """Get messages in every state, with attempts, receipts, a history, contacts, conversations and cursors."""
@@ -104,6 +119,7 @@ class Resident:
             headers = {"Idempotency-Key": f"{self.word}-key-{position}"}
             sent = await self.ask(KeyScope.SEND, Asked("POST", path, headers=headers, body=body))
             assert sent.status_code == 200, sent.text
+        await self._send_batches()
         arrived = sms_webhook(to=self.number, body=f"{self.word} arrived", messaging_provider_id=f"{self.word}-in-1")
         mailed = email_webhook(to=self.mail, body=f"{self.word} came", xillio_id=f"{self.word}-in-2")
         for path, body in (("/api/webhooks/sms", arrived), ("/api/webhooks/email", mailed)):
@@ -121,8 +137,33 @@ class Resident:
         for refusal in refusals:
             refused = await self.ask(KeyScope.SEND, Asked("POST", "/api/suppressions", body=refusal))
             assert refused.status_code == 201, refused.text
+        await self._tag()
         self._let_things_happen()
+        await self._index()
         self.things = self.rows()
+
+    async def _tag(self) -> None:
+        """Name and tag a conversation and a contact."""
+        for path, body in (("conversations", {}), ("contacts", {"name": f"{self.word} name"})):
+            listed = await self.ask(KeyScope.READ, Asked("GET", f"/api/{path}"))
+            change = body | {"metadata": {"owner": f"{self.word} owner"}}
+            one = f"/api/{path}/{listed.json()[-1]['id']}"
+            changed = await self.ask(KeyScope.SEND, Asked("PATCH", one, body=change))
+            assert changed.status_code == 200, changed.text
+
+    async def _index(self) -> None:
+        """Have everything found by a search, as a worker would."""
+        async with self._app.state.services.sessions.begin() as session:
+            while await index_rows(await session.connection(), self.tenant_id):
+                pass
+
+    async def _send_batches(self) -> None:
+        texts = [{"channel": "sms", **sms(from_=self.number, body=f"{self.word} line {n}")} for n in range(3)]
+        for number in range(3):
+            headers = bearer(self.keys[KeyScope.SEND]) | TYPE | {"Idempotency-Key": f"{self.word}-batch-{number}"}
+            query = {"name": f"{self.word} batch"}
+            sent = await self._client.post(BATCHES, params=query, headers=headers, content=body_of(texts))
+            assert '"accepted":3' in sent.text, sent.text
 
     def _sends(self) -> Iterator[tuple[str, dict[str, Any]]]:
         text = {"from_": self.number, "body": f"{self.word} text", "attachments": [f"https://{self.word}.example/a"]}
@@ -130,7 +171,13 @@ class Resident:
         for to in [SHARED_CONTACT] * 3 + own_contacts:
             yield "/api/messages/sms", sms(to=to, **text)
         people = {"from_": self.mail, "to": f"friend@{self.word}.example"}
-        yield "/api/messages/email", email(subject=f"{self.word} subject", body=f"<p>{self.word}</p>", **people)
+        copies: dict[str, Any] = {
+            "cc": [f"{self.word} copy <copy@{self.word}.example>"],
+            "bcc": [f"hidden@{self.word}.example"],
+        }
+        copies |= {"reply_to": f"answers@{self.word}.example", "metadata": {"owner": f"{self.word} owner"}}
+        fields = people | copies
+        yield "/api/messages/email", email(subject=f"{self.word} subject", body=f"<p>{self.word}</p>", **fields)
 
     def _let_things_happen(self) -> None:
         outbound = "SELECT id FROM messages WHERE tenant_id = %s AND channel = 'sms' AND direction = 'outbound'"

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.types import Message
 
 import app.commands
-from app.__main__ import main
+from app.__main__ import installed, main
 from app.main import create_app
 from tests.cases import each_case
 from tests.conftest import make_settings
@@ -62,6 +62,23 @@ def test_a_command_loads_nothing_that_only_others_need(words: str, foreign: set[
     loaded = run.stdout.rpartition("loaded:")[2].split()
     assert "argparse" in loaded
     assert foreign.isdisjoint(loaded)
+
+
+def test_the_version_is_that_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"messaging-service {app.__version__}\n"
+    assert create_app(make_settings()).version == app.__version__
+
+
+def test_a_program_shows_the_name_by_which_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("APP_COMMAND", "")  # is put back afterwards
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/messaging-service"])
+    with pytest.raises(SystemExit, match="0"):
+        installed()
+    assert capsys.readouterr().out.startswith("usage: messaging-service ")
 
 
 def test_the_command_alone_prints_the_menu(capsys: pytest.CaptureFixture[str]) -> None:

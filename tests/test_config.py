@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import Settings
-from app.db.engine import libpq_url
+from app.database_urls import database_name, libpq_url
 from tests.cases import each_case
 from tests.conftest import make_settings
 
@@ -49,6 +49,53 @@ def test_the_page_of_settings_names_every_setting() -> None:
 def test_a_wrong_value_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         make_settings(**{name: value})
+
+
+@each_case(
+    ("written", "read"),
+    [
+        ("postgresql://u:p@host:1/name", "postgresql://u:p@host:1/name"),
+        ("postgres://u@host/name", "postgresql://u@host/name"),
+        ("postgresql+asyncpg://host/name", "postgresql://host/name"),
+        ("postgresql://u:p/a?ss%40@host/name", "postgresql://u:p%2Fa%3Fss%40@host/name"),
+        ("postgresql://u@a:1,b:2/name?options=-c%20x%3D1", "postgresql://u@a:1,b:2/name?options=-c%20x%3D1"),
+    ],
+)
+def test_a_url_is_read_as_libpq_reads_it(written: str, read: str) -> None:
+    assert libpq_url(written) == read
+
+
+@each_case(
+    ("url", "named"),
+    [
+        ("postgresql://u@host:1/name?sslmode=disable", "host:1/name"),
+        ("postgresql://u@host/name", "host:None/name"),
+        ("postgresql://u@a:1,b:2/name?target_session_attrs=read-write", "a:1,b:2/name"),
+        ("postgresql:///name?host=a,b&port=1,2", "a:1,b:2/name"),
+        ("postgresql://u@a,b:2/name", "a:None,b:2/name"),
+    ],
+)
+def test_a_database_is_named_by_its_hosts(url: str, named: str) -> None:
+    assert database_name(url) == named
+
+
+@each_case(
+    ("url", "said"),
+    [
+        ("postgresql://u:hunter2@host/name?nonsense=1", "libpq has no parameter nonsense"),
+        ("postgresql://u:hunter2@a,b,c/name?port=1,2", "name one port, or one for each host"),
+        ("postgresql://u:hunter2@host:hunter2/name?%", "write it as postgresql://"),
+    ],
+)
+def test_a_url_that_libpq_does_not_read_is_refused_with_the_reason(url: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said) as refused:
+        make_settings(database_url=url)
+    assert "hunter2" not in str(refused.value.errors(include_input=False))
+
+
+def test_the_port_of_the_numbers_is_not_that_of_the_api() -> None:
+    with pytest.raises(ValidationError, match="METRICS_PORT has to differ from PORT"):
+        make_settings(port=9090, metrics_port=9090)
 
 
 def test_a_refused_database_url_is_not_repeated() -> None:

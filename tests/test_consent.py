@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.config import Settings
 from app.consent import ConsentSource
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from app.services.consent.ledger import SENTENCES

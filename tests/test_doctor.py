@@ -24,7 +24,7 @@ from app.db.engine import create_command_engine
 from app.doctor import event_log, examination, examine, installation, snapshots
 from app.doctor.database import skew_finding
 from app.doctor.findings import DatabaseCheck, Finding, Level, ok
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.providers.registry import provider_registry
 from app.services.consent.hashes import AddressHashes
 from tests.cases import each_case
@@ -136,6 +136,13 @@ def test_an_embedded_server_that_has_no_place_is_a_problem_too(tmp_path: Path) -
     assert (name, finding.level) == ("database", Level.PROBLEM)
     assert "DATA_DIR" in str(finding.mending)
     assert report.left_out[0] == "encoding"
+
+
+def test_a_server_that_is_read_only_is_a_problem(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    execute(url, f"ALTER DATABASE {make_url(url).database} SET default_transaction_read_only = on")
+    finding = the_trouble(make_settings(database_url=url), "writes")
+    assert (finding.level, "read-only" in finding.text) == (Level.PROBLEM, True)
 
 
 @pytest.mark.slow
@@ -287,7 +294,7 @@ def test_a_schema_that_is_behind_or_ahead_hides_what_is_in_it(new_database: NewD
         report = examine(settings)
         name, finding = report.findings[-1]
         assert (name, finding.level) == ("schema", level)
-        assert "./bin/app migrate" in str(finding.mending)
+        assert "python -m app migrate" in str(finding.mending)
         assert report.left_out[-2:] == ["snapshots", "consent"]
     execute(url, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('2099')")
     name, finding = examine(developing).findings[-1]
@@ -465,7 +472,7 @@ def test_production_without_a_key_lets_nobody_in(settings: Settings, database_ur
     revoke(database_url, make_key(database_url))
     trouble = the_trouble(production(settings), "keys")
     assert trouble.level is Level.PROBLEM
-    assert "./bin/app keys create" in str(trouble.mending)
+    assert "python -m app keys create" in str(trouble.mending)
     make_key(database_url)
     make_key(database_url, scopes=(KeyScope.READ,))
     assert found(production(settings), "keys") == [ok("2 valid, 1 of them with the scope admin")]
@@ -478,7 +485,7 @@ def test_keys_that_have_expired_or_soon_will(settings: Settings, database_url: s
     over, soon = found(settings, "keys")
     assert over.text == "Key 2 of tenant 1 has expired: its clients are refused."
     assert soon.text == "Key 3 of tenant 1 expires in 3 days."
-    assert "./bin/app keys create" in str(soon.mending)
+    assert "python -m app keys create" in str(soon.mending)
     for _ in range(5):
         make_key(database_url, seconds=60)
     assert found(settings, "keys")[-1].text == "2 more expired or will within 14 days."
@@ -527,6 +534,19 @@ def test_providers_in_trouble(settings: Settings, database_url: str) -> None:
     assert "PROVIDER_RATES=twilio:N" in str(throttled.mending)
 
 
+def test_providers_that_people_have_paused(settings: Settings, database_url: str) -> None:
+    execute(
+        database_url,
+        "INSERT INTO provider_states (provider_type, stopped_at, stopped_reason) VALUES"
+        " ('sms', now() - interval '2 hours', 'ticket 4711'), ('email', NULL, NULL)",
+        "INSERT INTO provider_pauses (tenant_id, provider_type, reason) VALUES (1, 'email', 'ours')",
+    )
+    own, stopped = found(settings, "providers")
+    assert stopped.text == "sms was paused by the operator 2 hours ago; its queue is kept."
+    assert own.text == "1 tenant paused email for messages of their own."
+    assert "POST /api/providers/email/resume" in str(own.mending)
+
+
 def test_messages_that_nobody_sends(settings: Settings, database_url: str) -> None:
     execute(database_url, A_CONVERSATION, message(due="now() - interval '20 seconds'"))
     assert found(settings, "queue") == [ok("the oldest due message waits for 20 seconds; no worker is connected")]
@@ -534,7 +554,7 @@ def test_messages_that_nobody_sends(settings: Settings, database_url: str) -> No
     trouble = the_trouble(settings, "queue")
     assert trouble.level is Level.PROBLEM
     assert trouble.text == "1 message should have left, the oldest 3 hours ago, and no worker is connected."
-    assert "./bin/app worker" in str(trouble.mending)
+    assert "python -m app worker" in str(trouble.mending)
     # A lease that is renewed tells of a worker, even where its connection can't be seen.
     execute(database_url, message("sending", due="now() + interval '20 seconds'", channel="email"))
     trouble = the_trouble(settings, "queue")
@@ -605,6 +625,19 @@ def test_calls_that_could_not_be_read(settings: Settings, database_url: str) -> 
     trouble = the_trouble(settings, "calls")
     assert trouble.text.startswith("1 callback of whatsapp could not be read")
     assert "webhooks list --verdict not_understood --provider whatsapp" in str(trouble.mending)
+
+
+def test_messages_that_a_search_does_not_find_yet(settings: Settings, database_url: str) -> None:
+    def queue(count: int) -> str:
+        rows = f"SELECT 1, 'message', id FROM generate_series(1, {count}) id"
+        return f"INSERT INTO search_queue (tenant_id, subject, subject_id) {rows}"
+
+    execute(database_url, queue(7))
+    assert dict(examine(settings).findings)["search"] == ok("7 messages and contacts wait to be indexed")
+    execute(database_url, queue(50_000))
+    trouble = the_trouble(settings, "search")
+    assert trouble.text == "More than 50000 messages and contacts are not found by a search yet."
+    assert "worker" in str(trouble.mending)
 
 
 def test_a_provider_that_signs_the_address_it_calls(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,10 @@ def fits(example: Any, real: Any) -> bool:
     return None in (example, real) or shape(example) == shape(real)
 
 
+def has_files(event: dict[str, Any]) -> bool:
+    return "files" in (event["data"].get("message") or {})
+
+
 async def test_each_example_has_the_fields_of_what_is_sent(
     client: httpx.AsyncClient, settings: Settings, database_url: str
 ) -> None:
@@ -78,20 +82,32 @@ async def test_each_example_has_the_fields_of_what_is_sent(
     await client.post("/api/messages/sms", json=sms(to=refusing), headers={"Prefer": "wait=20"})
     [erased] = [each for each in (await client.get("/api/contacts")).json() if each["address"] == refusing]
     assert (await client.delete(f"/api/contacts/{erased['id']}")).status_code == 200
+    typed = {"Content-Type": "image/jpeg"}
+    file = (await client.post("/api/files", params={"name": "a.jpg"}, content=b"jpeg", headers=typed)).json()
+    with_file = (await client.post("/api/messages/sms", json=sms(attachments=[file["path"]]))).json()
     about: dict[str, dict[str, Any]] = {
         "message": {"message_id": 1, "conversation_id": 1},
-        "conversation": {"conversation_id": 1, "facts": {"reason": "As it is."}},
+        "conversation": {
+            "conversation_id": 1,
+            "facts": {"reason": "As it is.", "by": "Anna", "changed": {"status": "closed"}},
+        },
         "contact": {"contact_id": 1},
         "consent": {"contact_id": 1, "facts": {"entry_id": 1}},
         "webhook_endpoint": {"facts": {"endpoint_id": 1, "reason": "As it is."}},
     }
     engine = create_serving_engine(database_url, settings)
     async with engine.begin() as connection:  # for what takes long to come about
-        told = [NewEvent(type_, **about[type_.partition(".")[0]]) for type_ in EventType]
+        told = [
+            NewEvent(type_, **about[type_.partition(".")[0]])
+            for type_ in EventType
+            if type_ is not EventType.MESSAGE_FILE_CHANGED
+        ]
+        told.append(NewEvent(EventType.MESSAGE_FILE_CHANGED, int(with_file["message_id"]), 1))
         await write_entries(connection, 1, told)
     await engine.dispose()
     events = (await client.get("/api/events", params={"limit": 500})).json()["events"]
     assert {event["type"] for event in events} == {*EventType}
+    events = [event for event in events if event["type"] == EventType.MESSAGE_FILE_CHANGED or not has_files(event)]
     assert [example["type"] for example in map(json.loads, blocks("json"))] == [*EventType]
     wrong = [event for event in events if not fits(EXAMPLES[event["type"]], event)]
     assert wrong == []

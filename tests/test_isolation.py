@@ -13,8 +13,9 @@ from sqlalchemy import func, select, update
 
 from app.config import Settings
 from app.db.models import Message
-from app.domain import KeyScope, MessageStatus
+from app.domain import MessageStatus
 from app.http.access import NEEDS
+from app.installation import KeyScope
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.providers.simulator import SimulatorProvider
@@ -57,8 +58,8 @@ class Installation:
 
     @property
     def routes(self) -> list[Served]:
-        """Those that are about the tenant who asks."""
-        return [*tenants_routes(self.app)]
+        """Those that are about the tenant who asks; those that remove something come last."""
+        return sorted(tenants_routes(self.app), key=lambda served: served[1] == "DELETE")
 
     async def furnish(self, *residents: Resident) -> None:
         for resident in residents or (self.kestrel, self.osprey):
@@ -119,6 +120,10 @@ async def test_what_one_tenant_has_changes_nothing_of_what_another_sees(installa
     assert await views(installation.routes, osprey) == before
 
 
+#: Pages that only answer to what a person has written in a form, or to an installation that is empty.
+TAKE_FORMS = {"/inbox/preview", "/inbox/demo", "/inbox/demo/remove"}
+
+
 @pytest.mark.slow
 async def test_what_the_walk_asks_for_is_there_for_whom_it_belongs_to(installation: Installation) -> None:
     """A walk with ids that do not exist would find nothing wrong."""
@@ -128,11 +133,13 @@ async def test_what_the_walk_asks_for_is_there_for_whom_it_belongs_to(installati
     for route, method in installation.routes:
         scope = NEEDS[route.path][method]
         assert scope is not None
+        if route.path in TAKE_FORMS:
+            continue
         for step in steps(route, method, kestrel, kestrel):
             answer = await kestrel.ask(scope, step.theirs)
             asked += 1
             if step.never is None:
-                assert answer.status_code == 200, f"{step}: {answer.text}"
+                assert answer.status_code < 400, f"{step}: {answer.text}"
             else:
                 assert said(answer) != said(await kestrel.ask(scope, step.never)), str(step)
     print(f"{asked} requests for what is theirs, {len(installation.routes)} routes")
@@ -227,8 +234,12 @@ def test_a_route_that_takes_something_new_is_not_passed_over(settings: Settings)
 async def test_a_key_may_do_what_its_scope_says_and_nothing_else(installation: Installation) -> None:
     for route, method in api_routes(installation.app):
         needs = NEEDS[route.path][method]
+        if route.path.startswith("/inbox/static/"):
+            continue  # files that are the same for all
         none = dict.fromkeys(("name", "provider", "channel", "token"), "none")
         path = route.path.format_map(dict.fromkeys(MADE, "999999999") | none)
+        if path == "/login":
+            continue  # it takes the key in its form
         for who, scope in product((installation.first, installation.osprey), KeyScope):
             answer = await who.ask(scope, Asked(method, path, body={} if method != "GET" else None))
             if needs not in {None, scope}:
@@ -252,9 +263,14 @@ async def test_what_only_the_operator_may_do_is_this(installation: Installation)
         f"DELETE {endpoint}",
         *(f"POST {endpoint}/{action}" for action in ("rotate", "test", "redeliver", "replay")),
         "POST /api/suppressions/batch",
+        "PUT /api/quiet-hours",
         "POST /api/suppressions/{suppression_id}/lift",
+        "POST /api/providers/{name}/pause",
+        "POST /api/providers/{name}/resume",
+        "POST /inbox/demo",
+        "POST /inbox/demo/remove",
     }
-    assert {each for each in operators if " /api/admin/" not in each} == {"POST /api/providers/{name}/resume"}
+    assert {each for each in operators if " /api/admin/" not in each} == {"GET /metrics", "GET /status"}
 
 
 async def test_whoever_manages_their_own_tenant_manages_no_other(installation: Installation) -> None:
@@ -266,7 +282,7 @@ async def test_whoever_manages_their_own_tenant_manages_no_other(installation: I
         Asked("POST", "/api/admin/keys", body=key),
         Asked("POST", "/api/admin/tenants", body={"name": "Mine"}),
         Asked("PATCH", f"/api/admin/tenants/{osprey.tenant_id}", body={"daily_caps": {}}),
-        Asked("POST", "/api/providers/sms/resume"),
+        Asked("POST", "/api/providers/sms/resume", query={"of": "installation"}),
     ):
         problem_of(await osprey.ask(KeyScope.ADMIN, asked), 403)
     assert rows_of(osprey.url, "SELECT count(*) FROM api_keys WHERE name = 'mine'") == [(0,)]
@@ -351,6 +367,16 @@ async def test_a_receipt_that_mixes_two_tenants_moves_the_message_of_our_own_ref
     assert moved == [("delivered",)]
 
 
+async def test_metadata_finds_only_what_is_the_tenants_own(installation: Installation) -> None:
+    await installation.furnish()
+    for asking, having in product((installation.kestrel, installation.osprey), repeat=2):
+        for kind in ("messages", "conversations", "contacts"):
+            query = {"metadata.owner": f"{having.word} owner"}
+            found = await asking.ask(KeyScope.READ, Asked("GET", f"/api/{kind}", query=query))
+            assert found.status_code == 200, found.text
+            assert len(found.json()) == (1 if asking is having else 0), (kind, asking.word, having.word)
+
+
 async def test_an_idempotency_key_is_its_tenants_own(installation: Installation) -> None:
     kestrel, osprey = installation.kestrel, installation.osprey
     await installation.furnish()
@@ -405,6 +431,11 @@ async def test_only_what_is_called_here_is_open_to_everybody(installation: Insta
         "GET /openapi.json",
         "GET /docs",
         "GET /",
+        "GET /login",
+        "POST /login",
+        "GET /login.css",
+        "GET /status.css",
         "GET /u/{token}",
         "POST /u/{token}",
+        "GET /inbox/static/{hash}/{path:path}",
     }

@@ -19,7 +19,9 @@ CODE = [
     for file in sorted((ROOT / folder).rglob("*.py"))
     if file.parent.name != "versions"  # migrations stay as they were released
 ]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md"), *(ROOT / "ops").glob("*.md")]
+)
 LONGEST_SENTENCE = 25  # words
 LONGEST_AVERAGE = 15.0  # words a sentence, over a document
 OPENERS = {"what", "who", "whom", "whose", "whether", "how", "whoever", "whatever"}

@@ -11,11 +11,12 @@ import pytest
 
 from app.config import Settings
 from app.providers.registry import provider_registry
+from app.testing.vendor import Vendor
 from tests.factories import CONTACT, CUSTOMER, sms, until
 from tests.providers import test_postmark, test_telnyx, test_twilio
 from tests.providers.test_vendors_over_http import PUBLIC_URL, deliver, url_of
 from tests.providers.test_vendors_over_http import reachable as reachable
-from tests.providers.vendors import Vendor, form, payload
+from tests.providers.vendors import form, payload
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio

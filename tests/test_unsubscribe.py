@@ -17,7 +17,8 @@ from fastapi import FastAPI
 
 from app.addresses import email_address
 from app.config import Settings
-from app.domain import Automatic, Direction, MessageDetails, NewMessage, Purpose
+from app.details import Automatic, MessageDetails
+from app.domain import Direction, NewMessage, Purpose
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.registry import provider_registry
 from app.providers.smtp import SmtpProvider

@@ -17,8 +17,9 @@ from fastapi import FastAPI
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
-from app.domain import DEFAULT_TENANT_ID, KeyScope
+from app.domain import DEFAULT_TENANT_ID
 from app.http.access import NEEDS, OF_THE_INSTALLATION
+from app.installation import KeyScope
 from app.services.events.cursors import Position, cursor_at
 from tests.factories import email, sms
 from tests.residents import SHARED_CONTACT, SHARED_CONTACTS, Asked, Resident
@@ -60,6 +61,8 @@ MADE: Mapping[str, Made] = {
     "call_id": _ids("webhook_calls"),
     "endpoint_id": _ids("webhook_endpoints"),
     "suppression_id": _ids("suppressions"),
+    "batch_id": _ids("batches"),
+    "q": Made(lambda who, path: [who.word, who.number[:-2]], lambda: "nothing"),
     "address": Made(
         lambda who, path: sorted(
             {row["address"] for row in who.things[_FOUND_BY_ADDRESS.get(path, "contacts")]} - SHARED_CONTACTS
@@ -72,11 +75,14 @@ MADE: Mapping[str, Made] = {
         lambda who, path: [_cursor_of(row) for row in who.things["events"]], lambda: "evt_AAAAAAAAAA"
     ),
     "Idempotency-Key": Made(
-        lambda who, path: [
-            row["idempotency_key"]
-            for row in who.things["messages"]
-            if row["idempotency_key"] and path.endswith(row["channel"])
-        ],
+        lambda who, path: (
+            [row["key"] for row in who.things["batches"] if path == "/api/batches"]
+            or [
+                row["idempotency_key"]
+                for row in who.things["messages"]
+                if row["idempotency_key"] and path.endswith(row["channel"])
+            ]
+        ),
         lambda: f"never-{secrets.token_hex(8)}",
     ),
 }
@@ -97,13 +103,24 @@ NOBODYS: Mapping[str, str] = {
     "source": "api",
     "scope": "everything",
     "scope_value": "newsletter",
+    "priority": "bulk",
+    "topic": "newsletter",
+    "of": "tenant",
+    "assignee": "none",
+    "tag": "walked",
+    "unread": "false",
+    "include": "last_message",
+    "kind": "message",
 }
+#: The same where a path has other values.
+_NOBODYS_AT = {("/api/conversations", "status"): "open"}
 #: By path, a body with the addresses of somebody.
 BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
     "/api/messages/sms": lambda number, mail: sms(from_=number, to="+18045559999"),
     "/api/messages/email": lambda number, mail: email(from_=mail),
     "/api/messages/preview": lambda number, mail: {"channel": "sms", **sms(from_=number, to="+18045559999")},
     "/api/messages/{channel}": lambda number, mail: {"from": number, "to": "+18045559999", "body": "Hello!"},
+    "/api/batches": lambda number, mail: {"channel": "sms", **sms(from_=number, to="+18045559999")},
     "/api/suppressions": lambda number, mail: {
         "address": SHARED_CONTACT,
         "scope": "sender",
@@ -111,11 +128,25 @@ BODIES: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
     },
 }
 #: By path, a body without a thing of a tenant.
-PLAIN_BODIES: Mapping[str, dict[str, Any]] = {
+PLAIN_BODIES: Mapping[str, Any] = {
+    "/api/files": {"any": "document"},
     "/api/suppressions/batch": {"address": SHARED_CONTACT},
+    "/api/conversations/{conversation_id}": {"status": "closed", "metadata": {"step": "walked"}},
+    "/api/conversations/{conversation_id}/messages": {"body": "We are open until six."},
+    "/api/conversations/{conversation_id}/read": {},
+    "/api/contacts/{contact_id}": {"metadata": {"step": "walked"}},
     "/api/suppressions/{suppression_id}/lift": {"reason": "They have asked for it."},
+    "/api/quiet-hours": [{"begins": "21:00", "ends": "08:00", "time_zone": "Europe/Berlin"}],
+    "/api/messages/retry": {"status": "failed", "limit": 1},
+    "/api/providers/{name}/pause": {"reason": "Their texts arrive twice."},
 }
-_TYPES = {"/api/suppressions/batch": "application/jsonl"}
+#: By path, the headers that a request needs.
+_HEADERS: Mapping[str, dict[str, str]] = {
+    "/api/suppressions/batch": {"Content-Type": "application/jsonl"},
+    "/api/batches": {"Content-Type": "application/x-ndjson", "Idempotency-Key": "walk"},
+}
+#: By path, the query that a request needs.
+_QUERIES: Mapping[str, Callable[[Resident], dict[str, str]]] = {"/api/search": lambda who: {"q": who.word}}
 
 
 def _with_event(name: str) -> Callable[[Resident | None], dict[str, Any]]:
@@ -142,6 +173,7 @@ _WORDS = {"default"}
 _PASSING_HEADERS = {"x-request-id", "content-length", "date", "location"}
 _PASSING = re.compile(
     r'(?<="message_id":)"\d+"|(?<="conversation_id":)\d+(?=,"status":"accepted")|(?<="exported_at":)"[^"]+"'
+    r'|(?<="batch_id":)\d+(?=,"status":"complete")'
     r"|retry: \d+|id: evt_\S+(?=\n\n)"  # how far a stream is, which has no event
 )
 
@@ -206,7 +238,8 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
     own = {name: _values(name, asking, path)[0] for name, where in parameters.items() if where == "path"}
     body = BODIES.get(path) if method != "GET" else None
     own_body = body(asking.number, asking.mail) if body else PLAIN_BODIES.get(path)
-    types = {"Content-Type": _TYPES[path]} if path in _TYPES else {}
+    needed = _HEADERS.get(path, {}) if method != "GET" else {}
+    query = _query_of(path, asking)
     body_with = BODIES_WITH_THINGS.get(path) if route.body_field is not None else None
     if body_with is not None:
         own_body = body_with(asking)
@@ -216,13 +249,13 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
         return Asked(
             method,
             path.format_map(own | ({name: value} if where == "path" else {})),
-            query={name: value} if where == "query" else {},
-            headers={name: value} if where == "header" else {},
+            query=query | ({name: value} if where == "query" else {}),
+            headers=needed | ({name: value} if where == "header" else {}),
             body=own_body,
         )
 
     if not own:
-        yield Step(path, "", "", Asked(method, path, headers=types, body=own_body), None)
+        yield Step(path, "", "", Asked(method, path, query=query, headers=needed, body=own_body), None)
     for name in parameters:
         never = MADE[name].never if name in MADE else None
         for value in _values(name, having, path):
@@ -231,14 +264,20 @@ def steps(route: APIRoute, method: str, asking: Resident, having: Resident) -> I
         theirs, never_was = (Asked(method, path.format_map(own), body=body_with(who)) for who in (having, None))
         yield Step(path, "body", str(next(iter((theirs.body or {}).values()))), theirs, never_was)
     if body is not None:
-        theirs = Asked(method, path.format_map(own), body=body(*having.addresses))
-        nobodys = Asked(method, path.format_map(own), body=body(*_NOBODYS_ADDRESSES))
+        theirs = Asked(method, path.format_map(own), headers=needed, body=body(*having.addresses))
+        nobodys = Asked(method, path.format_map(own), headers=needed, body=body(*_NOBODYS_ADDRESSES))
         # What is nobody's is the first tenant's, who is bound to be told apart what is not.
         yield Step(path, "body", having.number, theirs, nobodys if asking.tenant_id != DEFAULT_TENANT_ID else None)
 
 
+def _query_of(path: str, who: Resident) -> dict[str, str]:
+    return _QUERIES[path](who) if path in _QUERIES else {}
+
+
 def _values(name: str, having: Resident, path: str) -> list[str]:
-    return MADE[name].of(having, path) if name in MADE else [NOBODYS[name]]
+    if name in MADE:
+        return MADE[name].of(having, path)
+    return [_NOBODYS_AT.get((path, name), NOBODYS[name])]
 
 
 async def gather_cursors(app: FastAPI, who: Resident) -> None:
@@ -256,7 +295,7 @@ async def _leaf(who: Resident, scope: KeyScope, path: str) -> list[str]:
     """The cursors of the first two pages of a list: of those after them, and of the one before."""
     found: list[str] = []
     for _ in range(2):
-        query = {"limit": "1"} | ({"cursor": found[0]} if found else {})
+        query = {"limit": "1"} | _query_of(path, who) | ({"cursor": found[0]} if found else {})
         answer = await who.ask(scope, Asked("GET", path, query=query))
         found += re.findall(r"cursor=([\w-]+)", answer.headers.get("link", ""))
     return sorted(set(found))
@@ -268,7 +307,8 @@ async def leaks(routes: Iterable[Served], asking: Resident, having: Resident) ->
     Its texts must be in no answer, and an answer about something of its has to be the one about what never was.
     """
     found = []
-    marks = having.marks(asking) - _WORDS
+    # A key that a batch was sent with is shown to its sender.
+    marks = having.marks(asking) - _WORDS - {row["key"] for row in having.things["batches"]}
     for (route, method), scope in product(routes, KeyScope):
         about_nothing: dict[str, Said] = {}
         for step in steps(route, method, asking, having):
@@ -300,6 +340,7 @@ async def views(routes: Iterable[Served], who: Resident) -> dict[str, Said]:
 def said(answer: httpx.Response) -> Said:
     """An answer without what differs each time, and without the sender that it was asked with."""
     headers = {name: value for name, value in answer.headers.items() if name not in _PASSING_HEADERS}
-    sender = json.loads(answer.request.content or b"{}").get("from")
+    asked = json.loads(answer.request.content or b"{}")
+    sender = asked.get("from") if isinstance(asked, dict) else None
     text = answer.text.replace(sender, "#") if sender else answer.text
     return answer.status_code, headers, _PASSING.sub("#", text)

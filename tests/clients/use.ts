@@ -22,7 +22,7 @@ async function main(baseUrl: string, auth: string): Promise<void> {
   }
   const email = { from: 'user@example.com', to: 'contact@example.com', body: 'three', attachments: null };
   await sendEmail({ body: email, throwOnError: true });
-  await sendWhatsapp({ body: { from, to, body: 'four' }, throwOnError: true });
+  await sendWhatsapp({ body: { from, to, template: { name: 'hello', language: 'en_US' } }, throwOnError: true });
   const found = await getMessage({ path: { message_id: sent[0].data.message_id }, throwOnError: true });
   const again = await getMessage({ path: { message_id: found.data.id }, throwOnError: true });
   const refused = await sendSms({ body: { from, to: '', type: 'sms', body: 'Hello!' } });

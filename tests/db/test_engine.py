@@ -2,17 +2,20 @@
 
 import asyncio
 import gc
+import socket
 from contextlib import closing, suppress
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from app.config import Settings
-from app.db.engine import PromptSessions, connect, create_serving_engine, is_unavailable
+from app.db.connections import connect
+from app.db.engine import PromptSessions, create_command_engine, create_serving_engine, is_unavailable
 from app.main import create_app
-from tests.conftest import client_of, execute
+from tests.conftest import client_of, execute, make_settings
 from tests.factories import sms
+from tests.live import free_port
 from tests.wire import problem_of
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +30,8 @@ async def test_the_server_is_told_how_long_it_may_take(settings: Settings, datab
             for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
         ]
     await engine.dispose()
-    assert shown == ["3s", "500ms", "10s", "off"]
+    # The driver gives up first. A commit that the server gives up counts as done, and no standby may have it.
+    assert shown == ["3500ms", "500ms", "10s", "off"]
 
 
 async def test_pgbouncer_is_asked_for_nothing_that_it_refuses(settings: Settings) -> None:
@@ -50,6 +54,57 @@ async def test_pgbouncer_is_asked_for_nothing_that_it_refuses(settings: Settings
         await engine.dispose()
     words = (await asked)[4:].rstrip(b"\0").decode().split("\0")
     assert set(words[::2]) == known
+
+
+def url_of_several(database_url: str, *ports: int, wanted: str = "read-write") -> str:
+    """The URL with a host for each port, as libpq has it."""
+    url = make_url(database_url)
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    query = f"sslmode=disable&connect_timeout=9&target_session_attrs={wanted}"
+    return f"postgresql+psycopg2://{url.username}:{url.password}@{hosts}/{url.database}?{query}"
+
+
+async def test_of_several_hosts_the_one_that_is_right_is_used_by_both_drivers(database_url: str) -> None:
+    port = make_url(database_url).port
+    assert port is not None
+    url = url_of_several(database_url, free_port(), port, free_port())
+    engine = create_serving_engine(url, make_settings(database_url=url))
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT inet_server_port()"))).scalar_one() == port
+    await engine.dispose()
+    with create_command_engine(url).connect() as connection:
+        assert connection.execute(text("SELECT inet_server_port()")).scalar_one() == port
+        connection.engine.dispose()
+
+
+async def test_a_host_of_another_role_is_passed_over(database_url: str) -> None:
+    port = make_url(database_url).port
+    assert port is not None
+    with pytest.raises(ConnectionError, match="is standby"):
+        await connect(url_of_several(database_url, free_port(), port, wanted="standby"))
+    connection = await connect(url_of_several(database_url, port, wanted="prefer-standby"))
+    await connection.close()
+
+
+async def test_a_host_that_is_silent_leaves_time_for_the_next_one(database_url: str) -> None:
+    port = make_url(database_url).port
+    assert port is not None
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = url_of_several(database_url, silent.getsockname()[1], port)
+        for _ in range(2):  # the second time the right one is asked first
+            connection = await connect(url, timeout=4)
+            await connection.close()
+
+
+async def test_a_space_in_the_options_stays_one_for_both_drivers(database_url: str) -> None:
+    url = f"{database_url}&options=-c%20search_path%3Dpg_catalog"
+    engine = create_serving_engine(url, make_settings(database_url=url))
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SHOW search_path"))).scalar_one() == "pg_catalog"
+    await engine.dispose()
+    with create_command_engine(url).connect() as connection:
+        assert connection.execute(text("SHOW search_path")).scalar_one() == "pg_catalog"
+        connection.engine.dispose()
 
 
 async def test_who_waits_too_long_for_a_lock_is_asked_to_come_again(settings: Settings, database_url: str) -> None:

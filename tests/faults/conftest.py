@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.rig import FULL, MakeRig, Postgres, Rig
+from tests.faults.standby import Standby
 
 _HERE = Path(__file__).parent
 
@@ -21,6 +22,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server = Postgres(tmp_path_factory.mktemp("faults"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Postgres]:
+    """A server of its own, which a standby can follow again after a while."""
+    server = Postgres(tmp_path / "primary", wal_keep_size="1GB")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def standby(tmp_path: Path, primary: Postgres) -> Iterator[Standby]:
+    server = Standby(tmp_path / "standby", primary)
     yield server
     server.stop()
 

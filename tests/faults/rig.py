@@ -221,7 +221,7 @@ class Rig:
         web_port = free_port()
         receipts_to = f"http://127.0.0.1:{web_port}/api/webhooks/simulator" if callback else None
         self.carrier = CarrierProcess(directory, carrier=carrier, callback=receipts_to, **environment)
-        self._environment = {
+        self.environment = {
             "DATABASE_URL": self.database,
             "SIMULATOR_URL": self.carrier.url,
             "ROUTES": "sms:simulator",
@@ -232,7 +232,7 @@ class Rig:
             **environment,
         }
         self.web = LiveServer(
-            directory, port=web_port, module=self._module, **self._environment, WORKER_ENABLED=str(web_delivers)
+            directory, port=web_port, module=self._module, **self.environment, WORKER_ENABLED=str(web_delivers)
         )
         self.workers: list[WorkerProcess] = []
         self.started: list[LiveProcess] = [self.carrier, self.web]
@@ -251,7 +251,7 @@ class Rig:
         """One more, launched but not waited for."""
         log = self.directory / f"worker-{len(self.workers)}.log"
         own = {"DATA_DIR": str(self.web.data_dir)}
-        worker = WorkerProcess(log, "worker", module=self._module, **self._environment | own | environment)
+        worker = WorkerProcess(log, "worker", module=self._module, **self.environment | own | environment)
         self.workers.append(worker)
         self.started.append(worker)
         worker.launch()
@@ -263,9 +263,9 @@ class Rig:
                 process.kill()
         execute(self.postgres.url, f"DROP DATABASE {make_url(self.database).database} WITH (FORCE)")
 
-    def query(self, statement: str) -> list[Any]:
-        """Rows of the database, read past the service."""
-        connection = psycopg2.connect(self.database)
+    def query(self, statement: str, database: str | None = None) -> list[Any]:
+        """Rows of the database, or of another one, read past the service."""
+        connection = psycopg2.connect(database or self.database)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)

@@ -36,21 +36,22 @@ class Standby(Postgres):
 
     def has_all_of(self, primary: Postgres) -> bool:
         """Tell if everything that the primary has written by now is replayed here."""
-        written = _value(primary.url, "SELECT pg_current_wal_lsn()")
-        return bool(_value(self.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'"))
+        written = value_of(primary.url, "SELECT pg_current_wal_lsn()")
+        return bool(value_of(self.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'"))
 
     def cut_off(self) -> None:
         """Let it get nothing more. What the primary commits from now on is lost with it."""
         execute(self.url, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
 
     def is_cut_off(self) -> bool:
-        return not _value(self.url, "SELECT count(*) FROM pg_stat_wal_receiver")
+        return not value_of(self.url, "SELECT count(*) FROM pg_stat_wal_receiver")
 
     def promote(self) -> None:
-        assert _value(self.url, "SELECT pg_promote()")
+        assert value_of(self.url, "SELECT pg_promote()")
 
 
-def _value(url: str, question: str) -> Any:
+def value_of(url: str, question: str) -> Any:
+    """The one value that a question to a server is answered with."""
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(question)
         row = cursor.fetchone()

@@ -3,7 +3,7 @@
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -171,20 +171,6 @@ def log_of(url: str) -> list[Position]:
 
 def messages_of(url: str) -> set[str]:
     return {body for (body,) in _rows(url, "SELECT body FROM messages")}
-
-
-@pytest.fixture
-def primary(tmp_path: Path) -> Iterator[Postgres]:
-    server = Postgres(tmp_path / "primary", wal_keep_size="1GB")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def standby(tmp_path: Path, primary: Postgres) -> Iterator[Standby]:
-    server = Standby(tmp_path / "standby", primary)
-    yield server
-    server.stop()
 
 
 async def test_readers_get_everything_that_survives_a_failover(

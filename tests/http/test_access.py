@@ -11,15 +11,15 @@ from fastapi import FastAPI
 from sqlalchemy import event
 
 from app.config import Settings
-from app.domain import KeyScope
 from app.http.access import NEEDS
+from app.installation import KeyScope
 from app.main import create_app
 from app.services.tenancy.keys import KeyCache
 from tests.cases import each_case
 from tests.conftest import client_of, make_settings
 from tests.factories import sms, sms_webhook, until
 from tests.logs import captured
-from tests.tenancy import EVERYTHING, bearer, make_key, make_tenant, production, revoke
+from tests.tenancy import EVERYTHING, bearer, make_key, make_tenant, production, revoke, shown_at
 from tests.wire import OPERATIONS, problem_of, row_counts, rows_of
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +54,10 @@ def test_every_route_of_the_application_says_what_it_needs() -> None:
         "/docs",
         "/docs/assets",
         "/docs/assets/{path:path}",
+        "/login",
+        "/login.css",
+        "/status.css",
+        "/inbox/static/{hash}/{path:path}",
         "/openapi.json",
         "/u/{token}",
     }
@@ -117,9 +121,11 @@ async def test_a_key_needs_the_scope_of_the_route(
 ) -> None:
     address = re.sub(r"\{\w+\}", "1", path.replace("{channel}", "chat"))
     others = tuple(each for each in EVERYTHING if each != scope)
-    refused = await guarded.request(method, address, headers=bearer(make_key(database_url, scopes=others)))
+    headers = shown_at(database_url, path, make_key(database_url, scopes=others))
+    refused = await guarded.request(method, address, headers=headers)
     assert f"`{scope}`" in problem_of(refused, 403)["detail"]
-    passed = await guarded.request(method, address, headers=bearer(make_key(database_url, scopes=(scope,))))
+    headers = shown_at(database_url, path, make_key(database_url, scopes=(scope,)))
+    passed = await guarded.request(method, address, headers=headers)
     assert passed.status_code not in {401, 403}
 
 

@@ -23,7 +23,7 @@ Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
 JSON = {"content-type": "application/json"}
 
 
-@pytest.mark.parametrize("path", ["/nope", "/api", "/api/conversations/1", "/api//conversations", "/docs/x"])
+@pytest.mark.parametrize("path", ["/nope", "/api", "/api/conversations/1/x", "/api//conversations", "/docs/x"])
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 async def test_an_address_that_there_is_not_is_404(untouched: httpx.AsyncClient, method: str, path: str) -> None:
     response = await untouched.request(method, path, headers=JSON)
@@ -218,7 +218,7 @@ ALLOWED = {
     "/api/messages/sms": "POST",
     "/api/messages/sms/": "POST",
     "/api/conversations/": "GET, HEAD",
-    "/api/contacts/1/": "GET, DELETE, HEAD",
+    "/api/contacts/1/": "GET, PATCH, DELETE, HEAD",
     "/healthz/": "GET, HEAD",
     "/": "GET, HEAD",
 }

@@ -344,3 +344,57 @@ async def test_an_answers_head_leaves_with_its_body_and_alone_where_that_takes_l
     transport.close()
     assert wire.left[2:] == [b"body", None]
     assert transport.is_closing()
+
+
+def lines(count: int) -> bytes:
+    """Texts to contacts of their own, for a batch."""
+    return b"".join(
+        json.dumps({"channel": "sms", **sms(to=f"+1804{5550000 + number}")}).encode() + b"\n"
+        for number in range(count)
+    )
+
+
+def batch(length: int, key: bytes) -> bytes:
+    head = b"POST /api/batches HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\n"
+    return head + b"Idempotency-Key: %s\r\nContent-Length: %d\r\n\r\n" % (key, length)
+
+
+def test_a_batch_may_take_longer_than_another_request(server: LiveServer) -> None:
+    """Each piece of it has the time that others have for the whole body."""
+    content = lines(6)
+    with connected(server) as connection:
+        connection.sendall(batch(len(content), b"slow"))
+        began = time.monotonic()
+        for line in content.splitlines(keepends=True):
+            time.sleep(0.4)  # the client is slow
+            connection.sendall(line)
+        assert time.monotonic() - began > 2  # twice the time for a body
+        answer = everything(connection)
+    assert statuses(answer) == [200]
+    assert b'"status":"complete","accepted":6' in answer
+
+
+def test_a_batch_of_which_nothing_comes_any_more_is_given_up(server: LiveServer) -> None:
+    content = lines(2)
+    with connected(server) as connection:
+        connection.sendall(batch(len(content), b"stalled") + content.splitlines(keepends=True)[0])
+        answer = everything(connection)
+    assert b'"line":1' in answer
+    assert b"complete" not in answer
+
+
+def test_a_client_may_read_the_answer_to_a_batch_after_it_has_sent_everything(server: LiveServer) -> None:
+    """Neither side waits for the other: the answer is larger than what the system keeps for a socket."""
+    refused, rest = b"{}\n" * 90_000, lines(1)
+    with socket.socket() as connection:
+        connection.settimeout(60)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # the system would keep all of it
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(batch(len(refused) + len(rest), b"half") + refused)
+        for byte in range(10):
+            time.sleep(0.4)  # longer, together, than a client may leave an answer unread
+            connection.sendall(rest[byte : byte + 1])
+        connection.sendall(rest[10:])
+        answer = everything(connection)
+    assert len(answer) > 8_000_000
+    assert b'"status":"complete","accepted":1,"refused":90000' in answer

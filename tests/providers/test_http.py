@@ -34,17 +34,10 @@ from app.providers.base import (
 )
 from app.providers.base import send_through as hand_over
 from app.providers.http import GenericProvider, HttpSettings, configured
+from app.testing.vendor import ODD_VALUES, Vendor, with_header, with_header_twice, without_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import (
-    NOW,
-    ODD_VALUES,
-    Vendor,
-    call,
-    with_header,
-    with_header_twice,
-    without_header,
-)
+from tests.providers.vendors import NOW, call
 
 pytestmark = pytest.mark.anyio
 

@@ -18,10 +18,11 @@ from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.postmark import PostmarkProvider, PostmarkSettings
 from app.providers.registry import provider_registry
 from app.providers.toolbox.remote_files import RemoteFiles
+from app.testing.vendor import Vendor
 from tests.cases import each_case
 from tests.factories import until
 from tests.providers import outbound, test_mailgun, test_postmark, test_sendgrid, test_ses
-from tests.providers.vendors import Vendor, payload
+from tests.providers.vendors import payload
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio

@@ -35,12 +35,13 @@ from app.providers.mail.events import Notice
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.mailgun import STATUSES, MailgunProvider, MailgunSettings, configured
 from app.providers.registry import provider_registry
+from app.testing.description import form_data
+from app.testing.vendor import ODD_VALUES, Vendor, with_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.kit import form_data
 from tests.providers.kit.mailgun import MAIL
 from tests.providers.mails import FILES, UNSUBSCRIBE, FileStore
-from tests.providers.vendors import NOW, ODD_VALUES, PAYLOADS, Vendor, basic, call, form, payload, with_header
+from tests.providers.vendors import NOW, PAYLOADS, basic, call, form, payload
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio
@@ -312,6 +313,7 @@ def test_every_event_is_a_receipt() -> None:
         occurred_at=datetime.fromtimestamp(1772366400.123456, UTC),
         raw=failed.raw,
         recipient="jane@example.com",
+        named=["jane@example.com"],
         consent=ReportedConsent.HARD_BOUNCE,
     )
     delay = "4.2.2 The email account that you tried to reach is over quota"

@@ -31,19 +31,10 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.plivo import STATUSES, PlivoProvider, PlivoSettings, configured
+from app.testing.vendor import ODD_VALUES, Vendor, with_header, with_header_twice, without_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import (
-    ODD_VALUES,
-    Vendor,
-    basic,
-    call,
-    form,
-    payload,
-    with_header,
-    with_header_twice,
-    without_header,
-)
+from tests.providers.vendors import basic, call, form, payload
 
 pytestmark = pytest.mark.anyio
 

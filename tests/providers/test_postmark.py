@@ -26,10 +26,11 @@ from app.providers.base import (
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.postmark import BOUNCES, STATUSES, TOKEN_HEADER, PostmarkProvider, PostmarkSettings, configured
 from app.providers.toolbox.verification import hash_of
+from app.testing.vendor import ODD_VALUES, Vendor
 from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.mails import UNSUBSCRIBE, FileStore
-from tests.providers.vendors import ODD_VALUES, PAYLOADS, Vendor, basic, call, payload
+from tests.providers.vendors import PAYLOADS, basic, call, payload
 
 pytestmark = pytest.mark.anyio
 

@@ -44,11 +44,12 @@ from app.providers.mail.events import Notice
 from app.providers.mail.outbound import Composer, MailSettings, message_id_of
 from app.providers.ses import STATUSES, SesProvider, SesSettings, configured
 from app.providers.toolbox.aws_signature import AwsCredentials, signed_headers
+from app.testing.vendor import Vendor, items_in
 from tests.cases import each_case
 from tests.providers import outbound
 from tests.providers.certificates import certificate_of
 from tests.providers.mails import FILES, UNSUBSCRIBE, FileStore
-from tests.providers.vendors import PAYLOADS, Vendor, call, items_in, payload
+from tests.providers.vendors import PAYLOADS, call, payload
 
 pytestmark = pytest.mark.anyio
 
@@ -405,6 +406,19 @@ async def test_what_is_no_notification_is_refused_and_nothing_else(key: RSAPriva
         await provider(Vendor(pem(key))).verify(of(body))
 
 
+def test_an_event_is_a_receipt_for_each_recipient_that_it_is_about() -> None:
+    event = json.loads(payload("ses", "delivery.json"))
+    people = ["jane@example.com", "copy@example.org", "hidden@example.org"]
+    event["mail"]["destination"] = people
+    event["delivery"]["recipients"] = people[1:]
+    first, second = items_in(provider(), of(notification(json.dumps(event), Signature="AAAA")))
+    assert isinstance(first, Receipt)
+    assert isinstance(second, Receipt)
+    assert (first.recipient, second.recipient) == ("copy@example.org", "hidden@example.org")
+    assert first.event_id != second.event_id
+    assert list(first.named) == list(second.named) == people
+
+
 def test_every_event_is_a_receipt() -> None:
     found = {name.removesuffix(".json"): receipt_of(payload("ses", name)) for name in EVENTS}
     assert {name: receipt.status for name, receipt in found.items() if receipt.status} == {
@@ -427,6 +441,7 @@ def test_every_event_is_a_receipt() -> None:
         occurred_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
         raw=bounce.raw,
         recipient="jane@example.com",
+        named=["jane@example.com"],
         consent=ReportedConsent.HARD_BOUNCE,
     )
     assert found["delivery-delay"].detail == f"{Notice.DELAY}: smtp; 421 4.4.1 Unable to connect to remote host"

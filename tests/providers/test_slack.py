@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from slack_sdk import WebClient
 from slack_sdk.signature import SignatureVerifier
 
-from app.domain import MessageDetails
+from app.details import MessageDetails
 from app.providers.base import (
     Callback,
     CallbackRefused,
@@ -29,19 +29,10 @@ from app.providers.base import (
 )
 from app.providers.base import send_through as hand_over
 from app.providers.slack import IN_DOUBT, REFUSES_US, TEMPORARY, THROTTLED, SlackProvider, SlackSettings, configured
+from app.testing.vendor import ODD_VALUES, Vendor, items_in, with_header, with_header_twice, without_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import (
-    NOW,
-    ODD_VALUES,
-    Vendor,
-    call,
-    items_in,
-    payload,
-    with_header,
-    with_header_twice,
-    without_header,
-)
+from tests.providers.vendors import NOW, call, payload
 
 pytestmark = pytest.mark.anyio
 

@@ -25,6 +25,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
+from app.providers.mail.fields import MailFields
 from app.providers.mail.outbound import Composer, MailSettings
 from app.providers.smtp import SmtpProvider, SmtpSettings, configured
 from tests.cases import each_case
@@ -427,3 +428,35 @@ def test_it_is_there_where_a_server_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert configured() is None
     monkeypatch.setenv("SMTP_HOST", "mail.example.com")
     assert isinstance(configured(), SmtpProvider)
+
+
+COPIES = MailFields(from_name="Jané", cc=["cc@example.org"], bcc=["hidden@example.org", "other@example.org"])
+
+
+async def test_blind_copies_are_in_the_envelope_alone(serve: Serve, mailbox: Mailbox) -> None:
+    async with provider(await serve()) as smtp:
+        result = await smtp.send(mail(mail=COPIES))
+    assert list(result.left_out) == []
+    [envelope] = mailbox.envelopes
+    assert envelope.rcpt_tos == ["jane@example.com", "cc@example.org", "hidden@example.org", "other@example.org"]
+    arrived = mailbox.mail()
+    assert (arrived["to"], arrived["cc"], arrived["bcc"]) == ("jane@example.com", "cc@example.org", None)
+    assert b"hidden" not in (envelope.original_content or b"")
+
+
+async def test_a_copy_that_the_server_refuses_does_not_keep_the_mail_from_the_others(
+    serve: Serve, mailbox: Mailbox
+) -> None:
+    mailbox.answers["RCPT"] = ["250 OK", "250 OK", "550 5.1.1 no such user", "250 OK"]
+    async with provider(await serve()) as smtp:
+        result = await smtp.send(mail(mail=COPIES))
+    assert list(result.left_out) == ["hidden@example.org"]
+    assert mailbox.envelopes[0].rcpt_tos == ["jane@example.com", "cc@example.org", "other@example.org"]
+
+
+async def test_a_copy_that_has_to_wait_makes_the_mail_wait(serve: Serve, mailbox: Mailbox) -> None:
+    mailbox.answers["RCPT"] = ["250 OK", "451 4.3.0 later"]
+    async with provider(await serve()) as smtp:
+        with pytest.raises(TemporaryFailure):
+            await smtp.send(mail(mail=COPIES))
+    assert mailbox.envelopes == []

@@ -17,6 +17,7 @@ from app.providers.base import (
     CallbackRefused,
     CallbackUnverifiable,
     CredentialsRefused,
+    FileFacts,
     InboundMessage,
     PermanentFailure,
     ProviderFailure,
@@ -26,18 +27,10 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.telnyx import STATUSES, TelnyxProvider, TelnyxSettings, configured
+from app.testing.vendor import ODD_VALUES, Vendor, with_header, with_header_twice, without_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import (
-    NOW,
-    ODD_VALUES,
-    Vendor,
-    call,
-    payload,
-    with_header,
-    with_header_twice,
-    without_header,
-)
+from tests.providers.vendors import NOW, call, payload
 
 pytestmark = pytest.mark.anyio
 
@@ -252,6 +245,7 @@ def test_a_media_message_that_came_in() -> None:
         to_address="+12016661234",
         body="Hello from Telnyx 🎉",
         attachments=["https://media.telnyx.example/1.jpg"],
+        kept={"https://media.telnyx.example/1.jpg": FileFacts(content_type="image/jpeg")},
         sent_at=datetime(2026, 3, 1, 11, 59, 59, 743000, UTC),
     )
 

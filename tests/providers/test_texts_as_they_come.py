@@ -17,9 +17,10 @@ from app.providers.plivo import PlivoProvider, PlivoSettings
 from app.providers.telnyx import TelnyxProvider, TelnyxSettings
 from app.providers.twilio import TwilioProvider, TwilioSettings
 from app.providers.vonage import VonageProvider, VonageSettings
+from app.testing.vendor import Vendor
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import Vendor, form
+from tests.providers.vendors import form
 
 pytestmark = pytest.mark.anyio
 

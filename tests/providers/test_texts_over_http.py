@@ -10,11 +10,12 @@ import pytest
 from app.config import Settings
 from app.providers.base import Callback
 from app.providers.registry import provider_registry
+from app.testing.vendor import Vendor
 from tests.factories import sms, until
 from tests.providers import test_plivo, test_telnyx
 from tests.providers.test_vendors_over_http import PUBLIC_URL, Serve, deliver, url_of
 from tests.providers.test_vendors_over_http import reachable as reachable
-from tests.providers.vendors import Vendor, call, form
+from tests.providers.vendors import call, form
 from tests.wire import rows_of
 
 pytestmark = pytest.mark.anyio

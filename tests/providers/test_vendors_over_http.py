@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app.config import Settings
 from app.providers.base import BaseProvider, Callback, Reply
 from app.providers.registry import provider_registry
+from app.testing.vendor import Vendor, with_header
 from tests.factories import CONTACT, CUSTOMER, sms, until
 from tests.providers import test_plivo, test_telnyx, test_twilio, test_vonage
-from tests.providers.vendors import Vendor, payload, with_header
+from tests.providers.vendors import payload
 from tests.tenancy import give_address, make_tenant
 from tests.wire import rows_of
 

@@ -36,18 +36,10 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.vonage import STATUSES, VonageProvider, VonageSettings, configured
+from app.testing.vendor import ODD_VALUES, Vendor, with_header, with_header_twice, without_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import (
-    NOW,
-    ODD_VALUES,
-    Vendor,
-    call,
-    payload,
-    with_header,
-    with_header_twice,
-    without_header,
-)
+from tests.providers.vendors import NOW, call, payload
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.domain import MessageDetails, MessageStatus
+from app.details import MessageDetails
+from app.domain import MessageStatus
 from app.providers.base import (
     Callback,
     CallbackRefused,
@@ -30,18 +31,10 @@ from app.providers.base import (
 from app.providers.base import send_through as hand_over
 from app.providers.chat.whatsapp_callback import STATUSES
 from app.providers.whatsapp import WhatsappProvider, WhatsappSettings, configured
+from app.testing.vendor import ODD_VALUES, Vendor, items_in, with_header, with_header_twice, without_header
 from tests.cases import each_case
 from tests.providers import outbound
-from tests.providers.vendors import (
-    ODD_VALUES,
-    Vendor,
-    call,
-    items_in,
-    payload,
-    with_header,
-    with_header_twice,
-    without_header,
-)
+from tests.providers.vendors import call, payload
 
 pytestmark = pytest.mark.anyio
 
@@ -231,7 +224,7 @@ def refusal(status: int, code: int, **headers: str) -> httpx.Response:
         *[(refusal(400, code), PermanentFailure, False) for code in (100, 131026, 131047, 131051, 132001)],
         (refusal(400, 131050), RecipientRefused, False),
         (refusal(500, 131000), TemporaryFailure, False),
-        (refusal(500, 131047), UnknownOutcome, False),
+        (refusal(500, 131026), UnknownOutcome, False),
         (refusal(500, 1), UnknownOutcome, False),
         (httpx.Response(401), CredentialsRefused, False),
         (httpx.Response(403), CredentialsRefused, False),

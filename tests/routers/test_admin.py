@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.domain import KeyScope
+from app.installation import KeyScope
 from tests.cases import each_case
 from tests.conftest import client_of, execute
 from tests.factories import sms

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.providers.base import BaseProvider, InboundMessage, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
 from tests.cases import each_case

@@ -10,7 +10,8 @@ import pytest
 
 from app.config import Settings
 from app.db.models import Base
-from app.domain import KeyScope, MessageStatus
+from app.domain import MessageStatus
+from app.installation import KeyScope
 from app.providers.base import OutboundMessage, ProviderResult, Receipt
 from app.providers.registry import provider_registry
 from app.services.callbacks.items import CallbackItems
@@ -191,12 +192,23 @@ async def test_one_who_was_never_written_to_is_exported_without_conversations(cl
     assert exported["conversations"] == []
 
 
+async def are_indexed(database_url: str) -> None:
+    """Return once a search finds everything."""
+
+    async def queued() -> list[tuple[Any, ...]]:
+        return rows_of(database_url, "SELECT subject_id FROM search_queue")
+
+    await until(queued, lambda rows: rows == [])
+
+
 async def test_nothing_of_an_erased_person_is_left_in_any_table(
     client: httpx.AsyncClient, database_url: str, provider: Numbered
 ) -> None:
     await talk(client, to=OTHER, mark="others")
+    await are_indexed(database_url)
     before = dump(database_url)
     await talk(client, to=CONTACT, mark="hers")
+    await are_indexed(database_url)
     assert sum("hers" in row or CONTACT in row for rows in dump(database_url).values() for row in rows) >= 8
 
     log = captured()
@@ -210,11 +222,13 @@ async def test_nothing_of_an_erased_person_is_left_in_any_table(
         "events": 1,
         "files": 0,
         "webhook_calls": 0,
+        "named_in": 0,
     }
     after = dump(database_url)
     for table, rows in after.items():
         for mark in ("hers", CONTACT, CONTACT.removeprefix("+"), "8045551234", "vendor-5"):
-            assert [row for row in rows if mark.replace("hers", " hers") in row or f"-{mark}" in row] == [], table
+            written = mark.replace("hers", " hers"), f"-{mark}", f":{mark}"
+            assert [row for row in rows if any(each in row for each in written)] == [], table
     added_to = {"audit_events", "events"}  # of ids alone, so that nothing in them has to be erased
     added_to.add("shared_tasks")  # by the worker, at any time
     kept = {name: rows for name, rows in after.items() if name not in added_to}

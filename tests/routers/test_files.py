@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.config import Settings
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.providers.registry import provider_registry
 from app.providers.sendgrid import SendgridProvider, SendgridSettings
 from tests.cases import each_case

@@ -103,13 +103,13 @@ async def test_how_the_json_is_written_does_not_matter(idle: httpx.AsyncClient) 
 
 def test_a_field_that_another_version_has_changes_nothing_for_who_does_not_use_it() -> None:
     class Later(SmsSend):
-        priority: int = 5
+        urgency: int = 5
 
     def fingerprint(kind: type[SmsSend], **changes: object) -> str | None:
         return kind.model_validate(sms(**changes)).new_message(1, "key").fingerprint
 
     assert fingerprint(Later) == fingerprint(SmsSend)
-    assert fingerprint(Later, priority=6) != fingerprint(SmsSend)
+    assert fingerprint(Later, urgency=6) != fingerprint(SmsSend)
 
 
 async def test_a_text_and_a_mail_may_have_the_same_key(idle: httpx.AsyncClient) -> None:

@@ -375,9 +375,22 @@ async def test_an_address_that_no_phone_has_is_refused(untouched: httpx.AsyncCli
     assert locations_of(await untouched.post(path, json=POSTS[path](from_=written))) == ["body.from"]
 
 
-async def test_a_mail_is_sent_to_an_address_without_a_name(untouched: httpx.AsyncClient) -> None:
-    given = email(to="Jane <contact@example.com>")
-    assert locations_of(await untouched.post("/api/messages/email", json=given)) == ["body.to"]
+@each_case(
+    "written",
+    [
+        '"Jane <contact@example.com>',
+        'Jane" <contact@example.com>',
+        "Jane <a@b.example> <contact@example.com>",
+        "x" * 201 + " <contact@example.com>",
+        "Jane\r\nBcc: x@y.example <contact@example.com>",
+        "Jane <>",
+        "<Jane>",
+    ],
+)
+async def test_a_name_that_can_not_be_read_is_refused(untouched: httpx.AsyncClient, written: str) -> None:
+    for end in ("from", "to"):
+        given = email(**{f"{end}_": written})
+        assert locations_of(await untouched.post("/api/messages/email", json=given)) == [f"body.{end}"]
 
 
 @pytest.mark.parametrize("name", ["Jane", '"Doe, Jane"', "Jane Q. Doe", "Jöhn", "Grüße GmbH & Co. KG", "'Jane'", ""])

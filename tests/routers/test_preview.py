@@ -65,6 +65,7 @@ async def test_it_tells_what_would_be_sent(client: httpx.AsyncClient, database_u
         ],
         "refused": [],
         "suppressed_by": None,
+        "quiet_until": None,
     }
     assert set(row_counts(database_url).values()) == {0}
 
@@ -116,7 +117,7 @@ async def test_it_refuses_what_a_send_refuses(client: httpx.AsyncClient, channel
         assert seen["refused"] == problem_of(answer, 422)["errors"]
 
 
-WHATSAPP = {"from": "+12016661234", "to": "+18045551234", "body": "Hi"}
+WHATSAPP = {"from": "+12016661234", "to": "+18045551234", "template": {"name": "hello", "language": "en_US"}}
 SLACK = {"from": "slack:A024BE7LH", "to": "slack:C024BE91L", "body": "Hi"}
 
 
@@ -158,7 +159,8 @@ async def test_only_the_first_who_would_be_asked_is_heard(
         monkeypatch.setitem(provider_registry, name, Picky() if name == "picky" else Chat())
     for route, expected in ((["picky", "easy"], ["body.to"]), (["easy", "picky"], []), (["not_there_yet"], [])):
         client = await serve(settings.model_copy(update={"routes": {"whatsapp": route}}))
-        assert refused(await preview(client, "whatsapp", WHATSAPP)) == expected
+        text = {"from": WHATSAPP["from"], "to": WHATSAPP["to"], "body": "Hi"}
+        assert refused(await preview(client, "whatsapp", text)) == expected
 
 
 async def test_addresses_are_read_whatever_is_wrong_with_the_rest(client: httpx.AsyncClient) -> None:

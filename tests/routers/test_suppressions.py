@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.services.consent.hashes import AddressHashes
 from tests.cases import each_case
 from tests.conftest import execute

@@ -12,7 +12,7 @@ import pytest
 
 from app.__main__ import main
 from app.config import Settings
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.providers.base import Unread
 from app.providers.registry import provider_registry
 from app.providers.toolbox.verification import hash_of

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.config import Settings
-from app.domain import KeyScope
+from app.installation import KeyScope
 from app.services.events.cursors import Position, cursor_at
 from tests.cases import each_case
 from tests.factories import sms_webhook

@@ -128,8 +128,12 @@ def test_every_route_says_what_it_does_and_what_it_answers(method: str, path: st
     assert operation["description"]
     [(media_type, answer)] = operation["responses"]["200"]["content"].items()
     assert answer["schema"]
-    others = {"/api/files/{file_id}/{name}": "application/octet-stream", "/api/events/stream": "text/event-stream"}
-    assert media_type == others.get(path, "application/json")
+    others = {
+        ("GET", "/api/files/{file_id}/{name}"): "application/octet-stream",
+        ("GET", "/api/events/stream"): "text/event-stream",
+        ("POST", "/api/batches"): "application/x-ndjson",
+    }
+    assert media_type == others.get((method, path), "application/json")
 
 
 def test_no_two_addresses_of_the_document_differ_in_the_name_of_a_parameter_alone() -> None:
@@ -140,9 +144,12 @@ def test_no_two_addresses_of_the_document_differ_in_the_name_of_a_parameter_alon
 
 #: What can be there already.
 MAY_CONFLICT = {
+    ("POST", "/api/admin/keys"),
     ("POST", "/api/admin/tenants"),
     ("POST", "/api/admin/tenants/{tenant_id}/addresses"),
     ("DELETE", "/api/contacts/{contact_id}"),
+    ("POST", "/api/batches/{batch_id}/pause"),
+    ("POST", "/api/batches/{batch_id}/resume"),
     ("POST", "/api/webhook-endpoints"),
 }
 
@@ -154,7 +161,7 @@ def test_every_route_documents_its_problems(method: str, path: str, operation: d
         expected |= {"503"}
     if "requestBody" in operation or path.startswith("/api/webhooks/"):
         expected |= {"422"}
-    if path.endswith(("/cancel", "/retry")) or (method, path) in MAY_CONFLICT:
+    if path.endswith(("{message_id}/cancel", "{message_id}/retry")) or (method, path) in MAY_CONFLICT:
         expected |= {"409"}
     if path.startswith("/api/webhooks/"):
         expected |= {"401"}
@@ -168,8 +175,10 @@ def test_every_route_documents_its_problems(method: str, path: str, operation: d
         expected |= {"422"}
     if "{" in path or (method, path) == ("POST", "/api/admin/keys"):
         expected |= {"404"}
-    if path in {"/api/events", "/api/events/stream"} or (
-        path.startswith("/api/webhook-endpoints/") and path.endswith(("/redeliver", "/replay"))
+    if (
+        path in {"/api/events", "/api/events/stream"}
+        or path.startswith("/api/files/{")
+        or (path.startswith("/api/webhook-endpoints/") and path.endswith(("/redeliver", "/replay")))
     ):
         expected |= {"410"}
     documented = {status: answer for status, answer in operation["responses"].items() if status >= "400"}

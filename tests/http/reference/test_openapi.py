@@ -1,6 +1,6 @@
 """The OpenAPI document and the service, told apart by schemathesis: it makes requests of the one, and sends them.
 
-`make fuzz` is the long form. The seed is printed; SEED repeats a run.
+`make fuzz` is the long form, and asks something else each time. The seed is printed; SEED repeats a run.
 """
 
 import json
@@ -25,6 +25,8 @@ IS_LONG = os.environ.get("FUZZ") == "full"
 #: Cases made for each operation, in each of the phases that draw at random.
 EXAMPLES = 280 if IS_LONG else 4
 LEAST_CASES = 10_000 if IS_LONG else 100
+#: The short form asks the same each time, so that a change is what makes it fail.
+SHORT_SEED = "1"
 #: Checked against what is running; neither limits nor waiting are what this is about.
 SERVICE = {
     "RATE_LIMIT_PER_SECOND": "0",
@@ -70,7 +72,7 @@ def test_the_service_does_what_its_document_says(
 
 
 def schemathesis_run(server: LiveServer, directory: Path, *options: str, secret: str | None) -> dict[str, Any]:
-    seed = os.environ.get("SEED") or str(random.randrange(2**32))
+    seed = os.environ.get("SEED") or (str(random.randrange(2**32)) if IS_LONG else SHORT_SEED)
     report = directory / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     command += ["--exclude-path", "/api/events/stream"]  # an answer that does not end

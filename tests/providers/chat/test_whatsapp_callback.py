@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.consent import ReportedConsent
-from app.domain import Direction, MessageDetails, MessageStatus
+from app.details import MessageDetails
+from app.domain import Direction, MessageStatus
 from app.providers.base import InboundMessage, Receipt, Unread
 from app.providers.chat.whatsapp_callback import items_of
 from tests.cases import each_case

@@ -159,7 +159,7 @@ def test_every_kind_is_readable(sent: dict[str, Any], words: str) -> None:
     ],
 )
 def test_a_file_has_its_words_and_its_id(sent: dict[str, Any], words: str, media: list[str]) -> None:
-    assert (words_of(sent), media_of(sent)) == (words, media)
+    assert (words_of(sent), [*media_of(sent)]) == (words, media)
 
 
 @each_case(

@@ -10,7 +10,7 @@ import httpx
 from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.toolbox.verification import TOLERANCE
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, now, text
+from app.testing.description import PICTURE, REFERENCE, Asked, Description, called, now, text
 
 API_KEY, SECRET = "key-of-the-gateway", "k" * 32
 

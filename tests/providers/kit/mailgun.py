@@ -12,7 +12,17 @@ from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.mailgun import RETRIED_FOR
 from app.providers.toolbox.verification import TOLERANCE
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, content_type_of, form_data, mail, now
+from app.testing.description import (
+    PICTURE,
+    REFERENCE,
+    Asked,
+    Description,
+    called,
+    content_type_of,
+    form_data,
+    mail,
+    now,
+)
 from tests.providers.vendors import basic, payload
 
 API_KEY, KEY = "key-of-mailgun-0123", "signing-key-of-mailgun"

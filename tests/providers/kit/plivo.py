@@ -9,7 +9,7 @@ import httpx
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
-from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, text
+from app.testing.description import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, text
 from tests.providers.vendors import basic, payload
 
 ACCOUNT, TOKEN, NONCE = "MA" + "0" * 18, "p" * 40, "05429567804466091622"

@@ -7,7 +7,7 @@ import httpx
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, mail
+from app.testing.description import PICTURE, REFERENCE, Asked, Description, called, mail
 from tests.providers.vendors import basic, payload
 
 SERVER_TOKEN, TOKEN = "server-token-of-postmark", "webhook-token-of-postmark"

@@ -14,7 +14,17 @@ from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.sendgrid import RETRIED_FOR
 from app.providers.toolbox.verification import TOLERANCE
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, content_type_of, form_data, mail, now
+from app.testing.description import (
+    PICTURE,
+    REFERENCE,
+    Asked,
+    Description,
+    called,
+    content_type_of,
+    form_data,
+    mail,
+    now,
+)
 
 API_KEY, TOKEN = "SG.key-of-sendgrid", "token-of-inbound-parse"
 KEY = generate_private_key(SECP256R1())

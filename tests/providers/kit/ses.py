@@ -20,7 +20,7 @@ from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.toolbox.sns import RETRIED_FOR
 from app.providers.toolbox.verification import TOLERANCE
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, mail
+from app.testing.description import PICTURE, REFERENCE, Asked, Description, called, mail
 from tests.providers.vendors import payload
 
 ACCESS_KEY, SECRET_KEY = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -127,6 +127,7 @@ def description() -> Description:
         forge=forge,
         signed_by="RSA, by certificate (SNS)",
         verified_with=["SES_TOPIC_ARN"],
+        spaced=frozenset({"SES_TOPIC_ARN"}),
         good_for=RETRIED_FOR + TOLERANCE,
         fetched=certificate(),
         receipt=lambda word: payload("ses", "delivery.json").replace(

@@ -6,7 +6,7 @@ import httpx
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, text
+from app.testing.description import PICTURE, REFERENCE, Asked, Description, called, text
 
 
 def sign(body: bytes) -> Callback:

@@ -7,8 +7,8 @@ import httpx
 
 from app.providers.base import Callback, OutboundMessage
 from app.providers.toolbox.verification import TOLERANCE
+from app.testing.description import PICTURE, REFERENCE, Asked, Description, called, now
 from tests.providers import outbound
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called, now
 from tests.providers.vendors import payload
 
 TOKEN, SECRET, APP = "xoxb-token-of-slack", "8f742231b10e8888abcd99yyyzzz85a5", "A0PNCHHK2"

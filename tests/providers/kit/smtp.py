@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from app.testing.description import PICTURE, REFERENCE, Description, Outcome, mail
 from tests.live import free_port
-from tests.providers.kit import PICTURE, REFERENCE, Description, Outcome, mail
 from tests.providers.test_smtp import Mailbox, Server
 
 PASSWORD = "password-of-the-mailbox"  # noqa: S105 - of a server that lives for a test

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.toolbox.verification import TOLERANCE
-from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, now, text
+from app.testing.description import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, now, text
 from tests.providers.vendors import payload
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

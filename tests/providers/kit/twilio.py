@@ -9,7 +9,7 @@ import httpx
 
 from app.domain import MessageStatus
 from app.providers.base import Callback
-from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, text
+from app.testing.description import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, text
 from tests.providers.vendors import basic, payload
 
 ACCOUNT, TOKEN = "AC00000000000000000000000000000001", "f" * 32

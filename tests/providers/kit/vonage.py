@@ -14,7 +14,7 @@ from app.domain import MessageStatus
 from app.providers.base import Callback
 from app.providers.toolbox.verification import TOLERANCE
 from app.providers.vonage import RETRIED_FOR
-from tests.providers.kit import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, now, text
+from app.testing.description import PICTURE, PUBLIC_URL, REFERENCE, Asked, Description, called, now, text
 from tests.providers.vendors import payload
 
 APPLICATION, SIGNING = "aaaaaaaa-bbbb-cccc-dddd-0123456789ab", "s" * 32

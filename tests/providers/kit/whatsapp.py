@@ -7,8 +7,8 @@ import httpx
 
 from app.domain import MessageStatus
 from app.providers.base import Callback, OutboundMessage
+from app.testing.description import PICTURE, REFERENCE, Asked, Description, called
 from tests.providers import outbound
-from tests.providers.kit import PICTURE, REFERENCE, Asked, Description, called
 from tests.providers.vendors import payload
 
 TOKEN, SECRET, VERIFY = "EAA-token-of-whatsapp", "app-secret-of-whatsapp", "verify-token-of-whatsapp"

@@ -1,6 +1,6 @@
 """Marks of mails that no person wrote, as mail servers, autoresponders and lists write their headers."""
 
-from app.domain import Automatic
+from app.details import Automatic
 from app.providers.mail.automatic import automatic_kind
 from tests.cases import each_case
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.providers.base import Callback, InboundMessage
 from app.providers.mail.formats import mailgun_inbound, postmark_inbound, sendgrid_inbound, ses_inbound
-from app.providers.mail.inbound import LONGEST_TEXT
+from app.providers.mail.inbound import LONGEST_HTML, LONGEST_TEXT
 from tests.providers.vendors import payload
 
 Files = list[tuple[str, tuple[str, bytes, str]]]
@@ -72,6 +72,13 @@ class TestSendgrid:
     def test_html_is_read_where_there_is_no_plain_text(self) -> None:
         assert sendgrid(text=None)[0].body == "Hello back, café!"
         assert sendgrid(text=" \n")[0].body == "Hello back, café!"
+
+    def test_the_html_is_kept_beside_the_text(self) -> None:
+        [message, _] = sendgrid(text=b"Hi", html=b"<p>Hi\0 there</p>\r\n")
+        assert (message.body, message.html) == ("Hi", "<p>Hi\ufffd there</p>\n")
+        assert sendgrid(text=None)[0].html
+        assert sendgrid(html=None)[0].html is None
+        assert sendgrid(html=b"<p>" * LONGEST_HTML)[0].html is None
 
     def test_a_mail_without_words_is_a_message_without_words(self) -> None:
         assert sendgrid([PDF], text=None, html=None)[0].body == ""

@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from app.domain import Automatic, MessageDetails
+from app.details import Automatic, MessageDetails
 from app.providers.mail.formats import mailgun_inbound, ses_inbound
 from tests.cases import each_case
 from tests.providers.mail.test_inbound import (

@@ -3,7 +3,8 @@
 import time
 
 from app.consent import ReportedConsent
-from app.domain import Automatic, MessageStatus
+from app.details import Automatic
+from app.domain import MessageStatus
 from app.providers.base import InboundFile, MailReport
 from app.providers.mail.automatic import automatic_kind
 from app.providers.mail.events import Notice

@@ -171,6 +171,7 @@ def test_what_arrives_after_each_behaviour() -> None:
     assert receipts(arrivals(Behaviour.SILENT)) == [(1, sent), (2, delivered)]
     assert receipts(arrivals(Behaviour.SLOW, slow_seconds=30)) == [(31, sent), (32, delivered)]
     assert receipts(arrivals(Behaviour.LOST_RECEIPT)) == []
+    assert receipts(arrivals(Behaviour.LOST)) == []
     assert receipts(arrivals(Behaviour.UNDELIVERED)) == [(1, sent), (2, undelivered)]
     assert receipts(arrivals(Behaviour.CORRECTED)) == [(1, sent), (2, undelivered), (3, delivered)]
     assert receipts(arrivals(Behaviour.BOUNCED)) == [(1, sent), (2, delivered), (3, undelivered)]
@@ -228,3 +229,8 @@ def test_a_burst_is_as_many_messages_at_one_time() -> None:
 def test_receipts_can_be_switched_off_and_answers_still_come() -> None:
     assert arrivals(Behaviour.OK, receipts=False) == []
     assert [_is_receipt(one) for one in arrivals(Behaviour.STOP_REPLY, receipts=False)] == [False]
+
+
+def test_a_lost_message_is_cut_off_however_often_it_is_sent() -> None:
+    script = Script(simulator_settings())
+    assert {script.reaction(Behaviour.LOST, earlier) for earlier in range(9)} == {Reaction(True, CarrierAnswer.CUT)}

@@ -150,9 +150,14 @@ class TwilioFormat(WireFormat):
         ]
         page = _number(asked.get("Page"), 0)
         size = min(max(_number(asked.get("PageSize"), _PAGE_SIZE), 1), _LARGEST_PAGE)
-        more = len(found) > (page + 1) * size
-        following = f"{request.url.path}?{urlencode({**asked, 'Page': page + 1})}" if more else None
-        shown = found[page * size : (page + 1) * size]
+        # A page begins after the message that its token names: new messages shift no page.
+        sids = [message["sid"] for message in found]
+        first = sids.index(asked["PageToken"]) + 1 if asked.get("PageToken") in sids else 0
+        shown = found[first : first + size]
+        following = None
+        if len(found) > first + size:
+            token = {"Page": page + 1, "PageToken": shown[-1]["sid"]}
+            following = f"{request.url.path}?{urlencode({**asked, **token})}"
         return JSONResponse({"messages": shown, "page": page, "page_size": size, "next_page_uri": following})
 
 

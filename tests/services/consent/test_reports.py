@@ -12,15 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.consent import ConsentScope, ConsentSource, ReportedConsent
 from app.db.models import DeliveryAttempt
-from app.domain import (
-    Address,
-    AddressType,
-    AttemptOutcome,
-    Direction,
-    MessageDetails,
-    MessageStatus,
-    NewMessage,
-)
+from app.details import MessageDetails
+from app.domain import Address, AddressType, AttemptOutcome, Direction, MessageStatus, NewMessage
 from app.providers.base import PermanentFailure, Receipt, RecipientRefused, TemporaryFailure
 from app.services.accept.store_stepwise import store_messages
 from app.services.consent.hashes import AddressHashes

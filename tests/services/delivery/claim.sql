@@ -35,6 +35,7 @@ WITH picked AS (
     FROM messages
     WHERE messages.tenant_id = :tenant
       AND messages.channel = :on_channel
+      AND messages.priority = :of_priority
       -- Where the queue began lately: entries before are those of messages that have left.
       AND messages.due_at >= :begins_at
       AND messages.due_at <= now()
@@ -59,7 +60,9 @@ WITH picked AS (
                 AND earlier.conversation_id = messages.conversation_id
                 AND earlier.channel = messages.channel
                 AND earlier.id < messages.id
-                AND earlier.due_at IS NOT NULL
+                AND earlier.priority <= messages.priority
+                -- Not held by its paused batch.
+                AND earlier.due_at < '2100-01-01 00:00:00+00:00'
                 AND (earlier.status != 'scheduled' OR earlier.due_at <= now())
           )) ELSE false END
     ORDER BY messages.due_at, messages.id
@@ -76,7 +79,8 @@ taken AS (
       AND picked.refused_by IS NULL
     RETURNING messages.id, messages.attempt_count, messages.attempt_limit, messages.channel, messages.type,
               messages.from_address, messages.to_address, messages.subject, messages.body, messages.html, messages.attachments,
-              messages.created_at, messages.retry_count, messages.topic, picked.in_doubt_with
+              messages.created_at, messages.retry_count, messages.topic, messages.purpose, messages.details,
+              picked.in_doubt_with
 ),
 opened AS (
     -- Opens an attempt for each, so that a crash during the send leaves it in doubt.
@@ -123,7 +127,7 @@ SELECT number.suppressed,
        )) AS has_hashed,
        taken.id, taken.attempt_count, taken.attempt_limit, taken.channel, taken.type,
        taken.from_address, taken.to_address, taken.subject, taken.body, taken.html, taken.attachments,
-       taken.created_at, taken.retry_count, taken.topic, taken.in_doubt_with
+       taken.created_at, taken.retry_count, taken.topic, taken.purpose, taken.details, taken.in_doubt_with
 FROM (SELECT count(*) AS suppressed FROM suppressed) AS number
 LEFT OUTER JOIN taken ON true
 ORDER BY taken.id

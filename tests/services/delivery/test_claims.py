@@ -8,7 +8,19 @@ from sqlalchemy.dialects import postgresql
 from app.services.delivery import claims
 
 NAMED = dict.fromkeys(
-    ("tenant", "on_channel", "limit", "lease", "provider", "by_worker", "because", "deaths", "begins_at", "sentences")
+    (
+        "tenant",
+        "on_channel",
+        "of_priority",
+        "limit",
+        "lease",
+        "provider",
+        "by_worker",
+        "because",
+        "deaths",
+        "begins_at",
+        "sentences",
+    )
 )
 
 

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.models import Message
-from app.domain import Address, AddressType, Automatic, Direction, MessageDetails, MessageStatus, NewMessage
+from app.details import Automatic, MessageDetails
+from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
 from app.providers.mail.outbound import Composer, message_id_of
 from app.services.accept.store_stepwise import store_messages
 from app.services.delivery.claims import Claim, claim_due

@@ -10,6 +10,7 @@ from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.batches import Priority
 from app.config import Settings
 from app.db.models import Message
 from app.domain import AttemptOutcome, MessageStatus
@@ -55,6 +56,7 @@ class Worker:
                     connection,
                     work.tenant_id,
                     work.channel,
+                    work.priority,
                     limit=100,
                     lease_seconds=30,
                     provider_type="sms",
@@ -140,6 +142,20 @@ async def test_what_is_accepted_for_now_is_found_in_a_queue_that_was_empty(
 
 
 @pytest.mark.usefixtures("seldom")
+@pytest.mark.parametrize("priority", Priority)
+async def test_the_first_message_of_a_priority_is_found_without_a_full_look(
+    engine: AsyncEngine, worker: Worker, priority: Priority
+) -> None:
+    async with engine.begin() as connection:
+        await make_messages(connection)
+    [claim] = await worker.claim()
+    await record(engine, claim, ACCEPTED)
+    async with engine.begin() as connection:
+        [first] = await make_messages(connection, priority=priority)
+    await worker.claims_all([first])
+
+
+@pytest.mark.usefixtures("seldom")
 async def test_of_many_queues_those_that_stay_empty_are_forgotten(
     engine: AsyncEngine, worker: Worker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +170,7 @@ async def test_of_many_queues_those_that_stay_empty_are_forgotten(
             update(Message).values(due_at=None).execution_options(all_tenants="a test looks at all there is")
         )
     assert await worker.look() == []
-    assert len(worker.queues._known()["given_channel"]) == 2  # type: ignore[arg-type]
+    assert len(worker.queues._known()) == 2 * len(Priority)
 
 
 async def test_a_full_look_follows_soon_after_every_other_look(engine: AsyncEngine, worker: Worker) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from json import loads
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from sqlalchemy.orm import selectinload
 
 from app.config import Settings
 from app.db.engine import create_serving_engine
-from app.db.models import Conversation, DeliveryAttempt, Message
+from app.db.models import Conversation, DeliveryAttempt, File, Message
 from app.schemas.views import ConversationView, MessageDetail, MessageView
+from app.services.files.views import FILES_OF_MESSAGE
 from app.services.messages.json_views import CONVERSATION, MESSAGE, MESSAGE_DETAIL
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +41,16 @@ DETAILS: list[dict[str, Any] | None] = [
     {"reply_to": ["a@b.example", ODD], "cc": ["x"], "in_reply_to_message": 17},
     {"date": NOON.isoformat(), "verdicts": {"spam": "passed", "virus": ODD, "b": "", "aa": "1"}},
     {"date": (NOON + timedelta(microseconds=5)).isoformat()},
+    {"quiet_until": NOON.isoformat(), "template": {"name": "code", "language": "en_US"}},
+    {
+        "template": {
+            "name": "a",
+            "language": "de",
+            "parameters": {"1": ODD, "10": "x", "2": ""},
+            "buttons": {"0": "1"},
+        }
+    },
+    {"template": {"name": "a", "language": "de", "parameters": {}, "header": ODD}},
 ]
 LISTS: list[list[str]] = [[], ["https://files.example/a b,c"], ["one", "two", ODD], [""], ["[]", "null", "{}"]]
 
@@ -57,6 +69,7 @@ async def fill(session: AsyncSession) -> None:
         values = {"customer_address": f"{number}{TEXTS[number]}", "contact_address": TEXTS[-number]}
         pause = (None, NOON.replace(year=2001), moment.replace(year=2099))[number % 3]
         row = {"tenant_id": 1, "last_activity_at": moment, "message_count": number, "paused_until": pause, **values}
+        row["window_until"] = (moment.replace(year=2098), None, pause)[number % 3]
         await session.execute(insert(Conversation).values(row))
     for number in range(70):
         message = {
@@ -72,6 +85,9 @@ async def fill(session: AsyncSession) -> None:
             "quoted": None if number % 5 else TEXTS[number % 7],
             "html": [None, "", "<p>x</p>", ODD][number % 4],
             "details": DETAILS[number % len(DETAILS)],
+            "priority": number % 3,
+            "batch_id": number % 2 or None,
+            "batch_line": number if number % 2 else None,
             "attachments": LISTS[number % len(LISTS)],
             "status": "failed",
             "status_reason": None if number % 2 else TEXTS[number % 7],
@@ -111,7 +127,7 @@ async def test_it_is_what_the_models_make_of_the_rows(session: AsyncSession) -> 
         if view is MessageDetail:
             rows = rows.options(selectinload(Message.attempts))
         asked = select(json).where(model.tenant_id == 1).order_by(model.id)
-        made = (await session.scalars(asked, {"tenant": 1} if model is Conversation else {})).all()
+        made = (await session.scalars(asked, {"tenant": 1})).all()
         expected = [
             TypeAdapter(view).dump_json(view.model_validate(row), by_alias=True).decode()
             for row in await session.scalars(rows)
@@ -121,12 +137,37 @@ async def test_it_is_what_the_models_make_of_the_rows(session: AsyncSession) -> 
             assert one == other
 
 
+async def test_files_are_what_the_model_makes_of_the_same_json(session: AsyncSession) -> None:
+    await fill(session)
+    states: dict[str, dict[str, Any]] = {
+        "stored": {"content": b"x", "size": 1},
+        "pending": {"source": "x"},
+        "unavailable": {"reason": ODD},
+    }
+    for number, (status, values) in enumerate(states.items()):
+        file = {"name": TEXTS[number + 3] or "a", "content_type": "image/png", "size": 0, "status": status, **values}
+        await session.execute(insert(File).values(tenant_id=1, id=f"{number}" * 64, **file))
+    paths = [f"/api/files/{number * 64}/{name}" for number, name in zip("20193", "abcde", strict=True)]
+    for attachments in (paths, ["https://files.example/api/files/x", paths[0]], paths[3:4], ["/api/files/x"]):
+        await session.execute(insert(Message).values({**DETAILS_OF_A_MAIL, "attachments": attachments}))
+    columns = [*Message.__table__.c, FILES_OF_MESSAGE.label("files")]
+    asked = select(*columns).where(Message.tenant_id == 1).order_by(Message.id)
+    rows = (await session.execute(asked, {"tenant": 1})).all()
+    shown_as = select(MESSAGE).where(Message.tenant_id == 1).order_by(Message.id)
+    made = (await session.scalars(shown_as, {"tenant": 1})).all()
+    assert [MessageView.model_validate(row).model_dump_json(by_alias=True) for row in rows] == made
+    shown = [[file["path"] for file in loads(each)["files"]] for each in made if "files" in loads(each)]
+    assert shown == [[path for path in paths if path[11] in "012"], paths[:1]]
+
+
 async def test_a_time_of_a_mail_in_another_zone_is_shown_in_utc(session: AsyncSession) -> None:
     await fill(session)
     there = NOON.astimezone(timezone(timedelta(hours=2)))
     message = {**DETAILS_OF_A_MAIL, "details": {"date": there.isoformat()}}
     await session.execute(insert(Message).values(message))
-    made = await session.scalar(select(MESSAGE).where(Message.tenant_id == 1).order_by(Message.id.desc()).limit(1))
+    made = await session.scalar(
+        select(MESSAGE).where(Message.tenant_id == 1).order_by(Message.id.desc()).limit(1), {"tenant": 1}
+    )
     assert '"date":"2026-03-01T12:00:00Z"' in str(made)
 
 

@@ -103,7 +103,7 @@ async def reads(settings: Settings, database_url: str) -> AsyncIterator[Reads]:
 
 
 def filters() -> list[MessageFilter]:
-    times = [
+    times: list[dict[str, Any]] = [
         {},
         {"since": NOW - timedelta(hours=80)},
         {"until": NOW - timedelta(hours=80)},

@@ -219,3 +219,16 @@ async def test_tenants_with_nothing_to_remove_cost_no_statement(
     statements = 0
     await remove_what_is_over(engine, KEPT)
     assert statements == alone
+
+
+async def test_a_batch_goes_when_it_is_old_and_has_no_message(engine: AsyncEngine, past: Past) -> None:
+    ids = await past.messages(2, days=31)
+    for key, days in (("gone", 31), ("pending", 31), ("young", 1)):
+        await past.run(
+            "INSERT INTO batches (tenant_id, key, priority, created_at)"
+            f" VALUES (1, '{key}', 2, now() - {days} * interval '1 day')"
+        )
+    await past.run(f"UPDATE messages SET batch_id = 1, batch_line = 1 WHERE id = {ids[0]}")
+    await past.run(f"UPDATE messages SET batch_id = 2, batch_line = 1, due_at = now() WHERE id = {ids[1]}")
+    await remove_what_is_over(engine, KEPT)
+    assert await past.run("SELECT key FROM batches ORDER BY id") == [("pending",), ("young",)]

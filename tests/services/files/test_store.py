@@ -13,7 +13,8 @@ from app.domain import Address, AddressType, Direction, NewMessage
 from app.errors import MessageFileNotFound
 from app.providers.base import InboundFile
 from app.services.accept.store_stepwise import store_messages
-from app.services.messages.files import FileStore, NewFile, new_files, safe_name
+from app.services.files.names import safe_name
+from app.services.files.store import FileStore, NewFile, new_files
 from app.services.people.retention import remove_what_is_over
 from tests.cases import each_case
 

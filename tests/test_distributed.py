@@ -1,0 +1,165 @@
+"""A real Citus cluster, whose coordinator CITUS_URL names: what only several nodes can show."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.config import Settings
+from app.db.distribution import REFERENCE
+from app.db.migrate import migrate, prepare
+from app.db.models import Base
+from app.db.outage import sqlstate_of
+from app.domain import EventType
+from app.errors import ConfigurationError
+from app.services.event_log.entries import NewEvent, write_entries
+from app.services.events.reading import log_states
+from tests.cluster import workers_of
+from tests.factories import make_messages, sms, sms_webhook, until
+from tests.live import LiveServer
+from tests.tenancy import make_tenant
+from tests.wire import rows_of
+
+CITUS_URL = os.environ.get("CITUS_URL", "")
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not CITUS_URL, reason="CITUS_URL does not name the coordinator of a Citus cluster"),
+]
+E2E = Path(__file__).parents[1] / "bin" / "e2e.py"
+Serve = Callable[[Settings], Awaitable[httpx.AsyncClient]]
+#: The ids that a worker node would draw are beyond.
+COORDINATORS = 2**48
+
+
+def test_every_table_is_on_the_nodes_and_a_second_time_changes_nothing(database_url: str) -> None:
+    before = dict(rows_of(database_url, "SELECT logicalrelid::text, partmethod::text FROM pg_dist_partition"))
+    by_tenant = {name for name, table in Base.metadata.tables.items() if "tenant_id" in table.c}
+    assert {name for name, method in before.items() if method == "h"} == by_tenant.difference(REFERENCE)
+    assert {name for name, method in before.items() if method == "n"} == set(REFERENCE)
+    assert rows_of(database_url, "SELECT count(DISTINCT colocationid) FROM pg_dist_partition") == [(2,)]
+    migrate(database_url, distributed=True)
+    assert dict(rows_of(database_url, "SELECT logicalrelid::text, partmethod::text FROM pg_dist_partition")) == before
+
+
+def test_a_worker_node_is_refused_in_one_sentence(database_url: str) -> None:
+    host, port = workers_of(CITUS_URL)[0]
+    worker = make_url(database_url).set(host=host, port=port).render_as_string(hide_password=False)
+    with pytest.raises(ConfigurationError, match="Name its coordinator"):
+        migrate(worker, distributed=True)
+    with pytest.raises(ConfigurationError, match="Name its coordinator"):
+        prepare(worker, production=True)
+
+
+async def test_what_is_accepted_and_delivered_has_the_coordinators_ids(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    for _ in range(2):
+        assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
+        assert (await client.post("/api/webhooks/sms", json=sms_webhook())).status_code == 200
+
+    async def statuses() -> Counter[str]:
+        return Counter(status for (status,) in rows_of(database_url, "SELECT status FROM messages"))
+
+    await until(statuses, lambda found: found == {"delivered": 2, "received": 1})
+    for table in ("messages", "conversations", "contacts", "provider_events"):
+        [(lowest, highest)] = rows_of(database_url, f"SELECT min(id), max(id) FROM {table}")
+        assert 0 < lowest <= highest < COORDINATORS, table
+
+
+async def test_entries_have_the_transaction_of_the_node_that_has_them(engine: AsyncEngine, database_url: str) -> None:
+    tenants = [1, *(make_tenant(database_url, f"Tenant {number}") for number in range(6))]
+    for tenant_id in tenants:
+        async with engine.begin() as connection:
+            await make_messages(connection, tenant_id=tenant_id)
+            await write_entries(connection, tenant_id, [NewEvent(EventType.MESSAGE_SENT, 1, 1)])
+    wrong = "SELECT count(*) FROM events WHERE xmin::text::bigint <> transaction_id % (2^32)::bigint"
+    assert rows_of(database_url, wrong) == [(0,)]
+    asked = "SELECT tenant_id, pg_snapshot_xmin(pg_current_snapshot())::text::bigint FROM event_logs"
+    bounds = dict(rows_of(database_url, asked))
+    async with engine.connect() as connection:
+        states = await log_states(connection, tenants)
+    assert {tenant_id: state.bound >= bounds[tenant_id] for tenant_id, state in states.items()} == dict.fromkeys(
+        tenants, True
+    )
+    # The coordinator's own transaction ids are others: of two nodes at least one differs by more than a few.
+    again = dict(rows_of(database_url, asked))
+    assert all(states[tenant_id].bound <= again[tenant_id] + 100 for tenant_id in tenants)
+
+
+async def test_an_entry_is_not_read_before_an_earlier_transaction_of_its_node_ends(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    async with engine.connect() as slow, slow.begin() as transaction:
+        await write_entries(slow, 1, [NewEvent(EventType.MESSAGE_SENT, 1, 1)])
+        async with engine.begin() as quick:
+            await write_entries(quick, 1, [NewEvent(EventType.MESSAGE_SENT, 2, 1)])
+        async with engine.connect() as reader:
+            held = (await log_states(reader, [1]))[1]
+        assert held.decided < held.head
+        await transaction.commit()
+
+    async def is_decided() -> bool:
+        async with engine.connect() as reader:
+            state = (await log_states(reader, [1]))[1]
+        return state.decided >= state.head
+
+    await until(is_decided, bool)
+
+
+async def test_a_row_at_fault_is_told_by_its_class(engine: AsyncEngine) -> None:
+    with pytest.raises(DBAPIError) as refused:
+        async with engine.begin() as connection:
+            await write_entries(connection, 2**40, [NewEvent(EventType.MESSAGE_SENT, 1, 1)])
+    assert sqlstate_of(refused.value) == "23502"
+
+
+async def test_three_workers_hand_each_message_over_once(
+    serve: Serve, settings: Settings, engine: AsyncEngine, database_url: str
+) -> None:
+    tenants = [1, make_tenant(database_url, "Acme"), make_tenant(database_url, "Other")]
+    for tenant_id in tenants:
+        async with engine.begin() as connection:
+            await make_messages(connection, 200, tenant_id=tenant_id)
+    await asyncio.gather(*(serve(settings) for _ in range(3)))
+
+    async def left() -> int:
+        [(count,)] = rows_of(database_url, "SELECT count(*) FROM messages WHERE status <> 'delivered'")
+        return int(count)
+
+    await until(left, lambda count: count == 0)
+    assert rows_of(database_url, "SELECT count(*), max(number) FROM delivery_attempts") == [(600, 1)]
+    workers = rows_of(database_url, "SELECT count(DISTINCT worker) FROM delivery_attempts")
+    assert workers[0][0] >= 1
+
+
+def test_the_end_to_end_check_passes(database_url: str, tmp_path: Path) -> None:
+    server = LiveServer(tmp_path, DATABASE_URL=database_url)
+    server.start()
+    try:
+        environment = {**os.environ, "BASE_URL": server.url}
+        checked = subprocess.run([sys.executable, E2E], env=environment, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+    finally:
+        server.stop()
+
+
+def test_a_statement_about_one_tenant_goes_to_one_node(database_url: str) -> None:
+    plan = rows_of(database_url, "EXPLAIN SELECT id FROM messages WHERE tenant_id = 1 AND id = 1")
+    assert any("Task Count: 1" in line for (line,) in plan)
+
+
+def test_the_database_shows_the_parts_of_its_tables(database_url: str) -> None:
+    with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW citus.override_table_visibility")
+        assert cursor.fetchone() == ("off",)
+    connection.close()

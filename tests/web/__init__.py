@@ -1,0 +1,1 @@
+"""Pages that are made without a request."""

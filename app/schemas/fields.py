@@ -332,7 +332,7 @@ _SHOWN_PAIRS: JsonDict = {
 
 
 def _shown_pairs(value: JsonDict) -> WithJsonSchema:
-    """How pairs of such values are documented. Null is the same as none."""
+    """The schema of pairs of such values. Null is the same as none."""
     pairs: JsonDict = {**_SHOWN_PAIRS, "additionalProperties": value}
     return WithJsonSchema({"anyOf": [pairs, {"type": "null"}], "examples": [{"order": "17"}]})
 

@@ -4,8 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from app.services.search.words import folded, grams_of, of_section, quoted, words_of
+from app.services.search.words import folded, grams_of, neighbours, of_section, quoted, words_of
 
 #: Words that are looked for; further ones are ignored.
 _MOST_WORDS = 32
@@ -26,8 +27,14 @@ class Term:
 
     def written(self, beginning: str) -> str:
         """The term as a part of a `tsquery`."""
-        each = zip(self.words, self.prefixes, strict=True)
-        return f"({' <-> '.join(quoted(beginning + word) + (':*' if prefix else '') for word, prefix in each)})"
+        each = list(zip(self.words, self.prefixes, strict=True))
+        phrase = " <-> ".join(quoted(beginning + word) + (":*" if prefix else "") for word, prefix in each)
+        whole = [
+            quoted(beginning + neighbours(one, other))
+            for (one, is_begun), (other, may_go_on) in pairwise(each)
+            if not is_begun and not may_go_on
+        ]
+        return f"({' & '.join([phrase, *whole])})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +90,12 @@ def _terms(text: str, *, is_last: bool) -> Iterator[Term]:
         return
     words, prefixes = [], []
     for number, word in enumerate(found):
-        # The last character of a run has no pair. Alone, it may begin one.
-        is_alone = word.is_part and len(word.text) == 1
-        if is_alone and number and found[number - 1].is_part and found[number - 1].end == word.end:
+        # The last character of a run has no pair. At the end of a term it may begin one.
+        may_go_on = word.is_part and len(word.text) == 1 and number == len(found) - 1
+        if may_go_on and number and found[number - 1].is_part and found[number - 1].end == word.end:
             continue
         words.append(word.text)
-        prefixes.append(is_alone)
+        prefixes.append(may_go_on)
     term = Term(tuple(words), tuple(prefixes))
     yield _unfinished(term) if is_last else term
 

@@ -38,9 +38,10 @@ async def ask(engine: AsyncEngine, question: str) -> Sequence[Any]:
 
 
 async def indexed(engine: AsyncEngine) -> dict[int, set[str]]:
-    """The words of each message that is indexed, without tenant and section."""
+    """The words of each message that is indexed, without tenant and section, and without those for neighbours."""
     found = await ask(engine, "SELECT message_id, tsvector_to_array(words) FROM search_texts ORDER BY 1")
-    return {id: {word.rpartition(":")[2] for word in words} for id, words in found}
+    plain = {id: {word.rpartition(":")[2] for word in words} for id, words in found}
+    return {id: {word for word in words if not word.startswith("=")} for id, words in plain.items()}
 
 
 async def queued(engine: AsyncEngine) -> list[tuple[str, int]]:

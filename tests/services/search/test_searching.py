@@ -83,6 +83,7 @@ async def addresses(reads: Reads, q: str) -> list[str]:
         ),
         ("ไปกรุงเทพวันนี้", ["กรุงเทพ", "วันนี้", "ไป"], ["เชียงใหม่"]),
         ("去北京出差", ["北京", "出差", "北京出差"], ["上海"]),
+        ("Meet at 東京Tower 東西 side", ["東京Tower", '"at 東京tower 東西 side"', '"東西 side"'], ['"東京 side"']),
         ("Write to doe@example.com!", ["doe@example.com", "doe", "example.com"], ["example@doe.com"]),
         ("Order #4711-B: 12,50 €", ["4711", "4711-B", "#4711", "12,50"], ["711"]),
         ("naïve co-operation", ["naive", "co-operation", '"co operation"'], ["cooperation"]),

@@ -120,8 +120,8 @@ async def test_what_one_tenant_has_changes_nothing_of_what_another_sees(installa
     assert await views(installation.routes, osprey) == before
 
 
-#: Pages that only answer to what a person has written in a form, or to an installation that is empty.
-TAKE_FORMS = {"/inbox/preview", "/inbox/demo", "/inbox/demo/remove"}
+#: Pages that only answer to what a person has written in a form or uploads, or to an installation that is empty.
+TAKE_FORMS = {"/inbox/preview", "/inbox/files", "/inbox/demo", "/inbox/demo/remove"}
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ NEEDS: Mapping[str, Mapping[str, KeyScope | None]] = {
     "/inbox/search": {"GET": _READ},
     "/inbox/events": {"GET": _READ},
     "/inbox/preview": {"POST": _SEND},
+    "/inbox/files": {"POST": _SEND},
     "/inbox/demo": {"POST": _ADMIN},
     "/inbox/demo/remove": {"POST": _ADMIN},
     "/inbox/c/{conversation_id}": {"GET": _READ},

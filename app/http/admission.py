@@ -18,7 +18,7 @@ from app.providers.registry import provider_registry
 #: The key of the scope under which the server says that the whole head is within the limit for headers.
 HEAD_IS_SMALL = "head_is_small"
 _CALLBACKS = "/api/webhooks/"
-_UPLOADS = "/api/files"
+_UPLOADS = {"/api/files", "/inbox/files"}
 #: Bytes that a form has around its file.
 _FORM_BYTES = 10_000
 #: Bytes of a body, where it holds many things at once.
@@ -98,7 +98,7 @@ class Admission:
 
     def _limit_of(self, path: str) -> int:
         """The limit for a body. Uploads have their own, and callbacks their provider's: a refused mail is lost."""
-        if path == _UPLOADS:
+        if path in _UPLOADS:
             return self._uploads
         provider = provider_registry.get(path.removeprefix(_CALLBACKS)) if path.startswith(_CALLBACKS) else None
         return max(self._limit, _LARGE.get(path, 0)) if provider is None else provider.largest_callback

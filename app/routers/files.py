@@ -87,15 +87,20 @@ async def upload_file(
     The body is the file, with its type as the Content-Type, or a form with one file. A file that is not attached to a
     message within a day is removed. The same file under the same name and type has the same path.
     """
+    uploaded = await received_file(request, tenant, name)
+    prefix = (request.app.state.settings.public_url or "").rstrip("/")
+    response.headers["Location"] = f"{prefix}{uploaded.path}"
+    return uploaded
+
+
+async def received_file(request: Request, tenant: int, name: str | None) -> UploadedFile:
+    """The file that a request uploads, stored. Raises `UnsupportedMediaType` and `InvalidRequest`."""
     content_type = request.headers.get("content-type", "")
     kind = read_type(content_type)
     if kind is None or kind == _QUERY:
         raise UnsupportedMediaType("Name the type of the file in the header Content-Type, such as image/jpeg.")
     body = _Form(content_type, name) if kind == _FORM else _Raw(kind, name)
-    uploaded = await services_of(request).uploads.receive(tenant, body.pieces(request), body.described)
-    prefix = (request.app.state.settings.public_url or "").rstrip("/")
-    response.headers["Location"] = f"{prefix}{uploaded.path}"
-    return uploaded
+    return await services_of(request).uploads.receive(tenant, body.pieces(request), body.described)
 
 
 class _Raw:

@@ -8,7 +8,7 @@ import pytest
 from app.web.inbox.assets import assets
 from app.web.inbox.language import languages
 
-LARGEST = 20_000  #: bytes of all scripts as they are sent, compressed
+LARGEST = 22_000  #: bytes of all scripts as they are sent, compressed
 SCRIPTS = {name: asset.content.decode() for name, asset in assets().items() if re.fullmatch(r"[a-z-]+\.js", name)}
 _MADE_OF_TEXT = re.compile(
     r"\beval\(|new Function|document\.write|insertAdjacentHTML|setTimeout\(['\"]|outerHTML =|on\w+="

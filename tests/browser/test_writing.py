@@ -1,7 +1,9 @@
 """Answering in the inbox: sending, taking back, refusals, and drafts."""
 
+import base64
+
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import FilePayload, expect
 
 from tests.browser.desk import Desk
 from tests.browser.people import messages_with, new_phone, status_of
@@ -16,6 +18,17 @@ _STATES = """() => {
   const note = () => [...shown].forEach((each) => window.states.push(each.textContent.trim()));
   new MutationObserver(note).observe(document.querySelector('#messages'), {childList: true, subtree: true});
 }"""
+
+_DROP = """name => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File(['content'], name, {type: 'text/plain'}));
+  const drop = new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true});
+  document.querySelector('#thread').dispatchEvent(drop);
+}"""
+#: A PNG of one pixel.
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 async def test_an_answer_is_seen_to_be_delivered(desk: Desk, server: LiveServer) -> None:
@@ -108,3 +121,52 @@ async def test_a_person_who_refused_is_named_while_one_writes(desk: Desk, server
     await desk.open_thread(person.address[-4:])
     await desk.body.fill("Are you sure?")
     await expect(desk.page.locator("#composer-problems")).not_to_be_empty()
+
+
+async def test_files_go_with_an_answer(desk: Desk, server: LiveServer) -> None:
+    person = new_phone(server.url)
+    await person.write("Have you a menu?")
+    await desk.open()
+    await desk.open_thread(person.address[-4:])
+    menu: FilePayload = {"name": "menu of today.png", "mimeType": "image/png", "buffer": PICTURE}
+    prices: FilePayload = {"name": "prices.txt", "mimeType": "text/plain", "buffer": b"Bread 2"}
+    await desk.page.locator("#composer [type=file]").set_input_files([menu, prices])
+    attached = desk.page.locator("#composer .file")
+    await expect(attached).to_have_count(2)
+    await expect(desk.page.locator("#composer .uploading")).to_have_count(0)
+    await desk.page.get_by_role("button", name="Remove prices.txt").click()
+    await expect(attached).to_have_text(["menu of today.png\u00d7"])
+    await desk.page.reload()  # it is part of the draft
+    await expect(attached).to_have_text(["menu of today.png\u00d7"])
+    await desk.body.press("Control+Enter")  # without a text
+    await expect(desk.page.locator("#messages .outbound .picture img")).to_have_attribute("alt", "menu of today.png")
+    await expect(attached).to_have_count(0)
+    await expect(desk.pending).to_have_count(0)
+    await expect(desk.page.locator("#messages > :last-child .status")).to_be_in_viewport()
+
+
+async def test_a_file_that_is_dropped_is_attached_and_undo_gives_it_back(desk: Desk, server: LiveServer) -> None:
+    person = new_phone(server.url)
+    await person.write("A receipt, please")
+    await desk.open()
+    await desk.open_thread(person.address[-4:])
+    await desk.page.evaluate(_DROP, "receipt.txt")
+    await expect(desk.page.locator("#composer .file:not(.uploading)")).to_have_text("receipt.txt\u00d7")
+    await desk.reply("Here it is")
+    await desk.page.get_by_role("button", name="Undo").click()
+    await expect(desk.body).to_have_value("Here it is")
+    await expect(desk.page.locator("#composer .file")).to_have_text("receipt.txt\u00d7")
+
+
+async def test_a_file_that_is_refused_says_why(desk: Desk, server: LiveServer) -> None:
+    person = new_phone(server.url)
+    await person.write("Send me nothing")
+    await desk.open()
+    await desk.open_thread(person.address[-4:])
+    await desk.page.locator("#composer [type=file]").set_input_files(
+        {"name": "nothing.txt", "mimeType": "text/plain", "buffer": b""}
+    )
+    problems = desk.page.locator("#composer-problems")
+    await expect(problems).to_contain_text("nothing.txt was not uploaded.")
+    await expect(problems).to_contain_text("empty")
+    await expect(desk.page.locator("#composer .file")).to_have_count(0)

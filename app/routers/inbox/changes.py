@@ -3,18 +3,21 @@
 import json
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from app.dependencies import DemoDep, Id, MessageId
+from app.dependencies import DemoDep, Id, MessageId, TenantDep
 from app.domain import ConversationStatus
 from app.errors import FieldError, InvalidRequest
+from app.routers.files import received_file
 from app.routers.inbox.answers import InboxRoute, back_to, fields_of, html, is_fragment
 from app.routers.inbox.pages import thread_values
 from app.routers.inbox.sources import Inbox, Reply
 from app.routers.inbox.views import item_of, ways_of
 from app.routers.messages import IDEMPOTENCY_KEY
 from app.routers.preview import preview_message
+from app.schemas.files import UploadedFileView
 from app.schemas.sending import Preview
 from app.services.messages.conversation_state import ConversationChange
 
@@ -110,6 +113,15 @@ async def send_reply(conversation_id: Id, request: Request) -> Response:
     return html(request, "item", {"item": item_of(await inbox.message(stored))})
 
 
+@router.post("/files")
+async def upload_file(
+    request: Request, tenant: TenantDep, name: Annotated[str | None, Query(max_length=255)] = None
+) -> Response:
+    """Store a file that a reply is to carry. Its path, as JSON, is then among the reply's `attachments`."""
+    uploaded = UploadedFileView.model_validate(await received_file(request, tenant, name), from_attributes=True)
+    return Response(uploaded.model_dump_json(), media_type="application/json")
+
+
 @router.post("/preview")
 async def preview_reply(request: Request) -> Response:
     """The answer of a preview to what is written so far, as JSON."""
@@ -136,7 +148,8 @@ async def _reply(inbox: Inbox, conversation_id: int, fields: dict[str, str]) -> 
     send_at = datetime.now(UTC) + timedelta(seconds=undo) if undo else None
     subject = fields.get("subject", way.subject) if channel == "email" else None
     body = fields.get("body", "").replace("\r\n", "\n")
-    return Reply(channel, way.from_address, way.to, body, subject, key, send_at)
+    attachments = tuple(fields.get("attachments", "").split())
+    return Reply(channel, way.from_address, way.to, body, attachments, subject, key, send_at)
 
 
 def _number(written: str) -> int:

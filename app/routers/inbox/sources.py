@@ -47,6 +47,7 @@ class Reply:
     from_address: str
     to: str
     body: str
+    attachments: tuple[str, ...] = ()  #: paths of files that were uploaded
     subject: str | None = None
     key: str | None = None
     send_at: datetime | None = None
@@ -58,7 +59,9 @@ class Reply:
             del written["body"]
             written["text"] = self.body
         if self.channel == "sms":
-            written["type"] = "sms"
+            written["type"] = "mms" if self.attachments else "sms"
+        if self.attachments:
+            written["attachments"] = list(self.attachments)
         if self.subject is not None:
             written["subject"] = self.subject
         if self.send_at is not None:
@@ -68,7 +71,7 @@ class Reply:
     @property
     def fingerprint(self) -> str:
         """A hash of what a person wrote. The time is left out, which a retry has anew."""
-        said = [self.channel, self.from_address, self.to, self.body, self.subject]
+        said = [self.channel, self.from_address, self.to, self.body, self.attachments, self.subject]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

@@ -1,11 +1,12 @@
 // Writing an answer: drafts, what the service says about it, sending, and taking it back.
 import { $, $$, announce, arrived, parsed, request, throttled, toast, word } from './page.js';
+import { addFiles, isUploading, nameFiles, showFiles, together } from './attachments.js';
 import { draftOf, forgetSend, keepDraft, keepSend, newKey, sendsOf } from './drafts.js';
 import { loggedOut } from './live.js';
 import { refreshList } from './list.js';
 import { isOpen, scrollToEnd, show, thread } from './thread.js';
 
-const KEPT_FIELDS = ['body', 'subject', 'channel', 'to'];
+const KEPT_FIELDS = ['body', 'subject', 'channel', 'to', 'attachments'];
 const RETRIED_FOR = 300_000; // milliseconds; an older send waits until it is asked for
 const RETRY_AFTER = 4000;
 const [FEWEST_ROWS, MOST_ROWS] = [2, 12];
@@ -27,6 +28,7 @@ export function prepare() {
   const open = thread();
   if (!form || !open || form.dataset.ready) return;
   form.dataset.ready = 'true';
+  form.addEventListener('inbox:files', () => typed(form));
   const { conversation } = open.dataset;
   const draft = draftOf(conversation);
   form.dataset.key = draft?.key ?? newKey();
@@ -47,6 +49,7 @@ export function retryAll() {
 
 function fill(form, fields) {
   for (const [name, value] of Object.entries(fields)) if (field(name, form)) field(name, form).value = value;
+  showFiles(form);
   grow();
 }
 
@@ -54,13 +57,22 @@ function fieldsOf(form) {
   return Object.fromEntries([...new FormData(form)].filter(([, value]) => typeof value === 'string'));
 }
 
-function typed() {
-  const form = composer();
+/** Keep what a form holds as the draft of its conversation. */
+function typed(form) {
   const fields = fieldsOf(form);
   const draft = Object.fromEntries(KEPT_FIELDS.filter((name) => name in fields).map((name) => [name, fields[name]]));
-  keepDraft(thread().dataset.conversation, { key: form.dataset.key, fields: draft });
+  keepDraft(fields.conversation, { key: form.dataset.key, fields: draft });
+  if (form !== composer()) return;
   grow();
   look();
+}
+
+/** Upload files for an answer, also when its writer goes on to another conversation meanwhile. */
+function attach(form, files) {
+  const { conversation } = fieldsOf(form);
+  const formNow = () => (isOpen(conversation) ? composer() : null);
+  complain([]);
+  return addFiles(form, files, { formNow, failed: (said) => (formNow() ? complain(said) : toast(said.join(' '))) });
 }
 
 /** Make the field as high as its text. By its rows, since the page's policy forbids styles in attributes. */
@@ -78,13 +90,14 @@ async function preview() {
   asked?.abort();
   if (!form?.dataset.preview) return;
   const fields = fieldsOf(form);
-  if (!fields.body) {
+  if (!fields.body && !fields.attachments) {
     tell(form, null);
     return;
   }
   asked = new AbortController();
   const answer = await request(form.dataset.preview, { fields, signal: asked.signal });
-  const unchanged = composer() === form && fieldsOf(form).body === fields.body;
+  const { body, attachments } = fieldsOf(form);
+  const unchanged = composer() === form && body === fields.body && attachments === fields.attachments;
   if (unchanged) tell(form, answer.ok ? await answer.json() : null);
 }
 
@@ -118,7 +131,11 @@ function complain(sentences) {
 function submit(event) {
   const form = event.target;
   event.preventDefault();
-  if (!field('body', form).value.trim()) {
+  if (isUploading(form)) {
+    complain([word('still_uploading')]);
+    return;
+  }
+  if (!field('body', form).value.trim() && !field('attachments', form).value) {
     field('body', form).focus();
     return;
   }
@@ -138,10 +155,9 @@ function submit(event) {
 
 function clear(form) {
   keepDraft(thread().dataset.conversation, null);
-  field('body', form).value = '';
+  fill(form, { body: '', attachments: '' });
   form.dataset.key = newKey();
   tell(form, null);
-  grow();
 }
 
 /** Show a message that the server has not confirmed, in the look of the page's template. */
@@ -149,6 +165,7 @@ function optimistic(send) {
   const item = $('#sending').content.cloneNode(true).firstElementChild;
   item.dataset.key = send.key;
   $('[data-slot=body]', item).textContent = send.fields.body;
+  nameFiles($('[data-slot=files]', item), send.fields.attachments);
   $('#messages').append(item);
   state(item, 'sending', word('sending'));
   return item;
@@ -242,16 +259,17 @@ function refused(send, found) {
   else toast(sentences.join(' '));
 }
 
-/** Put a text back into the composer, in front of what has been written since. */
+/** Put an answer back into the composer, in front of what has been written since. */
 function giveBack({ conversation, fields }) {
   const form = isOpen(conversation) ? composer() : null;
-  const since = form ? field('body', form).value : draftOf(conversation)?.fields.body;
-  const body = [fields.body, since].filter(Boolean).join('\n\n');
+  const since = form ? fieldsOf(form) : (draftOf(conversation)?.fields ?? {});
+  const body = [fields.body, since.body].filter(Boolean).join('\n\n');
+  const attachments = together(fields.attachments, since.attachments);
   const kept = Object.fromEntries(KEPT_FIELDS.filter((name) => name in fields).map((name) => [name, fields[name]]));
   const key = form?.dataset.key ?? newKey();
-  keepDraft(conversation, { key, fields: { ...kept, body } });
+  keepDraft(conversation, { key, fields: { ...kept, body, attachments } });
   if (!form) return;
-  fill(form, { ...kept, body });
+  fill(form, { ...kept, body, attachments });
   field('body', form).focus();
 }
 
@@ -285,8 +303,22 @@ function showAsSending(item) {
 
 document.addEventListener('inbox:arrived', ({ detail }) => showAsSending(detail));
 document.addEventListener('submit', (event) => event.target.id === 'composer' && submit(event));
-document.addEventListener('input', (event) => event.target.form?.id === 'composer' && typed());
-document.addEventListener('change', (event) => event.target.form?.id === 'composer' && typed());
+document.addEventListener('input', ({ target }) => target.form?.id === 'composer' && target.name && typed(target.form));
+document.addEventListener('change', ({ target }) => {
+  if (target.type === 'file' && target.form?.id === 'composer') {
+    attach(target.form, [...target.files]);
+    target.value = ''; // the same file can be chosen again
+  } else if (target.form?.id === 'composer') typed(target.form);
+});
+for (const name of ['paste', 'drop', 'dragover']) {
+  document.addEventListener(name, (event) => {
+    const form = event.target.closest?.('main') && composer();
+    const data = event.clipboardData ?? event.dataTransfer;
+    if (!form || !data?.types.includes('Files')) return;
+    event.preventDefault();
+    if (name !== 'dragover') attach(form, [...data.files]);
+  });
+}
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || event.isComposing) return;
   const { form } = event.target;

@@ -36,9 +36,10 @@ export function newKey() {
 /** The draft of a conversation: {key, fields, at}, or null. */
 export const draftOf = (conversation) => kept.read(`draft:${conversation}`);
 
-/** Keep a draft; one without a text is forgotten. */
+/** Keep a draft; one without a text or a file is forgotten. */
 export function keepDraft(conversation, draft) {
-  kept.write(`draft:${conversation}`, draft?.fields.body || draft?.fields.subject ? { ...draft, at: Date.now() } : null);
+  const { body, subject, attachments } = draft?.fields ?? {};
+  kept.write(`draft:${conversation}`, body || subject || attachments ? { ...draft, at: Date.now() } : null);
 }
 
 /** The sends of a conversation that had no answer yet: a list of {key, conversation, url, fields, at}. */

@@ -5,7 +5,7 @@ import { forgetOld } from './drafts.js';
 import { follow, loggedOut } from './live.js';
 import { entitle, mark, refreshList } from './list.js';
 import { groupByDay, localise } from './times.js';
-import { isOpen, markRead, received, refreshThread, scrollToStart, thread } from './thread.js';
+import { followEnd, isOpen, markRead, received, refreshThread, scrollToStart, thread } from './thread.js';
 import { followSearch } from './search.js';
 import './controls.js';
 import './keyboard.js';
@@ -41,6 +41,7 @@ function opened() {
   if (!thread()) return;
   prepare();
   scrollToStart();
+  followEnd();
   markRead();
   // On a small screen the list is hidden now, and the focus with it.
   if (document.activeElement !== document.body && !isSeen(document.activeElement)) thread().focus();

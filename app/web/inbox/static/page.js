@@ -19,14 +19,15 @@ export const isSeen = (element) => element.checkVisibility?.() ?? element.offset
 const LONGEST_WAIT = 20_000; // milliseconds, as all times here
 const RETRY_AFTER = 3000;
 
-/** The answer of our server. Unlike a page's fetch it sends the CSRF token, and ends after 20 seconds. */
-export function request(url, { fields, ...options } = {}) {
+/** The answer of our server. Unlike a page's fetch it sends the CSRF token, and ends after 20 seconds, or `wait`. */
+export function request(url, { fields, wait = LONGEST_WAIT, ...options } = {}) {
   const headers = { 'HX-Request': 'true', ...options.headers };
-  if (fields) {
-    options = { method: 'POST', body: new URLSearchParams(fields), ...options };
+  if (fields) options = { body: new URLSearchParams(fields), ...options };
+  if (options.body) {
+    options = { method: 'POST', ...options };
     headers['X-CSRF-Token'] = document.body.dataset.csrf ?? '';
   }
-  const signal = AbortSignal.any([AbortSignal.timeout(LONGEST_WAIT), ...(options.signal ? [options.signal] : [])]);
+  const signal = AbortSignal.any([AbortSignal.timeout(wait), ...(options.signal ? [options.signal] : [])]);
   return fetch(url, { cache: 'no-store', redirect: 'error', ...options, headers, signal });
 }
 

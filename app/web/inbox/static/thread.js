@@ -128,6 +128,21 @@ export function scrollToEnd() {
   if (box) box.scrollTop = box.scrollHeight;
 }
 
+let isFollowed = true;
+const sizes = new ResizeObserver(() => isFollowed && scrollToEnd());
+
+/** Keep the end of a thread in sight while it is there, as pictures load and the composer grows. */
+export function followEnd() {
+  const box = scroller();
+  sizes.disconnect();
+  if (!box) return;
+  const note = () => (isFollowed = isAtEnd());
+  note();
+  box.addEventListener('scroll', note, { passive: true });
+  sizes.observe(box);
+  sizes.observe($('#messages'));
+}
+
 /** Tell the server that the open thread was read, while it is seen. */
 export async function markRead() {
   const open = thread();

@@ -22,6 +22,15 @@ _LOADED = """(wanted) => {
   return document.querySelectorAll('#list > [data-conversation]').length >= wanted;
 }"""
 
+#: A worker that never answers, as where its script can't be loaded.
+_NO_WORKER = """window.SharedWorker = class extends EventTarget {
+  port = new MessageChannel().port1;
+  constructor() {
+    super();
+    setTimeout(() => { SAID; });
+  }
+}"""
+
 
 @pytest.fixture
 async def colleague(browser: Browser, server: LiveServer) -> AsyncIterator[Desk]:
@@ -67,6 +76,19 @@ async def test_ten_tabs_of_one_browser_are_live(desk: Desk, server: LiveServer) 
     for tab in tabs:
         await expect(tab.message("Ten of them")).to_be_visible()
         assert tab.complaints == []
+
+
+@pytest.mark.parametrize("said", ["this.dispatchEvent(new Event('error'))", ""])
+async def test_a_page_whose_worker_can_not_start_reads_the_stream_itself(
+    desk: Desk, server: LiveServer, said: str
+) -> None:
+    person = new_phone(server.url)
+    await person.write("Is anybody there?")
+    await desk.page.add_init_script(_NO_WORKER.replace("SAID", said))
+    await desk.open()
+    await expect(desk.row("Is anybody there?")).to_be_visible()
+    await person.write("Hello, hello?")
+    await expect(desk.row("Hello, hello?")).to_be_visible()
 
 
 async def test_a_burst_of_messages_costs_few_requests(desk: Desk, server: LiveServer) -> None:

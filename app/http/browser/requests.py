@@ -38,15 +38,19 @@ def _is_loaded(scope: Scope) -> bool:
 
 
 def login_needed(scope: Scope, *, is_refused: bool) -> LoginNeeded:
-    """The answer without a session. `is_refused`: a cookie was shown, which the browser shall forget."""
+    """The answer without a session.
+
+    `is_refused`: a cookie was shown. The browser shall forget it with the page that it comes from: what an open page
+    asks for later is refused as well, and not let in without a cookie as in development.
+    """
     headers, path = scope["headers_by_name"], scope["path"]
-    cookie = remove_cookie(scope) if is_refused else None
     if b"hx-request" in headers:
-        return LoginNeeded(is_fragment=True, cookie=cookie)
+        return LoginNeeded(is_fragment=True)
     is_safe = scope["method"] in SAFE_METHODS
     accepts = headers.get(b"accept", b"*/*")
     if _is_loaded(scope) or not (b"text/html" in accepts or (is_safe and b"*/*" in accepts)):
-        return LoginNeeded(cookie=cookie)
+        return LoginNeeded()
+    cookie = remove_cookie(scope) if is_refused else None
     query = scope["query_string"].decode("latin-1")
     wanted = f"{path}?{query}" if query else path
     return LoginNeeded(at=f"/login?next={quote(wanted, safe='')}" if is_safe else "/login", cookie=cookie)

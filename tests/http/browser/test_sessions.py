@@ -154,6 +154,11 @@ async def test_a_session_ends_after_its_time(guarded: httpx.AsyncClient, databas
     answer = await guarded.get("/inbox", headers=BROWSER | in_browser(over))
     assert needs_login(answer)
     assert "Max-Age=0" in answer.headers["set-cookie"]
+    # An open page asks for more than one thing. Each is refused, also in development, where no cookie would let it in.
+    for headers in ({"HX-Request": "true"}, {"Accept": "text/event-stream"}):
+        part = await guarded.get("/inbox/list", headers=headers | in_browser(over))
+        assert part.status_code == 401
+        assert "set-cookie" not in part.headers
     passing = make_session(database_url, key, seconds=1)
     headers = BROWSER | in_browser(passing)
     assert (await guarded.get("/inbox", headers=headers)).status_code == 200

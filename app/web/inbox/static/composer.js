@@ -2,7 +2,6 @@
 import { $, $$, announce, arrived, parsed, request, throttled, toast, word } from './page.js';
 import { addFiles, isUploading, nameFiles, showFiles, together } from './attachments.js';
 import { draftOf, forgetSend, keepDraft, keepSend, newKey, sendsOf } from './drafts.js';
-import { loggedOut } from './live.js';
 import { refreshList } from './list.js';
 import { isOpen, scrollToEnd, show, thread } from './thread.js';
 
@@ -204,10 +203,8 @@ async function deliver(send) {
 
 async function settle(send, answer) {
   if (answer.ok) stored(send, parsed(await answer.text()));
-  else if (answer.status === 401) {
-    loggedOut();
-    notSent(send);
-  } else if (answer.status >= 500 || MAY_PASS.has(answer.status)) failed(send);
+  else if (answer.status === 401) notSent(send);
+  else if (answer.status >= 500 || MAY_PASS.has(answer.status)) failed(send);
   else refused(send, parsed(await answer.text()));
 }
 

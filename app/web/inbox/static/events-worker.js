@@ -10,6 +10,7 @@ function tellAll(said) {
 
 function listen(port, url) {
   ports.add(port);
+  port.postMessage({ kind: 'here' });
   stream ??= new Stream(url, tellAll);
   // The page was rendered some time ago, so for a tab that joins now the stream is as good as new.
   if (stream.state === 'open' || stream.state === 'back') port.postMessage({ kind: 'state', state: 'open' });

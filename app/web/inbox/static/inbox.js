@@ -2,7 +2,7 @@
 import { $, $$, isSeen, parsed, remember, toast, word } from './page.js';
 import { prepare, retryAll } from './composer.js';
 import { forgetOld } from './drafts.js';
-import { follow, loggedOut } from './live.js';
+import { follow } from './live.js';
 import { entitle, mark, refreshList } from './list.js';
 import { groupByDay, localise } from './times.js';
 import { followEnd, isOpen, markRead, received, refreshThread, scrollToStart, thread } from './thread.js';
@@ -60,7 +60,7 @@ document.addEventListener('htmx:afterSettle', ({ target }) => {
 });
 document.addEventListener('htmx:responseError', ({ detail: { elt, xhr } }) => {
   mayBeRevealedAgain(elt);
-  if (xhr.status === 401) loggedOut();
+  if (xhr.status === 401) document.dispatchEvent(new CustomEvent('inbox:logged-out'));
   else toast($$('li, p', parsed(xhr.responseText)).map((line) => line.textContent.trim()).join(' ') || word('away'));
 });
 document.addEventListener('htmx:sendError', ({ detail: { elt } }) => {

@@ -3,6 +3,7 @@ import { $, account, events, word } from './page.js';
 import { Stream } from './stream.js';
 
 const BANNER_AFTER = 1000; // milliseconds; a shorter interruption is not shown
+const WORKER_WITHIN = 5000; // a worker that is not there by then is done without
 
 let timer = null;
 let isOut = false;
@@ -28,24 +29,51 @@ export function follow({ onEvent, onReturn }) {
   }
 }
 
-/** Show that the session has ended. */
-export function loggedOut() {
-  show('logged_out');
-}
+document.addEventListener('inbox:logged-out', () => show('logged_out'));
 
+/** The stream that all tabs share, or one of this tab where the worker behind it can't be started. */
 function connected(hear) {
   const url = new URL(events, location.href).href;
-  if (!window.SharedWorker) {
-    const stream = new Stream(url, hear);
-    stream.start();
-    return { retry: () => stream.start(), leave: () => stream.stop() };
+  let source = window.SharedWorker ? shared(url, hear, doWithout) : alone(url, hear);
+  function doWithout() {
+    source.leave();
+    source = alone(url, hear);
   }
+  return { retry: () => source.retry(), leave: () => source.leave() };
+}
+
+function alone(url, hear) {
+  const stream = new Stream(url, hear);
+  stream.start();
+  return { retry: () => stream.start(), leave: () => stream.stop() };
+}
+
+function shared(url, hear, doWithout) {
   const script = new URL('./events-worker.js', import.meta.url);
-  const { port } = new SharedWorker(script, { type: 'module', name: `events of ${account}` });
-  port.addEventListener('message', ({ data }) => hear(data));
+  const worker = new SharedWorker(script, { type: 'module', name: `events of ${account}` });
+  const { port } = worker;
+  let waiting = setTimeout(giveUp, WORKER_WITHIN);
+  let hasLeft = false;
+  function giveUp() {
+    if (waiting !== null) doWithout();
+  }
+  function stopWaiting() {
+    clearTimeout(waiting);
+    waiting = null;
+  }
+  worker.addEventListener('error', giveUp);
+  port.addEventListener('message', ({ data }) => {
+    stopWaiting();
+    if (!hasLeft && data.kind !== 'here') hear(data);
+  });
   port.start();
   port.postMessage({ say: 'listen', url });
-  return { retry: () => port.postMessage({ say: 'retry' }), leave: () => port.postMessage({ say: 'leave' }) };
+  function leave() {
+    stopWaiting();
+    hasLeft = true;
+    port.postMessage({ say: 'leave' });
+  }
+  return { retry: () => port.postMessage({ say: 'retry' }), leave };
 }
 
 function show(state) {

@@ -19,8 +19,9 @@ export const isSeen = (element) => element.checkVisibility?.() ?? element.offset
 const LONGEST_WAIT = 20_000; // milliseconds, as all times here
 const RETRY_AFTER = 3000;
 
-/** The answer of our server. Unlike a page's fetch it sends the CSRF token, and ends after 20 seconds, or `wait`. */
-export function request(url, { fields, wait = LONGEST_WAIT, ...options } = {}) {
+/** The answer of our server. Unlike a page's fetch it sends the CSRF token, and ends after 20 seconds, or `wait`.
+ * A 401 is also told to the page. */
+export async function request(url, { fields, wait = LONGEST_WAIT, ...options } = {}) {
   const headers = { 'HX-Request': 'true', ...options.headers };
   if (fields) options = { body: new URLSearchParams(fields), ...options };
   if (options.body) {
@@ -28,7 +29,9 @@ export function request(url, { fields, wait = LONGEST_WAIT, ...options } = {}) {
     headers['X-CSRF-Token'] = document.body.dataset.csrf ?? '';
   }
   const signal = AbortSignal.any([AbortSignal.timeout(wait), ...(options.signal ? [options.signal] : [])]);
-  return fetch(url, { cache: 'no-store', redirect: 'error', ...options, headers, signal });
+  const answer = await fetch(url, { cache: 'no-store', redirect: 'error', ...options, headers, signal });
+  if (answer.status === 401) document.dispatchEvent(new CustomEvent('inbox:logged-out'));
+  return answer;
 }
 
 /** The content of an HTML answer, as a fragment that is not in the page yet. */

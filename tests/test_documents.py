@@ -72,9 +72,22 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture(scope="module")
+def read_before(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of a service that has sent and received as the README says."""
+    directory = tmp_path_factory.mktemp("read_before")
+    with Reading(tree, directory) as reading:
+        for block in blocks_of(README):
+            if " -d '" in block.text:
+                reading.run(README, block)
+    return directory / "data"
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_shell_block_of_a_page_runs_as_written(page: Path, tree: Path, tmp_path: Path) -> None:
+def test_every_shell_block_of_a_page_runs_as_written(
+    page: Path, tree: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     blocks = [block for block in blocks_of(page) if block.kind != "powershell"]
     for block in blocks:
         if block.reason is not None:
@@ -82,27 +95,34 @@ def test_every_shell_block_of_a_page_runs_as_written(page: Path, tree: Path, tmp
     run = [block for block in blocks if block.reason is None]
     if not run:
         return
-    ports = {_SERVICE: str(free_port()), _SIMULATOR: str(free_port())}
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    environment |= {"PORT": ports[_SERVICE], "DATA_DIR": str(tmp_path / "data")}
-    with Processes(tree, environment, tmp_path / "log") as processes:
-        processes.start(_START, f"http://127.0.0.1:{ports[_SERVICE]}/readyz")
-        if page != README:  # a reader of any other page has sent and received as the README says
-            run = [*[block for block in blocks_of(README) if " -d '" in block.text], *run]
+    if page != README:
+        data = request.getfixturevalue("read_before")
+        subprocess.run(["cp", "-a", str(data), str(tmp_path / "data")], check=True)  # with the owners of its files
+    with Reading(tree, tmp_path) as reading:
         for block in run:
-            processes.run(page, block, ports)
+            reading.run(page, block)
 
 
-class Processes:
-    """The processes of a page: blocks that end, and services that stay until the end of the page."""
+class Reading:
+    """The processes of a page: blocks that end, and services that stay until the end of the page.
 
-    def __init__(self, tree: Path, environment: dict[str, str], log: Path) -> None:
+    They have their data in `data` below `directory`.
+    """
+
+    def __init__(self, tree: Path, directory: Path) -> None:
         self._tree = tree
-        self._environment = environment
-        self._log = log
+        self._log = directory / "log"
+        self._ports = {_SERVICE: str(free_port()), _SIMULATOR: str(free_port())}
+        self._environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        self._environment |= {"PORT": self._ports[_SERVICE], "DATA_DIR": str(directory / "data")}
         self._staying: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self) -> "Reading":
+        try:
+            self.start(_START, f"http://127.0.0.1:{self._ports[_SERVICE]}/readyz")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -132,9 +152,9 @@ class Processes:
             assert time.monotonic() < deadline, f"`{command}` does not answer:\n{self._log.read_text()}"
             time.sleep(0.1)
 
-    def run(self, page: Path, block: Block, ports: dict[str, str]) -> None:
+    def run(self, page: Path, block: Block) -> None:
         text = block.text
-        for documented, port in ports.items():
+        for documented, port in self._ports.items():
             text = re.sub(rf"(?<=127\.0\.0\.1:|localhost:){documented}\b|(?<=--port ){documented}\b", port, text)
         for command in (found[0].strip() for found in _STAYS.finditer(text)):
             if command != _START:

@@ -89,10 +89,11 @@ class Account:
 
     def __init__(self, client: httpx.AsyncClient, vendor: Vendor, database_url: str) -> None:
         self.client, self.vendor, self.database_url = client, vendor, database_url
+        self._now = time.time()  # a repeat is of the same second
 
     async def gets(self, id_: str, *, hours_ago: float = 0.0) -> None:
         """The person writes."""
-        at = int(time.time() - 3600 * hours_ago)
+        at = int(self._now - 3600 * hours_ago)
         message = {"from": PERSON[1:], "id": id_, "timestamp": str(at), "type": "text", "text": {"body": "Hi"}}
         value = {
             "messaging_product": "whatsapp",

@@ -175,6 +175,7 @@ BODIES: dict[str, Any] = {
     "/api/webhook-endpoints/{endpoint_id}/redeliver": {"event_id": cursor_at(1, Position(1, 1, 1))},
     "/api/webhook-endpoints/{endpoint_id}/replay": {"after": cursor_at(1, Position(1, 1, 1))},
     "/api/files": {"any": "document"},
+    "/inbox/files": {"any": "document"},
     "/api/suppressions": {"address": CONTACT},
     "/api/suppressions/batch": {"address": CONTACT},
     "/api/batches": {"channel": "sms", **sms()},

@@ -40,8 +40,8 @@ def _is_loaded(scope: Scope) -> bool:
 def login_needed(scope: Scope, *, is_refused: bool) -> LoginNeeded:
     """The answer without a session.
 
-    `is_refused`: a cookie was shown. The browser shall forget it with the page that it comes from: what an open page
-    asks for later is refused as well, and not let in without a cookie as in development.
+    `is_refused`: a cookie was shown. Only the answer to a page takes it away. So what an open page asks for later is
+    refused as well; in development it would be let in without one.
     """
     headers, path = scope["headers_by_name"], scope["path"]
     if b"hx-request" in headers:

@@ -154,7 +154,7 @@ async def test_a_session_ends_after_its_time(guarded: httpx.AsyncClient, databas
     answer = await guarded.get("/inbox", headers=BROWSER | in_browser(over))
     assert needs_login(answer)
     assert "Max-Age=0" in answer.headers["set-cookie"]
-    # An open page asks for more than one thing. Each is refused, also in development, where no cookie would let it in.
+    # An open page asks for more than one thing, and each is refused. In development no cookie would let it in.
     for headers in ({"HX-Request": "true"}, {"Accept": "text/event-stream"}):
         part = await guarded.get("/inbox/list", headers=headers | in_browser(over))
         assert part.status_code == 401

@@ -75,6 +75,7 @@ async def test_a_phone_shows_one_pane_at_a_time(browser: Browser, server: LiveSe
         await desk.open_thread("From one phone to another")
         await expect(desk.message("From one phone to another")).to_be_visible()
         await expect(row).not_to_be_visible()
+        await expect(desk.page.locator("#thread-name")).to_be_visible()
         assert await _overflow(desk) == 0
         await desk.page.locator("[data-back]").click()
         await expect(row).to_be_visible()

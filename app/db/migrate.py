@@ -51,7 +51,7 @@ def prepare(url: str, *, production: bool) -> None:
             return
         _upgrade(connection)
         _recreate_missing_tables(connection)
-        if distribution.has_distributed_tables(connection):
+        if distribution.has_distributed_tables(connection) and distribution.undistributed_tables(connection):
             distribution.distribute(connection)
 
 

@@ -1,5 +1,6 @@
 """Managing the installation over HTTP."""
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -133,6 +134,7 @@ async def test_what_fails_is_not_recorded_as_done(admin: httpx.AsyncClient, data
     assert rows_of(database_url, "SELECT count(*) FROM audit_events") == [(0,)]
 
 
+@pytest.mark.skipif("CITUS_URL" in os.environ, reason="a copied table has no triggers")
 @pytest.mark.parametrize(("sqlstate", "status"), [("57P01", 503), ("P0001", 500)])
 async def test_a_commit_that_fails_is_answered_as_a_failure(
     admin: httpx.AsyncClient, database_url: str, sqlstate: str, status: int

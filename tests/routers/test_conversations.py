@@ -188,7 +188,8 @@ async def test_a_conversation_has_a_customer_and_a_contact(client: httpx.AsyncCl
     await post(client, "/api/webhooks/sms", sms_webhook())
     participants = rows_of(
         database_url,
-        "SELECT role, address FROM conversation_participants JOIN contacts ON contact_id = contacts.id",
+        "SELECT role, address FROM conversation_participants AS participants"
+        " JOIN contacts ON contacts.tenant_id = participants.tenant_id AND contacts.id = contact_id",
     )
     assert sorted(participants) == [("contact", CONTACT), ("customer", CUSTOMER)]
 

@@ -49,7 +49,7 @@ async def failed(engine: AsyncEngine, database_url: str) -> list[int]:
     run(
         database_url,
         "UPDATE messages SET status = 'failed', due_at = NULL, attempt_count = 3,"
-        " provider_type = CASE id % 2 WHEN 0 THEN 'even' ELSE 'odd' END,"
+        " provider_type = CASE WHEN id % 2 = 0 THEN 'even' ELSE 'odd' END,"
         " created_at = now() - CASE WHEN id <= 5 THEN interval '2 days' ELSE interval '0' END",
     )
     return ids

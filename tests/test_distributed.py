@@ -1,9 +1,11 @@
 """A real Citus cluster, whose coordinator CITUS_URL names: what only several nodes can show."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,11 +24,14 @@ from app.db.models import Base
 from app.db.outage import sqlstate_of
 from app.domain import EventType
 from app.errors import ConfigurationError
+from app.providers.registry import provider_registry
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.reading import log_states
 from tests.cluster import workers_of
 from tests.factories import make_messages, sms, sms_webhook, until
 from tests.live import LiveServer
+from tests.providers import test_postmark
+from tests.providers.vendors import payload
 from tests.tenancy import make_tenant
 from tests.wire import rows_of
 
@@ -140,6 +145,31 @@ async def test_three_workers_hand_each_message_over_once(
     assert rows_of(database_url, "SELECT count(*), max(number) FROM delivery_attempts") == [(600, 1)]
     workers = rows_of(database_url, "SELECT count(DISTINCT worker) FROM delivery_attempts")
     assert workers[0][0] >= 1
+
+
+async def test_a_mail_of_thirty_megabytes_is_stored_and_read_back(
+    serve: Serve, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(provider_registry, "postmark", test_postmark.provider())
+    patient = {"database_statement_timeout_seconds": 60, "file_max_bytes": 40_000_000}
+    client = await serve(settings.model_copy(update=patient))
+    content = os.urandom(22_000_000)
+    mail = json.loads(payload("mail", "postmark.json"))
+    mail["Attachments"] = [
+        {"Name": "a.bin", "Content": b64encode(content).decode(), "ContentType": "application/octet-stream"}
+    ]
+    came = test_postmark.of(json.dumps(mail).encode())
+    for _ in range(2):
+        answer = await client.post("/api/webhooks/postmark", content=came.body, headers=dict(came.headers))
+        assert answer.status_code == 200, answer.text
+    [message] = (await client.get("/api/messages")).json()
+    assert (await client.get(message["attachments"][0])).content == content
+    assert rows_of(database_url, "SELECT length(body) FROM webhook_calls") == [(len(came.body),)] * 2
+    content += content[:8_000_000]
+    kind = {"Content-Type": "application/octet-stream"}
+    uploaded = await client.post("/api/files?name=b.bin", content=content, headers=kind)
+    assert uploaded.status_code == 200, uploaded.text
+    assert (await client.get(uploaded.json()["path"])).content == content
 
 
 def test_the_end_to_end_check_passes(database_url: str, tmp_path: Path) -> None:

@@ -322,18 +322,19 @@ async def test_a_bug_in_a_providers_file_loses_nothing(
     assert (verdict, reason) == ("not_understood", "KeyError: 'MessageSid of ***1234'")
 
 
+@pytest.mark.parametrize("text", ["Hello!", "x" * 300_000], ids=["in a batch", "large, and alone"])
 async def test_what_comes_in_is_the_tenants_whose_number_it_was_sent_to(
-    client: httpx.AsyncClient, database_url: str
+    client: httpx.AsyncClient, database_url: str, text: str
 ) -> None:
     acme, bolt = make_tenant(database_url, "Acme"), make_tenant(database_url, "Bolt")
     give_address(database_url, acme, "+12025550101")
     give_address(database_url, bolt, "+12025550102")
     for said in (
-        inbound(1, to="+1 202 555 0101"),
-        inbound(2, to="(202) 555-0102"),
-        [inbound(3, to="+12025550101"), inbound(4, to="+12025550102")],
-        {"id": "r-1", "status": "delivered", "reference": f"{acme}-1-1"},
-        {"id": "r-2", "status": "delivered", "reference": "999999-1-1"},
+        inbound(1, to="+1 202 555 0101", body=text),
+        inbound(2, to="(202) 555-0102", body=text),
+        [inbound(3, to="+12025550101", body=text), inbound(4, to="+12025550102")],
+        {"id": "r-1", "status": "delivered", "reference": f"{acme}-1-1", "text": text},
+        {"id": "r-2", "status": "delivered", "reference": "999999-1-1", "text": text},
     ):
         assert (await call(client, said)).status_code == 200
     messages = rows_of(database_url, "SELECT provider_message_id, tenant_id FROM messages ORDER BY 1")

@@ -17,6 +17,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.backup.restoring import restore, settle
+from app.backup.taking import take
 from app.config import Settings
 from app.db.distribution import REFERENCE
 from app.db.migrate import migrate, prepare
@@ -170,6 +172,38 @@ async def test_a_mail_of_thirty_megabytes_is_stored_and_read_back(
     uploaded = await client.post("/api/files?name=b.bin", content=content, headers=kind)
     assert uploaded.status_code == 200, uploaded.text
     assert (await client.get(uploaded.json()["path"])).content == content
+
+
+async def test_a_backup_is_restored_and_distributed_again(
+    engine: AsyncEngine, settings: Settings, database_url: str, new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    tenants = [1, *(make_tenant(database_url, f"Tenant {number}") for number in range(3))]
+    for tenant_id in tenants:
+        async with engine.begin() as connection:
+            await make_messages(connection, 3, tenant_id=tenant_id)
+    take(database_url, settings, tmp_path / "backup")
+    target = new_database(empty=True)
+    # The second time it replaces tables that are distributed.
+    for replace in (False, True):
+        done = await asyncio.to_thread(
+            restore, target, settings, tmp_path / "backup", replace=replace, keep_queue=not replace
+        )
+        assert done.in_doubt == (12 if replace else 0)
+        migrate(target)
+        [(on_nodes,)] = rows_of(target, "SELECT count(*) FROM pg_dist_partition")
+        assert on_nodes == len(rows_of(database_url, "SELECT 1 FROM pg_dist_partition"))
+        found = rows_of(target, "SELECT tenant_id, count(*) FROM messages GROUP BY 1 ORDER BY 1")
+        assert found == [(tenant_id, 3) for tenant_id in tenants]
+
+
+async def test_a_cluster_that_was_restored_in_another_way_is_settled(
+    engine: AsyncEngine, settings: Settings, database_url: str
+) -> None:
+    async with engine.begin() as connection:
+        await make_messages(connection, 3)
+    await engine.dispose()
+    assert await asyncio.to_thread(settle, database_url, settings) == 3
+    assert rows_of(database_url, "SELECT DISTINCT status FROM messages") == [("unknown",)]
 
 
 def test_the_end_to_end_check_passes(database_url: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.config import Settings
+from app.db.distribution import COPYING
 from app.db.embedded.programs import EXE, wheel_programs
 from app.errors import ConfigurationError
 
@@ -43,8 +44,9 @@ def run_on(url: str, program: Path, *words: str) -> None:
     # Other users of this machine can read arguments, but not the environment.
     parameters = parse_dsn(url)
     password = {"PGPASSWORD": word} if (word := parameters.pop("password", None)) else {}
+    options = {"PGOPTIONS": " ".join(f"-c {setting}" for setting in COPYING)}
     command = [str(program), *words, "--dbname", make_dsn(**parameters)]
-    if subprocess.run(command, env=os.environ | password, check=False).returncode != 0:  # noqa: S603 - no shell
+    if subprocess.run(command, env=os.environ | options | password, check=False).returncode != 0:  # noqa: S603 - no shell
         raise ConfigurationError(f"{program.name} has failed; what it says stands above.")
 
 

@@ -1,7 +1,8 @@
 """Taking a backup while the service runs: everything that was acknowledged before it began is in it.
 
-The dump, the counts and the list of files are of one snapshot. A file is on disk before its row is stored, and is
-removed together with it. So a file that is gone when it is copied was removed since the snapshot.
+The dump, the counts and the list of files are of one snapshot. On several nodes, each node has a snapshot of its own.
+A file is on disk before its row is stored, and is removed together with it. So a file that is gone when it is copied
+was removed since the snapshot.
 """
 
 import secrets
@@ -19,6 +20,7 @@ from app import __version__
 from app.backup.directory import BackupDirectory, Manifest, copy_private, sha256_of
 from app.backup.programs import program_of, run_on
 from app.config import Settings
+from app.db.distribution import hide_parts
 from app.db.engine import create_command_engine
 from app.db.models import Base
 from app.errors import ConfigurationError
@@ -79,6 +81,7 @@ def _snapshot(url: str) -> Iterator[tuple[Connection, str]]:
     engine = create_command_engine(url)
     try:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            hide_parts(connection)
             yield connection, str(connection.scalar(text("SELECT pg_export_snapshot()")))
     finally:
         engine.dispose()

@@ -40,13 +40,19 @@ END $$
 #: The execution option of an engine whose database is distributed.
 _OPTION = "is_distributed"
 _NOTE = text("UPDATE installation SET is_distributed = true")
-_IS_DISTRIBUTED = text("SELECT is_distributed FROM installation")
+#: True where the tables are distributed, or were when the backup was made that this database is restored from.
+IS_DISTRIBUTED = text("SELECT is_distributed FROM installation")
+
+
+#: Settings of a connection that copies all tables, which mean nothing to a server without Citus. The parts of tables
+#: are hidden, and a node is read over one connection, so that a tenant's rows are of one moment.
+COPYING = ("citus.override_table_visibility=on", "citus.max_adaptive_executor_pool_size=1")
 
 
 async def with_its_form(engine: AsyncEngine) -> AsyncEngine:
     """The engine, with the form of the database's statements noted on its connections (`is_distributed`)."""
     async with engine.connect() as connection:
-        answer = bool((await connection.execute(_IS_DISTRIBUTED)).scalar())
+        answer = bool((await connection.execute(IS_DISTRIBUTED)).scalar())
     return engine.execution_options(**{_OPTION: answer})
 
 
@@ -62,7 +68,7 @@ def is_distributed(connection: AsyncConnection) -> bool:
 
 def has_distributed_tables(connection: Connection) -> bool:
     """True if `distribute` has run in this database. A dump may have come from one to a server without Citus."""
-    return bool(connection.scalar(_IS_DISTRIBUTED)) and has_extension(connection)
+    return bool(connection.scalar(IS_DISTRIBUTED)) and has_extension(connection)
 
 
 def distribute(connection: Connection) -> list[str]:
@@ -89,6 +95,11 @@ def distribute(connection: Connection) -> list[str]:
     if done:
         log.info("tables_distributed", tables=len(done))
     return done
+
+
+def hide_parts(connection: Connection) -> None:
+    """Hide the parts of tables from looks at the catalog, in the open transaction."""
+    connection.execute(text("SET LOCAL citus.override_table_visibility TO on"))
 
 
 def has_extension(connection: Connection) -> bool:

@@ -9,10 +9,12 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg2
 import pytest
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,15 +22,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.backup.restoring import restore, settle
 from app.backup.taking import take
 from app.config import Settings
+from app.db.batches import TENANT
 from app.db.distribution import REFERENCE
+from app.db.engine import create_serving_engine, is_unavailable, lost_a_race
 from app.db.migrate import migrate, prepare
-from app.db.models import Base
+from app.db.models import Base, WebhookLease
 from app.db.outage import sqlstate_of
 from app.domain import EventType
 from app.errors import ConfigurationError
 from app.providers.registry import provider_registry
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.reading import log_states
+from app.services.webhooks.leases import note_change, renew_leases, take_lease
 from tests.cluster import workers_of
 from tests.factories import make_messages, sms, sms_webhook, until
 from tests.live import LiveServer
@@ -121,6 +126,42 @@ async def test_an_entry_is_not_read_before_an_earlier_transaction_of_its_node_en
         return state.decided >= state.head
 
     await until(is_decided, bool)
+
+
+async def test_a_renewal_of_leases_that_loses_a_deadlock_over_nodes_is_done_again(
+    settings: Settings, database_url: str
+) -> None:
+    tenants = [1, *(make_tenant(database_url, f"Tenant {number}") for number in range(6))]
+    engine = create_serving_engine(
+        database_url, settings.model_copy(update={"database_statement_timeout_seconds": 60})
+    )
+    async with engine.begin() as connection:
+        for tenant_id in tenants:
+            await note_change(connection, tenant_id)
+    async with engine.begin() as connection:
+        taken = [(tenant_id, await take_lease(connection, tenant_id)) for tenant_id in tenants]
+    held = [(tenant_id, lease[0]) for tenant_id, lease in taken if lease is not None]
+    lock = select(WebhookLease.number).where(WebhookLease.tenant_id == TENANT).with_for_update()
+
+    async def renew() -> None:
+        async with engine.begin() as connection:
+            await renew_leases(connection, held)
+
+    async def lock_waits() -> list[tuple[Any, ...]]:
+        return rows_of(database_url, "SELECT 1 FROM citus_lock_waits")
+
+    async with engine.connect() as other, other.begin():
+        await other.execute(lock, {"tenant": 1})
+        renewal = asyncio.create_task(renew())
+        await until(lock_waits, bool)
+        for tenant_id in tenants:  # the renewal has those on the other node
+            await other.execute(lock, {"tenant": tenant_id})
+        with pytest.raises(DBAPIError) as cancelled:
+            await renewal
+    assert is_unavailable(cancelled.value)
+    assert lost_a_race(cancelled.value)
+    await renew()
+    await engine.dispose()
 
 
 async def test_a_row_at_fault_is_told_by_its_class(engine: AsyncEngine) -> None:

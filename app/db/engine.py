@@ -36,8 +36,10 @@ IDLE_IN_TRANSACTION_SECONDS = 10.0
 _SERVER_WAITS_SECONDS = 0.5
 #: An answer of the database to the readiness check is repeated for so long.
 _READY_SECONDS = 0.5
+#: Codes of SQLSTATE for a transaction that gave way to another: a serialization failure, a deadlock.
+_LOST_A_RACE = ("40001", "40P01")
 #: Classes and codes of SQLSTATE for temporary trouble: connection, resources, operator intervention.
-_AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014")
+_AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014", *_LOST_A_RACE)
 
 
 @contextmanager
@@ -217,6 +219,11 @@ def create_command_engine(url: str) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
+
+
+def lost_a_race(error: BaseException) -> bool:
+    """True if a transaction gave way to another one, so that the same work can succeed at once."""
+    return sqlstate_of(error) in _LOST_A_RACE
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -135,7 +135,7 @@ async def test_what_fails_is_not_recorded_as_done(admin: httpx.AsyncClient, data
 
 
 @pytest.mark.skipif("CITUS_URL" in os.environ, reason="a copied table has no triggers")
-@pytest.mark.parametrize(("sqlstate", "status"), [("57P01", 503), ("P0001", 500)])
+@pytest.mark.parametrize(("sqlstate", "status"), [("57P01", 503), ("40P01", 503), ("P0001", 500)])
 async def test_a_commit_that_fails_is_answered_as_a_failure(
     admin: httpx.AsyncClient, database_url: str, sqlstate: str, status: int
 ) -> None:

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.engine import is_unavailable
+from app.db.engine import is_unavailable, lost_a_race
 from app.db.outage import outage
 from app.errors import DatabaseUnavailable, Overloaded
 from app.metrics.catalogue import BATCH_SECONDS, BATCH_SIZE
@@ -123,14 +123,14 @@ class GroupCommit(Generic[Item, Result]):
             answers = await self._commit([item for item, _ in batch])
         except Exception as error:
             unavailable = is_unavailable(error)
-            if unavailable:
-                outage.note(error, batch=self._name)
-            elif len(batch) > 1:
+            if len(batch) > 1 and (lost_a_race(error) or not unavailable):
                 log.warning("batch_split", batch=self._name, size=len(batch), error=type(error).__name__)
                 await self._discard()
                 for alone in batch:
                     await self._write([alone])
                 return
+            if unavailable:
+                outage.note(error, batch=self._name)
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(_unavailable() if unavailable else error)

@@ -20,7 +20,6 @@ from app.services.delivery.provider_states import ProviderSignals, record_signal
 
 log = structlog.get_logger(__name__)
 
-_LOST_A_RACE = {"40001", "40P01"}  # serialization failure, deadlock: a repeat can succeed
 _UNIQUE_VIOLATION = "23505"
 
 
@@ -60,9 +59,6 @@ class OutcomeRecorder(GroupCommit[AttemptResult, bool]):
                 break
             except DatabaseUnavailable:
                 await asyncio.sleep(self._settings.worker_poll_seconds)
-            except DBAPIError as error:
-                if sqlstate_of(error) not in _LOST_A_RACE:
-                    raise
             except Overloaded:  # the recorder is closing, or full: the lease ends, and the attempt is in doubt
                 log.warning("outcome_not_recorded", **facts)
                 return
@@ -94,7 +90,7 @@ async def _record_outcomes(connection: AsyncConnection, results: list[AttemptRes
         async with connection.begin_nested():
             return await record_outcomes(connection, results)
     except DBAPIError as error:
-        if is_unavailable(error) or sqlstate_of(error) in _LOST_A_RACE:
+        if is_unavailable(error):
             raise
         [result] = results
         log.warning("outcome_not_storable", message_id=result.message_id, sqlstate=sqlstate_of(error))

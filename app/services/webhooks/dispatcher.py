@@ -100,8 +100,8 @@ class WebhookDispatcher:
                     self._serve(state.tenant_id, *taken)
             now = asyncio.get_running_loop().time()
             if now - self._renewed_at >= RENEW_SECONDS:
-                self._renewed_at = now
                 await renew_leases(connection, [(id, each.number) for id, each in self._served.items()])
+                self._renewed_at = now
                 for served in list(self._served.values()):
                     served.flush()
 

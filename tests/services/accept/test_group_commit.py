@@ -1,6 +1,7 @@
 """Group commit by itself: batches form, a poisoned item fails alone, the queue is bounded, leaving drains it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
@@ -41,7 +42,11 @@ class Divider:
 
 
 def group_commit(
-    engine: AsyncEngine, work: Divider, *, queue_limit: int = 1000, deadline: float = 5
+    engine: AsyncEngine,
+    work: Callable[[AsyncConnection, list[int]], Awaitable[list[int]]],
+    *,
+    queue_limit: int = 1000,
+    deadline: float = 5,
 ) -> GroupCommit[int, int]:
     settings = make_settings(
         accept_batch_size=50, accept_queue_limit=queue_limit, database_statement_timeout_seconds=deadline
@@ -66,6 +71,20 @@ async def test_a_poisoned_item_fails_alone(engine: AsyncEngine) -> None:
     poisoned = answers.pop(2)
     assert answers == [100, 50, 25, 20]
     assert isinstance(poisoned, DBAPIError)
+    await engine.dispose()
+
+
+async def test_a_batch_that_lost_a_race_is_written_item_by_item(engine: AsyncEngine) -> None:
+    async def work(connection: AsyncConnection, items: list[int]) -> list[int]:
+        if len(items) > 1 or items == [0]:
+            await connection.execute(text("DO $$ BEGIN RAISE deadlock_detected; END $$"))
+        return items
+
+    async with group_commit(engine, work) as commit:
+        answers = await asyncio.gather(*(commit.submit(item) for item in [1, 2, 0, 4, 5]), return_exceptions=True)
+    lost = answers.pop(2)
+    assert answers == [1, 2, 4, 5]
+    assert isinstance(lost, DatabaseUnavailable)
     await engine.dispose()
 
 

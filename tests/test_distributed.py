@@ -35,11 +35,12 @@ from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.reading import log_states
 from app.services.webhooks.leases import note_change, renew_leases, take_lease
 from tests.cluster import workers_of
+from tests.conftest import execute
 from tests.factories import make_messages, sms, sms_webhook, until
 from tests.live import LiveServer
 from tests.providers import test_postmark
 from tests.providers.vendors import payload
-from tests.tenancy import make_tenant
+from tests.tenancy import give_address, make_tenant
 from tests.wire import rows_of
 
 CITUS_URL = os.environ.get("CITUS_URL", "")
@@ -126,6 +127,33 @@ async def test_an_entry_is_not_read_before_an_earlier_transaction_of_its_node_en
         return state.decided >= state.head
 
     await until(is_decided, bool)
+
+
+async def test_while_a_node_is_away_tenants_of_others_are_served(
+    serve: Serve, settings: Settings, database_url: str
+) -> None:
+    tenants = [1, *(make_tenant(database_url, f"Tenant {number}") for number in range(6))]
+    on_node = "SELECT nodeid FROM pg_dist_placement JOIN pg_dist_node USING (groupid) WHERE shardid ="
+    of_tenant = "get_shard_id_for_distribution_column('messages', {})"
+    nodes = {tenant: rows_of(database_url, f"{on_node} {of_tenant.format(tenant)}")[0][0] for tenant in tenants}
+    away = next(tenant for tenant in tenants if nodes[tenant] != nodes[1])
+    numbers = {1: "+12025550101", away: "+12025550102"}
+    for tenant, number in numbers.items():
+        give_address(database_url, tenant, number)
+    client = await serve(settings.model_copy(update={"worker_enabled": False}))
+
+    async def received(tenant: int, call: str) -> int:
+        said = sms_webhook(to=numbers[tenant], messaging_provider_id=call)
+        return (await client.post("/api/webhooks/sms", json=said)).status_code
+
+    [(port,)] = rows_of(database_url, f"SELECT nodeport FROM pg_dist_node WHERE nodeid = {nodes[away]}")
+    execute(database_url, f"UPDATE pg_dist_node SET nodeport = 1 WHERE nodeid = {nodes[away]}")
+    try:
+        assert (await received(away, "one"), await received(1, "two")) == (503, 200)
+    finally:
+        execute(database_url, f"UPDATE pg_dist_node SET nodeport = {port} WHERE nodeid = {nodes[away]}")
+    assert (await received(away, "one"), await received(1, "two")) == (200, 200)
+    assert rows_of(database_url, "SELECT count(*) FROM messages") == [(2,)]
 
 
 async def test_a_renewal_of_leases_that_loses_a_deadlock_over_nodes_is_done_again(

@@ -64,6 +64,10 @@ async def raise_generation(connection: asyncpg.Connection) -> None:
             await connection.execute(_RAISE, int(time.time()), started, of_server)
     except (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError):
         pass
+    except asyncpg.PostgresConnectionError:
+        # A node of a cluster is away. When it is back, it refuses entries until a new connection raises their logs.
+        if connection.is_closed():
+            raise
 
 
 def give_up_stale_connections(engine: AsyncEngine) -> None:

@@ -8,6 +8,7 @@ import sys
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,34 @@ async def test_an_entry_is_not_read_before_an_earlier_transaction_of_its_node_en
         return state.decided >= state.head
 
     await until(is_decided, bool)
+
+
+async def test_a_lock_on_a_node_ends_a_request_with_503_and_leaves_nothing_there(
+    serve: Serve, settings: Settings, database_url: str
+) -> None:
+    hasty = {"database_statement_timeout_seconds": 1, "worker_enabled": False}
+    client = await serve(settings.model_copy(update=hasty))
+    assert (await client.post("/api/messages/sms", json=sms())).status_code == 200
+    [(part, host, port)] = rows_of(
+        database_url,
+        "SELECT shard_name, nodename, nodeport FROM citus_shards"
+        " WHERE shardid = get_shard_id_for_distribution_column('conversations', 1)",
+    )
+    node = make_url(database_url).set(host=host, port=port).render_as_string(hide_password=False)
+    key = {"Idempotency-Key": "once"}
+
+    async def waiting_there() -> list[tuple[Any, ...]]:
+        waits = "SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return rows_of(node, waits)
+
+    with closing(psycopg2.connect(node)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT 1 FROM {part} WHERE tenant_id = 1 FOR UPDATE")
+        assert (await client.post("/api/messages/sms", json=sms(), headers=key)).status_code == 503
+        await until(waiting_there, lambda found: not found)
+    assert rows_of(database_url, "SELECT count(*) FROM messages") == [(1,)]
+    for _ in range(2):
+        assert (await client.post("/api/messages/sms", json=sms(), headers=key)).status_code == 200
+    assert rows_of(database_url, "SELECT count(*) FROM messages") == [(2,)]
 
 
 async def test_while_a_node_is_away_tenants_of_others_are_served(

@@ -14,7 +14,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import asyncpg
-from sqlalchemy import ARRAY, BindParameter, ColumnElement, Select, bindparam, column, func, select, true
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    Select,
+    bindparam,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 
@@ -37,7 +48,7 @@ class Read:
     """A SELECT whose parameters have names, `tenant` and at least one more; rendered when it is first executed.
 
     Rendering raises `TenantNotNamed` if it does not name its tenant. `width` is the number of its columns: rows that
-    come from a shared round trip have one more. A statement with parameters in a subquery of FROM can't share one.
+    come from a shared round trip have one more. Those that take long do not share one.
     """
 
     def __init__(self, statement: Select[Any], *, may_be_shared: bool = True) -> None:
@@ -71,11 +82,13 @@ class Read:
     def _shared(self) -> tuple[str, list[str], dict[str, Any]]:
         arrays = [bindparam(_several(name), type_=ARRAY(each.type)) for name, each in self._asked.items()]
         named = [column(name, each.type) for name, each in self._asked.items()]
-        asked = func.unnest(*arrays).table_valued(*named, with_ordinality="number", name="asked").render_derived()
+        asked = func.unnest(*arrays).table_valued(*named, with_ordinality="number").render_derived("asked")
 
         def of_its_read(element: Any, **_: Any) -> ColumnElement[Any] | None:
-            is_asked = isinstance(element, BindParameter) and element.key in self._asked
-            return asked.c[element.key] if is_asked else None
+            if not isinstance(element, BindParameter) or element.key not in self._asked:
+                return None
+            # As text, since a column would bring its table into each subquery once more.
+            return literal_column(f"asked.{element.key}", element.type)
 
         statement: Any = replacement_traverse(self._statement, {}, of_its_read)
         found = statement.lateral("found")

@@ -11,10 +11,11 @@ from app.config import Settings
 from app.db.batches import TENANT
 from app.db.engine import create_serving_engine
 from app.db.models import Conversation, EventLog, Tenant
-from app.db.reads import Read, Reads
+from app.db.reads import Read, Reads, Rows
 from app.db.tenant_guard import TenantNotNamed
 from app.errors import DatabaseUnavailable
 from app.services.messages.conversations import ConversationService
+from app.services.messages.reading import MessageFilter
 from tests.conftest import execute
 from tests.factories import make_messages
 
@@ -101,9 +102,29 @@ async def test_pages_are_the_same_alone_and_shared(reads: Reads, settings: Setti
     async with engine.begin() as connection:
         await make_messages(connection, 30)
     await engine.dispose()
-    service = ConversationService(reads, 1)
+    service, of_provider = ConversationService(reads, 1), MessageFilter(provider_type="sms")
+    failed = noted_failures(reads)
     alone = [await service.recent(limit=limit) for limit in range(1, 31)]
     assert await asyncio.gather(*(service.recent(limit=limit) for limit in range(1, 31))) == alone
     cursors = [page.next for page in alone if page.next]
     after = [await service.recent(limit=5, cursor=cursor) for cursor in cursors]
     assert await asyncio.gather(*(service.recent(limit=5, cursor=cursor) for cursor in cursors)) == after
+    filtered = [await of_provider.page(reads, 1, limit=limit, cursor=None) for limit in range(1, 31)]
+    asked = (of_provider.page(reads, 1, limit=limit, cursor=None) for limit in range(1, 31))
+    assert await asyncio.gather(*asked) == filtered
+    assert failed == []
+
+
+def noted_failures(reads: Reads) -> list[Exception]:
+    """The errors of statements from now on: a shared one that fails is repeated alone."""
+    failed, execute_plain = [], reads._execute
+
+    async def noted(call: list[Any]) -> Rows:
+        try:
+            return await execute_plain(call)
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    reads._execute = noted  # type: ignore[method-assign]
+    return failed

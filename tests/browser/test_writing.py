@@ -1,9 +1,10 @@
 """Answering in the inbox: sending, taking back, refusals, and drafts."""
 
+import asyncio
 import base64
 
 import pytest
-from playwright.async_api import FilePayload, expect
+from playwright.async_api import FilePayload, Route, expect
 
 from tests.browser.desk import Desk
 from tests.browser.people import messages_with, new_phone, status_of
@@ -166,7 +167,41 @@ async def test_a_file_that_is_refused_says_why(desk: Desk, server: LiveServer) -
     await desk.page.locator("#composer [type=file]").set_input_files(
         {"name": "nothing.txt", "mimeType": "text/plain", "buffer": b""}
     )
-    problems = desk.page.locator("#composer-problems")
-    await expect(problems).to_contain_text("nothing.txt was not uploaded.")
-    await expect(problems).to_contain_text("empty")
+    told = desk.page.locator("#toasts")
+    await expect(told).to_contain_text("nothing.txt was not uploaded.")
+    await expect(told).to_contain_text("empty")
     await expect(desk.page.locator("#composer .file")).to_have_count(0)
+
+
+async def test_a_file_that_is_uploaded_meanwhile_joins_what_was_written_since(desk: Desk, server: LiveServer) -> None:
+    person, other = new_phone(server.url), new_phone(server.url)
+    await person.write("A large file, please")
+    await other.write("I am next")
+    await desk.open()
+    await desk.open_thread("A large file, please")
+    may_go_on = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await may_go_on.wait()
+        await route.continue_()
+
+    await desk.page.route("**/inbox/files?*", held)
+    await desk.body.fill("First words")
+    large: FilePayload = {"name": "large.txt", "mimeType": "text/plain", "buffer": b"large"}
+    await desk.page.locator("#composer [type=file]").set_input_files(large)
+    waiting = desk.page.locator("#composer .uploading")
+    await expect(waiting).to_have_text("large.txt")
+    await desk.open_thread("I am next")
+    await expect(waiting).to_have_count(0)
+    await desk.open_thread("A large file, please")
+    await expect(waiting).to_have_text("large.txt")
+    await desk.body.fill("Better words")
+    await desk.body.press("Control+Enter")
+    await expect(desk.page.locator("#composer-problems")).to_contain_text("still being uploaded")
+    await desk.open_thread("I am next")
+    may_go_on.set()
+    kept = "() => Object.values(localStorage).some((each) => each.includes('large.txt'))"
+    await desk.page.wait_for_function(kept, polling=200)
+    await desk.open_thread("A large file, please")
+    await expect(desk.body).to_have_value("Better words")
+    await expect(desk.page.locator("#composer .file")).to_have_text("large.txt\u00d7")

@@ -1,20 +1,27 @@
 // Files of an answer: uploaded as soon as they are chosen, shown beside its text, and kept with its draft.
-import { $, $$, announce, parsed, request, word } from './page.js';
+import { $, announce, parsed, request, word } from './page.js';
 
 const LONGEST_UPLOAD = 600_000; // milliseconds
 
-/** The paths of files in a form's field `attachments`, one in each line. */
+/** The files that are being uploaded, by conversation: their reader may go on to another one meanwhile. */
+const underWay = new Map();
+
+/** The paths in a field `attachments`, one in each line. */
 const pathsIn = (written) => (written ?? '').split('\n').filter(Boolean);
 
 const nameOf = (path) => decodeURIComponent(path.split('/').pop());
 
-/** True while files of a form are on their way. */
-export const isUploading = (form) => $('.file.uploading', form) !== null;
+/** The field `attachments` of two drafts that become one. */
+export const together = (...written) => [...new Set(written.flatMap(pathsIn))].join('\n');
 
-/** Show the files of a form as its field has them. */
+/** True while files for a conversation are on their way. */
+export const isUploading = (conversation) => underWay.has(conversation);
+
+/** Show the files of a form: those that its field has, and those that are on their way. */
 export function showFiles(form) {
-  $$('.files > :not(:has(.uploading))', form).forEach((item) => item.remove());
-  $('.files', form).prepend(...pathsIn(form.elements.attachments.value).map((path) => item(form, path)));
+  const { attachments, conversation } = form.elements;
+  const waiting = (underWay.get(conversation.value) ?? []).map(({ name }) => labelled(name, 'uploading'));
+  $('.files', form).replaceChildren(...pathsIn(attachments.value).map((path) => item(form, path)), ...waiting);
 }
 
 /** Show the names of the files that a send has, in `place`. */
@@ -23,36 +30,27 @@ export function nameFiles(place, written) {
   place.hidden = !written;
 }
 
-/** The field `attachments` of two drafts that become one. */
-export const together = (...written) => [...new Set(written.flatMap(pathsIn))].join('\n');
-
 /**
- * Upload files, and put their paths into the field of the form, in the order of the files. `formNow` gives the form
- * that shows the conversation when an upload ends, since a reader may have gone on meanwhile. `failed` takes sentences.
+ * Upload files for a conversation, one after another: they would take all the connections that a browser has.
+ * `onChange()` is told of each beginning and end, `onStored(path)` of each file, `onRefused(sentence)` of the others.
  */
-export async function addFiles(form, files, { formNow, failed }) {
-  const begun = files.map((file) => ({ file, shown: showWaiting(form, file), ends: upload(file) }));
-  const sentences = [];
-  for (const { file, shown, ends } of begun) {
-    const { path, reason } = await ends;
-    shown.remove();
-    const target = formNow() ?? form;
-    if (path) change(target, together(target.elements.attachments.value, path));
-    else sentences.push(`${word('not_uploaded', { name: file.name })} ${reason}`.trim());
+export async function upload(conversation, files, { onChange, onStored, onRefused }) {
+  underWay.set(conversation, [...(underWay.get(conversation) ?? []), ...files]);
+  onChange();
+  for (const file of files) {
+    announce(word('uploading', { name: file.name }));
+    const { path, reason } = await stored(file);
+    const left = underWay.get(conversation).filter((each) => each !== file);
+    if (left.length) underWay.set(conversation, left);
+    else underWay.delete(conversation);
+    if (path) onStored(path);
+    else onRefused(`${word('not_uploaded', { name: file.name })} ${reason}`.trim());
+    onChange();
   }
-  if (sentences.length) failed(sentences);
-}
-
-function showWaiting(form, file) {
-  const shown = labelled(file.name);
-  shown.firstElementChild.classList.add('uploading');
-  $('.files', form).append(shown);
-  announce(word('uploading', { name: file.name }));
-  return shown;
 }
 
 /** The path of a file once it is stored, or the reason why it is not. */
-async function upload(file) {
+async function stored(file) {
   const headers = { 'Content-Type': file.type || 'application/octet-stream' };
   try {
     const url = `/inbox/files?name=${encodeURIComponent(file.name)}`;
@@ -64,8 +62,8 @@ async function upload(file) {
   }
 }
 
-/** Give the field another value, and tell its form, also one that is not shown any more. */
-function change(form, written) {
+/** Put other files into a form, and tell it. */
+export function change(form, written) {
   form.elements.attachments.value = written;
   showFiles(form);
   form.dispatchEvent(new CustomEvent('inbox:files'));
@@ -79,19 +77,18 @@ function item(form, path) {
   button.textContent = '\u00d7';
   button.setAttribute('aria-label', word('remove_file', { name: nameOf(path) }));
   button.addEventListener('click', () => {
-    const left = pathsIn(form.elements.attachments.value).filter((each) => each !== path);
-    change(form, left.join('\n'));
+    change(form, pathsIn(form.elements.attachments.value).filter((each) => each !== path).join('\n'));
     form.elements.body.focus();
   });
   shown.firstElementChild.append(button);
   return shown;
 }
 
-function labelled(name) {
+function labelled(name, ...classes) {
   const shown = document.createElement('li');
   const file = document.createElement('span');
   const text = document.createElement('span');
-  file.className = 'file';
+  file.classList.add('file', ...classes);
   text.textContent = name;
   file.append(text);
   shown.append(file);

@@ -1,6 +1,6 @@
 // Writing an answer: drafts, what the service says about it, sending, and taking it back.
 import { $, $$, announce, arrived, parsed, request, throttled, toast, word } from './page.js';
-import { addFiles, isUploading, nameFiles, showFiles, together } from './attachments.js';
+import { change, isUploading, nameFiles, showFiles, together, upload } from './attachments.js';
 import { draftOf, forgetSend, keepDraft, keepSend, newKey, sendsOf } from './drafts.js';
 import { refreshList } from './list.js';
 import { isOpen, scrollToEnd, show, thread } from './thread.js';
@@ -8,6 +8,7 @@ import { isOpen, scrollToEnd, show, thread } from './thread.js';
 const KEPT_FIELDS = ['body', 'subject', 'channel', 'to', 'attachments'];
 const RETRIED_FOR = 300_000; // milliseconds; an older send waits until it is asked for
 const RETRY_AFTER = 4000;
+const REFUSAL_SECONDS = 15;
 const [FEWEST_ROWS, MOST_ROWS] = [2, 12];
 const MAY_PASS = new Set([408, 425, 429]);
 
@@ -31,7 +32,7 @@ export function prepare() {
   const { conversation } = open.dataset;
   const draft = draftOf(conversation);
   form.dataset.key = draft?.key ?? newKey();
-  if (draft) fill(form, draft.fields);
+  fill(form, draft?.fields ?? {});
   for (const send of sendsOf(conversation)) {
     const item = optimistic(send);
     if (send.at > Date.now() - RETRIED_FOR) deliver(send);
@@ -61,17 +62,27 @@ function typed(form) {
   const fields = fieldsOf(form);
   const draft = Object.fromEntries(KEPT_FIELDS.filter((name) => name in fields).map((name) => [name, fields[name]]));
   keepDraft(fields.conversation, { key: form.dataset.key, fields: draft });
-  if (form !== composer()) return;
   grow();
   look();
 }
 
-/** Upload files for an answer, also when its writer goes on to another conversation meanwhile. */
+/** Upload files for an answer. Its writer may go on to another conversation meanwhile. */
 function attach(form, files) {
   const { conversation } = fieldsOf(form);
-  const formNow = () => (isOpen(conversation) ? composer() : null);
-  complain([]);
-  return addFiles(form, files, { formNow, failed: (said) => (formNow() ? complain(said) : toast(said.join(' '))) });
+  const formNow = () => (isOpen(conversation) && composer()?.dataset.ready ? composer() : null);
+  const onChange = () => formNow() && showFiles(formNow());
+  const onRefused = (sentence) => toast(sentence, {}, REFUSAL_SECONDS);
+  upload(conversation, files, { onChange, onStored: (path) => addTo(conversation, formNow(), path), onRefused });
+}
+
+/** Add a file to the form of a conversation, or to its draft while it is not open. */
+function addTo(conversation, form, path) {
+  if (form) {
+    change(form, together(field('attachments', form).value, path));
+    return;
+  }
+  const { key = newKey(), fields = {} } = draftOf(conversation) ?? {};
+  keepDraft(conversation, { key, fields: { ...fields, attachments: together(fields.attachments, path) } });
 }
 
 /** Make the field as high as its text. By its rows, since the page's policy forbids styles in attributes. */
@@ -130,7 +141,7 @@ function complain(sentences) {
 function submit(event) {
   const form = event.target;
   event.preventDefault();
-  if (isUploading(form)) {
+  if (isUploading(thread().dataset.conversation)) {
     complain([word('still_uploading')]);
     return;
   }
@@ -309,9 +320,10 @@ document.addEventListener('change', ({ target }) => {
 });
 for (const name of ['paste', 'drop', 'dragover']) {
   document.addEventListener(name, (event) => {
-    const form = event.target.closest?.('main') && composer();
+    const form = event.target.closest?.(name === 'paste' ? '#composer' : 'main') && composer();
     const data = event.clipboardData ?? event.dataTransfer;
-    if (!form || !data?.types.includes('Files')) return;
+    // A table or a text that is copied from an office program comes with its picture.
+    if (!form || !data?.types.includes('Files') || (name === 'paste' && data.types.includes('text/plain'))) return;
     event.preventDefault();
     if (name !== 'dragover') attach(form, [...data.files]);
   });

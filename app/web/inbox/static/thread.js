@@ -131,6 +131,9 @@ export function scrollToEnd() {
 let isFollowed = true;
 const sizes = new ResizeObserver(() => isFollowed && scrollToEnd());
 
+// Who unfolds something wants to see its beginning.
+document.addEventListener('click', ({ target }) => target.closest?.('#messages summary') && (isFollowed = false), true);
+
 /** Keep the end of a thread in sight while it is there, as pictures load and the composer grows. */
 export function followEnd() {
   const box = scroller();

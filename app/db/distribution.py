@@ -42,11 +42,10 @@ _OPTION = "is_distributed"
 _NOTE = text("UPDATE installation SET is_distributed = true")
 #: True where the tables are distributed, or were when the backup was made that this database is restored from.
 IS_DISTRIBUTED = text("SELECT is_distributed FROM installation")
-
-
+_PARTS_HIDDEN = "citus.override_table_visibility=on"
 #: Settings of a connection that copies all tables, which mean nothing to a server without Citus. The parts of tables
 #: are hidden, and a node is read over one connection, so that a tenant's rows are of one moment.
-COPYING = ("citus.override_table_visibility=on", "citus.max_adaptive_executor_pool_size=1")
+COPYING = (_PARTS_HIDDEN, "citus.max_adaptive_executor_pool_size=1")
 
 
 async def with_its_form(engine: AsyncEngine) -> AsyncEngine:
@@ -99,7 +98,7 @@ def distribute(connection: Connection) -> list[str]:
 
 def hide_parts(connection: Connection) -> None:
     """Hide the parts of tables from looks at the catalog, in the open transaction."""
-    connection.execute(text("SET LOCAL citus.override_table_visibility TO on"))
+    connection.execute(text(f"SET LOCAL {_PARTS_HIDDEN}"))
 
 
 def has_extension(connection: Connection) -> bool:

@@ -1,5 +1,5 @@
 // The start of the page's script.
-import { $, $$, isSeen, parsed, remember, toast, word } from './page.js';
+import { $, $$, isSeen, loggedOut, parsed, remember, toast, word } from './page.js';
 import { prepare, retryAll } from './composer.js';
 import { forgetOld } from './drafts.js';
 import { follow } from './live.js';
@@ -60,7 +60,7 @@ document.addEventListener('htmx:afterSettle', ({ target }) => {
 });
 document.addEventListener('htmx:responseError', ({ detail: { elt, xhr } }) => {
   mayBeRevealedAgain(elt);
-  if (xhr.status === 401) document.dispatchEvent(new CustomEvent('inbox:logged-out'));
+  if (xhr.status === 401) loggedOut();
   else toast($$('li, p', parsed(xhr.responseText)).map((line) => line.textContent.trim()).join(' ') || word('away'));
 });
 document.addEventListener('htmx:sendError', ({ detail: { elt } }) => {

@@ -30,8 +30,13 @@ export async function request(url, { fields, wait = LONGEST_WAIT, ...options } =
   }
   const signal = AbortSignal.any([AbortSignal.timeout(wait), ...(options.signal ? [options.signal] : [])]);
   const answer = await fetch(url, { cache: 'no-store', redirect: 'error', ...options, headers, signal });
-  if (answer.status === 401) document.dispatchEvent(new CustomEvent('inbox:logged-out'));
+  if (answer.status === 401) loggedOut();
   return answer;
+}
+
+/** Tell the page's other scripts that the session has ended. */
+export function loggedOut() {
+  document.dispatchEvent(new CustomEvent('inbox:logged-out'));
 }
 
 /** The content of an HTML answer, as a fragment that is not in the page yet. */

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -95,7 +96,8 @@ class LiveServer(LiveProcess):
         """SIGKILL for the embedded server, the parent first, so that it can't restart its children."""
         processes = self.postgres_processes()
         for process in sorted(processes, key=lambda each: each.create_time()):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(processes, timeout=60)
 
     def wait_for_postgres_to_end(self) -> None:

@@ -31,6 +31,8 @@ _COLUMNS = ("address", "scope", "scope_value", "source", "detail", "created_at")
 _ORIGIN = ("source", "created_at")
 #: Lines between two lines of progress.
 _PROGRESS = 10_000
+#: An import waits for a database that is away for so long.
+_PATIENCE_SECONDS = 60.0
 #: Spreadsheets take a cell that begins with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@")
 
@@ -105,7 +107,7 @@ async def _import(suppressions: Suppressions, source: BinaryIO) -> int:
     text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
     is_whole = True
     try:
-        async for results in suppressions.add_all(lines_of(text)):
+        async for results in suppressions.add_all(lines_of(text), patience_seconds=_PATIENCE_SECONDS):
             for result in results:
                 counts[result.status] += 1
                 if result.status is LineStatus.REFUSED:
@@ -116,7 +118,7 @@ async def _import(suppressions: Suppressions, source: BinaryIO) -> int:
         if not is_unavailable(error):
             raise
         is_whole = False
-        remark("The database went away. Import the same file again: lines that are stored are not stored twice.")
+        remark("The database is away. Import the same file again: lines that are stored are not stored twice.")
     finally:
         text.detach()  # it would close the standard input
     added, held, refused = (counts[each] for each in LineStatus)

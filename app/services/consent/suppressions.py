@@ -1,6 +1,7 @@
 """A tenant's list of refusals, as its team works with it: looked up, extended one by one or in bulk, and lifted."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 from app.config import Settings
 from app.consent import SAID_BY_PERSON, ConsentScope, ConsentSource, LineStatus
 from app.db.batches import TENANT
+from app.db.engine import is_unavailable
 from app.db.models import ConsentEntry, Contact, Suppression
+from app.db.outage import outage
 from app.db.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, Channel
 from app.errors import ContactNotFound, FieldError, InvalidRequest, SuppressionNotFound
@@ -30,6 +33,8 @@ from app.services.tenancy.audit import record
 BATCH = 250
 #: Rows in a page of all refusals.
 _PAGE = 1000
+#: Between two tries of a batch.
+_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +143,19 @@ class Suppressions:
             self._on_logged(self._tenant_id)
         return held[0], entry_id is not None
 
-    async def add_all(self, lines: Iterable[Line]) -> AsyncIterator[list[LineResult]]:
+    async def add_all(
+        self, lines: Iterable[Line], *, patience_seconds: float = 0.0
+    ) -> AsyncIterator[list[LineResult]]:
         """Add the refusals of a list of any length; yields the results of each batch after its commit.
 
-        A line that is refused harms no other. If the database goes away, the batches before are stored, and the same
-        list can be given again.
+        A line that is refused harms no other. While the database is away or busy, a batch is tried again for
+        `patience_seconds`. Then its error is raised: the batches before are stored, and the same list can be given
+        again.
         """
         left = iter(lines)
         # In a thread, because reading some hundred addresses would hold up all other requests.
         while judged := await asyncio.to_thread(self._judged, left):
-            yield await self._add_batch(judged)
+            yield await self._add_patiently(judged, patience_seconds)
 
     async def lift(self, suppression_id: int, *, reason: str, evidence: str | None) -> ConsentEntry:
         """End one refusal, and no other of the same person; returns the entry of that.
@@ -217,6 +225,17 @@ class Suppressions:
     def _judged(self, lines: Iterator[Line]) -> list[tuple[int, Said | str]]:
         """The next lines, each as a statement or with the reason why it is refused."""
         return [(line.number, self._rules.read(line.content)) for line in islice(lines, BATCH)]
+
+    async def _add_patiently(self, judged: Sequence[tuple[int, Said | str]], seconds: float) -> list[LineResult]:
+        gives_up_at = time.monotonic() + seconds
+        while True:
+            try:
+                return await self._add_batch(judged)
+            except Exception as error:
+                if not is_unavailable(error) or time.monotonic() >= gives_up_at:
+                    raise
+                outage.note(error, action="waiting for it")
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _add_batch(self, judged: Sequence[tuple[int, Said | str]]) -> list[LineResult]:
         read = [

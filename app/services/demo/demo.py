@@ -1,6 +1,8 @@
 """Plays the demo into an empty installation in development, and removes it again."""
 
+import asyncio
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
@@ -16,8 +18,8 @@ from app.providers.base import InboundMessage
 from app.providers.registry import provider_registry
 from app.routing import route_of
 from app.services.callbacks.items import CallbackItems
-from app.services.consent.suppressions import Suppressions
-from app.services.demo.people import OUR_MAIL, OUR_NUMBER, PEOPLE, Line, Person
+from app.services.consent.suppressions import SuppressionFilter, Suppressions
+from app.services.demo.people import OUR_MAIL, OUR_NUMBER, PEOPLE, REFUSING, Line, Person
 from app.services.messages.metadata import has_pair, pair_parameters
 from app.services.messages.service import MessageService
 from app.services.people.contacts import ContactChange, ContactService
@@ -25,6 +27,8 @@ from app.services.people.contacts import ContactChange, ContactService
 #: The pair of metadata that marks the people of the demo.
 DEMO = ("demo", "true")
 _REMOVED = "The demo is removed."
+#: The longest wait for the last answer of the demo, which comes a second after its message has left.
+_ANSWER_SECONDS = 5.0
 
 
 class Demo:
@@ -73,11 +77,22 @@ class Demo:
 
     async def remove(self) -> None:
         """Remove the people of the demo, their messages, and their refusals."""
+        await self._hear_the_refusal()
         while people := await self._people(50):
             for contact_id in people:
                 for held in await self._suppressions.refusals_of(contact_id):
                     await self._suppressions.lift(held.id, reason=_REMOVED, evidence="A person of the demo.")
                 await self._contacts.erase(contact_id, actor=None, client=None)
+
+    async def _hear_the_refusal(self) -> None:
+        """Wait for the STOP that is still on its way: it would begin a conversation that is not marked."""
+        address = self._address(REFUSING)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                while (await self._contacts.contacts(address, limit=1)).rows:
+                    if (await self._suppressions.page(SuppressionFilter(address), limit=1, cursor=None)).rows:
+                        return
+                    await asyncio.sleep(0.1)
 
     def _only_simulated(self) -> bool:
         names = [name for channel in (Channel.SMS, Channel.EMAIL) for name in route_of(self._settings, channel)]

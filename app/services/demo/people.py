@@ -7,6 +7,8 @@ from app.domain import Channel, Direction
 
 #: The addresses of the bakery.
 OUR_NUMBER, OUR_MAIL = "+12016661234", "hello@bluedoor-bakery.example"
+#: The simulated carrier lets this person answer STOP, a moment after the message.
+REFUSING = "+15005553001"
 _IN, _OUT = Direction.INBOUND, Direction.OUTBOUND
 
 
@@ -102,7 +104,7 @@ PEOPLE: Sequence[Person] = (
     ),
     Person(
         "Oliver Brown",
-        "+15005553001",
+        REFUSING,
         [
             Line(
                 _OUT, _DAY + 60, "This week: cinnamon rolls, 3 for 2. Reply STOP to end these texts.", topic="offers"

@@ -70,6 +70,7 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--singles", type=int, default=50, help="how many messages an idle service gets one by one")
     parser.add_argument("--readers", type=int, default=1000, help="how many idle readers of events are connected")
     parser.add_argument("--webhooks", type=int, default=10, help="how many messages go to all webhook endpoints")
+    parser.add_argument("--endpoints", type=int, default=500, help="how many there are; a fifth is slow or dead")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="what is measured")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
@@ -93,6 +94,8 @@ def _chosen(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("singles are at least two: the first is not counted among the others")
     if "events" in chosen.only and chosen.readers < 1:
         parser.error("readers are at least one")
+    if "webhooks" in chosen.only and chosen.endpoints < 10:
+        parser.error("endpoints are at least ten: one is slow, and one dead")
     return chosen
 
 
@@ -138,7 +141,7 @@ async def _measure_once(targets: Targets, chosen: argparse.Namespace, rounds: Ro
         rounds.events.append(events := await targets.events(chosen.singles, chosen.readers))
         _say(f"{number}: events: the slowest came after {max(events.after_ms, default=0.0):.1f} ms")
     if "webhooks" in chosen.only:
-        rounds.webhooks.append(webhooks := await targets.webhooks(chosen.webhooks, Endpoints()))
+        rounds.webhooks.append(webhooks := await targets.webhooks(chosen.webhooks, Endpoints(chosen.endpoints)))
         slowest = max(webhooks.arrived_ms, default=0.0)
         _say(f"{number}: webhooks: the last of {len(webhooks.arrived_ms):,} arrived after {slowest:.1f} ms")
     measures: dict[str, Callable[[], Awaitable[Figures]]] = {

@@ -111,15 +111,23 @@ def rss(server: Server) -> int:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The number of endpoints of each kind."""
+    """The number of endpoints of each kind: a tenth is dead, and another slow."""
 
-    well: int = 400
-    dead: int = 50  #: they refuse connections
-    slow: int = 50  #: they take 30 s
+    all: int
 
     @property
-    def all(self) -> int:
-        return self.well + self.dead + self.slow
+    def dead(self) -> int:
+        """They refuse connections."""
+        return self.all // 10
+
+    @property
+    def slow(self) -> int:
+        """They take 30 s."""
+        return self.all // 10
+
+    @property
+    def well(self) -> int:
+        return self.all - self.dead - self.slow
 
 
 @dataclass

@@ -176,9 +176,9 @@ def test_an_import_gives_up_when_the_database_stays_busy(
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_lines_are_imported(import_of: ImportOf, run: Run) -> None:
-    code, remarks = import_of("".join(f"person{number}@example.org\n" for number in range(100_000)))
+def test_a_long_list_is_imported_in_batches(import_of: ImportOf, run: Run) -> None:
+    code, remarks = import_of("".join(f"person{number}@example.org\n" for number in range(20_100)))
     assert code == 0, remarks[-3:]
-    assert "10000 lines so far." in remarks
-    assert remarks[-1] == "100000 added, 0 held already, 0 refused."
-    assert run("export")[1].count("\n") == 100_001
+    assert {"10000 lines so far.", "20000 lines so far."} <= set(remarks)
+    assert remarks[-1] == "20100 added, 0 held already, 0 refused."
+    assert run("export")[1].count("\n") == 20_101

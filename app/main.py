@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import __version__
 from app.config import Settings
 from app.db.engine import provided_database
-from app.db.migrate import prepare
 from app.db.obstacles import obstacle
+from app.db.schema.migrate import prepare
 from app.files import FileAddresses
 from app.http import problems
 from app.http.admission import Admission

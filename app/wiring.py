@@ -12,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
 from app.database_urls import database_name
-from app.db.distribution import engine_is_distributed, with_its_form
+from app.db.connectivity.pooler import with_pooler_known
+from app.db.connectivity.replica import ReadsWithReplica
 from app.db.engine import PromptSessions, Readiness, create_serving_engine
-from app.db.pooler import with_pooler_known
 from app.db.process_lock import ProcessLock
-from app.db.reads import Reads
-from app.db.replica import ReadsWithReplica
+from app.db.schema.distribution import engine_is_distributed, with_its_form
+from app.db.statements.reads import Reads
 from app.errors import ConfigurationError
 from app.providers.registry import from_packages, provider_registry
 from app.providers.simulated.in_process import SimulatedCarrier

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.batches import Priority
 from app.config import Settings
+from app.db.connectivity.outage import outage
 from app.db.engine import PromptSessions, is_unavailable
-from app.db.outage import outage
 from app.db.process_lock import ProcessLock
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of

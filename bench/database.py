@@ -14,8 +14,8 @@ from typing import Any
 import psycopg2
 
 from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import migrate
 from app.db.models import Base
+from app.db.schema.migrate import migrate
 from app.domain import DEFAULT_TENANT_ID
 from app.installation import KeyScope
 from app.services.events.cursors import Position

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
 from app.db.engine import create_serving_engine
-from app.db.statistics import learn_sizes
+from app.db.schema.statistics import learn_sizes
 from app.domain import DEFAULT_TENANT_ID
 from app.services.events.cursors import cursor_at
 from bench.database import Database

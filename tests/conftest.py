@@ -124,7 +124,7 @@ def _server(_compiled_once: None) -> str:
     from filelock import FileLock
 
     import app.main  # noqa: F401 - it sets up the log, as in a process of the service
-    from app.db.migrate import migrate
+    from app.db.schema.migrate import migrate
 
     _watch_log()
     run, template = Path(os.environ[_RUN]), os.environ[_TEMPLATE]
@@ -216,7 +216,7 @@ def _compiled_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def new_database(_server: str) -> Callable[..., str]:
     """Makes databases, each gone after the run: as the migrations leave one, or with `empty=True` without a table."""
-    from app.db.migrate import migrate
+    from app.db.schema.migrate import migrate
 
     template = os.environ[_TEMPLATE]
 
@@ -324,7 +324,7 @@ _known_server: list[str] = []
 
 def _watch_statements(patch: pytest.MonkeyPatch) -> None:
     """Collect the statements that this process issues through the service's connections."""
-    from app.db import connections
+    from app.db.connectivity import connections
 
     class Watched(connections._Connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -382,8 +382,8 @@ def make_settings(**values: object) -> Settings:
 @pytest.fixture
 async def engine(settings: Settings, database_url: str) -> AsyncIterator[AsyncEngine]:
     """The engine of a service with these settings."""
-    from app.db.distribution import with_its_form
     from app.db.engine import create_serving_engine
+    from app.db.schema.distribution import with_its_form
 
     engine = create_serving_engine(database_url, settings)
     yield await with_its_form(engine) if os.environ.get("CITUS_URL") else engine

@@ -11,8 +11,8 @@ from typing import Any
 from pglast import ast, parse_sql
 from pglast.enums import A_Expr_Kind, BoolExprType, JoinType
 
-from app.db.distribution import REFERENCE
 from app.db.models import Base
+from app.db.schema.distribution import REFERENCE
 
 DISTRIBUTED = frozenset(
     table.name for table in Base.metadata.tables.values() if "tenant_id" in table.c and table.name not in REFERENCE

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import migrate
+from app.db.schema.migrate import migrate
 from tests.factories import until
 from tests.http.test_protocol import HEAD, connected
 from tests.live import LOCAL, LiveProcess, LiveServer

@@ -23,12 +23,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.backup.restoring import restore, settle
 from app.backup.taking import take
 from app.config import Settings
-from app.db.batches import TENANT
-from app.db.distribution import REFERENCE
+from app.db.connectivity.outage import sqlstate_of
 from app.db.engine import create_serving_engine, is_unavailable, lost_a_race
-from app.db.migrate import migrate, prepare
 from app.db.models import Base, WebhookLease
-from app.db.outage import sqlstate_of
+from app.db.schema.distribution import REFERENCE
+from app.db.schema.migrate import migrate, prepare
+from app.db.statements.batches import TENANT
 from app.domain import EventType
 from app.errors import ConfigurationError
 from app.providers.registry import provider_registry

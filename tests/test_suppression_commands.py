@@ -12,8 +12,8 @@ from sqlalchemy import text
 from app.__main__ import main
 from app.commands import suppressions
 from app.consent import ConsentScope
+from app.db.connectivity.outage import outage
 from app.db.engine import create_command_engine
-from app.db.outage import outage
 from app.services.consent.hashes import AddressHashes
 from tests.cases import each_case
 from tests.conftest import execute, make_settings

@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.batches import TENANT, given, rows
 from app.db.models import DeliveryAttempt, Message, Tenant
+from app.db.statements.batches import TENANT, given, rows
 from app.domain import AttemptOutcome, EventType, MessageStatus
 from app.routing import route_of
 from app.services.event_log.entries import NewEvent, write_entries

@@ -10,8 +10,8 @@ from pathlib import Path
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.config import Settings
-from app.db.distribution import COPYING
 from app.db.embedded.programs import EXE, wheel_programs
+from app.db.schema.distribution import COPYING
 from app.errors import ConfigurationError
 
 #: Where packages of Debian and of Red Hat have the programs of each version.

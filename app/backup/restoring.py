@@ -19,9 +19,9 @@ from app.backup.directory import BackupDirectory, Manifest, copy_private
 from app.backup.in_doubt import put_in_doubt
 from app.backup.programs import output_of, program_of, run_on
 from app.config import Settings
-from app.db.distribution import IS_DISTRIBUTED, hide_parts
 from app.db.engine import create_command_engine, create_serving_engine
 from app.db.models import REVISION
+from app.db.schema.distribution import IS_DISTRIBUTED, hide_parts
 from app.errors import ConfigurationError
 
 #: Ids of the time after the backup were handed out and are lost. New ones begin behind them.

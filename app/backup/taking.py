@@ -20,9 +20,9 @@ from app import __version__
 from app.backup.directory import BackupDirectory, Manifest, copy_private, sha256_of
 from app.backup.programs import program_of, run_on
 from app.config import Settings
-from app.db.distribution import hide_parts
 from app.db.engine import create_command_engine
 from app.db.models import Base
+from app.db.schema.distribution import hide_parts
 from app.errors import ConfigurationError
 
 _FILES_ON_DISK = text("SELECT tenant_id, id, path FROM files WHERE path IS NOT NULL")

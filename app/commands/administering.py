@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.addresses import InvalidAddress
 from app.commands import ACTOR, refuse, say
 from app.config import Settings
+from app.db.connectivity.pooler import with_pooler_known
 from app.db.engine import create_serving_engine
-from app.db.migrate import prepared_database
-from app.db.pooler import with_pooler_known
+from app.db.schema.migrate import prepared_database
 from app.services.tenancy.administration import AdministrationService
 
 #: Rows fetched at a time when a whole list is printed.

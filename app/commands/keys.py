@@ -8,7 +8,7 @@ from app.commands import table
 from app.commands.administering import PAGE, add_action, run
 from app.config import Settings
 from app.db.models import ApiKey
-from app.db.paging import rows_of_all
+from app.db.statements.paging import rows_of_all
 from app.schemas.administration import NewKey
 from app.services.tenancy.administration import AdministrationService
 

@@ -4,7 +4,7 @@ import argparse
 
 from app.config import Settings
 from app.db.engine import provided_database
-from app.db.migrate import migrate
+from app.db.schema.migrate import migrate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 
 from app.commands import moment, say
 from app.config import Settings
-from app.db.migrate import prepared_database
 from app.db.models import Message, Tenant
+from app.db.schema.migrate import prepared_database
 from app.domain import Direction
 from app.errors import ConfigurationError, ServiceError
 from app.providers.base import InboundMessage, ProviderFailure

@@ -7,7 +7,7 @@ from app.backup.restoring import restore, settle
 from app.commands import refuse, remark, say
 from app.config import Settings
 from app.db.engine import provided_database
-from app.db.migrate import prepare
+from app.db.schema.migrate import prepare
 from app.errors import ConfigurationError
 from app.installation import command_name
 

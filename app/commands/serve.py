@@ -14,7 +14,7 @@ from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from app.commands import allow_open_files, bound, bound_internally, leave_no_core
 from app.config import Settings
-from app.db.migrate import prepared_database
+from app.db.schema.migrate import prepared_database
 from app.http.protocol import TimedProtocol
 from app.providers.registry import provider_registry
 from app.routing import channels_served, route_of

@@ -17,7 +17,7 @@ from app.commands import ACTOR, refuse, remark
 from app.config import Settings
 from app.consent import LineStatus
 from app.db.engine import is_unavailable
-from app.db.migrate import prepared_database
+from app.db.schema.migrate import prepared_database
 from app.errors import InvalidRequest
 from app.http.problems import invalid_request
 from app.schemas.consent import LONGEST_DETAIL, NewSuppression

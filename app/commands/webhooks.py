@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from app.commands import ACTOR, moment, refuse, say, table
 from app.config import Settings
-from app.db.migrate import prepared_database
 from app.db.models import KeptCallback
-from app.db.paging import Page, rows_of_all
+from app.db.schema.migrate import prepared_database
+from app.db.statements.paging import Page, rows_of_all
 from app.installation import CallbackVerdict
 from app.services.callbacks.callback_store import CallbackResult
 from app.services.callbacks.kept_callbacks import get_callback, list_callbacks

@@ -14,10 +14,10 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from app.commands import bound_internally, leave_no_core
 from app.config import Settings
-from app.db.connections import connect
+from app.db.connectivity.connections import connect
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable, provided_database
-from app.db.migrate import prepare
-from app.db.outage import outage
+from app.db.schema.migrate import prepare
 from app.wiring import Services, must_have_providers, running_services
 
 log = structlog.get_logger(__name__)

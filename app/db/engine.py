@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.config import Settings
 from app.database_urls import libpq_url
-from app.db.connections import connect
+from app.db.connectivity.connections import connect
+from app.db.connectivity.event_generation import give_up_stale_connections, raise_generation
+from app.db.connectivity.outage import outage, sqlstate_of
+from app.db.connectivity.pool import MeasuredPool
 from app.db.embedded import EmbeddedPostgres, Keeper
-from app.db.event_generation import give_up_stale_connections, raise_generation
-from app.db.outage import outage, sqlstate_of
-from app.db.pool import MeasuredPool
 from app.db.tenant_guard import guard
 from app.errors import DatabaseUnavailable
 from app.short_cache import ShortCache

@@ -30,7 +30,7 @@ from app.domain import (
 from app.files import FileStatus
 from app.installation import CallbackVerdict
 
-#: The revision of `app/db/migrations` that results in these tables.
+#: The revision of `app/db/schema/migrations` that results in these tables.
 REVISION = "20261130_17"
 
 _IS_PENDING = "due_at IS NOT NULL"
@@ -706,7 +706,7 @@ class QuietHours(Base):
 
 
 class EventLog(Base):
-    """The state of a tenant's event log: one row per tenant, which `app.db.event_generation` maintains.
+    """The state of a tenant's event log: one row per tenant, which `app.db.connectivity.event_generation` maintains.
 
     `generation` leads the key of new entries. It rises with every start of a database server, because transaction ids
     can go back then: `server_started_at` is the start that it holds for. Entries up to `trimmed_to_…`, inclusive, are
@@ -902,7 +902,7 @@ class Figures(Base):
 
 
 class Installation(Base):
-    """The facts of the whole installation, in one row. `is_distributed` is set by `app.db.distribution`."""
+    """The facts of the whole installation, in one row. `is_distributed` is set by `app.db.schema.distribution`."""
 
     __tablename__ = "installation"
     is_only: Mapped[bool] = mapped_column(primary_key=True, server_default=true())

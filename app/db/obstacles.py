@@ -2,8 +2,8 @@
 
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from app.db.connectivity.outage import sqlstate_of
 from app.db.embedded import EmbeddedPostgresError
-from app.db.outage import sqlstate_of
 from app.errors import ConfigurationError
 
 

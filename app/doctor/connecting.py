@@ -8,14 +8,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
-from app.db.connections import connect, is_pooled
+from app.db.connectivity.connections import connect, is_pooled
+from app.db.connectivity.pooler import with_pooler_known
 from app.db.engine import (
     IDLE_IN_TRANSACTION_SECONDS,
     create_command_engine,
     server_statement_seconds,
     serving_options,
 )
-from app.db.pooler import with_pooler_known
 from app.doctor.findings import DatabaseCheck, Finding, duration, ok, problem, warning
 from app.errors import ConfigurationError
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.config import Settings
 from app.db.models import Base
-from app.db.schema import alembic_config, differences
+from app.db.schema.revisions import alembic_config, differences
 from app.doctor import connecting
 from app.doctor.connecting import is_behind_pooler
 from app.doctor.findings import APP, DatabaseCheck, Finding, counted, ok, problem, warning

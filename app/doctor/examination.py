@@ -10,9 +10,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
+from app.db.connectivity.outage import sqlstate_of
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import create_command_engine, provided_database
-from app.db.outage import sqlstate_of
 from app.doctor import consent, database, event_log, installation, nodes, operation, snapshots
 from app.doctor.findings import DatabaseCheck, Finding, Found, Level, LocalCheck, problem
 

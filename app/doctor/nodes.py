@@ -3,8 +3,8 @@
 from sqlalchemy import Connection, text
 
 from app.config import Settings
-from app.db.distribution import WRITE_THROUGH_COORDINATOR, has_extension, is_coordinator, undistributed_tables
-from app.db.distribution import has_distributed_tables as is_meant_to_be
+from app.db.schema.distribution import WRITE_THROUGH_COORDINATOR, has_extension, is_coordinator, undistributed_tables
+from app.db.schema.distribution import has_distributed_tables as is_meant_to_be
 from app.doctor.findings import APP, DatabaseCheck, Finding, counted, ok, problem
 
 _NODES = text("SELECT count(*) FILTER (WHERE isactive), count(*) FILTER (WHERE NOT isactive) FROM pg_dist_node")

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from fastapi import Request, Response
 
-from app.db.paging import Page
+from app.db.statements.paging import Page
 
 Row = TypeVar("Row")
 

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from app.db.connectivity.outage import outage, sqlstate_of
 from app.db.engine import is_unavailable
-from app.db.outage import outage, sqlstate_of
 from app.errors import DatabaseUnavailable, FieldError, InvalidRequest, ServiceError
 from app.http.access import methods_at
 from app.http.browser.errors import as_page

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from starlette.types import Message, Scope, Send
 
 from app.config import Settings
-from app.db.replica import written_at
+from app.db.connectivity.replica import written_at
 from app.errors import FieldError, InvalidRequest
 from app.http.browser.cookies import cookies_of, is_secure
 from app.http.browser.requests import SAFE_METHODS, needs_session

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import migrate
+from app.db.schema.migrate import migrate
 from app.main import create_app
 from app.testing.service import Service, StartService
 

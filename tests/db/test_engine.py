@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from app.config import Settings
-from app.db.connections import connect
+from app.db.connectivity.connections import connect
 from app.db.engine import PromptSessions, create_command_engine, create_serving_engine, is_unavailable
 from app.main import create_app
 from tests.conftest import client_of, execute, make_settings

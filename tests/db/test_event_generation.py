@@ -19,7 +19,7 @@ from app.config import Settings
 from app.db.embedded import EmbeddedPostgres
 from app.db.embedded.programs import find_programs
 from app.db.engine import create_serving_engine, is_unavailable
-from app.db.migrate import migrate
+from app.db.schema.migrate import migrate
 from app.domain import EventType
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.cursors import BEGINNING, Position, cursor_at

@@ -11,9 +11,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
 
 from app.db.engine import create_command_engine
-from app.db.migrate import migrate, prepare
 from app.db.models import REVISION, Base
-from app.db.schema import alembic_config, differences
+from app.db.schema.migrate import migrate, prepare
+from app.db.schema.revisions import alembic_config, differences
 from app.errors import ConfigurationError
 from tests.conftest import execute
 

@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 
 from app.backup.restoring import restore
 from app.backup.taking import take
-from app.db import schema
 from app.db.embedded.programs import Programs, find_programs
 from app.db.engine import create_command_engine
-from app.db.migrate import migrate
+from app.db.schema import revisions
+from app.db.schema.migrate import migrate
 from tests.conftest import database_named, execute, make_settings
 from tests.live import LiveServer, free_port
 
@@ -77,7 +77,7 @@ def test_it_is_migrated_served_backed_up_and_restored(bindir: Path, server: Othe
     migrate(served)
     engine = create_command_engine(served)
     with engine.connect() as connection:
-        assert schema.differences(connection) == []
+        assert revisions.differences(connection) == []
         print(f"PostgreSQL {_version(connection)}")
     engine.dispose()
 

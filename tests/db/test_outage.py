@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.db.outage import Outage
+from app.db.connectivity.outage import Outage
 from app.log import configure_logging
 from tests.cases import each_case
 from tests.conftest import make_settings

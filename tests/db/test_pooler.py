@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.db.connections import connect, is_pooled
+from app.db.connectivity.connections import connect, is_pooled
+from app.db.connectivity.pooler import with_pooler_known
 from app.db.engine import create_serving_engine
-from app.db.pooler import with_pooler_known
 from app.doctor.examination import examine
 from app.doctor.findings import Level
 from app.errors import ConfigurationError

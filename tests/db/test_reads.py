@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import Integer, bindparam, cast, func, literal_column, select
 
 from app.config import Settings
-from app.db.batches import TENANT
 from app.db.engine import create_serving_engine
 from app.db.models import Conversation, EventLog, Tenant
-from app.db.reads import Read, Reads, Rows
+from app.db.statements.batches import TENANT
+from app.db.statements.reads import Read, Reads, Rows
 from app.db.tenant_guard import TenantNotNamed
 from app.errors import DatabaseUnavailable
 from app.services.messages.conversations import ConversationService

@@ -36,8 +36,8 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression
 
 from app import services
-from app.db import paging
 from app.db.models import Base, Contact, Conversation, ConversationParticipant, DeliveryAttempt, Message, Tenant
+from app.db.statements import paging
 from app.db.tenant_guard import ALL_TENANTS, TENANTS_TABLES, TenantNotNamed
 from app.services.messages import conversations
 from app.services.messages.json_views import CONVERSATION

@@ -21,7 +21,7 @@ import psycopg2
 from sqlalchemy.engine import make_url
 
 from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import migrate
+from app.db.schema.migrate import migrate
 from tests.conftest import database_named, execute, let_in_quickly
 from tests.faults.client import Load
 from tests.live import LOCAL, LiveProcess, LiveServer, free_port

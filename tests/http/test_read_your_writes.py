@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.db.replica import written_at
+from app.db.connectivity.replica import written_at
 from app.domain import DEFAULT_TENANT_ID
 from app.errors import InvalidRequest
 from app.http.read_your_writes import ReadYourWrites

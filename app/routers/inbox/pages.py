@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.db.paging import cursor_at
+from app.db.statements.paging import cursor_at
 from app.dependencies import DemoDep, Id, MessageId
 from app.domain import ConversationStatus
 from app.routers.inbox.answers import InboxRoute, ListQuery, html, is_fragment, language_of, takes_gzip

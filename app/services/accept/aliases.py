@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import aliased
 
-from app.db.batches import TENANT
 from app.db.models import Alias, Contact, Conversation, Tenant
+from app.db.statements.batches import TENANT
 from app.domain import Address, AddressType
 from app.services.search.queue import queue_contacts
 from app.short_cache import ShortCache

@@ -34,8 +34,8 @@ from sqlalchemy.dialects.postgresql import insert as insert_missing
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from app.db.batches import TENANT, same
 from app.db.models import Contact, Conversation, ConversationParticipant
+from app.db.statements.batches import TENANT, same
 from app.domain import Direction, ParticipantRole, StoredMessage
 from app.services.search.queue import queued_contacts
 

@@ -6,8 +6,8 @@ from sqlalchemy import BigInteger, DateTime, Text, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows, same
 from app.db.models import Contact, Conversation, ConversationParticipant
+from app.db.statements.batches import TENANT, given, rows, same
 from app.domain import EventType, NewMessage, ParticipantRole
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.search.queue import queue_contacts

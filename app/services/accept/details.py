@@ -27,9 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as insert_missing
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows
-from app.db.json_text import constant
 from app.db.models import Contact, MetadataEntry, NamedAddress
+from app.db.statements.batches import TENANT, given, rows
+from app.db.statements.json_text import constant
 from app.domain import NewMessage
 from app.services.search.queue import queue_contacts, queue_rows, queued_contacts
 

@@ -15,8 +15,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable, lost_a_race
-from app.db.outage import outage
 from app.errors import DatabaseUnavailable, Overloaded
 from app.metrics.catalogue import BATCH_SECONDS, BATCH_SIZE
 

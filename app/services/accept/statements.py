@@ -39,8 +39,8 @@ from sqlalchemy.sql.selectable import LateralFromClause
 from sqlalchemy.types import TypeEngine
 
 from app.batches import HOLDING, BatchState, Priority
-from app.db.batches import AT_HELD, TENANT, rows, same
 from app.db.models import Batch, Conversation, Message
+from app.db.statements.batches import AT_HELD, TENANT, rows, same
 from app.details import LONGEST_NAME, NO_DETAILS
 from app.domain import ConversationStatus, Direction, MessageStatus, NewMessage
 from app.services.accept.beginnings import BEGINNING_COLUMNS, Beginnings, beginnings

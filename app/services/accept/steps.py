@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from app.batches import HOLDING
-from app.db.batches import TENANT, given, rows
 from app.db.models import Batch, Conversation
+from app.db.statements.batches import TENANT, given, rows
 from app.domain import EventType, MessageStatus, NewMessage
 from app.services.accept.details import write_details
 from app.services.accept.loops import COMPUTED, GIVEN, LoopLimit, given_moments, is_paused_now

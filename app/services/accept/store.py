@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import given
-from app.db.distribution import is_distributed
+from app.db.schema.distribution import is_distributed
+from app.db.statements.batches import given
 from app.details import NO_DETAILS
 from app.domain import NewMessage, StoredMessage
 from app.services.accept.beginnings import BEGINNING_COLUMNS, correct_counts

@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.distribution import engine_is_distributed
+from app.db.schema.distribution import engine_is_distributed
 from app.domain import Direction, NewMessage, StoredMessage
 from app.services.accept.group_commit import GroupCommit
 from app.services.accept.loops import LoopLimit

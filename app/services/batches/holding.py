@@ -13,8 +13,8 @@ from sqlalchemy import BigInteger, ColumnElement, Update, and_, bindparam, exist
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.batches import BatchState
-from app.db.batches import AT_HELD, TENANT
 from app.db.models import Batch, DeliveryAttempt, Message
+from app.db.statements.batches import AT_HELD, TENANT
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import AttemptOutcome, EventType, MessageStatus
 from app.services.delivery.leases import update_unlocked

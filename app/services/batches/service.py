@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 
 from app.batches import BatchState
 from app.db.models import Batch, Message
-from app.db.paging import Page
+from app.db.statements.paging import Page
 from app.domain import NewMessage
 from app.errors import BatchCanceled, Overloaded
 from app.services.batches.holding import settle

@@ -10,7 +10,7 @@ from sqlalchemy.orm import load_only
 
 from app.batches import BatchState, Priority
 from app.db.models import Batch, Message
-from app.db.paging import Page, fetch_page
+from app.db.statements.paging import Page, fetch_page
 from app.errors import BatchNotFound
 
 

@@ -27,9 +27,9 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
-from app.db.batches import TENANT, given, rows
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, SignatureToken, Tenant
-from app.db.sanitize import storable_text
+from app.db.statements.batches import TENANT, given, rows
+from app.db.statements.sanitize import storable_text
 from app.domain import DEFAULT_TENANT_ID
 from app.installation import CallbackVerdict
 from app.providers.base import Callback

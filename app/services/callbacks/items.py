@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.addresses import InvalidAddress, any_address, sender_address
 from app.config import Settings
+from app.db.connectivity.outage import sqlstate_of
 from app.db.models import Conversation
-from app.db.outage import sqlstate_of
-from app.db.sanitize import storable_document, storable_moment, storable_text
+from app.db.statements.sanitize import storable_document, storable_moment, storable_text
 from app.details import NO_DETAILS, MessageDetails
 from app.domain import DEFAULT_TENANT_ID, Address, Channel, Direction, NewMessage, StoredMessage
 from app.metrics.catalogue import RECEIPTS

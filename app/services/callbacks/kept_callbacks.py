@@ -23,9 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 
-from app.db.batches import TENANT
 from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback, Tenant
-from app.db.paging import Page, fetch_page
+from app.db.statements.batches import TENANT
+from app.db.statements.paging import Page, fetch_page
 from app.domain import DEFAULT_TENANT_ID
 from app.errors import WebhookCallNotFound
 from app.installation import CallbackVerdict

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.addresses import InvalidAddress, sender_address
 from app.config import Settings
-from app.db.batches import TENANT, given, rows, same
 from app.db.models import Conversation, DeliveryAttempt, Message
+from app.db.statements.batches import TENANT, given, rows, same
 from app.domain import DEFAULT_TENANT_ID, Address, Direction
 from app.providers.base import InboundMessage, MailClaims, Proof
 from app.references import parse_reference

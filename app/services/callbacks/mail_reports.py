@@ -11,9 +11,9 @@ from sqlalchemy import ARRAY, BigInteger, DateTime, Row, Text, any_, bindparam, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.addresses import InvalidAddress, sender_address
-from app.db.batches import TENANT
 from app.db.models import DeliveryAttempt, Message
-from app.db.sanitize import storable_text
+from app.db.statements.batches import TENANT
+from app.db.statements.sanitize import storable_text
 from app.domain import Channel, Direction
 from app.providers.base import REPORT, MailReport, Receipt
 from app.providers.mail.fields import MailFields

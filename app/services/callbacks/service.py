@@ -10,7 +10,7 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.db.models import KeptCallback, Tenant
-from app.db.sanitize import storable_text
+from app.db.statements.sanitize import storable_text
 from app.errors import ProviderNotFound
 from app.installation import CallbackVerdict
 from app.metrics.catalogue import CALLBACKS

@@ -34,8 +34,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.consent import ConsentScope
-from app.db.batches import TENANT, given, rows
 from app.db.models import ConsentEntry, Conversation, Message, MessageEvent, Suppression
+from app.db.statements.batches import TENANT, given, rows
 from app.domain import MessageStatus
 from app.services.consent.copies import Copies
 from app.services.consent.hashes import GROUP, AddressHashes

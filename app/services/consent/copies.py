@@ -29,9 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import aliased
 
 from app.addresses import sender_address
-from app.db.batches import TENANT, given, rows
-from app.db.json_text import constant
 from app.db.models import Conversation, Message, MessageEvent, NamedAddress, Suppression
+from app.db.statements.batches import TENANT, given, rows
+from app.db.statements.json_text import constant
 from app.providers.mail.envelope import mailbox_of
 from app.providers.mail.fields import MailFields
 from app.services.consent.hashes import AddressHashes

@@ -30,8 +30,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from app.consent import BOUNCES, ConsentAction, ConsentScope, ConsentSource
-from app.db.batches import TENANT, given, rows, same
 from app.db.models import ConsentEntry, Suppression
+from app.db.statements.batches import TENANT, given, rows, same
 from app.domain import EventType
 from app.services.event_log.entries import entries_of_consent
 

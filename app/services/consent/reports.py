@@ -26,7 +26,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.addresses import sender_address
 from app.consent import ConsentAction, ConsentScope, ConsentSource, ReportedConsent
-from app.db.batches import TENANT, given, rows
 from app.db.models import (
     ConsentEntry,
     Contact,
@@ -35,6 +34,7 @@ from app.db.models import (
     Message,
     StoredReceipt,
 )
+from app.db.statements.batches import TENANT, given, rows
 from app.domain import AddressType, ParticipantRole
 from app.services.consent.copies import is_of_copy
 from app.services.consent.ledger import LIFTED_BY_PERSON, Said, grant, revoke

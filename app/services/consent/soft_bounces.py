@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.consent import ReportedConsent
-from app.db.batches import TENANT
 from app.db.models import ConversationParticipant, Message, StoredReceipt
+from app.db.statements.batches import TENANT
 from app.domain import Channel, Direction, MessageStatus, ParticipantRole
 from app.services.consent.copies import is_of_copy
 

@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 
 from app.config import Settings
 from app.consent import SAID_BY_PERSON, ConsentScope, ConsentSource, LineStatus
-from app.db.batches import TENANT
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable
 from app.db.models import ConsentEntry, Contact, Suppression
-from app.db.outage import outage
-from app.db.paging import Page, fetch_page, rows_of_all
+from app.db.statements.batches import TENANT
+from app.db.statements.paging import Page, fetch_page, rows_of_all
 from app.domain import Address, Channel
 from app.errors import ContactNotFound, FieldError, InvalidRequest, SuppressionNotFound
 from app.routing import channels_served

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import bindparam, case, false, func, null, or_, select, true, update
 
 from app.batches import Priority
-from app.db.batches import CHANNEL, SECOND, TENANT
 from app.db.models import DeliveryAttempt, Message
+from app.db.statements.batches import CHANNEL, SECOND, TENANT
 from app.domain import EARLIEST_DATE, AttemptOutcome, Channel, MessageStatus
 from app.providers.base import OutboundMessage
 from app.providers.chat.templates import FilledTemplate

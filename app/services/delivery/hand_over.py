@@ -11,7 +11,7 @@ import structlog
 from app.addresses import sender_address
 from app.config import Settings
 from app.db.engine import is_unavailable
-from app.db.sanitize import storable_text
+from app.db.statements.sanitize import storable_text
 from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import BaseProvider, NotBegun, ProviderFailure, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry

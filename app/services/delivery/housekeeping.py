@@ -9,11 +9,11 @@ from sqlalchemy import Float, and_, bindparam, func, null, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.batches import SECOND, TENANT
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import Message
 from app.db.process_lock import HERE, ProcessLock
-from app.db.statistics import learn_sizes
+from app.db.schema.statistics import learn_sizes
+from app.db.statements.batches import SECOND, TENANT
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.providers.registry import provider_registry
 from app.routing import channels_served

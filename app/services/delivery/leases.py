@@ -6,9 +6,9 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, Integer, Select, Text, 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import and_, any_, bindparam, exists, func, null, or_, select, true, update
 
-from app.db.batches import CHANNEL, TENANT, by_tenant, given, rows
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import DeliveryAttempt, EventLog, Message
+from app.db.statements.batches import CHANNEL, TENANT, by_tenant, given, rows
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import EventType, MessageStatus
 from app.services.delivery.claims import LEASE_END, Claim

@@ -15,8 +15,8 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
-from app.db.batches import TENANT, given, rows
 from app.db.models import Conversation, Message, TenantAddress
+from app.db.statements.batches import TENANT, given, rows
 from app.domain import Channel, Direction, MessageStatus
 from app.providers.mail.envelope import mailbox_of
 from app.providers.mail.outbound import MOST_REFERENCES, message_id_of

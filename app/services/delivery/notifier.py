@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import ARRAY, Text, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.connections import connect, is_pooled
+from app.db.connectivity.connections import connect, is_pooled
 
 log = structlog.get_logger(__name__)
 

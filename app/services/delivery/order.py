@@ -8,8 +8,8 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import and_, bindparam, extract, func, or_, select
 
 from app.batches import Priority
-from app.db.batches import AT_HELD, TENANT
 from app.db.models import Message
+from app.db.statements.batches import AT_HELD, TENANT
 from app.domain import MessageStatus
 
 _earlier = aliased(Message, name="earlier")

@@ -25,9 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import SECOND, TENANT, by_tenant, given, rank_of, rows
-from app.db.distribution import is_distributed
 from app.db.models import DeliveryAttempt, Message, MessageEvent
+from app.db.schema.distribution import is_distributed
+from app.db.statements.batches import SECOND, TENANT, by_tenant, given, rank_of, rows
 from app.domain import STATUS_RANK, AttemptOutcome, MessageStatus
 from app.providers.base import RecipientRefused
 from app.redaction import redacted

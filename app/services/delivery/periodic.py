@@ -9,10 +9,10 @@ from sqlalchemy import Float, Text, bindparam, func, not_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.batches import SECOND
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable
 from app.db.models import SharedTask
-from app.db.outage import outage
+from app.db.statements.batches import SECOND
 
 log = structlog.get_logger(__name__)
 

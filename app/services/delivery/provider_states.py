@@ -30,8 +30,8 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import Settings
-from app.db.batches import SECOND, TENANT
 from app.db.models import ProviderPause, ProviderState
+from app.db.statements.batches import SECOND, TENANT
 from app.db.tenant_guard import ALL_TENANTS
 from app.redaction import redacted
 from app.services.delivery.pace import UNLIMITED, Decision, Pace

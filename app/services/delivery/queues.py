@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import bindparam, extract, func, literal, select
 
 from app.batches import Priority
-from app.db.batches import rows
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import Message
+from app.db.statements.batches import rows
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import EARLIEST_DATE
 

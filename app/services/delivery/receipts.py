@@ -38,9 +38,9 @@ from sqlalchemy.types import TypeEngine
 
 from app.addresses import InvalidAddress, sender_address
 from app.consent import ReportedConsent
-from app.db.batches import TENANT, exact_rank_of, given, rows
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import DeliveryAttempt, EventLog, Message, StoredReceipt
+from app.db.statements.batches import TENANT, exact_rank_of, given, rows
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import DEFAULT_TENANT_ID, STATUS_RANK, Channel, Direction, MessageStatus
 from app.providers.base import Receipt

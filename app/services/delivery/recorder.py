@@ -9,8 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
+from app.db.connectivity.outage import sqlstate_of
 from app.db.engine import is_unavailable
-from app.db.outage import sqlstate_of
 from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
 from app.providers.base import CredentialsRefused, NotBegun, ProviderFailure, TemporaryFailure

@@ -31,10 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows, same
-from app.db.event_generation import CURRENT_GENERATION, CURRENT_TRANSACTION
-from app.db.json_text import constant
+from app.db.connectivity.event_generation import CURRENT_GENERATION, CURRENT_TRANSACTION
 from app.db.models import Contact, Event, EventLog
+from app.db.statements.batches import TENANT, given, rows, same
+from app.db.statements.json_text import constant
 from app.domain import ConversationStatus, EventType, MessageStatus
 
 #: The entry for a message that gets a status. The others change nothing that a client waits for.

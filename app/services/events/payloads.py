@@ -15,8 +15,8 @@ import structlog
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, Select, any_, bindparam, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
 from app.db.models import ConsentEntry, Contact, Conversation, Message
+from app.db.statements.batches import TENANT
 from app.domain import Direction, EventType
 from app.schemas.consent import ConsentEntryView
 from app.schemas.events import (

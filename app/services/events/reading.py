@@ -32,9 +32,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import LateralFromClause
 
-from app.db.batches import TENANT, given, rows, same
-from app.db.event_generation import OLDEST_RUNNING
+from app.db.connectivity.event_generation import OLDEST_RUNNING
 from app.db.models import Event, EventLog, Tenant
+from app.db.statements.batches import TENANT, given, rows, same
 from app.errors import EventsGone, FieldError, InvalidRequest
 from app.services.events.cursors import BEGINNING, Position, cursor_at
 

@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Float, Integer, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.batches import SECOND, TENANT
-from app.db.event_generation import OLDEST_RUNNING
+from app.db.connectivity.event_generation import OLDEST_RUNNING
 from app.db.models import Event, EventLog, Tenant
+from app.db.statements.batches import SECOND, TENANT
 from app.services.events.reading import KEY, place, placed
 
 #: Entries of one transaction: some tens of milliseconds, since a longer one would delay the readers of all logs.

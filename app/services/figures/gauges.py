@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.pool import MeasuredPool
-from app.db.reads import Reads
+from app.db.connectivity.pool import MeasuredPool
+from app.db.statements.reads import Reads
 from app.metrics.catalogue import CONNECTIONS, CONNECTIONS_MOST, CONNECTIONS_WAITING, EVENT_READERS
 from app.services.events.feed import EventFeed
 

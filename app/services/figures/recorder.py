@@ -19,11 +19,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.batches import SECOND
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable
 from app.db.models import Figures
-from app.db.outage import outage
 from app.db.process_lock import HERE
+from app.db.statements.batches import SECOND
 from app.metrics.catalogue import (
     ACCEPT_SECONDS,
     ATTEMPT_SECONDS,

@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from app.config import Settings
-from app.db.batches import TENANT
 from app.db.engine import is_unavailable
 from app.db.models import File, MessageFile
+from app.db.statements.batches import TENANT
 from app.domain import Direction, NewMessage
 from app.errors import FieldError, InvalidRequest
 from app.files import FileAddresses, FileStatus, file_id_in, file_ids_in

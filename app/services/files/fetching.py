@@ -33,13 +33,13 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.batches import SECOND, TENANT
-from app.db.each_tenant import EACH_TENANT, first
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable
-from app.db.json_text import constant
 from app.db.models import File, Message
-from app.db.outage import outage
-from app.db.sanitize import storable_text
+from app.db.statements.batches import SECOND, TENANT
+from app.db.statements.each_tenant import EACH_TENANT, first
+from app.db.statements.json_text import constant
+from app.db.statements.sanitize import storable_text
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import EventType
 from app.errors import FileStoreUnavailable

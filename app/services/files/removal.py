@@ -23,9 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import File, Message, MessageFile
+from app.db.statements.batches import TENANT
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 
 #: A file without a message is an orphan after a day. Older than three days it has been looked at often enough.

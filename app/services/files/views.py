@@ -3,9 +3,9 @@
 from sqlalchemy import ColumnElement, Text, case, cast, func, literal, null, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from app.db.batches import TENANT
-from app.db.json_text import constant, json_object
 from app.db.models import File, Message
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant, json_object
 from app.files import FileStatus
 
 #: The length of `/api/files/`, from 1, and that of an id.

@@ -14,10 +14,10 @@ from sqlalchemy import BigInteger, Date, Text, bindparam, case, delete, func, se
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.batches import TENANT
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.engine import is_unavailable
 from app.db.models import DailyBudget
+from app.db.statements.batches import TENANT
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import Address, AddressType
 from app.errors import DailyCapReached

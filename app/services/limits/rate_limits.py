@@ -12,8 +12,8 @@ from sqlalchemy import Float, bindparam, extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.batches import TENANT
 from app.db.models import RateBudget
+from app.db.statements.batches import TENANT
 from app.errors import TooManyRequests
 from app.services.limits.leased_budget import LeasedBudget, Row
 from app.services.limits.tenant_limits import TenantLimits, TenantLimitsCache

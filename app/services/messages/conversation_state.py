@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.batches import TENANT
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import Conversation, ConversationTag, Message
+from app.db.statements.batches import TENANT
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import ConversationStatus, Direction, EventType
 from app.errors import ConversationNotFound, FieldError, InvalidRequest

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Text, any_, bindparam, func, literal_column, select
 
-from app.db.batches import TENANT
-from app.db.json_text import constant
 from app.db.models import Conversation, ConversationTag, Message
-from app.db.paging import JsonPages, Page, Source
-from app.db.reads import Read, Reads
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant
+from app.db.statements.paging import JsonPages, Page, Source
+from app.db.statements.reads import Read, Reads
 from app.domain import ConversationStatus
 from app.errors import ConversationNotFound
 from app.services.messages.json_views import CONVERSATION, CONVERSATION_WITH_LAST_MESSAGE, MESSAGE

@@ -8,9 +8,18 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.types import DateTime, Text
 
 from app.batches import Priority
-from app.db.batches import TENANT
-from app.db.json_text import NOTHING, any_of, constant, json_list, json_object, json_of_texts, json_value, member
 from app.db.models import Contact, Conversation, DeliveryAttempt, Message
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import (
+    NOTHING,
+    any_of,
+    constant,
+    json_list,
+    json_object,
+    json_of_texts,
+    json_value,
+    member,
+)
 from app.domain import Direction
 from app.services.consent.check import IS_REFUSED
 from app.services.files.views import FILES_OF_MESSAGE

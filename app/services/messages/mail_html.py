@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.batches import TENANT
 from app.db.models import Message
+from app.db.statements.batches import TENANT
 from app.domain import Channel
 from app.errors import HtmlNotFound, MessageNotFound
 from app.providers.mail.html_source import looks_like_html

@@ -7,9 +7,9 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, Text, any_, bindparam, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from app.db.batches import TENANT
-from app.db.json_text import constant
 from app.db.models import Contact, Conversation, Message, MetadataEntry
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant
 from app.errors import FieldError, InvalidRequest
 
 #: The most pairs of one message, conversation or contact.

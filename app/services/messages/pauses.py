@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, Integer, and_, bindparam, func, null, select,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.batches import HELD
-from app.db.batches import AT_HELD, TENANT
 from app.db.models import Conversation, Message
+from app.db.statements.batches import AT_HELD, TENANT
 from app.domain import EventType, MessageStatus
 from app.services.event_log.entries import NewEvent, write_entries
 

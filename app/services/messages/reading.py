@@ -11,8 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import selectinload
 
 from app.config import Settings
-from app.db.batches import TENANT
-from app.db.json_text import constant
 from app.db.models import (
     ConsentEntry,
     DeliveryAttempt,
@@ -23,8 +21,10 @@ from app.db.models import (
     StoredReceipt,
     Tenant,
 )
-from app.db.paging import JsonPages, Page, Source
-from app.db.reads import Read, Reads
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant
+from app.db.statements.paging import JsonPages, Page, Source
+from app.db.statements.reads import Read, Reads
 from app.domain import WAITING, AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
 from app.files import file_ids_in

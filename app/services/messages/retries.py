@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.addresses import sender_address
 from app.config import Settings
-from app.db.batches import TENANT
-from app.db.json_text import constant
 from app.db.models import DeliveryAttempt, Message
-from app.db.reads import Reads
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant
+from app.db.statements.reads import Reads
 from app.domain import AttemptOutcome, MessageStatus
 from app.errors import DailyCapReached
 from app.providers.mail.fields import MailFields

@@ -14,8 +14,8 @@ from app.batches import Priority
 from app.config import Settings
 from app.db.engine import is_unavailable
 from app.db.models import Conversation, DeliveryAttempt, Message
-from app.db.paging import Page
-from app.db.reads import Reads
+from app.db.statements.paging import Page
+from app.db.statements.reads import Reads
 from app.domain import AttemptOutcome, Direction, EventType, MessageStatus, NewMessage, StoredMessage
 from app.errors import (
     ConversationNotFound,

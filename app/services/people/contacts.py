@@ -25,7 +25,7 @@ from app.db.models import (
     MessageFile,
     StoredReceipt,
 )
-from app.db.paging import Page, Row, fetch_page, rows_of_all
+from app.db.statements.paging import Page, Row, fetch_page, rows_of_all
 from app.domain import Address, Direction, ParticipantRole
 from app.errors import ContactNotFound
 from app.services.accept.aliases import resolved

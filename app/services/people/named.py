@@ -10,8 +10,8 @@ from sqlalchemy import ARRAY, BigInteger, Text, any_, bindparam, cast, delete, e
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
 from app.db.models import Message, NamedAddress, StoredReceipt
+from app.db.statements.batches import TENANT
 
 _LISTS = ("cc", "bcc", "reply_to", "left_out")
 _ADDRESSES = bindparam("addresses", type_=ARRAY(Text()))

@@ -6,10 +6,10 @@ from sqlalchemy import ColumnElement, String, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.types import Text
 
-from app.db.batches import TENANT
-from app.db.json_text import constant
 from app.db.models import Alias, Contact, Conversation, ConversationParticipant, Suppression
-from app.db.reads import Read, Reads
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant
+from app.db.statements.reads import Read, Reads
 
 #: The conversations that are named.
 _MOST_CONVERSATIONS = 20

@@ -26,7 +26,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows, same
 from app.db.models import (
     Alias,
     Contact,
@@ -39,6 +38,7 @@ from app.db.models import (
     StoredReceipt,
     WebhookAttempt,
 )
+from app.db.statements.batches import TENANT, given, rows, same
 from app.domain import DEFAULT_TENANT_ID, ParticipantRole
 from app.services.accept.beginnings import without
 from app.services.files.removal import remove_files

@@ -30,8 +30,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.config import Settings
-from app.db.batches import SECOND, TENANT
-from app.db.each_tenant import EACH_TENANT, first
 from app.db.models import (
     AuditEvent,
     Batch,
@@ -42,6 +40,8 @@ from app.db.models import (
     Tenant,
     WebhookAttempt,
 )
+from app.db.statements.batches import SECOND, TENANT
+from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import DEFAULT_TENANT_ID
 from app.providers.base import BaseProvider

@@ -24,9 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSVECTOR, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.batches import TENANT, given, rows
 from app.db.engine import is_unavailable
 from app.db.models import Contact, ContactWords, Message, MessageWords, QueuedForSearch
+from app.db.statements.batches import TENANT, given, rows
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import Channel
 from app.providers.mail.html_source import looks_like_html, text_of_html

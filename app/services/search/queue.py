@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import CTE, BigInteger, Select, Text, bindparam, insert, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows
 from app.db.models import QueuedForSearch
+from app.db.statements.batches import TENANT, given, rows
 
 MESSAGE, CONTACT = "message", "contact"
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from sqlalchemy import ARRAY, BigInteger, Integer, any_, bindparam, delete, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
 from app.db.models import ContactWords, MessageWords
+from app.db.statements.batches import TENANT
 
 #: The first number of this lock; the second one is the tenant's.
 _CLASS = literal(7_347, Integer())

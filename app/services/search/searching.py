@@ -30,8 +30,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.db.batches import TENANT
-from app.db.json_text import constant
 from app.db.models import (
     Contact,
     ContactWords,
@@ -41,9 +39,11 @@ from app.db.models import (
     Message,
     MessageWords,
 )
-from app.db.paging import Page
-from app.db.reads import Read, Reads
-from app.db.sanitize import storable_text
+from app.db.statements.batches import TENANT
+from app.db.statements.json_text import constant
+from app.db.statements.paging import Page
+from app.db.statements.reads import Read, Reads
+from app.db.statements.sanitize import storable_text
 from app.domain import ParticipantRole
 from app.errors import FieldError, InvalidRequest
 from app.schemas.search import ContactHit, HitKind, MessageHit, TagHit

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import ApiKey, AuditEvent, Tenant, TenantAddress
-from app.db.paging import Page, fetch_page
+from app.db.statements.paging import Page, fetch_page
 from app.domain import Address
 from app.errors import AddressNotFound, AddressTaken, KeyNotFound, TenantExists, TenantNotFound
 from app.installation import KeyScope

@@ -17,8 +17,8 @@ from sqlalchemy import BigInteger, Text, and_, bindparam, func, literal, or_, se
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
-from app.db.batches import TENANT, rows
 from app.db.models import ApiKey, Tenant
+from app.db.statements.batches import TENANT, rows
 from app.errors import Unauthorized
 from app.installation import KeyScope
 from app.short_cache import ShortCache

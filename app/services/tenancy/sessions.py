@@ -18,9 +18,9 @@ import structlog
 from sqlalchemy import BigInteger, Interval, Text, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.db.batches import TENANT, rows
 from app.db.engine import is_unavailable
 from app.db.models import ApiKey, BrowserSession, Tenant
+from app.db.statements.batches import TENANT, rows
 from app.errors import Unauthorized
 from app.installation import KeyScope
 from app.services.tenancy.audit import network_of, record

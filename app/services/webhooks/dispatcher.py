@@ -9,8 +9,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable
-from app.db.outage import outage
 from app.services.accept.group_commit import GroupCommit
 from app.services.webhooks.leases import (
     RENEW_SECONDS,

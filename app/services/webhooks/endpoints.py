@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.config import Settings
 from app.db.models import Conversation, WebhookAttempt, WebhookEndpoint, WebhookRetry
-from app.db.paging import Page, fetch_page
+from app.db.statements.paging import Page, fetch_page
 from app.domain import EventType
 from app.errors import (
     EventNotFound,

@@ -9,8 +9,8 @@ import structlog
 from sqlalchemy import ARRAY, BigInteger, any_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT
 from app.db.models import Message
+from app.db.statements.batches import TENANT
 from app.domain import EventType
 from app.services.events.cursors import Position
 from app.services.events.payloads import rendered

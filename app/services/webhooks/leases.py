@@ -7,8 +7,8 @@ from sqlalchemy import BigInteger, Float, and_, bindparam, cast, exists, func, n
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import SECOND, TENANT, rows
 from app.db.models import EventLog, WebhookEndpoint, WebhookLease
+from app.db.statements.batches import SECOND, TENANT, rows
 from app.db.tenant_guard import ALL_TENANTS
 from app.services.events.cursors import BEGINNING, Position
 from app.services.events.reading import newest_of

@@ -15,7 +15,7 @@ from http import HTTPStatus
 import httpcore
 
 from app.config import Settings
-from app.db.sanitize import storable_text
+from app.db.statements.sanitize import storable_text
 from app.metrics.catalogue import WEBHOOK_SECONDS, WEBHOOKS
 from app.providers.toolbox.connections import Connections
 from app.providers.toolbox.http_client import retry_after

@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.batches import TENANT, given, rows, same
 from app.db.models import EventLog, Message, WebhookAttempt, WebhookEndpoint, WebhookLease, WebhookRetry
+from app.db.statements.batches import TENANT, given, rows, same
 from app.domain import EventType
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.cursors import Position

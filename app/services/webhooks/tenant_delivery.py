@@ -9,8 +9,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
+from app.db.connectivity.outage import outage
 from app.db.engine import is_unavailable
-from app.db.outage import outage
 from app.errors import DatabaseUnavailable, Overloaded
 from app.services.accept.group_commit import GroupCommit
 from app.services.events.cursors import BEGINNING, Position

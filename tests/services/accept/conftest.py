@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.distribution import with_its_form
 from app.db.engine import create_serving_engine
+from app.db.schema.distribution import with_its_form
 from tests.conftest import execute
 
 FORMS = {"in steps": True} if os.environ.get("CITUS_URL") else {"one statement": False, "in steps": True}

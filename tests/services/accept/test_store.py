@@ -16,8 +16,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
-from app.db.distribution import with_its_form
 from app.db.engine import create_serving_engine
+from app.db.schema.distribution import with_its_form
 from app.domain import Address, AddressType, Direction, NewMessage, StoredMessage
 from app.services.accept.store import store_first, store_known
 from app.services.accept.store_stepwise import store_messages

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.config import Settings
 from app.db.engine import create_serving_engine
 from app.db.process_lock import ProcessLock
-from app.db.statistics import learn_sizes
+from app.db.schema.statistics import learn_sizes
 from app.services.delivery.housekeeping import Housekeeping
 from app.services.delivery.outcomes import AttemptResult, record_outcomes
 from app.services.delivery.periodic import PeriodicTask

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransactio
 from app.config import Settings
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import create_serving_engine
-from app.db.migrate import migrate
+from app.db.schema.migrate import migrate
 from app.domain import EventType
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.events.cursors import BEGINNING, Position, cursor_at, position_of

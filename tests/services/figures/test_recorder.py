@@ -10,9 +10,9 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.config import Settings
+from app.db.connectivity.pool import MeasuredPool
 from app.db.engine import create_serving_engine
 from app.db.models import Message
-from app.db.pool import MeasuredPool
 from app.domain import MessageStatus
 from app.metrics.catalogue import ATTEMPTS, DATABASE_UP, PROVIDER_STATE, QUEUE_AGE, QUEUE_DUE
 from app.metrics.requests import MeasuredRequest

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.config import Settings
-from app.db.reads import Reads
+from app.db.statements.reads import Reads
 from app.domain import WAITING, MessageStatus
 from app.services.messages.reading import MessageFilter
 from tests.conftest import execute

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.models import Tenant
-from app.db.reads import Reads
+from app.db.statements.reads import Reads
 from app.details import MessageDetails
 from app.domain import Address, AddressType, Direction, NewMessage
 from app.errors import InvalidRequest

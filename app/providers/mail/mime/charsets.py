@@ -6,7 +6,7 @@ of which none is known, are read as their likely one.
 
 import re
 
-from app.db.sanitize import storable_text
+from app.db.statements.sanitize import storable_text
 from app.providers.mail.mime.charset_names import codec_of
 from app.providers.mail.mime.east_asian import DECODERS
 

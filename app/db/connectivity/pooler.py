@@ -7,7 +7,7 @@ another server, so that a prepared statement is gone by the next one.
 import structlog
 
 from app.config import Settings
-from app.db.connections import connect, is_pooled, refused_parameter
+from app.db.connectivity.connections import connect, is_pooled, refused_parameter
 from app.db.engine import is_unavailable, serving_options
 from app.errors import ConfigurationError
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.db.reads import Read, Reads
+from app.db.statements.reads import Read, Reads
 from app.errors import FieldError, InvalidRequest
 
 Row = TypeVar("Row")

@@ -17,9 +17,9 @@ import asyncpg
 import structlog
 
 from app.config import Settings
-from app.db.connections import connect
+from app.db.connectivity.connections import connect
 from app.db.engine import serving_options
-from app.db.reads import Read, Reads, Rows
+from app.db.statements.reads import Read, Reads, Rows
 from app.domain import DEFAULT_TENANT_ID
 from app.errors import DatabaseUnavailable
 
@@ -32,7 +32,7 @@ written_at: ContextVar[float | None] = ContextVar("written_at", default=None)
 LOOK_SECONDS = 0.2
 #: Seconds for an answer of the replica, after which the primary is asked.
 _PATIENCE_SECONDS = 1.0
-#: A replica that follows another primary than ours has another generation (`app.db.event_generation`).
+#: A replica that follows another primary than ours has another generation (`app.db.connectivity.event_generation`).
 _GENERATION = f"(SELECT generation FROM event_logs WHERE tenant_id = {DEFAULT_TENANT_ID})"  # noqa: S608 - a constant
 _WRITTEN = f"SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint, {_GENERATION}"
 _REPLAYED = f"""

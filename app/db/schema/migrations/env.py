@@ -1,4 +1,4 @@
-"""Runs revisions on the connection that `app.db.migrate` hands over, or, under the alembic command, on a new one."""
+"""Runs revisions on a connection: that of `app.db.schema.migrate`, or a new one under the alembic command."""
 
 from alembic import context
 from sqlalchemy import Connection
@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 from app.config import Settings
 from app.db.engine import create_command_engine, provided_database
 from app.db.models import Base
-from app.db.schema import is_ours
+from app.db.schema.revisions import is_ours
 
 
 def run(connection: Connection) -> None:

@@ -30,9 +30,9 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 
 from app.config import Settings
-from app.db.batches import TENANT
-from app.db.connections import connect
+from app.db.connectivity.connections import connect
 from app.db.engine import is_unavailable, serving_options
+from app.db.statements.batches import TENANT
 from app.db.tenant_guard import GuardedCompiler, TenantNotNamed
 from app.errors import DatabaseUnavailable
 

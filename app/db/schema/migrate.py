@@ -2,8 +2,8 @@
 
 Of several processes that start at once, the one that gets the advisory lock migrates.
 
-`app.db.schema` has the parts that need alembic. It is imported only if there is something to do, because that takes a
-sixth of a second.
+`app.db.schema.revisions` has the parts that need alembic. It is imported only if there is something to do, because
+that takes a sixth of a second.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ import structlog
 from sqlalchemy import Connection, inspect, text
 
 from app.config import Settings
-from app.db import distribution
 from app.db.engine import create_command_engine, provided_database
 from app.db.models import REVISION, Base
+from app.db.schema import distribution
 from app.errors import ConfigurationError
 from app.installation import command_name
 
@@ -87,10 +87,10 @@ def _upgrade(connection: Connection) -> None:
     current = _revision(connection)
     if current == REVISION:
         return
-    from app.db import schema
+    from app.db.schema import revisions
 
     _must_be_known(current)
-    schema.upgrade(connection)
+    revisions.upgrade(connection)
     log.info("database_migrated", from_revision=current, to_revision=REVISION)
 
 
@@ -102,9 +102,9 @@ def _refuse_another_schema(connection: Connection) -> None:
             f"The database is at revision {current or 'none'} and this version needs {REVISION}: "
             f"run `{command_name()} migrate` first."
         )
-    from app.db import schema
+    from app.db.schema import revisions
 
-    if schema.differences(connection):
+    if revisions.differences(connection):
         raise ConfigurationError(
             "The schema differs from the migrations: tables, columns or indexes were changed by hand. "
             "Restore them; in production the service does not repair the schema."
@@ -116,9 +116,9 @@ def _must_be_known(revision: str | None) -> None:
 
     Revisions begin with their date, so that they sort by age.
     """
-    from app.db import schema
+    from app.db.schema import revisions
 
-    if revision is None or schema.is_known(revision):
+    if revision is None or revisions.is_known(revision):
         return
     if revision < REVISION:
         raise ConfigurationError(
@@ -147,9 +147,9 @@ def _recreate_missing_tables(connection: Connection) -> None:
     }
     for name in orphaned:
         connection.execute(text(f'TRUNCATE TABLE "{name}" CASCADE'))
-    from app.db import schema
+    from app.db.schema import revisions
 
-    schema.recreate_missing(connection)
+    revisions.recreate_missing(connection)
     if "installation" in missing:
         connection.execute(text("INSERT INTO installation DEFAULT VALUES"))
     if "tenants" in missing:

@@ -15,8 +15,8 @@ import asyncpg
 from sqlalchemy import BigInteger, ColumnElement, ExceptionContext, Text, case, cast, event, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.batches import TENANT
 from app.db.models import Event, EventLog
+from app.db.statements.batches import TENANT
 
 #: A statement about a tenant asks the server that has its rows: in a distributed database they have several.
 _STALE = """

@@ -29,15 +29,15 @@ from app.services.consent.hashes import AddressHashes
 from app.services.consent.links import UnsubscribeLinks
 from app.services.consent.quiet_hours import QuietHoursRule
 from app.services.delivery.attempt_figures import count_attempt, traced
-from app.services.delivery.capacity import Capacity
-from app.services.delivery.claims import Claim, Wanted, claim_due
+from app.services.delivery.claiming.claims import Claim, Wanted, claim_due
+from app.services.delivery.claiming.queues import DueWork, Queues
 from app.services.delivery.hand_over import hand_over
 from app.services.delivery.housekeeping import Housekeeping
+from app.services.delivery.pacing.capacity import Capacity
+from app.services.delivery.pacing.provider_states import give_back_probe, take_probe
 from app.services.delivery.periodic import PeriodicTask
-from app.services.delivery.provider_states import give_back_probe, take_probe
-from app.services.delivery.queues import DueWork, Queues
-from app.services.delivery.recorder import OutcomeRecorder
-from app.services.delivery.retry_policy import is_safe_to_repeat
+from app.services.delivery.results.recorder import OutcomeRecorder
+from app.services.delivery.results.retry_policy import is_safe_to_repeat
 from app.services.files.attached import SentFiles
 from app.services.files.store import FileStore
 from app.services.messages.conversation_state import wake_conversations

@@ -191,7 +191,7 @@ async def test_what_waits_for_its_turn_is_checked_once_more(
 async def test_the_timeline_says_that_a_claimed_message_was_not_handed_over(
     serve: Serve, settings: Settings, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.delivery.capacity.AHEAD_SECONDS", 10.0)  # all are claimed at once
+    monkeypatch.setattr("app.services.delivery.pacing.capacity.AHEAD_SECONDS", 10.0)  # all are claimed at once
     stored = Talk(await serve(settings.model_copy(update={"worker_enabled": False})))
     requests = [sms(body=f"{number}", from_=f"+120166600{number:02}") for number in range(3)]
     ids = [(await stored.client.post("/api/messages/sms", json=each)).json()["message_id"] for each in requests]

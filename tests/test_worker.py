@@ -25,11 +25,11 @@ from app.providers.base import (
     UnknownOutcome,
 )
 from app.providers.registry import provider_registry
-from app.services.delivery.claims import Claim, Wanted, claim_due
+from app.services.delivery.claiming.claims import Claim, Wanted, claim_due
+from app.services.delivery.claiming.leases import end_leases, rescue
 from app.services.delivery.housekeeping import WORKER_LOST
-from app.services.delivery.leases import end_leases, rescue
-from app.services.delivery.outcomes import AttemptResult, record_outcomes
-from app.services.delivery.retry_policy import ACCEPTED, Decision
+from app.services.delivery.results.outcomes import AttemptResult, record_outcomes
+from app.services.delivery.results.retry_policy import ACCEPTED, Decision
 from app.worker import DeliveryWorker
 from tests.cases import each_case
 from tests.conftest import execute

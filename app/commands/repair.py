@@ -19,7 +19,7 @@ from app.domain import Direction
 from app.errors import ConfigurationError, ServiceError
 from app.providers.base import InboundMessage, ProviderFailure
 from app.providers.registry import provider_registry
-from app.services.delivery.outcomes import note
+from app.services.delivery.results.outcomes import note
 from app.wiring import Services, running_services
 
 #: Messages stored at a time, with a line of progress after each batch.

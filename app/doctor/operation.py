@@ -10,7 +10,7 @@ from app.db.models import CALL_NEEDS_ATTENTION, KeptCallback
 from app.doctor.connecting import is_behind_pooler
 from app.doctor.findings import APP, DatabaseCheck, Finding, counted, duration, ok, problem, warning
 from app.installation import CallbackVerdict
-from app.services.delivery.order import QUEUE_AGE
+from app.services.delivery.claiming.order import QUEUE_AGE
 
 _SHOWN = 5
 _MANY_UNINDEXED = 50_000

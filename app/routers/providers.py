@@ -16,7 +16,7 @@ from app.routing import channels_of
 from app.schemas.administration import ProviderPauseRequest
 from app.schemas.views import ProviderView
 from app.services.delivery.notifier import Notifier
-from app.services.delivery.provider_states import (
+from app.services.delivery.pacing.provider_states import (
     WELL,
     PauseReasons,
     ProviderHealth,

@@ -1,1 +1,1 @@
-"""Connections: how they are opened, pooled, and replaced, and what is known of a server that is away."""
+"""Connections: how they are opened, pooled and replaced, also those to a replica."""

@@ -1,6 +1,7 @@
 """Rows as JSON, made by PostgreSQL, in the same bytes as pydantic makes of them.
 
-A row that is only passed on costs this process almost nothing that way. `tests/db/test_json_text.py` compares both.
+A row that is only passed on costs this process almost nothing that way.
+`tests/services/messages/test_json_views.py` compares both.
 """
 
 from collections.abc import Mapping

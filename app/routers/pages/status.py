@@ -7,7 +7,7 @@ from starlette.responses import FileResponse, HTMLResponse
 
 from app.dependencies import services_of
 from app.metrics.catalogue import ACCEPT_SECONDS, ATTEMPT_SECONDS, ATTEMPTS, RECEIPTS, REQUESTS, WEBHOOKS
-from app.services.delivery.provider_states import WELL, ProviderHealth, health_of_providers
+from app.services.delivery.pacing.provider_states import WELL, ProviderHealth, health_of_providers
 from app.services.figures.history import Hour, Span
 from app.web.status.charts import Chart, Line
 from app.web.status.page import ProviderRow, StatusPage, Tile

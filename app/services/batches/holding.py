@@ -17,8 +17,8 @@ from app.db.models import Batch, DeliveryAttempt, Message
 from app.db.statements.batches import AT_HELD, TENANT
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import AttemptOutcome, EventType, MessageStatus
-from app.services.delivery.leases import update_unlocked
-from app.services.delivery.outcomes import note
+from app.services.delivery.claiming.leases import update_unlocked
+from app.services.delivery.results.outcomes import note
 from app.services.event_log.entries import NewEvent, write_entries
 
 #: Opens a transaction, which is committed at the end.

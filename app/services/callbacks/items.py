@@ -30,7 +30,7 @@ from app.services.accept.group_commit import GroupCommit
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.mail_claims import MailClaimsCheck
 from app.services.callbacks.mail_reports import reported_receipt
-from app.services.delivery.receipts import attach_parked, store_receipts
+from app.services.delivery.results.receipts import attach_parked, store_receipts
 from app.services.files.store import FileStore, NewFile, kept_file, new_files
 from app.services.tenancy.addresses import AddressOwners
 from app.services.tenancy.test_tenants import TestTenants

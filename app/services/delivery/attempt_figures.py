@@ -8,8 +8,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from app.domain import AttemptOutcome
 from app.metrics.catalogue import ATTEMPT_SECONDS, ATTEMPTS
 from app.providers.base import NotBegun, TemporaryFailure
-from app.services.delivery.claims import Claim
-from app.services.delivery.outcomes import AttemptResult
+from app.services.delivery.claiming.claims import Claim
+from app.services.delivery.results.outcomes import AttemptResult
 from app.tracing import context_of, current_tracer
 
 

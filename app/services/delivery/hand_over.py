@@ -19,9 +19,9 @@ from app.providers.toolbox.http_client import failure_behind
 from app.services.consent.check import CHECK_HOLDS_SECONDS, LastCheck, RefusedBy
 from app.services.consent.copies import NONE_LEFT_OUT, left_out_too
 from app.services.consent.quiet_hours import IN_QUIET_HOURS, QuietHoursRule
-from app.services.delivery.claims import Claim
-from app.services.delivery.outcomes import AttemptResult
-from app.services.delivery.retry_policy import ACCEPTED, Decision, after_failure, can_be_asked, held, in_doubt
+from app.services.delivery.claiming.claims import Claim
+from app.services.delivery.results.outcomes import AttemptResult
+from app.services.delivery.results.retry_policy import ACCEPTED, Decision, after_failure, can_be_asked, held, in_doubt
 from app.services.files.attached import SentFiles
 
 log = structlog.get_logger(__name__)

@@ -17,8 +17,8 @@ from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.providers.registry import provider_registry
 from app.routing import channels_served
-from app.services.delivery.claims import Claim
-from app.services.delivery.leases import (
+from app.services.delivery.claiming.claims import Claim
+from app.services.delivery.claiming.leases import (
     AT_ONCE,
     end_leases,
     expire_overdue,
@@ -29,8 +29,8 @@ from app.services.delivery.leases import (
     update_unlocked,
 )
 from app.services.delivery.periodic import PeriodicTask, repeat
-from app.services.delivery.receipts import sweep_parked
-from app.services.delivery.retry_policy import Attempt, Decision, in_doubt
+from app.services.delivery.results.receipts import sweep_parked
+from app.services.delivery.results.retry_policy import Attempt, Decision, in_doubt
 from app.services.limits.daily_caps import forget_daily_budgets
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from sqlalchemy.sql import func, select
 
 from app.db.models import Message
 from app.db.tenant_guard import ALL_TENANTS
-from app.services.delivery.queues import Queues
+from app.services.delivery.claiming.queues import Queues
 
 #: Messages that are counted at most. That takes some tens of milliseconds.
 MOST_COUNTED = 100_000

@@ -40,8 +40,8 @@ from app.metrics.snapshot import Snapshot
 from app.metrics.values import Labels
 from app.providers.registry import provider_registry
 from app.routing import channels_served
+from app.services.delivery.pacing.provider_states import WELL, ProviderHealth, health_of_providers
 from app.services.delivery.periodic import take_turn
-from app.services.delivery.provider_states import WELL, ProviderHealth, health_of_providers
 from app.services.figures.queue_sample import sample_queue
 
 log = structlog.get_logger(__name__)

@@ -29,8 +29,8 @@ from app.domain import WAITING, AttemptOutcome, MessageStatus
 from app.errors import MessageNotFound
 from app.files import file_ids_in
 from app.routing import route_of
-from app.services.delivery.order import first_before
-from app.services.delivery.provider_states import WELL, health_of_providers
+from app.services.delivery.claiming.order import first_before
+from app.services.delivery.pacing.provider_states import WELL, health_of_providers
 from app.services.messages.json_views import MESSAGE, MESSAGE_DETAIL
 from app.services.messages.metadata import Pairs, has_pair, pair_is, pair_parameters
 from app.services.messages.pauses import pause_of

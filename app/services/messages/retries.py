@@ -17,8 +17,8 @@ from app.db.statements.reads import Reads
 from app.domain import AttemptOutcome, MessageStatus
 from app.errors import DailyCapReached
 from app.providers.mail.fields import MailFields
-from app.services.delivery.leases import update_unlocked
-from app.services.delivery.outcomes import note
+from app.services.delivery.claiming.leases import update_unlocked
+from app.services.delivery.results.outcomes import note
 from app.services.limits.daily_caps import Charge, DailyCaps
 from app.services.messages.reading import ids_within
 

@@ -31,7 +31,7 @@ from app.providers.mail.fields import MailFields
 from app.providers.mail.html_source import readable
 from app.services.accept.aliases import Aliases
 from app.services.accept.writer import MessageWriter
-from app.services.delivery.outcomes import note
+from app.services.delivery.results.outcomes import note
 from app.services.event_log.entries import NewEvent, write_entries
 from app.services.limits.daily_caps import Charge
 from app.services.messages.conversation_state import (

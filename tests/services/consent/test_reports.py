@@ -19,8 +19,8 @@ from app.services.accept.store_stepwise import store_messages
 from app.services.consent.hashes import AddressHashes
 from app.services.consent.ledger import Said, grant, refusals_of, revoke
 from app.services.consent.reports import EFFECTS
-from app.services.delivery.outcomes import AttemptResult, record_outcomes
-from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
+from app.services.delivery.results.outcomes import AttemptResult, record_outcomes
+from app.services.delivery.results.receipts import attach_parked, store_receipts, sweep_parked
 from app.services.people.erasure import accept_erasure
 from tests.tenancy import make_tenant
 

@@ -15,10 +15,10 @@ from app.config import Settings
 from app.domain import AttemptOutcome, MessageStatus
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult, TemporaryFailure, send_through
 from app.providers.registry import provider_registry
-from app.services.delivery.claims import Claim
-from app.services.delivery.outcomes import AttemptResult
-from app.services.delivery.recorder import OutcomeRecorder
-from app.services.delivery.retry_policy import ACCEPTED, Decision
+from app.services.delivery.claiming.claims import Claim
+from app.services.delivery.results.outcomes import AttemptResult
+from app.services.delivery.results.recorder import OutcomeRecorder
+from app.services.delivery.results.retry_policy import ACCEPTED, Decision
 from tests.conftest import client_of, started
 from tests.factories import email, make_messages, sms, until
 from tests.providers import outbound

@@ -13,9 +13,9 @@ from app.db.engine import create_serving_engine
 from app.db.process_lock import ProcessLock
 from app.db.schema.statistics import learn_sizes
 from app.services.delivery.housekeeping import Housekeeping
-from app.services.delivery.outcomes import AttemptResult, record_outcomes
 from app.services.delivery.periodic import PeriodicTask
-from app.services.delivery.retry_policy import ACCEPTED
+from app.services.delivery.results.outcomes import AttemptResult, record_outcomes
+from app.services.delivery.results.retry_policy import ACCEPTED
 from tests.conftest import execute
 from tests.factories import make_messages
 from tests.logs import captured

@@ -14,10 +14,10 @@ from app.config import Settings
 from app.domain import EARLIEST_DATE
 from app.providers.base import BaseProvider, OutboundMessage, ProviderResult
 from app.providers.registry import provider_registry
-from app.services.delivery.capacity import AHEAD_SECONDS
-from app.services.delivery.claims import claim_due
-from app.services.delivery.provider_states import draw_from_rate, lock_rate
-from app.services.delivery.queues import DueWork
+from app.services.delivery.claiming.claims import claim_due
+from app.services.delivery.claiming.queues import DueWork
+from app.services.delivery.pacing.capacity import AHEAD_SECONDS
+from app.services.delivery.pacing.provider_states import draw_from_rate, lock_rate
 from tests.factories import make_messages, sms, until
 
 pytestmark = pytest.mark.anyio

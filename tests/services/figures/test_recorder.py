@@ -16,7 +16,7 @@ from app.db.models import Message
 from app.domain import MessageStatus
 from app.metrics.catalogue import ATTEMPTS, DATABASE_UP, PROVIDER_STATE, QUEUE_AGE, QUEUE_DUE
 from app.metrics.requests import MeasuredRequest
-from app.services.delivery.provider_states import pause_for_all
+from app.services.delivery.pacing.provider_states import pause_for_all
 from app.services.figures.queue_sample import DEPTH, sample_queue
 from app.services.figures.recorder import FiguresRecorder
 from tests.factories import make_messages, until

@@ -21,13 +21,13 @@ from app.services.accept.store_stepwise import store_messages
 from app.services.accept.writer import MessageWriter
 from app.services.callbacks.kept_callbacks import find_callbacks_about, remove_found
 from app.services.consent.hashes import AddressHashes
-from app.services.delivery.receipts import store_receipts
-from app.services.delivery.retry_policy import ACCEPTED
+from app.services.delivery.results.receipts import store_receipts
+from app.services.delivery.results.retry_policy import ACCEPTED
 from app.services.people.contacts import ContactService
 from app.services.people.erasure import erase, finish_erasures
 from app.services.people.removal import BATCH, remove_messages
 from tests.factories import CONTACT, CUSTOMER, make_messages, until
-from tests.services.delivery.test_receipts import LATER, Ledger
+from tests.services.delivery.results.test_receipts import LATER, Ledger
 
 pytestmark = pytest.mark.anyio
 

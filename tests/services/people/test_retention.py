@@ -15,7 +15,7 @@ from app.services.people.retention import remove_what_is_over
 from tests.conftest import make_settings
 from tests.factories import make_messages
 from tests.logs import captured
-from tests.services.delivery.test_receipts import Ledger
+from tests.services.delivery.results.test_receipts import Ledger
 from tests.tenancy import make_tenant
 
 pytestmark = pytest.mark.anyio

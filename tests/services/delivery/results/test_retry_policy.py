@@ -17,7 +17,7 @@ from app.providers.base import (
     TemporaryFailure,
     UnknownOutcome,
 )
-from app.services.delivery.retry_policy import (
+from app.services.delivery.results.retry_policy import (
     DEATHS_BEFORE_GIVING_UP,
     Attempt,
     Decision,

@@ -27,9 +27,9 @@ from app.providers.mail.fields import MailFields
 from app.references import reference_of
 from app.services.consent.check import HAS_HASHED, REFUSED_BY, suppress
 from app.services.consent.links import UnsubscribeLinks
-from app.services.delivery.mail_threads import Thread, threads_of_claimed
-from app.services.delivery.order import is_next
-from app.services.delivery.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
+from app.services.delivery.claiming.mail_threads import Thread, threads_of_claimed
+from app.services.delivery.claiming.order import is_next
+from app.services.delivery.results.retry_policy import DEATHS_BEFORE_SUSPICION, Attempt
 
 _NO_THREAD = Thread()
 
@@ -126,7 +126,7 @@ class Claimed(NamedTuple):
 def _claim(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Pick messages, lease them and open their attempts, in one statement.
 
-    tests/services/delivery/claim.sql shows it as it is executed.
+    tests/services/delivery/claiming/claim.sql shows it as it is executed.
     """
     picked = (
         select(

@@ -23,7 +23,7 @@ from app.db.schema.migrate import migrate
 from tests.conftest import database_named, execute, make_settings
 from tests.live import LiveServer, free_port
 
-_ROOT = Path(__file__).parent.parent.parent
+_ROOT = Path(__file__).parents[3]
 _DEBIAN = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin")) if (path / "initdb").exists()]
 BINDIRS = [*_DEBIAN, *filter(None, os.environ.get("OTHER_POSTGRES", "").split(os.pathsep))]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy.dialects import postgresql
 
-from app.services.delivery import claims
+from app.services.delivery.claiming import claims
 
 NAMED = dict.fromkeys(
     (

@@ -34,7 +34,7 @@ from app.db.models import ProviderPause, ProviderState
 from app.db.statements.batches import SECOND, TENANT
 from app.db.tenant_guard import ALL_TENANTS
 from app.redaction import redacted
-from app.services.delivery.pace import UNLIMITED, Decision, Pace
+from app.services.delivery.pacing.pace import UNLIMITED, Decision, Pace
 
 _NAME = bindparam("provider", type_=Text())
 _UPDATE = update(ProviderState).where(ProviderState.provider_type == _NAME)

@@ -11,9 +11,9 @@ from app.db.statements.batches import CHANNEL, TENANT, by_tenant, given, rows
 from app.db.statements.each_tenant import EACH_TENANT, first
 from app.db.tenant_guard import ALL_TENANTS
 from app.domain import EventType, MessageStatus
-from app.services.delivery.claims import LEASE_END, Claim
-from app.services.delivery.outcomes import AttemptResult, note, record_outcomes
-from app.services.delivery.retry_policy import Attempt, Decision
+from app.services.delivery.claiming.claims import LEASE_END, Claim
+from app.services.delivery.results.outcomes import AttemptResult, note, record_outcomes
+from app.services.delivery.results.retry_policy import Attempt, Decision
 from app.services.event_log.entries import NewEvent, write_entries
 
 #: Messages that are rescued or expired in one transaction, which delays readers of the event log while it lasts.

@@ -15,8 +15,8 @@ from app.domain import AttemptOutcome
 from app.errors import DatabaseUnavailable, Overloaded
 from app.providers.base import CredentialsRefused, NotBegun, ProviderFailure, TemporaryFailure
 from app.services.accept.group_commit import GroupCommit
-from app.services.delivery.outcomes import AttemptResult, record_outcomes
-from app.services.delivery.provider_states import ProviderSignals, record_signals
+from app.services.delivery.pacing.provider_states import ProviderSignals, record_signals
+from app.services.delivery.results.outcomes import AttemptResult, record_outcomes
 
 log = structlog.get_logger(__name__)
 

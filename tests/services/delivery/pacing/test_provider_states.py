@@ -28,8 +28,8 @@ from app.providers.registry import provider_registry
 from app.providers.simulated.behaviours import SimulatorSettings
 from app.providers.sms import SmsProvider
 from app.segments import units_of
-from app.services.delivery.pace import Decision, Pace
-from app.services.delivery.provider_states import (
+from app.services.delivery.pacing.pace import Decision, Pace
+from app.services.delivery.pacing.provider_states import (
     WELL,
     ProviderHealth,
     ProviderSignals,

@@ -33,7 +33,7 @@ from app.providers.base import RecipientRefused
 from app.redaction import redacted
 from app.services.consent.copies import leave_out
 from app.services.consent.reports import Report, act_on_reports
-from app.services.delivery.receipts import attach_parked
+from app.services.delivery.results.receipts import attach_parked
 from app.services.event_log.entries import entries_of_changed
 
 

@@ -14,12 +14,12 @@ from app.batches import Priority
 from app.config import Settings
 from app.db.models import Message
 from app.domain import AttemptOutcome, MessageStatus
-from app.services.delivery import queues
-from app.services.delivery.claims import Claim, claim_due
-from app.services.delivery.leases import end_leases, rescue
-from app.services.delivery.outcomes import AttemptResult, record_outcomes
-from app.services.delivery.queues import DueWork, Queues
-from app.services.delivery.retry_policy import ACCEPTED, Decision
+from app.services.delivery.claiming import queues
+from app.services.delivery.claiming.claims import Claim, claim_due
+from app.services.delivery.claiming.leases import end_leases, rescue
+from app.services.delivery.claiming.queues import DueWork, Queues
+from app.services.delivery.results.outcomes import AttemptResult, record_outcomes
+from app.services.delivery.results.retry_policy import ACCEPTED, Decision
 from tests.factories import make_messages, sms, until
 from tests.tenancy import make_tenant
 

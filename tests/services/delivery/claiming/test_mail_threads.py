@@ -15,7 +15,7 @@ from app.details import Automatic, MessageDetails
 from app.domain import Address, AddressType, Direction, MessageStatus, NewMessage
 from app.providers.mail.outbound import Composer, message_id_of
 from app.services.accept.store_stepwise import store_messages
-from app.services.delivery.claims import Claim, claim_due
+from app.services.delivery.claiming.claims import Claim, claim_due
 from tests.factories import CONTACT, CONTACT_EMAIL, CUSTOMER, CUSTOMER_EMAIL
 
 pytestmark = pytest.mark.anyio

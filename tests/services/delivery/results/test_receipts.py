@@ -19,9 +19,9 @@ from app.providers.base import Callback, OutboundMessage, ProviderResult, Receip
 from app.providers.registry import provider_registry
 from app.references import reference_of
 from app.services.callbacks.items import CallbackItems
-from app.services.delivery.claims import Claim
-from app.services.delivery.receipts import attach_parked, store_receipts, sweep_parked
-from app.services.delivery.retry_policy import ACCEPTED, Decision
+from app.services.delivery.claiming.claims import Claim
+from app.services.delivery.results.receipts import attach_parked, store_receipts, sweep_parked
+from app.services.delivery.results.retry_policy import ACCEPTED, Decision
 from tests.cases import each_case
 from tests.factories import make_messages, sms, until
 from tests.tenancy import make_tenant

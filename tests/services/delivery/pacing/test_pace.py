@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 
-from app.services.delivery.pace import UNLIMITED, Calls, Decision, Pace, RecentCalls, decide
+from app.services.delivery.pacing.pace import UNLIMITED, Calls, Decision, Pace, RecentCalls, decide
 from tests.cases import each_case
 
 #: One that was learned a while ago.

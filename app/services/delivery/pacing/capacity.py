@@ -14,10 +14,9 @@ from app.config import Settings
 from app.domain import AttemptOutcome
 from app.providers.base import NotBegun, TemporaryFailure
 from app.segments import units_of
-from app.services.delivery.claims import Claim
-from app.services.delivery.outcomes import AttemptResult
-from app.services.delivery.pace import RecentCalls, decide
-from app.services.delivery.provider_states import (
+from app.services.delivery.claiming.claims import Claim
+from app.services.delivery.pacing.pace import RecentCalls, decide
+from app.services.delivery.pacing.provider_states import (
     WELL,
     ProviderHealth,
     change_pace,
@@ -25,6 +24,7 @@ from app.services.delivery.provider_states import (
     health_of_providers,
     lock_rate,
 )
+from app.services.delivery.results.outcomes import AttemptResult
 
 log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ from tests.live import LiveServer
 from tests.services.delivery.test_notifier import listening
 
 pytestmark = [pytest.mark.anyio, needs_pgbouncer]
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _OURS = "idle_in_transaction_session_timeout,jit,lock_timeout,plan_cache_mode,statement_timeout"
 
 

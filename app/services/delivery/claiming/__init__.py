@@ -1,0 +1,1 @@
+"""Claiming: where queues begin, what a worker takes, in which order, and until when it is the worker's own."""

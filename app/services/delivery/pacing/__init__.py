@@ -1,0 +1,1 @@
+"""Pacing: how many sends each provider takes now, learned from its answers."""

@@ -8,7 +8,7 @@ as `Ende` or `annuler`; `tests/keywords.csv` gives the reasons.
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import chain, product
 from types import MappingProxyType
 
 from app.domain import Keyword
@@ -197,7 +197,7 @@ def keyword_in(text: str, extra: ExtraWords = NO_EXTRA) -> Keyword | None:
         return None
     words = _normalised(text)
     key = words.replace(" ", "")
-    if words not in _SAME_LETTERS and (found := _KEYWORDS.get(key) or extra.get(key)):
+    if words not in _SAME_LETTERS and (found := _keyword(key) or extra.get(key)):
         return found
     if words.startswith(_BEGINNINGS) or words.endswith(_ENDS):
         words = _ADDITIONS.sub("", words)
@@ -236,6 +236,10 @@ def _normalised(text: str) -> str:
     return _DRAWN_OUT.sub(r"\1", _NO_WORD.sub(" ", text.casefold()).strip())
 
 
+def _keyword(key: str) -> Keyword | None:
+    return Keyword.STOP if key in _PLAIN_REFUSALS else _KEYWORDS.get(key)
+
+
 def _is_refusal(words: str) -> bool:
     """True for a refusal without additions, or several in a row, such as `stop stop`."""
     if words.replace(" ", "") in _PLAIN_REFUSALS:
@@ -252,14 +256,14 @@ def _spellings(patterns: str) -> Iterator[str]:
 
 
 def _tables() -> tuple[dict[str, Keyword], frozenset[str]]:
-    """All keywords and phrases with their kinds, and the refusals that take additions. None has spaces."""
+    """The keywords that count alone, with their kinds, and the refusals that take additions. None has spaces."""
     english = [*_spellings(_ENGLISH_REQUESTS)]
-    asked = [question + request for question in _spellings(_QUESTIONS) for request in english]
+    asked = (question + request for question in _spellings(_QUESTIONS) for request in english)
     others = (each for table in (_REFUSALS, _WISHES, _REQUESTS) for each in _spellings(table))
-    refusals = frozenset(phrase.replace(" ", "") for phrase in [*others, *english, *asked])
+    refusals = frozenset(phrase.replace(" ", "") for phrase in chain(others, english, asked))
     kinds = {Keyword.STOP: _ALONE, Keyword.START: _STARTS, Keyword.YES: _YESES, Keyword.HELP: _HELPS}
     words = {word.replace(" ", ""): kind for kind, table in kinds.items() for word in _spellings(table)}
-    return words | dict.fromkeys(refusals, Keyword.STOP), refusals
+    return words, refusals
 
 
 _KEYWORDS, _PLAIN_REFUSALS = _tables()

@@ -125,7 +125,7 @@ class DeliveryWorker:
 
     async def __aenter__(self) -> Self:
         try:
-            self._presence.enter()
+            self._housekeeping.join()
         except OSError as error:  # a read-only file system, say
             log.info("death_shows_by_leases_only", error=type(error).__name__)
         await self._recorder.__aenter__()

@@ -81,6 +81,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
+    if "hypothesis" in sys.modules:
+        from hypothesis import HealthCheck, settings
+
+        # A busy machine is no reason to fail.
+        settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("untimed")
     gc.freeze()  # modules and tests stay, and need not be looked through again and again
 
 

@@ -234,8 +234,11 @@ def is_unavailable(error: BaseException) -> bool:
         if error.connection_invalidated:
             return True
         sqlstate = sqlstate_of(error)
-        if sqlstate is None:
-            return isinstance(error, sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError)
+        if (
+            sqlstate is None
+        ):  # of a driver: an internal one is that of a server that stopped in the middle of an answer
+            drivers = sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError | sqlalchemy_exc.InternalError
+            return isinstance(error, drivers)
         return sqlstate.startswith(_AWAY)
     if isinstance(error, asyncpg.PostgresError):
         return bool(error.sqlstate and error.sqlstate.startswith(_AWAY))

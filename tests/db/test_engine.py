@@ -5,9 +5,11 @@ import gc
 import socket
 from contextlib import closing, suppress
 
+import asyncpg
 import psycopg2
 import pytest
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
 from app.db.connectivity.connections import connect
@@ -146,6 +148,20 @@ async def test_whoever_gives_up_while_connecting_leaves_no_error_behind(database
         loop.set_exception_handler(usual)
     assert steps > 3
     assert reported == []
+
+
+async def test_a_server_that_stops_in_the_middle_of_a_login_is_unavailable(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut_off(_: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    monkeypatch.setattr("app.db.engine.raise_generation", cut_off)
+    engine = create_serving_engine(database_url, settings)
+    with pytest.raises(DBAPIError) as refused:
+        await engine.connect()
+    assert is_unavailable(refused.value)
+    await engine.dispose()
 
 
 @pytest.mark.parametrize("opened", ["by itself", "with a transaction"])

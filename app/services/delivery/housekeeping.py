@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Self
 
 import structlog
@@ -79,6 +80,15 @@ class Housekeeping:
             *tasks,
         ]
         self._running: list[asyncio.Task[None]] = []
+
+    def join(self) -> None:
+        """Count as living from now on. Raises `OSError` where no file can be written.
+
+        Who lives already is a neighbour, even if it dies before the first look: of a message that it took, say.
+        """
+        with suppress(OSError):  # the directory may be new
+            self._has_neighbours = bool(self._presence.living_and_dead().living)
+        self._presence.enter()
 
     async def __aenter__(self) -> Self:
         self._running = [asyncio.create_task(repeat(self._engine, task), name=task.name) for task in self._table]

@@ -17,7 +17,7 @@ from app.services.delivery.periodic import PeriodicTask
 from app.services.delivery.results.outcomes import AttemptResult, record_outcomes
 from app.services.delivery.results.retry_policy import ACCEPTED
 from tests.conftest import execute
-from tests.factories import make_messages
+from tests.factories import make_messages, until
 from tests.logs import captured
 
 pytestmark = pytest.mark.anyio
@@ -119,3 +119,17 @@ async def test_a_task_that_fails_is_logged_and_run_again(
     ):
         await asyncio.wait_for(third.wait(), 10)
     assert logged.getvalue().count("not_cleaned") >= 2
+
+
+async def test_a_worker_whose_only_neighbour_dies_at_once_knows_that_it_is_the_last(
+    engine: AsyncEngine, settings: Settings, tmp_path: Path
+) -> None:
+    neighbour = ProcessLock(tmp_path)
+    neighbour.enter()
+    housekeeping = Housekeeping(
+        engine, settings, ProcessLock(tmp_path), [], on_change=lambda: None, on_logged=lambda _: None
+    )
+    housekeeping.join()
+    neighbour.leave()  # its file stays, as that of a dead one
+    async with housekeeping:
+        await until(lambda: asyncio.sleep(0, housekeeping.is_last_worker()), bool)

@@ -21,7 +21,7 @@ from app.database_urls import libpq_url
 from app.db.connectivity.connections import connect
 from app.db.connectivity.event_generation import give_up_stale_connections, raise_generation
 from app.db.connectivity.outage import outage, sqlstate_of
-from app.db.connectivity.pool import MeasuredPool
+from app.db.connectivity.pool import MeasuredPool, check_before_use
 from app.db.embedded import EmbeddedPostgres, Keeper
 from app.db.tenant_guard import guard
 from app.errors import DatabaseUnavailable
@@ -67,7 +67,6 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
         async_creator=functools.partial(_connect_to_serve, url, **options),
         connect_args={"prepared_statement_cache_size": options["statement_cache_size"]},
         poolclass=MeasuredPool,
-        pool_pre_ping=True,
         pool_recycle=settings.database_pool_recycle_seconds,
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_pool_overflow,
@@ -75,6 +74,7 @@ def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
         hide_parameters=True,
     )
     guard(engine)
+    check_before_use(engine)
     give_up_stale_connections(engine)
     event.listen(engine.sync_engine, "handle_error", _give_up_if_read_only)
     return engine

@@ -36,7 +36,7 @@ class Notifier:
 
     def __init__(self, url: str, engine: AsyncEngine) -> None:
         self._url = url
-        self._engine = engine
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._on_due: list[Callable[[], None]] = []
         self._on_events: list[OnEvents] = []
         self._is_due = False
@@ -97,7 +97,7 @@ class Notifier:
                 told[_LOGGED] = ",".join(map(str, self._untold)) if len(self._untold) <= _MOST_TENANTS else ""
             self._is_due, self._untold = False, set()
             with contextlib.suppress(Exception):  # the others poll
-                async with self._engine.begin() as connection:
+                async with self._engine.connect() as connection:
                     await connection.execute(_NOTIFY, {"channels": list(told), "payloads": list(told.values())})
             await asyncio.sleep(_PAUSE)
 

@@ -87,7 +87,9 @@ class Housekeeping:
         Who lives already is a neighbour, even if it dies before the first look: of a message that it took, say.
         """
         with suppress(OSError):  # the directory may be new
-            self._has_neighbours = bool(self._presence.living_and_dead().living)
+            self._has_neighbours = any(
+                name != self._presence.name for name in self._presence.living_and_dead().living
+            )
         self._presence.enter()
 
     async def __aenter__(self) -> Self:

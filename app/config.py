@@ -326,7 +326,7 @@ class Settings(SecretsInFiles, BaseSettings):
 
     @property
     def prepares_statements(self) -> bool:
-        """True unless a pooler is in the way (`db.pooler.with_pooler_known`)."""
+        """True unless a pooler is in the way (`db.connectivity.pooler.with_pooler_known`)."""
         return self.database_prepared_statements is not False
 
     @property

@@ -26,6 +26,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import psycopg2
 import pytest
 
@@ -56,6 +57,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A busy machine is no reason to fail. A test takes the settings that hold when its module is imported.
+    hypothesis.settings.register_profile(
+        "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As in the background of a shell. The processes that tests start would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -81,12 +87,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    if "hypothesis" in sys.modules:
-        from hypothesis import HealthCheck, settings
-
-        # A busy machine is no reason to fail.
-        settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-        settings.load_profile("untimed")
     gc.freeze()  # modules and tests stay, and need not be looked through again and again
 
 

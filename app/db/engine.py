@@ -57,7 +57,7 @@ def provided_database(settings: Settings, *, keep_running: bool = False) -> Iter
 
 
 def create_serving_engine(url: str, settings: Settings) -> AsyncEngine:
-    """The pool that requests and the worker share. A connection is checked before use and renewed in time.
+    """The pool that requests and the worker share. Its connections are checked, once a second at most, and renewed.
 
     Statements that do not name the tenant are refused (`guard`).
     """

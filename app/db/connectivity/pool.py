@@ -9,7 +9,8 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-#: Seconds between two checks of a connection. One that the server has closed is noticed without a check.
+#: Seconds between two checks of a connection. One that the server has closed shows it without a check, once the event
+#: loop has read so. Until then a statement can fail, and its request is answered 503.
 _CHECKED_SECONDS = 1.0
 
 #: SQLAlchemy names the logger of a pool by its class, and tells there of each connection.

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_IDLE_SECONDS = 0.5  # after which the pool checks the connection before it is used again
+_IDLE_SECONDS = 1.0  # after which the pool checks the connection before it is used again
 
 
 class GroupCommit(Generic[Item, Result]):

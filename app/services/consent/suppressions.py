@@ -150,7 +150,7 @@ class Suppressions:
 
         A line that is refused harms no other. While the database is away or busy, a batch is tried again for
         `patience_seconds`. Then its error is raised: the batches before are stored, and the same list can be given
-        again.
+        again. A batch whose commit was cut off may be stored: tried again, its lines are held already.
         """
         left = iter(lines)
         # In a thread, because reading some hundred addresses would hold up all other requests.

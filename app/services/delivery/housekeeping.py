@@ -87,9 +87,7 @@ class Housekeeping:
         Who lives already is a neighbour, even if it dies before the first look: of a message that it took, say.
         """
         with suppress(OSError):  # the directory may be new
-            self._has_neighbours = any(
-                name != self._presence.name for name in self._presence.living_and_dead().living
-            )
+            self._has_neighbours = self._are_others(self._presence.living_and_dead().living)
         self._presence.enter()
 
     async def __aenter__(self) -> Self:
@@ -110,13 +108,16 @@ class Housekeeping:
             return False
         return asyncio.get_running_loop().time() - self._left_alone_at < _RETURN_SECONDS
 
+    def _are_others(self, living: Iterable[str]) -> bool:
+        return any(name != self._presence.name for name in living)
+
     async def _watch_workers(self) -> None:
         """Look for dead workers of this host. Those of other hosts are found when their leases end."""
         try:
             found = self._presence.living_and_dead()
         except OSError:
             return
-        had_neighbours, self._has_neighbours = self._has_neighbours, len(found.living) > 1
+        had_neighbours, self._has_neighbours = self._has_neighbours, self._are_others(found.living)
         if had_neighbours and not self._has_neighbours:
             self._left_alone_at = asyncio.get_running_loop().time()
         if self._has_neighbours and not had_neighbours:

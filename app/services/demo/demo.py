@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.addresses import any_address
 from app.config import Settings
-from app.db.models import Contact, Conversation
+from app.db.models import Contact, Conversation, Message
 from app.details import MessageDetails
 from app.domain import DEFAULT_TENANT_ID, Address, Channel, Direction, NewMessage
 from app.errors import NoDemo
@@ -18,7 +18,7 @@ from app.providers.base import InboundMessage
 from app.providers.registry import provider_registry
 from app.routing import route_of
 from app.services.callbacks.items import CallbackItems
-from app.services.consent.suppressions import SuppressionFilter, Suppressions
+from app.services.consent.suppressions import Suppressions
 from app.services.demo.people import OUR_MAIL, OUR_NUMBER, PEOPLE, REFUSING, Line, Person
 from app.services.messages.metadata import has_pair, pair_parameters
 from app.services.messages.service import MessageService
@@ -27,7 +27,7 @@ from app.services.people.contacts import ContactChange, ContactService
 #: The pair of metadata that marks the people of the demo.
 DEMO = ("demo", "true")
 _REMOVED = "The demo is removed."
-#: The longest wait for the last answer of the demo, which comes a second after its message has left.
+#: The longest wait for the last answer of the demo. By default it comes 1.5 seconds after its message has left.
 _ANSWER_SECONDS = 5.0
 
 
@@ -87,11 +87,17 @@ class Demo:
     async def _hear_the_refusal(self) -> None:
         """Wait for the STOP that is still on its way: it would begin a conversation that is not marked."""
         address = self._address(REFUSING)
+        answers = select(Message.id).where(
+            Message.tenant_id == self._tenant_id,
+            Message.direction == Direction.INBOUND,
+            Message.from_address == address.value,
+        )
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_SECONDS):
                 while (await self._contacts.contacts(address, limit=1)).rows:
-                    if (await self._suppressions.page(SuppressionFilter(address), limit=1, cursor=None)).rows:
-                        return
+                    async with self._sessions() as session:
+                        if (await session.execute(answers.limit(1))).first() is not None:
+                            return
                     await asyncio.sleep(0.1)
 
     def _only_simulated(self) -> bool:

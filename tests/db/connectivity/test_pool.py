@@ -45,7 +45,10 @@ async def backend(engine: AsyncEngine) -> int:
         return int((await connection.execute(_BACKEND)).scalar_one())
 
 
-async def test_a_connection_in_use_is_not_checked_each_time(engine: AsyncEngine, checks: list[object]) -> None:
+async def test_a_connection_in_use_is_not_checked_each_time(
+    engine: AsyncEngine, checks: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_CHECKED_SECONDS", 60)
     assert len({await backend(engine) for _ in range(3)}) == 1
     assert checks == []
 

@@ -23,7 +23,7 @@ worker: setup ## run another delivery worker
 migrate: setup ## bring the database to the current schema
 	@$(PYTHON) -m app migrate
 
-test: ## run the tests that are done in three minutes
+test: ## run the quick tests: five minutes on two cores
 	@./bin/test.sh
 
 test-all: ## run every test, as CI does

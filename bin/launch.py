@@ -26,7 +26,7 @@ USAGE = "usage: launch.py start | app [command] | setup [--dev | --tools] | test
 TEST_HELP = """\
 usage: bin/test.sh [all | e2e] [pytest arguments]      (Windows: bin\\test.ps1)
 
-  bin/test.sh        the end-to-end check, then all tests but the slow ones: four minutes on two cores
+  bin/test.sh        the end-to-end check, then all tests but the slow ones: five minutes on two cores
   bin/test.sh all    the end-to-end check and every test: about twenty minutes
   bin/test.sh e2e    the end-to-end check alone: some seconds; BASE_URL=... asks a service that is running
   bin/test.sh ARGS   pytest alone with these arguments: a file, a folder, -k NAME, -x, ...

@@ -1,4 +1,4 @@
-# Runs the tests that are done in three minutes: all as the first argument runs every test, e2e only the end-to-end
+# Runs the quick tests, in five minutes on two cores: all as the first argument runs every test, e2e only the end-to-end
 # check, --help tells the rest.
 $launch = Join-Path $PSScriptRoot "launch.py"
 if (Get-Command py -ErrorAction SilentlyContinue) {

@@ -82,7 +82,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if config.option.markexpr == "not slow":
         reporter.write_line(
-            "About three minutes on two cores, without the slow tests; ./bin/test.sh all runs those too."
+            "About five minutes on two cores, without the slow tests; ./bin/test.sh all runs those too."
         )
 
 

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,14 @@ _ROOT = Path(__file__).parent.parent
 #: For `verify` of httpx, where no TLS is spoken. Reading the certificates of all authorities takes 30 ms a client,
 #: which a polling test would take from the process that it waits for.
 LOCAL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def kill_all(processes: Sequence[psutil.Process]) -> None:
+    """SIGKILL for each in this order; returns when they have ended."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=60)
 
 
 def free_port() -> int:
@@ -94,11 +102,7 @@ class LiveServer(LiveProcess):
 
     def kill_postgres(self) -> None:
         """SIGKILL for the embedded server, the parent first, so that it can't restart its children."""
-        processes = self.postgres_processes()
-        for process in sorted(processes, key=lambda each: each.create_time()):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=60)
+        kill_all(sorted(self.postgres_processes(), key=psutil.Process.create_time))
 
     def wait_for_postgres_to_end(self) -> None:
         """The embedded server is stopped once its lock file is gone. Its process ends a moment later."""

@@ -40,6 +40,9 @@ _READY_SECONDS = 0.5
 _LOST_A_RACE = ("40001", "40P01")
 #: Classes and codes of SQLSTATE for temporary trouble: connection, resources, operator intervention.
 _AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03", "57014", *_LOST_A_RACE)
+#: Without a SQLSTATE these are the driver's own, and mean that the server can't be reached. An internal one is of a
+#: server that stopped in the middle of an answer.
+_OF_THE_DRIVER = sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError | sqlalchemy_exc.InternalError
 
 
 @contextmanager
@@ -234,12 +237,7 @@ def is_unavailable(error: BaseException) -> bool:
         if error.connection_invalidated:
             return True
         sqlstate = sqlstate_of(error)
-        if (
-            sqlstate is None
-        ):  # of a driver: an internal one is that of a server that stopped in the middle of an answer
-            drivers = sqlalchemy_exc.OperationalError | sqlalchemy_exc.InterfaceError | sqlalchemy_exc.InternalError
-            return isinstance(error, drivers)
-        return sqlstate.startswith(_AWAY)
+        return isinstance(error, _OF_THE_DRIVER) if sqlstate is None else sqlstate.startswith(_AWAY)
     if isinstance(error, asyncpg.PostgresError):
         return bool(error.sqlstate and error.sqlstate.startswith(_AWAY))
     # The latter is a server that stopped in the middle of an answer.

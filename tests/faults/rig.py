@@ -24,7 +24,7 @@ from app.db.embedded import EmbeddedPostgres
 from app.db.schema.migrate import migrate
 from tests.conftest import database_named, execute, let_in_quickly
 from tests.faults.client import Load
-from tests.live import LOCAL, LiveProcess, LiveServer, free_port
+from tests.live import LOCAL, LiveProcess, LiveServer, free_port, kill_all
 
 FULL = os.environ.get("FAULTS") == "full"
 LEASE_SECONDS = 3 if FULL else 2
@@ -103,11 +103,7 @@ class Postgres:
 
     def kill(self) -> None:
         """SIGKILL for all of it, the parent first, so that it can't restart its children."""
-        processes = self._processes()
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=60)
+        kill_all(self._processes())
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

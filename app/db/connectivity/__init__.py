@@ -1,1 +1,1 @@
-"""Connections: how they are opened, pooled and replaced, also those to a replica."""
+"""Connections: how they are opened, pooled and replaced, also to a replica. And outages, as the log tells them."""

@@ -11,7 +11,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 #: Seconds between two checks of a connection. One that the server has closed shows it without a check, once the event
 #: loop has read so. Until then a statement can fail, and its request is answered 503.
-_CHECKED_SECONDS = 1.0
+CHECKED_SECONDS = 1.0
 
 #: SQLAlchemy names the logger of a pool by its class, and tells there of each connection.
 logging.getLogger(f"{__name__}.MeasuredPool").setLevel(logging.WARNING)
@@ -49,7 +49,7 @@ def check_before_use(engine: AsyncEngine) -> None:
     def check(connection: Any, record: Any, _: object) -> None:
         now = time.monotonic()
         is_closed = connection.driver_connection.is_closed()
-        if not is_closed and now - record.info.setdefault("checked_at", now) < _CHECKED_SECONDS:
+        if not is_closed and now - record.info.setdefault("checked_at", now) < CHECKED_SECONDS:
             return
         try:
             dialect.do_ping(connection)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.config import Settings
 from app.db.connectivity.outage import outage
+from app.db.connectivity.pool import CHECKED_SECONDS
 from app.db.engine import is_unavailable, lost_a_race
 from app.errors import DatabaseUnavailable, Overloaded
 from app.metrics.catalogue import BATCH_SECONDS, BATCH_SIZE
@@ -24,8 +25,6 @@ log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_IDLE_SECONDS = 1.0  # after which the pool checks the connection before it is used again
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -158,7 +157,7 @@ class GroupCommit(Generic[Item, Result]):
             raw = await self._connection.get_raw_connection()
             if raw.driver_connection is None or raw.driver_connection.is_closed():
                 await self._discard()
-            elif asyncio.get_running_loop().time() - self._used_at > _IDLE_SECONDS:
+            elif asyncio.get_running_loop().time() - self._used_at > CHECKED_SECONDS:
                 connection, self._connection = self._connection, None
                 await connection.close()
         if self._connection is None:

@@ -48,7 +48,7 @@ async def backend(engine: AsyncEngine) -> int:
 async def test_a_connection_in_use_is_not_checked_each_time(
     engine: AsyncEngine, checks: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_CHECKED_SECONDS", 60)
+    monkeypatch.setattr(pool, "CHECKED_SECONDS", 60)
     assert len({await backend(engine) for _ in range(3)}) == 1
     assert checks == []
 
@@ -57,7 +57,7 @@ async def test_a_connection_that_lay_idle_is_checked(
     engine: AsyncEngine, checks: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await backend(engine)
-    monkeypatch.setattr(pool, "_CHECKED_SECONDS", 0)
+    monkeypatch.setattr(pool, "CHECKED_SECONDS", 0)
     assert await backend(engine) == first
     assert len(checks) == 1
 

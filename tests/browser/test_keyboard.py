@@ -1,9 +1,9 @@
 """The inbox by keyboard alone."""
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
-from tests.browser.desk import Desk
+from tests.browser.desk import Desk, desk_at
 from tests.browser.people import new_phone, status_of
 from tests.live import LiveServer
 
@@ -32,6 +32,27 @@ async def test_a_conversation_is_answered_and_closed_by_keyboard(desk: Desk, ser
     await expect(desk.body).not_to_be_focused()
     await press("e")
     await expect(desk.row("I can't wait for keys")).to_have_count(0)
+
+
+async def test_a_menu_is_opened_and_left_by_keyboard_without_leaving_the_thread(
+    browser: Browser, server: LiveServer
+) -> None:
+    person = new_phone(server.url)
+    await person.write("Which menu is this?")
+    async with desk_at(browser, server.url, viewport={"width": 390, "height": 900}) as desk:
+        await desk.open()
+        await desk.open_thread("Which menu is this?")
+        for key, choice in (("a", "Assign to me"), ("s", "For an hour")):
+            menu = desk.page.locator(f'[aria-keyshortcuts="{key}"]')
+            await desk.page.keyboard.press(key)
+            await expect(desk.page.get_by_role("button", name=choice)).to_be_focused()
+            await desk.page.keyboard.press("Escape")
+            await expect(menu).to_be_focused()
+        await menu.click()
+        await desk.page.evaluate("document.activeElement.blur()")  # as some browsers do after a click
+        await desk.page.keyboard.press("Escape")
+        await expect(desk.page.locator("details[data-menu][open]")).to_have_count(0)
+        await expect(desk.message("Which menu is this?")).to_be_visible()
 
 
 async def test_the_keys_are_listed_and_can_be_switched_off(desk: Desk) -> None:

@@ -37,7 +37,7 @@ function act(element) {
     element.select?.();
   } else {
     element.click();
-    if (element.matches('details[open] > summary')) $('button, a, input', element.parentElement)?.focus();
+    if (element.matches('details[open] > summary')) $('button, a, input:not([type=hidden])', element.parentElement)?.focus();
   }
 }
 
@@ -65,7 +65,7 @@ function press(event) {
 /** Esc leaves the field, then the menu; a dialog closes by itself. */
 function leave({ target }) {
   if ($('dialog[open]')) return;
-  const menu = target.closest?.('details[open]');
+  const menu = target.closest?.('details[open]') ?? $('details[data-menu][open]');
   if (menu) {
     menu.open = false;
     $('summary', menu).focus();

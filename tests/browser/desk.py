@@ -16,8 +16,8 @@ _LONGEST_WAIT = 60_000  # milliseconds
 expect.set_options(timeout=_LONGEST_WAIT)
 _AXE = files("axe_playwright_python") / "axe.min.js"  # of the package only this file is used
 _AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-#: What Chromium itself writes about an answer such as 503, or a broken connection.
-_OF_THE_NETWORK = re.compile("Failed to load resource|net::ERR_")
+#: What Chromium writes about an answer such as 503 or a broken connection, and htmx about a request that it gave up.
+_OF_THE_NETWORK = re.compile("Failed to load resource|net::ERR_|^htmx:(afterRequest|sendAbort),")
 
 
 class Desk:

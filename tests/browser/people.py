@@ -19,6 +19,10 @@ BUSY = 503
 _numbers = count(1)
 
 
+def _client(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(verify=LOCAL, base_url=url, timeout=60)
+
+
 @dataclass(frozen=True)
 class Person:
     """A person outside, who reaches the service through its webhooks."""
@@ -31,7 +35,7 @@ class Person:
         """Send a message to our address. A busy service is asked again, as providers do."""
         path, message = self._mail(subject) if "@" in self.address else self._text()
         content = {"attachments": None, "timestamp": datetime.now(UTC).isoformat(), "body": body}
-        async with httpx.AsyncClient(verify=LOCAL, base_url=self.url) as client:
+        async with _client(self.url) as client:
 
             async def post() -> httpx.Response | None:
                 answer = await client.post(path, json=message | content)
@@ -66,8 +70,14 @@ def _reference() -> str:
 
 async def messages_with(url: str, body: str) -> list[dict[str, Any]]:
     """The messages whose text is `body`, as the service has stored them."""
-    async with httpx.AsyncClient(verify=LOCAL, base_url=url) as client:
-        answer = (await client.get("/api/messages", params={"limit": 100})).raise_for_status()
+    async with _client(url) as client:
+
+        async def ask() -> httpx.Response | None:
+            answer = await client.get("/api/messages", params={"limit": 100})
+            return None if answer.status_code == BUSY else answer.raise_for_status()
+
+        answer = await eventually(ask)
+    assert answer is not None
     return [message for message in answer.json() if message["body"] == body]
 
 
@@ -95,7 +105,7 @@ async def status_of(url: str, body: str, status: str) -> dict[str, Any]:
 
 async def until_found(url: str, words: str) -> None:
     """Wait until a search finds a message with these words: it is indexed in the background."""
-    async with httpx.AsyncClient(verify=LOCAL, base_url=url) as client:
+    async with _client(url) as client:
 
         async def is_found() -> bool:
             answer = await client.get("/api/search", params={"q": words, "kind": "message"})

@@ -67,3 +67,27 @@ async def test_the_keys_are_listed_and_can_be_switched_off(desk: Desk) -> None:
     await desk.page.keyboard.press("/")
     await expect(help_).to_be_hidden()
     await expect(desk.page.get_by_role("searchbox")).not_to_be_focused()
+
+
+async def test_going_on_with_a_draft_by_keyboard_keeps_it(desk: Desk, server: LiveServer) -> None:
+    await new_phone(server.url).write("Will you go on?")
+    await desk.open()
+    await desk.open_thread("Will you go on?")
+    await desk.body.fill("I will")
+    await desk.body.blur()
+    await desk.page.keyboard.press("r")
+    await desk.page.keyboard.type(" go on")
+    await expect(desk.body).to_have_value("I will go on")
+
+
+async def test_escape_closes_what_lies_over_a_thread_before_the_thread(browser: Browser, server: LiveServer) -> None:
+    await new_phone(server.url).write("What lies over me?")
+    async with desk_at(browser, server.url, viewport={"width": 390, "height": 900}) as desk:
+        await desk.open()
+        await desk.open_thread("What lies over me?")
+        sheet = desk.page.locator("#person .card").first
+        await desk.page.locator("a[href='#person']").click()
+        await expect(sheet).to_be_visible()
+        await desk.page.keyboard.press("Escape")
+        await expect(sheet).to_be_hidden()
+        await expect(desk.message("What lies over me?")).to_be_visible()

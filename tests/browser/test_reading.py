@@ -1,7 +1,10 @@
 """Reading in the inbox: the list, a thread, the search, small screens, dark ones, and assistive technology."""
 
+import asyncio
+from contextlib import suppress
+
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Error, Route, expect
 
 from tests.browser.desk import Desk, desk_at
 from tests.browser.people import new_mailbox, new_phone, until_found
@@ -119,3 +122,30 @@ async def test_a_dark_screen_gets_a_dark_page(browser: Browser, server: LiveServ
                 "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
             )
     assert max(shades["dark"]) < min(shades["light"])
+
+
+async def test_of_two_conversations_opened_at_once_the_second_is_shown(desk: Desk, server: LiveServer) -> None:
+    """Its head, messages and person: an answer must not go to the first."""
+    first, second = new_mailbox(server.url, "Ada Slow"), new_mailbox(server.url, "Bea Quick")
+    await first.write("From the slow one")
+    await second.write("From the quick one")
+    await desk.open()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    address = await desk.row("Ada Slow").locator("a").first.get_attribute("hx-get")
+
+    async def late(route: Route) -> None:
+        asked.set()
+        await go_on.wait()
+        with suppress(Error):  # given up by the page
+            await route.continue_()
+
+    await desk.page.route(f"**{address}", late)
+    await desk.row("Ada Slow").locator("a").first.click()
+    await asyncio.wait_for(asked.wait(), 60)
+    await desk.row("Bea Quick").locator("a").first.click()
+    await expect(desk.page.locator("#thread-name")).to_have_text("Bea Quick")
+    go_on.set()
+    await expect(desk.page.locator("#person h2").first).to_have_text("Bea Quick")
+    await expect(desk.message("From the quick one")).to_be_visible()
+    assert address is not None
+    assert address.split("?")[0] not in desk.page.url

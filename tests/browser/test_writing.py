@@ -26,6 +26,15 @@ _DROP = """name => {
   const drop = new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true});
   document.querySelector('#thread').dispatchEvent(drop);
 }"""
+#: As if each answer that is kept had been written an hour ago.
+_AGE = """() => {
+  for (const name of Object.keys(localStorage).filter((each) => each.includes(':sends:'))) {
+    const sends = JSON.parse(localStorage.getItem(name)).map((send) => ({...send, at: send.at - 3_600_000}));
+    localStorage.setItem(name, JSON.stringify(sends));
+  }
+}"""
+#: An answer may be taken back for half a minute.
+_MAY_BE_SLOW = "() => { document.querySelector('#composer [name=undo]').value = '30'; }"
 #: A PNG of one pixel.
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -66,11 +75,46 @@ async def test_an_answer_is_not_shown_as_sent_before_it_is_stored(desk: Desk, se
     await expect(desk.pending).to_have_count(0)
 
 
+async def test_an_answer_of_an_hour_ago_is_not_sent_before_it_is_asked_for(desk: Desk, server: LiveServer) -> None:
+    person = new_phone(server.url)
+    await person.write("Where are you?")
+    await desk.open()
+    await desk.open_thread("Where are you?")
+    await desk.page.route("**/inbox/c/*/messages", lambda route: route.abort())
+    await desk.reply("I'll be there in ten minutes")
+    await expect(desk.pending).to_contain_text("Not sent")
+    await desk.page.evaluate(_AGE)
+    await desk.page.unroute_all()
+    await desk.open()
+    await desk.page.locator("#toasts").get_by_role("button", name="Show").click()
+    await person.write("Are you there?")
+    await expect(desk.message("Are you there?")).to_be_visible()  # the page has caught up by now
+    await expect(desk.pending).to_contain_text("Not sent")
+    assert await messages_with(server.url, "I'll be there in ten minutes") == []
+    await desk.pending.get_by_role("button", name="Try again").click()
+    await status_of(server.url, "I'll be there in ten minutes", "delivered")
+
+
+async def test_an_answer_leaves_though_its_conversation_is_not_opened_again(desk: Desk, server: LiveServer) -> None:
+    person = new_phone(server.url)
+    await person.write("Did you answer?")
+    await desk.open()
+    await desk.open_thread("Did you answer?")
+    await desk.page.route("**/inbox/c/*/messages", lambda route: route.abort())
+    await desk.reply("A moment ago")
+    await expect(desk.pending).to_contain_text("Not sent")
+    await desk.page.goto("about:blank")
+    await desk.page.unroute_all()
+    await desk.open()
+    await status_of(server.url, "A moment ago", "delivered")
+
+
 async def test_undo_stops_the_answer_and_gives_the_text_back(desk: Desk, server: LiveServer) -> None:
     person = new_phone(server.url)
     await person.write("Is it free?")
     await desk.open()
     await desk.open_thread(person.address[-4:])
+    await desk.page.evaluate(_MAY_BE_SLOW)
     await desk.reply("Everything is free")
     await desk.page.get_by_role("button", name="Undo").click()
     await expect(desk.body).to_have_value("Everything is free")
@@ -153,6 +197,7 @@ async def test_a_file_that_is_dropped_is_attached_and_undo_gives_it_back(desk: D
     await desk.open_thread(person.address[-4:])
     await desk.page.evaluate(_DROP, "receipt.txt")
     await expect(desk.page.locator("#composer .file:not(.uploading)")).to_have_text("receipt.txt\u00d7")
+    await desk.page.evaluate(_MAY_BE_SLOW)
     await desk.reply("Here it is")
     await desk.page.get_by_role("button", name="Undo").click()
     await expect(desk.body).to_have_value("Here it is")

@@ -1,7 +1,7 @@
 // Writing an answer: drafts, what the service says about it, sending, and taking it back.
 import { $, $$, announce, arrived, parsed, request, throttled, toast, word } from './page.js';
 import { change, isUploading, nameFiles, showFiles, together, upload } from './attachments.js';
-import { draftOf, forgetSend, keepDraft, keepSend, newKey, sendsOf } from './drafts.js';
+import { draftOf, everySend, forgetSend, keepDraft, keepSend, newKey, sendsOf } from './drafts.js';
 import { refreshList } from './list.js';
 import { isOpen, scrollToEnd, show, thread } from './thread.js';
 
@@ -16,6 +16,8 @@ const MAY_PASS = new Set([408, 425, 429]);
 const underWay = new Set();
 /** Messages that wait only so that they can be taken back, by id. */
 const undoable = new Set();
+/** Conversations of which the reader was told that an answer was not sent. */
+const told = new Set();
 let asked = null; // the preview that is under way
 
 const composer = () => $('#composer');
@@ -35,22 +37,37 @@ export function prepare() {
   fill(form, draft?.fields ?? {});
   for (const send of sendsOf(conversation)) {
     const item = optimistic(send);
-    if (send.at > Date.now() - RETRIED_FOR) deliver(send);
+    if (isYoung(send)) deliver(send);
     else notSent(send, item);
   }
   grow();
   look();
 }
 
-/** Send again what had no answer. */
+/** Send again what had no answer. What is older may no longer be true: its thread shows it, and asks. */
 export function retryAll() {
-  for (const item of $$('#messages > [data-key].not-sent')) $('[data-retry]', item)?.click();
+  const sends = everySend();
+  sends.filter(isYoung).forEach(deliver);
+  for (const conversation of new Set(sends.filter((send) => !isYoung(send)).map((send) => send.conversation))) {
+    if (told.has(conversation) || isOpen(conversation)) continue;
+    told.add(conversation);
+    toast(word('not_sent'), { [word('show')]: () => location.assign(`/inbox/c/${conversation}`) }, REFUSAL_SECONDS);
+  }
 }
+
+const isYoung = (send) => send.at > Date.now() - RETRIED_FOR;
 
 function fill(form, fields) {
   for (const [name, value] of Object.entries(fields)) if (field(name, form)) field(name, form).value = value;
+  nameRecipient(form);
   showFiles(form);
   grow();
+}
+
+/** Name the address that the chosen channel goes to. */
+function nameRecipient(form) {
+  const to = field('channel', form)?.selectedOptions?.[0].dataset.to;
+  if (to) $('[data-slot="to"]', form).textContent = to;
 }
 
 function fieldsOf(form) {
@@ -62,6 +79,7 @@ function typed(form) {
   const fields = fieldsOf(form);
   const draft = Object.fromEntries(KEPT_FIELDS.filter((name) => name in fields).map((name) => [name, fields[name]]));
   keepDraft(fields.conversation, { key: form.dataset.key, fields: draft });
+  nameRecipient(form);
   grow();
   look();
 }
@@ -239,7 +257,7 @@ function failed(send) {
 
 /** Retry a send for some minutes, as long as its reader has not taken it back. */
 function deliverAgain(send) {
-  if (send.at < Date.now() - RETRIED_FOR) return;
+  if (!isYoung(send)) return;
   setTimeout(() => sendsOf(send.conversation).some(({ key }) => key === send.key) && deliver(send), RETRY_AFTER);
 }
 

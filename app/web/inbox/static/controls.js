@@ -12,7 +12,8 @@ function toggle(button) {
   for (const each of $$(`[data-toggles="${part.id}"]`)) each.setAttribute('aria-expanded', String(isOpen));
 }
 
-function empty(id) {
+/** Empty a part of the page, and go back to what had filled it. */
+export function empty(id) {
   document.getElementById(id)?.replaceChildren();
   openers.get(id)?.focus();
 }

@@ -45,6 +45,17 @@ export function keepDraft(conversation, draft) {
 /** The sends of a conversation that had no answer yet: a list of {key, conversation, url, fields, at}. */
 export const sendsOf = (conversation) => kept.read(`sends:${conversation}`) ?? [];
 
+/** Those of all conversations. */
+export function everySend() {
+  const names = new Set(memory.keys());
+  try {
+    for (const name of Object.keys(localStorage)) if (name.startsWith(PREFIX)) names.add(name.slice(PREFIX.length));
+  } catch {
+    // no storage but memory
+  }
+  return [...names].filter((name) => name.startsWith('sends:')).flatMap((name) => kept.read(name) ?? []);
+}
+
 export function keepSend(send) {
   write(send.conversation, [...sendsOf(send.conversation).filter(({ key }) => key !== send.key), send]);
 }
@@ -57,10 +68,10 @@ function write(conversation, sends) {
   kept.write(`sends:${conversation}`, sends.length ? sends : null);
 }
 
-/** Forget drafts that were not touched for a month. */
+/** Forget drafts and sends that were not touched for a month. */
 export function forgetOld() {
   try {
-    for (const name of Object.keys(localStorage).filter((each) => each.startsWith('inbox:'))) {
+    for (const name of Object.keys(localStorage).filter((each) => /^inbox:.*:(draft|sends):/.test(each))) {
       const value = JSON.parse(localStorage.getItem(name));
       const at = Array.isArray(value) ? Math.max(...value.map((each) => each.at)) : value?.at;
       if (at && at < Date.now() - LONGEST) localStorage.removeItem(name);

@@ -1,4 +1,5 @@
 // The keyboard: keys that elements name in `aria-keyshortcuts`, and moving in the list.
+import { empty } from './controls.js';
 import { $, $$, isSeen } from './page.js';
 
 const SWITCH = 'inbox:shortcuts';
@@ -34,7 +35,8 @@ function move(by) {
 function act(element) {
   if (element.matches('input, textarea, select')) {
     element.focus();
-    element.select?.();
+    if (element.type === 'search') element.select();
+    else element.setSelectionRange?.(element.value.length, element.value.length); // what is typed is added to a draft
   } else {
     element.click();
     if (element.matches('details[open] > summary')) $('button, a, input:not([type=hidden])', element.parentElement)?.focus();
@@ -62,7 +64,7 @@ function press(event) {
   action();
 }
 
-/** Esc leaves the field, then the menu; a dialog closes by itself. */
+/** Esc leaves the menu, the field, the sheet, and at last the thread; a dialog closes by itself. */
 function leave({ target }) {
   if ($('dialog[open]')) return;
   const menu = target.closest?.('details[open]') ?? $('details[data-menu][open]');
@@ -72,7 +74,9 @@ function leave({ target }) {
   } else if (target.closest?.('#composer, [role=search]')) {
     target.blur();
     ($('#list [aria-current]') ?? rows()[0])?.focus();
-  } else $('[data-back]') && isSeen($('[data-back]')) && $('[data-back]').click();
+  } else if ($('#details')?.hasChildNodes()) empty('details');
+  else if ($('#person:target')) location.hash = 'thread';
+  else $('[data-back]') && isSeen($('[data-back]')) && $('[data-back]').click();
 }
 
 document.addEventListener('keydown', press);

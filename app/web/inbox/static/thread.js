@@ -153,8 +153,9 @@ export async function markRead() {
   const unread = open.dataset.unread;
   open.dataset.unread = '0';
   try {
-    const last = $$('#messages > [data-message]').at(-1)?.dataset.message;
-    const fields = last ? { up_to: last } : {};
+    // The newest by id: one that was written before our answer may have come in after it.
+    const shown = $$('#messages > [data-message]').map((item) => Number(item.dataset.message));
+    const fields = shown.length ? { up_to: Math.max(...shown) } : {};
     const answer = await request(`/inbox/c/${open.dataset.conversation}/read`, { fields });
     mayRead = answer.status !== 403; // a key that may only read
   } catch {

@@ -362,18 +362,18 @@ def _nothing_is_refused_by_a_distributed_database() -> Iterator[None]:
         assert [found for sql in sorted(new) if (found := refused(sql, _volatilities()))] == []
 
 
+#: The database may take its time: a busy machine is no reason for a 503.
+PATIENT = {
+    "database_statement_timeout_seconds": 60,
+    "database_lock_timeout_seconds": 60,
+    "database_pool_timeout_seconds": 60,
+}
+
+
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """Settings that read nothing of the environment; a test changes what it is about with `model_copy`.
-
-    The database may take its time: a busy machine is no reason for a 503.
-    """
-    return make_settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        database_statement_timeout_seconds=60,
-        database_pool_timeout_seconds=60,
-    )
+    """Settings that read nothing of the environment; a test changes what it is about with `model_copy`."""
+    return make_settings(database_url=database_url, data_dir=tmp_path, **PATIENT)
 
 
 def make_settings(**values: object) -> Settings:
@@ -493,7 +493,7 @@ async def _watched(new_database: Callable[..., str]) -> AsyncIterator[tuple[http
     from tests.wire import COUNT_ROWS  # it makes an application when it is imported
 
     async with AsyncExitStack() as stack:
-        app = await started(stack, make_settings(database_url=url, worker_enabled=False))
+        app = await started(stack, make_settings(database_url=url, worker_enabled=False, **PATIENT))
         client = await stack.enter_async_context(client_of(app))
         connection = stack.enter_context(closing(psycopg2.connect(url)))
         connection.autocommit = True

@@ -115,5 +115,6 @@ class LiveServer(LiveProcess):
         for process in psutil.process_iter(["name", "cmdline"]):
             command = process.info["cmdline"] or []
             if "postgres" in (process.info["name"] or "") and any(str(self.data_dir) in part for part in command):
-                found += [process, *process.children(recursive=True)]
+                with suppress(psutil.NoSuchProcess):  # it is just ending
+                    found += [process, *process.children(recursive=True)]
         return found

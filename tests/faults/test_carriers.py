@@ -204,7 +204,9 @@ async def test_a_bad_carrier_leaves_every_message_explained(make_rig: MakeRig, m
 async def test_a_carrier_without_keys_that_answers_500_gets_none_twice(make_rig: MakeRig) -> None:
     """It took some of them before its error. Neither a key nor a receipt tells which."""
     count, mix = size(200, 4_000), "ok:3 failing:1 failing_after:1"
-    rig = make_rig(carrier="nothing", web_delivers=True, SIMULATOR_MIX=mix, **QUICK)
+    rig = make_rig(
+        carrier="nothing", web_delivers=True, **QUICK | {"SIMULATOR_MIX": mix, "SIMULATOR_TIMEOUT_SECONDS": "60"}
+    )
     rig.start()
     load = Load(rig.web.port)
     await load.send(count)

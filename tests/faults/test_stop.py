@@ -7,6 +7,7 @@ import anyio
 import httpx
 import pytest
 
+from tests import factories
 from tests.factories import sms, sms_webhook
 from tests.faults.rig import MakeRig, Rig, report, size, until
 from tests.live import LOCAL
@@ -52,7 +53,10 @@ async def _send(client: httpx.AsyncClient, count: int) -> None:
     """Messages to one person from many senders, so that no conversation holds up another."""
 
     async def send(number: int) -> None:
-        answer = await client.post("/api/messages/sms", json=sms(from_=f"+1201{6660000 + number}"))
+        message = sms(from_=f"+1201{6660000 + number}")
+        answer = await factories.until(
+            lambda: client.post("/api/messages/sms", json=message), lambda answer: answer.status_code != 503
+        )
         assert answer.status_code == 200
 
     for first in range(0, count, 50):

@@ -114,7 +114,7 @@ async def test_retry_after_crosses_the_wire_in_both_its_forms(
 
 
 async def test_a_silent_carrier_is_given_up_by_its_client_and_found_by_looking_up(simulate: Simulate) -> None:
-    simulation = await simulate(timeout_seconds=0.1)
+    simulation = await simulate(timeout_seconds=1)
     message = outbound("+15005550800")
     with pytest.raises(UnknownOutcome, match="ReadTimeout"):
         await simulation.provider.send(message)

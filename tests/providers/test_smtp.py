@@ -223,7 +223,7 @@ async def test_one_session_carries_mail_after_mail(serve: Serve, mailbox: Mailbo
 
 
 async def test_a_session_that_the_server_has_ended_is_replaced(serve: Serve, mailbox: Mailbox) -> None:
-    async with provider(await serve(timeout=0.05)) as smtp:
+    async with provider(await serve(timeout=1)) as smtp:
         await smtp.send(mail())
         await mailbox.gone.wait()
         await smtp.send(mail())

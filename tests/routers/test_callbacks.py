@@ -456,8 +456,9 @@ async def test_a_call_whose_events_could_not_be_stored_does_not_pass_for_taken(
 
 @pytest.mark.slow
 async def test_a_provider_does_not_wait_twice_where_its_call_can_not_be_stored(
-    client: httpx.AsyncClient, database_url: str
+    serve: Serve, settings: Settings, vendor: SigningProvider, database_url: str
 ) -> None:
+    client = await serve(settings.model_copy(update={"public_url": PUBLIC_URL, "database_lock_timeout_seconds": 1}))
     slow = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(120); RETURN NEW; END'"
     execute(database_url, slow, "CREATE TRIGGER wait BEFORE UPDATE ON webhook_calls EXECUTE FUNCTION wait()")
     try:

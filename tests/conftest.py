@@ -363,7 +363,7 @@ def _nothing_is_refused_by_a_distributed_database() -> Iterator[None]:
 
 
 #: The database may take its time: a busy machine is no reason for a 503.
-PATIENT = {
+_PATIENT = {
     "database_statement_timeout_seconds": 60,
     "database_lock_timeout_seconds": 60,
     "database_pool_timeout_seconds": 60,
@@ -373,7 +373,7 @@ PATIENT = {
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings that read nothing of the environment; a test changes what it is about with `model_copy`."""
-    return make_settings(database_url=database_url, data_dir=tmp_path, **PATIENT)
+    return make_settings(database_url=database_url, data_dir=tmp_path, **_PATIENT)
 
 
 def make_settings(**values: object) -> Settings:
@@ -493,7 +493,7 @@ async def _watched(new_database: Callable[..., str]) -> AsyncIterator[tuple[http
     from tests.wire import COUNT_ROWS  # it makes an application when it is imported
 
     async with AsyncExitStack() as stack:
-        app = await started(stack, make_settings(database_url=url, worker_enabled=False, **PATIENT))
+        app = await started(stack, make_settings(database_url=url, worker_enabled=False, **_PATIENT))
         client = await stack.enter_async_context(client_of(app))
         connection = stack.enter_context(closing(psycopg2.connect(url)))
         connection.autocommit = True

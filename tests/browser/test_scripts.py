@@ -37,6 +37,7 @@ def test_every_word_of_the_scripts_is_there() -> None:
     for language in languages().values():
         words = language.script_words
         assert [word for word, has_forms in used if (f"{word}_other" if has_forms else word) not in words] == []
+        assert {re.sub("_(one|other)$", "", word) for word in words} - {word for word, _ in used} == set(), "not used"
 
 
 def _words(script: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import FilePayload, Route, expect
 
 from tests.browser.desk import Desk
-from tests.browser.people import messages_with, new_phone, status_of
+from tests.browser.people import Person, messages_with, new_phone, status_of
 from tests.live import LiveServer
 
 pytestmark = pytest.mark.slow
@@ -75,14 +75,19 @@ async def test_an_answer_is_not_shown_as_sent_before_it_is_stored(desk: Desk, se
     await expect(desk.pending).to_have_count(0)
 
 
+async def _answered_in_vain(desk: Desk, person: Person, question: str, answer: str) -> None:
+    """Their question is answered while the server can't be reached."""
+    await person.write(question)
+    await desk.open()
+    await desk.open_thread(question)
+    await desk.page.route("**/inbox/c/*/messages", lambda route: route.abort())
+    await desk.reply(answer)
+    await expect(desk.pending).to_contain_text("Not sent")
+
+
 async def test_an_answer_of_an_hour_ago_is_not_sent_before_it_is_asked_for(desk: Desk, server: LiveServer) -> None:
     person = new_phone(server.url)
-    await person.write("Where are you?")
-    await desk.open()
-    await desk.open_thread("Where are you?")
-    await desk.page.route("**/inbox/c/*/messages", lambda route: route.abort())
-    await desk.reply("I'll be there in ten minutes")
-    await expect(desk.pending).to_contain_text("Not sent")
+    await _answered_in_vain(desk, person, "Where are you?", "I'll be there in ten minutes")
     await desk.page.evaluate(_AGE)
     await desk.page.unroute_all()
     await desk.open()
@@ -96,13 +101,7 @@ async def test_an_answer_of_an_hour_ago_is_not_sent_before_it_is_asked_for(desk:
 
 
 async def test_an_answer_leaves_though_its_conversation_is_not_opened_again(desk: Desk, server: LiveServer) -> None:
-    person = new_phone(server.url)
-    await person.write("Did you answer?")
-    await desk.open()
-    await desk.open_thread("Did you answer?")
-    await desk.page.route("**/inbox/c/*/messages", lambda route: route.abort())
-    await desk.reply("A moment ago")
-    await expect(desk.pending).to_contain_text("Not sent")
+    await _answered_in_vain(desk, new_phone(server.url), "Did you answer?", "A moment ago")
     await desk.page.goto("about:blank")
     await desk.page.unroute_all()
     await desk.open()

@@ -4,6 +4,7 @@ import { $, $$, isSeen } from './page.js';
 
 const SWITCH = 'inbox:shortcuts';
 const ROWS = '#list a.row, #hits a.row';
+const CHOICES = 'button, a, input:not([type=hidden])';
 
 /** The place in the list that the keys are at, also while its row is being replaced. */
 let place = -1;
@@ -39,7 +40,7 @@ function act(element) {
     else element.setSelectionRange?.(element.value.length, element.value.length); // what is typed is added to a draft
   } else {
     element.click();
-    if (element.matches('details[open] > summary')) $('button, a, input:not([type=hidden])', element.parentElement)?.focus();
+    if (element.matches('details[open] > summary')) $(CHOICES, element.parentElement)?.focus();
   }
 }
 

@@ -47,14 +47,14 @@ async def test_a_tenant_shares_its_rate_between_its_keys_and_all_processes(
 
 
 async def test_answers_tell_the_limit_and_what_is_left(serve: Serve, settings: Settings, database_url: str) -> None:
-    client = await serve(production(settings, rate_limit_per_second=0.05, rate_limit_burst=5))
+    client = await serve(production(settings, rate_limit_per_second=0.001, rate_limit_burst=5))
     client.headers.update(bearer(make_key(database_url)))
     accepted = await client.post("/api/messages/sms", json=sms())
     missing = await client.get("/api/messages/999")
     too_large = await client.post("/api/messages/sms", content=b"x" * 2_000_000)
     for answer, status in ((accepted, 200), (missing, 404), (too_large, 413)):
         assert answer.status_code == status
-        assert answer.headers["ratelimit-policy"] == '"requests";q=5;w=100'
+        assert answer.headers["ratelimit-policy"] == '"requests";q=5;w=5000'
     assert left(accepted) == 4
     assert left(too_large) < left(accepted)
 
@@ -64,7 +64,7 @@ async def test_answers_tell_the_limit_and_what_is_left(serve: Serve, settings: S
     answer = await until(refused, lambda answer: answer.status_code == 429)
     assert problem_of(answer, 429)["title"] == "Too many requests"
     wait = int(answer.headers["retry-after"])
-    assert 1 <= wait <= 20  # seconds; some have passed since the last request
+    assert 900 <= wait <= 1000  # seconds; some have passed since the last request
     assert answer.headers["ratelimit"] == f'"requests";r=0;t={wait}'
 
 
